@@ -1,0 +1,226 @@
+"""A chain over a batch: rung after rung, each over the items that still have no result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from tasks.fallback.chain import SKIP, Chain, Rung
+from tasks.fallback.errors import BadAnswer, RungError
+from tasks.fallback.faults import Call, Fault, Work, inject
+from tasks.fallback.outcome import Failed, Outcome, Served
+from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
+from tasks.fallback.splitting import Replies, WorkingSizes, call_rung
+from tasks.fallback.status import Status
+
+I = TypeVar("I")  # noqa: E741  as in chain.py
+V = TypeVar("V")
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+class CallWithin(Protocol):
+    """Calls `function` and gives its answer, or raises `TimedOut` after `limit_s` seconds."""
+
+    def __call__(self, function: Callable[[], R], limit_s: float, name: str) -> R: ...
+
+
+class AroundFallback(Protocol):
+    """Runs `work`, which is one fallback over `items` items, and gives its answer; the place to show it to people."""
+
+    def __call__(self, stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) -> Replies[V]: ...
+
+
+def unseen(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) -> Replies[V]:
+    """The `AroundFallback` that shows nothing."""
+    return work()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What the engine does not have of its own: clocks, threads, and the memory of this process."""
+
+    now: Callable[[], datetime]
+    timer: Callable[[], float]
+    call_within: CallWithin
+    free_memory: Callable[[], None]
+    sizes: WorkingSizes = field(default_factory=WorkingSizes)
+    around_fallback: AroundFallback = unseen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directives:
+    """What a person asked of this run: rungs to force, stage by stage, and faults to inject."""
+
+    forced: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+class Forced(RungError):
+    """A rung was passed over because another was forced."""
+
+
+def run_chain(
+    chain: Chain[I, V, C],
+    works: Sequence[Work[I]],
+    context: C,
+    *,
+    run_id: str,
+    runtime: Runtime,
+    directives: Directives = Directives(),
+) -> list[StepResult]:
+    """One terminal result for each of the `works`, in their order. `context` is handed to each rung.
+
+    No rung is called for an item that has its result, and no result depends on an item's batch, save where more
+    items break a whole call than isolation has a budget for: then they take neighbours to the next rung.
+    """
+    progress = _Progress(works)
+    forced = directives.forced.get(chain.stage)
+    passed_over = chain.rung_names.index(forced) if forced else 0
+    for position, rung in enumerate(chain.rungs):
+        if position < passed_over:
+            progress.pass_over(rung.name, Forced(f"{chain.stage}.{rung.name} was passed over: {forced} was forced"))
+            continue
+        if not progress.waiting:
+            break
+        faults = [fault for fault in directives.faults if (fault.stage, fault.rung) == (chain.stage, rung.name)]
+        work = partial(_run_rung, chain, rung, progress.waiting, context, faults, runtime)
+        if position == 0:
+            progress.record(rung.name, work())
+        else:
+            progress.record(rung.name, runtime.around_fallback(chain.stage, rung.name, len(progress.waiting), work))
+    if chain.skip:
+        progress.give_up()
+    finish = partial(_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
+    return [finish(work.item_id, progress.trails[work.item_id], progress.served.get(work.item_id)) for work in works]
+
+
+class _Progress:
+    """Who still waits for a result, who was served what, and everybody's trail."""
+
+    def __init__(self, works: Sequence[Work[Any]]) -> None:
+        self.waiting = list(works)
+        self.served: dict[str, Served[Any]] = {}
+        self.trails: dict[str, tuple[Attempt, ...]] = {work.item_id: () for work in works}
+        if len(self.trails) != len(works):
+            raise ValueError("an item stands twice in one batch")
+
+    def pass_over(self, rung: str, error: RungError) -> None:
+        attempt = Attempt(rung=rung, outcome=AttemptOutcome.FORCED_PAST, error=StepError.of(error))
+        for work in self.waiting:
+            self.trails[work.item_id] += (attempt,)
+
+    def give_up(self) -> None:
+        for work in self.waiting:
+            self.trails[work.item_id] += (Attempt(rung=SKIP, outcome=AttemptOutcome.SERVED),)
+
+    def record(self, rung: str, replies: Replies[Any]) -> None:
+        for work in self.waiting:
+            outcome = replies.outcomes[work.item_id]
+            error = None
+            if isinstance(outcome, Served):
+                self.served[work.item_id] = outcome
+                kind = AttemptOutcome.SERVED
+            else:
+                error = outcome.error
+                kind = AttemptOutcome.UNAVAILABLE if replies.is_unavailable else AttemptOutcome.FAILED
+            attempt = Attempt(rung=rung, outcome=kind, error=error, seconds=replies.seconds[work.item_id])
+            self.trails[work.item_id] += (attempt,)
+        self.waiting = [work for work in self.waiting if work.item_id not in self.served]
+
+
+def _run_rung(
+    chain: Chain[I, V, C],
+    rung: Rung[I, V, C],
+    works: Sequence[Work[I]],
+    context: C,
+    faults: Iterable[Fault],
+    runtime: Runtime,
+) -> Replies[V]:
+    name = f"{chain.stage}.{rung.name}"
+
+    def call(works: Sequence[Work[I]]) -> Sequence[Outcome[V]]:
+        return rung.run([work.input for work in works], context)
+
+    faulty = inject(faults, call)
+
+    def checked_call(works: Sequence[Work[I]]) -> Sequence[Outcome[V]]:
+        outcomes = runtime.call_within(partial(faulty, works), rung.time_limit_s, name)
+        if len(outcomes) != len(works):
+            raise BadAnswer(f"{name} gave {len(outcomes)} answers for {len(works)} items")
+        return [_checked(chain, name, outcome) for outcome in outcomes]
+
+    checked: Call[I, V] = checked_call
+    return call_rung(
+        name,
+        works,
+        checked,
+        one_by_one=rung.one_by_one,
+        sizes=runtime.sizes,
+        free_memory=runtime.free_memory,
+        timer=runtime.timer,
+    )
+
+
+def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V]:
+    """The outcome, or a failure where it is an answer that the chain does not accept."""
+    if isinstance(outcome, Failed):
+        return outcome
+    if not isinstance(outcome, Served):
+        return Failed.because(BadAnswer(f"{name} answered a {type(outcome).__name__}, not an outcome"))
+    if not (math.isfinite(outcome.confidence) and 0 <= outcome.confidence <= 1):
+        return Failed.because(BadAnswer(f"{name} answered with confidence {outcome.confidence}, not in [0, 1]"))
+    try:
+        chain.check(outcome.value)
+    except ValueError as error:
+        return Failed.because(BadAnswer(f"{name}: {error}"))
+    return outcome
+
+
+def _result(
+    chain: Chain[I, V, C],
+    item_id: str,
+    attempts: tuple[Attempt, ...],
+    served: Served[V] | None,
+    *,
+    run_id: str,
+    finished_at: datetime,
+    is_policy: bool,
+) -> StepResult:
+    """What the trail comes to: the table of section 3 of the design, for the four statuses that a chain gives."""
+    result = partial(
+        StepResult, item_id=item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
+    )
+    errors = [attempt.error for attempt in attempts if attempt.error]
+    if served:
+        rung = next(rung for rung in chain.rungs if rung.name == attempts[-1].rung)
+        is_primary = rung is chain.primary
+        return result(
+            status=Status.SUCCEEDED if is_primary else Status.DEGRADED,
+            value=served.value,
+            confidence=served.confidence,
+            rung=rung.name,
+            penalty=rung.factor,
+            error=None if is_primary else errors[0],
+            retryable=not is_primary,
+        )
+    if chain.skip:
+        return result(
+            status=Status.SKIPPED,
+            confidence=0.0,
+            rung=SKIP,
+            penalty=chain.skip.factor,
+            error=None if is_policy else errors[0],
+            retryable=not is_policy,
+        )
+    return result(
+        status=Status.FAILED,
+        confidence=0.0,
+        rung=chain.rungs[-1].name,
+        error=errors[0],
+        retryable=all(error.retryable for error in errors),
+    )

