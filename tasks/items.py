@@ -6,18 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from tasks.fallback import StepResult
+
+if TYPE_CHECKING:  # `status` and `show` do without it
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One catalogue record. `folder` is the manifest's: relative paths start there.
 
+    `repaired` names the columns in which characters that are no text (null bytes, lone surrogates) were replaced.
     `problem` says why the record cannot be an item (an unreadable line, an unusable id); such a record is kept
     under the name of its line, so that it is seen, and fails in `validate`.
     """
@@ -28,6 +30,7 @@ class Item:
     image: Any = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
+    repaired: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
@@ -35,6 +38,11 @@ class Item:
         """A hash of all that the stages see: results are kept while it stays the same."""
         record = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True, default=str)
         return hashlib.sha256(record.encode()).hexdigest()
+
+
+def clean_text(text: str) -> str:
+    """`text` with what no database takes as text (null bytes, lone surrogates) replaced by U+FFFD."""
+    return text.encode("utf-8", "replace" if text.isascii() else "surrogatepass").decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

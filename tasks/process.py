@@ -1,0 +1,41 @@
+"""What the engine needs of the process it runs in: its clocks, its threads, its memory."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from tasks.fallback import AroundFallback, Runtime, WorkingSizes
+from tasks.time_limit import TimeLimiter
+
+
+def free_memory() -> None:
+    """Give back what this process holds and does not use, the accelerator's cache included."""
+    gc.collect()
+    torch = sys.modules.get("torch")  # without it there is nothing on a device
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@lru_cache(maxsize=2)
+def _process_runtime(may_exit: bool) -> Runtime:
+    return Runtime(
+        now=lambda: datetime.now(UTC),
+        timer=time.monotonic,
+        call_within=TimeLimiter(may_exit=may_exit),
+        free_memory=free_memory,
+        sizes=WorkingSizes(),
+    )
+
+
+def process_runtime(*, may_exit: bool, around_fallback: AroundFallback | None = None) -> Runtime:
+    """The runtime of this process: working sizes and threads are the same from call to call.
+
+    `may_exit`: somebody restarts this process, so a call that cannot be cut off may end it.
+    """
+    runtime = _process_runtime(may_exit)
+    return replace(runtime, around_fallback=around_fallback) if around_fallback else runtime

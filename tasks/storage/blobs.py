@@ -1,0 +1,90 @@
+"""Fetched bytes, by content: a file named by the SHA-256 of what it holds, and the last good copy of each URI."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tasks.fallback import StoreError
+from tasks.items import Asset
+from tasks.storage.database import Database
+from tasks.storage.schema import good_copies
+
+
+class Blobs:
+    """A folder of blobs. Writing the same bytes twice keeps one file; a file is there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Where the blob of this hash lies, if it does."""
+        return self.folder / sha256[:2] / sha256[2:4] / sha256
+
+    def put(self, content: bytes) -> str:
+        """Keep `content`; its SHA-256.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.path(sha256)
+        if path.exists():
+            return sha256
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(content)
+            os.replace(file.name, path)
+        except OSError as error:
+            raise StoreError(f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME") from error
+        return sha256
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a blob. Raises FileNotFoundError where there is none."""
+        return self.path(sha256).read_bytes()
+
+
+def remember_copies(database: Database, copies: Iterable[tuple[str, Asset]], now: datetime) -> None:
+    """Note `(full URI, asset)` pairs as the last good copies."""
+    rows = {
+        _key(uri): {
+            "uri_sha256": _key(uri),
+            "uri": uri,
+            "sha256": asset.sha256,
+            "size": asset.size,
+            "media_type": asset.media_type,
+            "fetched_at": now,
+        }
+        for uri, asset in copies
+    }
+    if not rows:
+        return
+    insert = database.insert(good_copies)
+    upsert = insert.on_conflict_do_update(
+        index_elements=[good_copies.c.uri_sha256],
+        set_={name: insert.excluded[name] for name in ("sha256", "size", "media_type", "fetched_at")},
+    )
+    with database.write() as connection:
+        connection.execute(upsert, [rows[key] for key in sorted(rows)])
+
+
+def last_copies(database: Database, uris: Sequence[str]) -> dict[str, Asset]:
+    """The last good copy of each of these full URIs, as an asset of source `cached`; absent where there is none."""
+    query = sa.select(good_copies).where(good_copies.c.uri_sha256.in_([_key(uri) for uri in uris]))
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    return {
+        row.uri: Asset(uri=row.uri, sha256=row.sha256, size=row.size, media_type=row.media_type, source="cached")
+        for row in rows
+    }
+
+
+def _key(uri: str) -> str:
+    return hashlib.sha256(uri.encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""Items into the store, and out of it the batches that have work left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.fallback import Status
+from tasks.items import Item
+from tasks.storage.database import Database
+from tasks.storage.schema import incoming, items, run_items, runs, step_results
+
+LINES_PER_TRANSACTION = 1000
+
+
+def register(database: Database, run_id: str, records: Iterable[Item]) -> tuple[int, int]:
+    """Take a manifest's `records` into the store, as the items of a run that `runs.start` began.
+
+    The records are read as a stream. Of two with one id the later counts. An item whose record changed since it
+    was last seen loses its results: they answer another question.
+
+    Returns:
+        How many items there are, and how many lines were superseded by a later one with the same id.
+    """
+    lines = 0
+    stream = iter(records)
+    while chunk := list(islice(stream, LINES_PER_TRANSACTION)):
+        rows = [_incoming_row(run_id, lines + position, record) for position, record in enumerate(chunk)]
+        lines += len(chunk)
+        insert = database.insert(incoming)
+        later_counts = insert.on_conflict_do_update(
+            index_elements=[incoming.c.run_id, incoming.c.item_id],
+            set_={name: insert.excluded[name] for name in ("ordinal", "name", "record", "fingerprint")},
+        )
+        with database.write() as connection:
+            connection.execute(later_counts, rows)
+    with database.write() as connection:
+        count = _merge(database, connection, run_id)
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(lines=lines, duplicates=lines - count))
+    return count, lines - count
+
+
+def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:
+    record = asdict(item)
+    del record["id"]
+    return {
+        "run_id": run_id,
+        "item_id": item.id,
+        "ordinal": ordinal,
+        "name": item.name if isinstance(item.name, str) else None,
+        "record": record,
+        "fingerprint": item.fingerprint,
+    }
+
+
+def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
+    """Move a run's `incoming` rows to `items` and `run_items`; how many there were."""
+    mine = incoming.c.run_id == run_id
+    changed = (
+        sa.select(incoming.c.item_id)
+        .join(items, items.c.id == incoming.c.item_id)
+        .where(mine, items.c.fingerprint != incoming.c.fingerprint)
+    )
+    connection.execute(sa.delete(step_results).where(step_results.c.item_id.in_(changed)))
+    columns = ["id", "name", "record", "fingerprint", "state"]
+    arrived = sa.select(
+        incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint, sa.literal("pending")
+    ).where(mine)
+    insert = database.insert(items).from_select(columns, arrived)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=[items.c.id],
+            set_={name: insert.excluded[name] for name in columns[1:]} | {"quality": None},
+            where=items.c.fingerprint != insert.excluded.fingerprint,
+        )
+    )
+    listed = sa.select(incoming.c.run_id, incoming.c.ordinal, incoming.c.item_id).where(mine)
+    connection.execute(sa.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed))
+    count = connection.scalar(sa.select(sa.func.count()).select_from(incoming).where(mine)) or 0
+    connection.execute(sa.delete(incoming).where(mine))
+    return count
+
+
+def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:
+    """The condition on `items` that a run has something left to do there.
+
+    That is every item neither stored nor failed for good; with `refresh`, every item not stored by this run.
+    """
+    given_up = (
+        sa.exists()
+        .where(step_results.c.item_id == items.c.id)
+        .where(step_results.c.status == Status.FAILED, sa.not_(step_results.c.retryable))
+    )
+    if refresh:
+        return sa.or_(items.c.run_id.is_(None), items.c.run_id != run_id)
+    return sa.and_(items.c.state != "stored", sa.not_(given_up))
+
+
+def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Iterator[tuple[str, ...]]:
+    """The ids of a run's items with work left, `size` at a time, in the manifest's order. Read as a stream."""
+    last = -1
+    while True:
+        query = (
+            sa.select(run_items.c.ordinal, run_items.c.item_id)
+            .join(items, items.c.id == run_items.c.item_id)
+            .where(run_items.c.run_id == run_id, run_items.c.ordinal > last, has_work(run_id, refresh=refresh))
+            .order_by(run_items.c.ordinal)
+            .limit(size)
+        )
+        with database.read() as connection:
+            rows = connection.execute(query).all()
+        if not rows:
+            return
+        last = rows[-1].ordinal
+        yield tuple(row.item_id for row in rows)

@@ -1,0 +1,138 @@
+"""The way to the store: SQLite in WAL mode or PostgreSQL, migrated, with read and write transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from tasks.fallback import StoreError, UsageError
+
+HEAD = "0001"
+"""The newest migration. A test compares it with Alembic's."""
+
+BUSY_TIMEOUT_S = 60
+_MIGRATION_LOCK = 0x7265706C69  # "repli": PostgreSQL advisory locks are numbers
+
+
+class Database:
+    """A store at one URL. Cheap to make; nothing is opened before it is used.
+
+    Every write is one short transaction that takes its lock when it begins, so that on SQLite many processes
+    queue instead of failing half-way.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = sa.make_url(url)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+                raise UsageError(f"the database {_shown(parsed)} is neither sqlite:///FILE nor postgresql://…; choose one")
+            if parsed.get_backend_name() == "sqlite" and not parsed.database:
+                raise UsageError("a store in memory cannot be shared with the workers; write sqlite:///FILE")
+            self.url = parsed
+            self.engine = _engine(parsed.render_as_string(hide_password=False))
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise UsageError(f"the database URL cannot be read ({error}); write sqlite:///FILE or postgresql://…") from None
+        except ModuleNotFoundError as error:
+            raise UsageError(f"PostgreSQL needs the extra: pip install 'repli[postgres]' ({error})") from None
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+
+    def __str__(self) -> str:
+        """The URL without its password."""
+        return _shown(self.url)
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An insert that knows ``on_conflict_do_update``, in this store's dialect."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for reading one consistent state."""
+        with self._errors_told(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A connection whose changes are kept together, or not at all."""
+        with self._errors_told(), self.engine.connect() as connection:
+            with connection.execution_options(repli_writes=True).begin():
+                yield connection
+
+    def is_migrated(self) -> bool:
+        """Whether the store has today's tables. False where there is no store yet."""
+        if self.is_sqlite and not (self.url.database and Path(self.url.database).exists()):
+            return False
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return False
+            return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD
+
+    def migrate(self) -> None:
+        """Make the store, or bring it up to date. Safe beside other processes that do the same.
+
+        Raises:
+            StoreError: the store cannot be reached or written; the message says where it is.
+        """
+        if self.is_sqlite and self.url.database:
+            try:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"the store {self} cannot be made ({error.strerror}); choose another with --database") from None
+        if self.is_migrated():
+            return
+        from alembic import command  # 0.2 s that `status` and `show` do without
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "tasks.storage:migrations")
+        config.set_main_option("path_separator", "os")
+        with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+                raise  # ours, not the store's
+            reason = " ".join(str(error.orig).split())
+            raise StoreError(f"the store {self} did not answer ({reason}); see that it is there and can be written") from error
+
+
+def _shown(url: sa.URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+@lru_cache(maxsize=8)
+def _engine(url: str) -> sa.Engine:
+    """One pool a process and URL."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return sa.create_engine(parsed, pool_pre_ping=True)
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`, not by the driver's guess
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_S * 1000}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("repli_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

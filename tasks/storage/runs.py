@@ -1,0 +1,158 @@
+"""Runs: when they began and ended, and what they, or the whole store, amount to. Counted by the database."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.fallback import Status, mean_quality
+from tasks.storage.catalogue import has_work
+from tasks.storage.database import Database
+from tasks.storage.schema import items, run_items, runs, step_results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a set of items amounts to.
+
+    `quality` counts stored items by quality; `stages` counts items by stage and status, pending included; `rungs`
+    by stage and the rung that served.
+    """
+
+    items: int
+    stored: int
+    failed: int
+    degraded: int
+    quality: Mapping[float, int]
+    stages: Mapping[str, Mapping[str, int]]
+    rungs: Mapping[str, Mapping[str, int]]
+
+    @property
+    def mean_quality(self) -> float | None:
+        return mean_quality(self.quality)
+
+    @property
+    def pending(self) -> int:
+        """Items neither stored nor failed."""
+        return self.items - self.stored - self.failed
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "items": self.items,
+            "stored": self.stored,
+            "failed": self.failed,
+            "degraded": self.degraded,
+            "mean_quality": self.mean_quality,
+            "quality": {str(quality): count for quality, count in self.quality.items()},
+            "stages": {stage: dict(counts) for stage, counts in self.stages.items()},
+            "rungs": {stage: dict(counts) for stage, counts in self.rungs.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One row of `runs`."""
+
+    id: str
+    source: str
+    started_at: datetime
+    finished_at: datetime | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lines: int = 0
+    duplicates: int = 0
+
+
+def start(database: Database, source: str, options: Mapping[str, Any], now: datetime) -> str:
+    """Begin a run; its id."""
+    run_id = str(uuid.uuid4())
+    with database.write() as connection:
+        connection.execute(sa.insert(runs).values(id=run_id, source=source, started_at=now, options=dict(options)))
+    return run_id
+
+
+def finish(database: Database, run_id: str, now: datetime) -> None:
+    """Note that a run ended."""
+    with database.write() as connection:
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now))
+
+
+def latest(database: Database) -> Run | None:
+    """The run that began last."""
+    with database.read() as connection:
+        row = connection.execute(sa.select(runs).order_by(runs.c.started_at.desc()).limit(1)).mappings().first()
+    return Run(**row) if row else None
+
+
+def tally(database: Database, stages: Iterable[str], run_id: str | None = None) -> Tally:
+    """What the items of a run amount to now; without `run_id`, all items in the store."""
+    mine = _of_run(run_id)
+    with database.read() as connection:
+        states = connection.execute(
+            sa.select(items.c.state, items.c.quality, sa.func.count()).where(mine).group_by(items.c.state, items.c.quality)
+        ).all()
+        steps = connection.execute(
+            sa.select(step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count())
+            .join(items, items.c.id == step_results.c.item_id)
+            .where(mine)
+            .group_by(step_results.c.stage, step_results.c.status, step_results.c.rung)
+        ).all()
+    total = sum(count for *_, count in states)
+    quality = {row.quality: row[2] for row in states if row.state == "stored"}
+    by_status: dict[str, dict[str, int]] = {stage: {} for stage in stages}
+    by_rung: dict[str, dict[str, int]] = {stage: {} for stage in stages}
+    for stage, status, rung, count in steps:
+        counts = by_status.setdefault(stage, {})
+        counts[status] = counts.get(status, 0) + count
+        if rung and status != Status.FAILED:
+            rungs = by_rung.setdefault(stage, {})
+            rungs[rung] = rungs.get(rung, 0) + count
+    for counts in by_status.values():
+        if missing := total - sum(counts.values()):
+            counts[Status.PENDING.value] = missing
+    return Tally(
+        items=total,
+        stored=sum(quality.values()),
+        failed=sum(row[2] for row in states if row.state == "failed"),
+        degraded=sum(count for value, count in quality.items() if value < 1),
+        quality=dict(sorted(quality.items(), reverse=True)),
+        stages=by_status,
+        rungs=by_rung,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is: its items, those with nothing left to do, and the stored ones among these by quality."""
+
+    items: int
+    finished: int
+    failed: int
+    quality: Mapping[float, int]
+
+
+def progress(database: Database, run_id: str, *, refresh: bool) -> Progress:
+    """How far a run is."""
+    is_left = has_work(run_id, refresh=refresh)
+    query = sa.select(items.c.state, items.c.quality, is_left.label("is_left"), sa.func.count())
+    with database.read() as connection:
+        rows = connection.execute(
+            query.where(_of_run(run_id)).group_by(items.c.state, items.c.quality, sa.text("is_left"))
+        ).all()
+    done = [row for row in rows if not row.is_left or row.state == "failed"]
+    return Progress(
+        items=sum(row[3] for row in rows),
+        finished=sum(row[3] for row in done),
+        failed=sum(row[3] for row in done if row.state == "failed"),
+        quality={row.quality: row[3] for row in done if row.state == "stored"},
+    )
+
+
+def _of_run(run_id: str | None) -> sa.ColumnElement[bool]:
+    if run_id is None:
+        return sa.true()
+    return items.c.id.in_(sa.select(run_items.c.item_id).where(run_items.c.run_id == run_id))

@@ -1,0 +1,125 @@
+"""The tables. Alembic's migrations make them; this is what the code reads and writes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone, which SQLite's own type would lose."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        aware: datetime = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return aware.astimezone(UTC)
+
+
+metadata = MetaData()
+
+# One row per run of `enrich`.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("options", JSON, nullable=False),
+    Column("lines", Integer, nullable=False, default=0),
+    Column("duplicates", Integer, nullable=False, default=0),
+)
+
+# The catalogue. `state` is pending, stored or failed; `quality` is set while stored.
+items = Table(
+    "items",
+    metadata,
+    Column("id", String(512), primary_key=True),
+    Column("name", Text),
+    Column("record", JSON, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("quality", Float),
+    Column("run_id", String(36)),
+    Index("items_by_state", "state"),
+)
+
+# A manifest on its way into `items`, so that of two lines with one id only the later is ever compared.
+incoming = Table(
+    "incoming",
+    metadata,
+    Column("run_id", String(36), primary_key=True),
+    Column("item_id", String(512), primary_key=True),
+    Column("ordinal", Integer, nullable=False),
+    Column("name", Text),
+    Column("record", JSON, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+)
+
+# Which items a run is about, in the manifest's order.
+run_items = Table(
+    "run_items",
+    metadata,
+    Column("run_id", String(36), ForeignKey("runs.id"), primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("item_id", String(512), ForeignKey("items.id"), nullable=False),
+    Index("run_items_by_item", "item_id"),
+)
+
+# What each stage left for each item; a row that is absent is pending. `standing` guards against anything worse.
+step_results = Table(
+    "step_results",
+    metadata,
+    Column("item_id", String(512), ForeignKey("items.id"), primary_key=True),
+    Column("stage", String(64), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("standing", Float, nullable=False),
+    Column("value", JSON),
+    Column("vector", LargeBinary),
+    Column("confidence", Float),
+    Column("rung", String(64)),
+    Column("penalty", Float),
+    Column("error", JSON),
+    Column("retryable", Boolean, nullable=False),
+    Column("attempts", JSON, nullable=False),
+    Column("run_id", String(36), nullable=False),
+    Column("finished_at", UtcDateTime, nullable=False),
+    Index("step_results_by_stage", "stage", "status", "rung"),
+)
+
+# The last good copy of each URI that was ever fetched: what `fetch.cached` serves.
+good_copies = Table(
+    "good_copies",
+    metadata,
+    Column("uri_sha256", String(64), primary_key=True),
+    Column("uri", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("fetched_at", UtcDateTime, nullable=False),
+)
