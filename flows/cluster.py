@@ -1,0 +1,183 @@
+"""Where a run runs: the Prefect API that keeps its record, and the Dask cluster that does its work.
+
+Both are started for the run, on this machine, unless the environment names standing ones.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.fallback import RepliError
+from tasks.settings import Settings
+
+SERVER_START_LIMIT_S = 180
+SERVER_STOP_LIMIT_S = 10
+MAX_WORKERS = 8
+MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
+
+# What a private server has no use for: nothing is scheduled, paused or late there.
+_NO_SERVICES = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN", "REPOSSESSOR", "TRIGGERS")
+
+
+class PrivateServer:
+    """A Prefect server for one run, with its state under the home. Starting and waiting are apart: other things
+    are made ready in between."""
+
+    def __init__(self, settings: Settings) -> None:
+        home = settings.home / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+        port = _free_port()
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        self.environment = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_API_SSL_CERT_FILE": str(_one_certificate(home)),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_API_URL": self.api_url,
+            "DO_NOT_TRACK": "1",
+        }
+        self._log = home / "server.log"
+        services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flows.private_server", str(port)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment, **services},
+            )
+
+    def wait(self) -> None:
+        """Return once the server answers. Raises `RepliError` where it does not."""
+        deadline = time.monotonic() + SERVER_START_LIMIT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise RepliError(f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another")
+
+    def stop(self) -> None:
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(SERVER_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def cluster(settings: Settings) -> Iterator[str]:
+    """The address of a Dask scheduler for one run, with a Prefect API that the run and its workers know.
+
+    With `PREFECT_API_URL` in the environment that server is used; else a private one is started before anything
+    imports Prefect, and named in the environment for this process and the workers it starts.
+    """
+    server = None if os.environ.get("PREFECT_API_URL") else PrivateServer(settings)
+    with _environment({**(server.environment if server else {}), **_QUIET}):
+        try:
+            with _dask(settings) as address:
+                if server:
+                    server.wait()
+                yield address
+        finally:
+            if server:
+                server.stop()
+
+
+@contextmanager
+def _dask(settings: Settings) -> Iterator[str]:
+    if settings.dask_address:
+        yield settings.dask_address
+        return
+    import dask.config
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    # The flow answers a worker's death itself, with smaller batches: Dask is not to try the same again first.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        workers = {
+            number: {"cls": Nanny, "options": {"nthreads": 1, "name": f"worker-{number}", **options}}
+            for number, options in enumerate(worker_options(settings))
+        }
+        scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+        with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
+            yield local.scheduler_address
+
+
+def worker_options(settings: Settings) -> list[dict[str, Any]]:
+    """The options of each local worker.
+
+    A worker that has an accelerator carries the resource `GPU`: with `cuda` one worker for each device that this
+    machine shows, with an emulated device every worker.
+    """
+    import psutil
+
+    memory = psutil.virtual_memory().total
+    count = max(1, min(os.cpu_count() or 1, MAX_WORKERS, memory // MEMORY_PER_WORKER))
+    threads = max(1, (os.cpu_count() or 1) // count)
+    plain: dict[str, Any] = {"memory_limit": memory // count, "env": {"OMP_NUM_THREADS": str(threads)}}
+    if settings.is_gpu_emulated:
+        return [{**plain, "resources": {"GPU": 1}} for _ in range(count)]
+    devices = visible_devices()
+    options = [
+        {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}} for device in devices
+    ]
+    others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
+    return options + [others] * (count - len(options))
+
+
+def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> list[str]:
+    """The CUDA devices of this machine that `CUDA_VISIBLE_DEVICES` leaves visible, without importing torch."""
+    present = sorted(path.name.removeprefix("nvidia") for path in folder.glob("nvidia[0-9]*"))
+    if "CUDA_VISIBLE_DEVICES" not in environ:
+        return present
+    wished = [device.strip() for device in environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+    return wished if present else []
+
+
+_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL": "WARNING"}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _one_certificate(home: Path) -> Path:
+    """A bundle of one certificate. Prefect builds two TLS contexts a task run, 34 ms each from the full bundle, for
+    an API that is plain http on loopback."""
+    import certifi
+
+    path = home / "one-certificate.pem"
+    end = "-----END CERTIFICATE-----\n"
+    bundle = Path(certifi.where()).read_text(encoding="ascii", errors="ignore")
+    path.write_text(bundle[bundle.index("-----BEGIN CERTIFICATE-----") :].partition(end)[0] + end, encoding="ascii")
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,109 @@
+"""Embed text: the text with the image's label; the text alone; hashed words; or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip
+from tasks.items import Embedding, ItemState
+from tasks.stage import Stage, StageContext
+
+HASHED_DIMENSIONS = 1024
+HASHED_SPACE = f"hashing-vectorizer:1:{HASHED_DIMENSIONS}-words-l2"
+HASHED_MAX_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What an embedding is made from. `label` is None where there is no image or its label was withheld;
+    `lacks_label` where there is an image and classification was skipped."""
+
+    name: str
+    text: str | None
+    label: str | None
+    lacks_label: bool
+
+    def words(self, *, with_label: bool) -> str:
+        parts = (self.name, self.label if with_label else None, self.text if self.text != self.name else None)
+        return ". ".join(part for part in parts if part)
+
+
+def text_and_label(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
+    """One vector of name, label and text. An item without an image has no label to miss."""
+    whole = [passage for passage in passages if not passage.lacks_label]
+    served = iter(_by_model([passage.words(with_label=True) for passage in whole], context))
+    missing = ItemError("there is an image and no label for it: classify_image was skipped")
+    return [Failed.because(missing) if passage.lacks_label else next(served) for passage in passages]
+
+
+def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
+    """The same model, and so the same space, with the label left out."""
+    return _by_model([passage.words(with_label=False) for passage in passages], context)
+
+
+def hashed(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
+    """No model: hashed words, in a space of their own (scikit-learn's HashingVectorizer)."""
+    import numpy as np
+
+    texts = [passage.words(with_label=False)[:HASHED_MAX_CHARACTERS] for passage in passages]
+    vectors = _vectorizer().transform(texts).toarray().astype(np.float32)
+    return [
+        Served(Embedding(space=HASHED_SPACE, vector=vector))
+        if vector.any()
+        else Failed.because(ItemError("there is not one word to hash in the name and the text"))
+        for vector in vectors
+    ]
+
+
+def check(embedding: Embedding) -> None:
+    import numpy as np
+
+    if not isinstance(embedding, Embedding):
+        raise ValueError("the answer is no embedding")
+    if embedding.vector.ndim != 1 or embedding.vector.dtype != np.float32:
+        raise ValueError("the vector is not float32 of one dimension")
+    length = float(np.linalg.norm(embedding.vector))
+    if not abs(length - 1) < 1e-3:  # NaN too
+        raise ValueError(f"the vector has length {length}, not 1")
+
+
+CHAIN = Chain(
+    "embed_text",
+    Rung("text_and_label", text_and_label, time_limit_s=300),
+    Rung("text_only", text_only, penalty="0.95", time_limit_s=300),
+    Rung("hashed", hashed, penalty="0.8", time_limit_s=60),
+    Skip(penalty="0.7"),
+    check=check,
+)
+
+
+def _input(state: ItemState) -> Passage:
+    classification = state.value("classify_image")
+    return Passage(
+        name=str(state.item.name),
+        text=(state.value("extract_text") or {}).get("text"),
+        label=(classification or {}).get("label"),
+        lacks_label=bool(state.item.image) and classification is None,
+    )
+
+
+STAGE = Stage(CHAIN, _input)
+
+
+def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Served[Embedding]]:
+    if not texts:
+        return []
+    from tasks.models import text_embedder
+
+    embedder = text_embedder.load(context.settings.models.text)
+    return [Served(Embedding(space=embedder.space, vector=vector)) for vector in embedder.embed(texts)]
+
+
+@lru_cache(maxsize=1)
+def _vectorizer() -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(n_features=HASHED_DIMENSIONS, token_pattern=r"(?u)\w+", norm="l2")

@@ -1,0 +1,172 @@
+"""Extract text: the main content of an HTML page or a PDF; else all of its text; else the item's name."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, RungError, Served, Skip
+from tasks.items import Asset, ItemState, Text, clean_text
+from tasks.stage import Stage, StageContext
+from tasks.storage.blobs import Blobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a document's rungs see. `asset` is None where it was declared and could not be fetched."""
+
+    name: str
+    asset: Asset | None
+
+
+def main_content(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
+    """The article without its page: trafilatura for HTML, pypdfium2 for PDF, plain text as it is."""
+    return _each(documents, context, html=_html_main_content, pdf=_pdf_by_pdfium)
+
+
+def all_text(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
+    """Every word that shows: selectolax for HTML, pypdf for PDF, plain text as it is."""
+    return _each(documents, context, html=_html_all_text, pdf=_pdf_by_pypdf)
+
+
+def name_alone(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
+    """The item's name: a poor text, and a true one."""
+    return [Served(Text(text=document.name)) for document in documents]
+
+
+def check(text: Text) -> None:
+    if not (isinstance(text, Text) and text.text.strip()):
+        raise ValueError("a text needs at least one character that shows")
+
+
+CHAIN = Chain(
+    "extract_text",
+    Rung("full", main_content, one_by_one=True, time_limit_s=20),
+    Rung("plain", all_text, penalty="0.95", one_by_one=True, time_limit_s=20),
+    Rung("name_only", name_alone, penalty="0.85", time_limit_s=20),
+    Skip(penalty="0.8"),
+    check=check,
+)
+
+
+def _input(state: ItemState) -> Document | None:
+    fetched = state.results["fetch"]
+    if not state.item.document:
+        return None
+    asset = (fetched.value or {}).get("document")
+    return Document(name=str(state.item.name), asset=Asset(**asset) if asset else None)
+
+
+STAGE = Stage(CHAIN, _input)
+
+_Extract = Callable[[bytes], str | None]
+
+
+def _each(
+    documents: Sequence[Document], context: StageContext, *, html: _Extract, pdf: _Extract
+) -> list[Outcome[Text]]:
+    blobs = Blobs(context.settings.blobs)
+    outcomes: list[Outcome[Text]] = []
+    for document in documents:
+        try:
+            outcomes.append(Served(_text(document, blobs, html, pdf)))
+        except RungError as error:
+            outcomes.append(Failed.because(error))
+    return outcomes
+
+
+def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Text:
+    if document.asset is None:
+        raise ItemError("the document was not fetched, so there is nothing to read; see the fetch stage")
+    media_type = document.asset.media_type.partition(";")[0].strip().lower()
+    content = blobs.read(document.asset.sha256)
+    where = f"the document {_short(document.asset.uri)}"
+    if not content.strip():
+        raise ItemError(f"{where} is empty; put its text there")
+    try:
+        if media_type in {"text/html", "application/xhtml+xml", "application/xml", "text/xml"}:
+            text = html(content)
+        elif media_type == "application/pdf":
+            text = pdf(content)
+        elif media_type.startswith("text/") or media_type == "application/json":
+            text = decoded(content)
+        else:
+            raise ItemError(f"{where} is {media_type}, which is not read; convert it to HTML, PDF or plain text")
+    except RungError:
+        raise
+    except Exception as error:  # noqa: BLE001  a parser's own failure on one document is that document's
+        raise ItemError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
+    if not text or not text.strip():
+        raise ItemError(f"{where} has no text that this way of reading finds")
+    return Text(text=clean_text(text).strip())
+
+
+def _html_main_content(content: bytes) -> str | None:
+    import trafilatura
+
+    text: str | None = trafilatura.extract(decoded(content), include_comments=False, include_tables=True)
+    return text
+
+
+def _html_all_text(content: bytes) -> str | None:
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(decoded(content))
+    for node in tree.css("script, style, noscript, template"):
+        node.decompose()
+    body = tree.body
+    return re.sub(r"\s*\n\s*", "\n", body.text(separator="\n", strip=True)) if body else None
+
+
+def _pdf_by_pdfium(content: bytes) -> str:
+    import pypdfium2
+
+    try:
+        pdf = pypdfium2.PdfDocument(content)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise ItemError("the PDF is encrypted; give a copy that opens without a password") from None
+        raise
+    try:
+        return "\n".join(page.get_textpage().get_text_range() for page in pdf)
+    finally:
+        pdf.close()
+
+
+def _pdf_by_pypdf(content: bytes) -> str:
+    from pypdf import PdfReader
+
+    reader = PdfReader(BytesIO(content))
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise ItemError("the PDF is encrypted; give a copy that opens without a password")
+    return "\n".join(page.extract_text() for page in reader.pages)
+
+
+_META_CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+
+
+def decoded(content: bytes) -> str:
+    """`content` as text: by its byte order mark, as UTF-8, by its own declaration, or by the likeliest guess."""
+    for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if content.startswith(mark):
+            return content.decode(encoding, errors="replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    if declared := _META_CHARSET.search(content[:4096]):
+        try:
+            return content.decode(declared[1].decode("ascii"), errors="replace")
+        except LookupError:
+            pass
+    from charset_normalizer import from_bytes
+
+    guess = from_bytes(content[:65536]).best()
+    return content.decode(guess.encoding if guess else "cp1252", errors="replace")
+
+
+def _short(uri: str) -> str:
+    return uri if len(uri) <= 200 else uri[:200] + "…"

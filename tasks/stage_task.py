@@ -1,0 +1,73 @@
+"""The stages as Prefect tasks: one task run a stage and batch, one sub-task for each fallback it needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from tasks.fallback import Replies, Served
+from tasks.process import process_runtime
+from tasks.settings import Settings
+from tasks.stage import RunOptions, StageReport, run_stage
+from tasks.stages import stage_named, stages_before
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Items that travel together. `deaths` counts the workers that died over it."""
+
+    number: int
+    item_ids: tuple[str, ...]
+    deaths: int = 0
+
+    def __str__(self) -> str:
+        again = f", again after {self.deaths} lost workers" if self.deaths else ""
+        return f"batch {self.number} ({len(self.item_ids)} items{again})"
+
+
+@task(task_run_name="{stage} · {batch}", cache_policy=NO_CACHE, persist_result=False)
+def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
+    """Do one stage for one batch. Idempotent; see `tasks.stage.run_stage`."""
+    runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
+    report = run_stage(stage_named(stage), stages_before(stage), batch.item_ids, options, settings, runtime)
+    get_run_logger().info("%s: %s", batch, report)
+    if report.is_degraded:
+        return Completed(name="Degraded", message=str(report), data=report)
+    return Completed(message=str(report), data=report)
+
+
+def task_of(stage: str) -> Task[..., State[StageReport]]:
+    """The task of one stage, under its own name."""
+    return stage_task.with_options(name=stage)
+
+
+def as_subtask(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) -> Replies[V]:
+    """Runs a fallback as a Prefect sub-task, so that the UI shows which batch fell to which rung, and how it fared."""
+    kept: list[Replies[V]] = []
+    fallback = Task(
+        fn=partial(_fallback, work, kept, items, f"{stage}.{rung}"),
+        name=f"{stage}.{rung}",
+        task_run_name=f"{stage}.{rung} · {items} items",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    fallback(return_state=True)
+    return kept[0]
+
+
+def _fallback(work: Callable[[], Replies[V]], kept: list[Replies[V]], items: int, name: str) -> State[Any]:
+    replies = work()
+    kept.append(replies)
+    served = sum(isinstance(outcome, Served) for outcome in replies.outcomes.values())
+    message = f"{name} served {served} of {items} items"
+    return Completed(name="Degraded", message=message) if served else Failed(message=message)
