@@ -210,4 +210,4 @@ def _no_copy(place: Place) -> StepError:
 
 
 def _not_reached(place: Place) -> StepError:
-    return StepError.of(ItemError(f"{place.declared} was not reached in its batch's time; run it again, in smaller batches"))
+    return StepError.of(ItemError(f"{place.declared} was not reached in its batch's time; use smaller batches"))

@@ -199,7 +199,7 @@ def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
         ) from error
     except FileNotFoundError:
         raise ItemError(f"there is no object {place.declared}; put it there or correct the manifest") from None
-    except Exception as error:  # noqa: BLE001  each driver raises errors of its own, and they are about this one object
+    except Exception as error:  # each driver raises errors of its own, and they are about this one object
         reason = hide_password(str(error)) or type(error).__name__
         raise ItemError(f"{place.declared} cannot be read ({reason}); see the credentials and the network") from error
     return bytes(body)

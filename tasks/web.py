@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ Resolve = Callable[[str, int], Sequence[str]]
 TRIES = 3
 MAX_WAIT_S = 2.0
 
+_HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
 _ASK_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -58,16 +59,14 @@ class Web:
         self, limits: FetchLimits, *, resolve: Resolve | None = None, backend: httpcore.NetworkBackend | None = None
     ) -> None:
         self._limits = limits
-        checked = _CheckedBackend(limits, resolve or addresses_of, backend or httpcore.SyncBackend())
-        self._client = httpx.Client(
-            transport=_Transport(checked),
-            trust_env=False,
-            follow_redirects=False,
-            headers={"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"},
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=_ssl_context(),
+            max_connections=None,
+            network_backend=_CheckedBackend(limits, resolve or addresses_of, backend or httpcore.SyncBackend()),
         )
 
     def close(self) -> None:
-        self._client.close()
+        self._pool.close()
 
     def read(self, place: Place) -> Content:
         """The body behind the `place`, its media type as the server declares it.
@@ -108,8 +107,8 @@ class Web:
         seen: list[httpx.URL] = []
         while len(seen) <= self._limits.max_redirects:
             name = f"{declared} (redirected to {hide_password(str(url))})" if seen else declared
-            if url.scheme not in WEB_SCHEMES or not url.host:
-                raise (ItemError if seen else InvalidItem)(f"{name}: that is no web address; correct it in the manifest")
+            if url.scheme not in WEB_SCHEMES or not url.host or not 0 < (url.port or 80) < 65536:
+                raise (ItemError if seen else InvalidItem)(f"{name}: that is no web address; correct it")
             if url in seen:
                 raise ItemError(f"{name}: it redirects in a circle; correct it in the manifest or tell its owner")
             seen.append(url)
@@ -124,13 +123,13 @@ class Web:
 
     def _ask(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
         """What `url` answers: a body, or where it redirects to."""
-        request = self._client.stream(
-            "GET",
-            url.copy_with(userinfo=b""),  # httpx logs the address of a request
-            auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
-            timeout=httpx.Timeout(deadline),  # a point in time: see _Stream
-        )
-        with request as response:
+        request = httpx.Request("GET", url, headers=_HEADERS)
+        if url.userinfo:
+            request = next(httpx.BasicAuth(url.username, url.password).auth_flow(request))
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        until = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}  # points in time: see _Stream
+        with self._pool.stream("GET", target, headers=request.headers.raw, extensions=until) as answer:
+            response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
             if response.status_code in _REDIRECTS and "location" in response.headers:
                 return _redirected(url, response.headers["location"])
             if response.status_code in _ASK_AGAIN:
@@ -201,8 +200,10 @@ class _CheckedBackend(httpcore.NetworkBackend):
         except socket.gaierror as error:
             kind = TransientError if error.errno == socket.EAI_AGAIN else ItemError
             raise kind(f"the name {host} has no address ({error.strerror}); correct it or see the network") from error
-        except (OSError, OverflowError, UnicodeError) as error:
-            raise ItemError(f"the name {host} (port {port}) cannot be resolved ({error}); correct it") from error
+        except OSError as error:
+            raise ItemError(f"the name {host} cannot be resolved ({error}); see the network") from error
+        except UnicodeError as error:
+            raise InvalidItem(f"there can be no name {host} ({error}); correct it") from error
         if self._limits.allow_private_addresses:
             return addresses
         public = [address for address in addresses if is_public(address)]
@@ -239,42 +240,6 @@ class _Stream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
-
-
-class _Transport(httpx.BaseTransport):
-    """httpx on a pool of httpcore with a backend of our own, which httpx's transport has no option for."""
-
-    def __init__(self, backend: httpcore.NetworkBackend) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=_ssl_context(), max_connections=None, keepalive_expiry=5.0, network_backend=backend
-        )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        response = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=b"",
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(response.status, headers=response.headers, stream=_Body(response))
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._response.iter_stream()
-
-    def close(self) -> None:
-        self._response.close()
 
 
 @lru_cache(maxsize=1)

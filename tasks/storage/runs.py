@@ -81,6 +81,12 @@ def finish(database: Database, run_id: str, now: datetime) -> None:
         connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now))
 
 
+def find(database: Database, run_id: str) -> Run:
+    """The run of this id, which there is."""
+    with database.read() as connection:
+        return Run(**connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().one())
+
+
 def latest(database: Database) -> Run | None:
     """The run that began last."""
     with database.read() as connection:
@@ -90,7 +96,7 @@ def latest(database: Database) -> Run | None:
 
 def tally(database: Database, stages: Iterable[str], run_id: str | None = None) -> Tally:
     """What the items of a run amount to now; without `run_id`, all items in the store."""
-    mine = _of_run(run_id)
+    mine = of_run(run_id)
     with database.read() as connection:
         states = connection.execute(
             sa.select(items.c.state, items.c.quality, sa.func.count()).where(mine).group_by(items.c.state, items.c.quality)
@@ -141,7 +147,7 @@ def progress(database: Database, run_id: str, *, refresh: bool) -> Progress:
     query = sa.select(items.c.state, items.c.quality, is_left.label("is_left"), sa.func.count())
     with database.read() as connection:
         rows = connection.execute(
-            query.where(_of_run(run_id)).group_by(items.c.state, items.c.quality, sa.text("is_left"))
+            query.where(of_run(run_id)).group_by(items.c.state, items.c.quality, sa.text("is_left"))
         ).all()
     done = [row for row in rows if not row.is_left or row.state == "failed"]
     return Progress(
@@ -152,7 +158,8 @@ def progress(database: Database, run_id: str, *, refresh: bool) -> Progress:
     )
 
 
-def _of_run(run_id: str | None) -> sa.ColumnElement[bool]:
+def of_run(run_id: str | None) -> sa.ColumnElement[bool]:
+    """The condition on `items` that they belong to a run; all items where there is no `run_id`."""
     if run_id is None:
         return sa.true()
     return items.c.id.in_(sa.select(run_items.c.item_id).where(run_items.c.run_id == run_id))

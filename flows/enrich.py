@@ -1,0 +1,116 @@
+"""The main flow: a manifest into the store, in batches, over the six stages."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from prefect_dask import DaskTaskRunner
+
+from flows.lost_workers import set_aside
+from flows.run_request import RunRequest
+from flows.window import Window
+from tasks.report import Report, markdown
+from tasks.settings import Settings
+from tasks.stage import RunOptions
+from tasks.stage_task import Batch
+from tasks.stages import CHAINS, STAGE_NAMES
+from tasks.storage import catalogue, lookup, runs
+from tasks.storage.database import Database
+
+LISTED = 10
+"""Items that a report names: the lowest in quality, and the failed."""
+
+
+@flow(name="enrich", flow_run_name="enrich {source}", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
+def enrich(
+    source: str,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    refresh: bool = False,
+    force: list[str] | None = None,
+    faults: list[str] | None = None,
+) -> State[dict[str, Any]]:
+    """Enrich the items of a manifest. What an earlier run finished is not done again.
+
+    Args:
+        source: a JSONL, CSV or Parquet file, or a directory of images.
+        limit: take only the first so many lines.
+        batch_size: items that travel together; a unit of scheduling only.
+        refresh: do everything again, keeping what is better already.
+        force: rungs to begin with, as `STAGE=RUNG`.
+        faults: faults to inject, as `STAGE.RUNG=KIND[@RATE]`.
+    """
+    started = time.monotonic()
+    settings = Settings.from_environment()
+    request = RunRequest(
+        source=Path(source),
+        batch_size=batch_size or settings.batch_size,
+        limit=limit,
+        refresh=refresh,
+        force=tuple(force or ()),
+        faults=tuple(faults or ()),
+    )
+    database = Database(settings.database_url)
+    database.migrate()
+    run_id = runs.start(database, source, request.options(settings), datetime.now(UTC))
+    catalogue.register(database, run_id, request.records())
+    options = RunOptions(run_id=run_id, refresh=refresh, directives=request.directives())
+    problems = _enrich_batches(database, request, options, settings)
+    runs.finish(database, run_id, datetime.now(UTC))
+    return _ending(database, run_id, problems, time.monotonic() - started)
+
+
+def _enrich_batches(database: Database, request: RunRequest, options: RunOptions, settings: Settings) -> list[str]:
+    artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {request.source}")
+
+    def show_progress(batch: Batch) -> None:
+        progress = runs.progress(database, options.run_id, refresh=options.refresh)
+        update_progress_artifact(artifact, progress=100 * progress.finished / max(1, progress.items))
+
+    runner = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner)
+    window = Window(
+        runner.client,
+        options,
+        settings,
+        on_done=show_progress,
+        set_aside=lambda batch, stage: set_aside(database, options.run_id, batch, stage),
+    )
+    return window.run(catalogue.batches(database, options.run_id, request.batch_size, refresh=options.refresh))
+
+
+def _ending(database: Database, run_id: str, problems: list[str], seconds: float) -> State[dict[str, Any]]:
+    """The flow's last state, with the run's summary as its data, and the report beside it."""
+    report = Report(
+        run=runs.find(database, run_id),
+        tally=runs.tally(database, STAGE_NAMES, run_id),
+        lowest=lookup.lowest(database, run_id, LISTED),
+        failed=lookup.failed(database, run_id, LISTED),
+        seconds=seconds,
+    )
+    create_markdown_artifact(markdown(report, CHAINS), key="enrich-report", description=str(report))
+    for problem in problems:
+        get_run_logger().error(problem)
+    summary = {
+        "run_id": run_id,
+        **report.tally.as_json(),
+        "queued": 0,
+        "seconds": round(seconds, 3),
+        "duplicates": report.run.duplicates,
+        "emulated": report.is_emulated,
+    }
+    if problems:
+        return Failed(message=f"{problems[0]} · {report}; start the run again, it goes on from here", data=summary)
+    if report.tally.stored == 0:
+        return Failed(message=f"nothing could be stored: {report}", data=summary)
+    if report.tally.degraded or report.tally.failed:
+        return Completed(name="Degraded", message=str(report), data=summary)
+    return Completed(message=str(report), data=summary)

@@ -1,0 +1,66 @@
+"""What a person asks of a run, checked before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tasks import manifest
+from tasks.fallback import Directives, UsageError, check_rung_exists, parse_faults
+from tasks.items import Item
+from tasks.settings import Settings
+from tasks.stages import CHAINS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """One run of `enrich`. Making one raises `UsageError` for whatever cannot be done, naming the option."""
+
+    source: Path
+    batch_size: int
+    limit: int | None = None
+    refresh: bool = False
+    force: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: a batch holds at least 1 item")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit {self.limit}: ask for at least 1 item")
+        self.directives()
+        next(self.records())
+
+    def directives(self) -> Directives:
+        """The rungs to force and the faults to inject."""
+        return Directives(forced=_forced(self.force), faults=parse_faults(self.faults, CHAINS))
+
+    def records(self) -> Iterator[Item]:
+        """The manifest's items, up to the limit."""
+        return islice(manifest.read(self.source), self.limit)
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """What the run's record in the store says of it."""
+        return {
+            "batch_size": self.batch_size,
+            "limit": self.limit,
+            "refresh": self.refresh,
+            "force": list(self.force),
+            "faults": list(self.faults),
+            "emulated": settings.is_gpu_emulated,
+        }
+
+
+def _forced(specs: Sequence[str]) -> dict[str, str]:
+    forced: dict[str, str] = {}
+    for spec in specs:
+        stage, equals, rung = spec.partition("=")
+        if not equals:
+            raise UsageError(f"--force {spec!r} is not of the form STAGE=RUNG, such as classify_image=cpu")
+        check_rung_exists(stage, rung, CHAINS, f"--force {spec!r}")
+        if forced.setdefault(stage, rung) != rung:
+            raise UsageError(f"--force {spec!r}: {stage} is forced to {forced[stage]} already; choose one")
+    return forced

@@ -1,0 +1,141 @@
+"""Batches over the stage tasks, a bounded number in flight: memory does not grow with the catalogue."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from distributed import Client, KilledWorker
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+from prefect_dask.task_runners import PrefectDaskFuture
+
+from flows.lost_workers import is_culprit, smaller
+from tasks.fallback import RepliError
+from tasks.settings import Settings
+from tasks.stage import RunOptions, StageReport
+from tasks.stage_task import Batch, task_of
+from tasks.stages import STAGES
+
+AHEAD = 2
+"""Batches in flight beyond two a worker: enough that no worker waits for the flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A batch and its stage tasks, in the order of the stages."""
+
+    batch: Batch
+    futures: tuple[PrefectDaskFuture[StageReport], ...]
+
+
+class Window:
+    """The batches of one run on their way through the cluster.
+
+    Args:
+        client: the Dask client of the flow's task runner.
+        on_done: told of each batch that came through.
+        set_aside: told of each item that workers die over, and of the stage.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        options: RunOptions,
+        settings: Settings,
+        *,
+        on_done: Callable[[Batch], None],
+        set_aside: Callable[[Batch, str], None],
+    ) -> None:
+        self._client = client
+        self._options = options
+        self._settings = settings
+        self._on_done = on_done
+        self._set_aside = set_aside
+        self._tasks = {stage.name: task_of(stage.name) for stage in STAGES}
+
+    def run(self, batches: Iterable[tuple[str, ...]]) -> list[str]:
+        """Take every batch through every stage; what went wrong on the way, save workers' deaths, which are mended."""
+        fresh = iter(batches)
+        again: deque[Batch] = deque()
+        in_flight: deque[InFlight] = deque()
+        problems: list[str] = []
+        number = 0
+        while True:
+            while len(in_flight) < self._width():
+                if again:
+                    in_flight.append(self._submit(again.popleft()))
+                elif item_ids := next(fresh, None):
+                    number += 1
+                    in_flight.append(self._submit(Batch(number=number, item_ids=item_ids)))
+                else:
+                    break
+            if not in_flight:
+                return problems
+            oldest = in_flight.popleft()
+            stage, error = self._wait(oldest)
+            if error is None:
+                self._on_done(oldest.batch)
+            elif isinstance(error, KilledWorker):
+                if is_culprit(oldest.batch):
+                    self._set_aside(oldest.batch, stage)
+                else:
+                    again.extend(smaller(oldest.batch))
+            else:
+                problems.append(f"{stage}, {oldest.batch}: {error}")
+
+    def _width(self) -> int:
+        return 2 * len(self._workers()) + AHEAD
+
+    def _workers(self) -> dict[str, Any]:
+        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return workers
+
+    def _submit(self, batch: Batch) -> InFlight:
+        futures: list[PrefectDaskFuture[StageReport]] = []
+        for stage in STAGES:
+            with self._placed(stage.chain.primary.resources):
+                future = self._tasks[stage.name].submit(
+                    stage.name, batch, self._options, self._settings, wait_for=futures[-1:]
+                )
+            futures.append(future)  # type: ignore[arg-type]  # the runner is Dask's, and so are its futures
+        return InFlight(batch, tuple(futures))
+
+    def _placed(self, resources: Any) -> AbstractContextManager[Any]:
+        """Sends what is submitted inside to workers with these resources, where one lives; else anywhere, for a
+        task whose resource nobody has waits for ever."""
+        if not resources:
+            return nullcontext()
+        has_one = any(
+            all(worker["resources"].get(name, 0) >= amount for name, amount in resources.items())
+            for worker in self._workers().values()
+        )
+        return dask.annotate(resources=dict(resources)) if has_one else nullcontext()
+
+    def _wait(self, sent: InFlight) -> tuple[str, Exception | None]:
+        """Wait for a batch; the first of its stages that did not end well, and why."""
+        for stage, future in zip(STAGES, sent.futures, strict=True):
+            try:
+                result = future.result(raise_on_failure=False)
+            except KilledWorker as error:
+                _mark_crashed(future, str(error))
+                return stage.name, error
+            except (OSError, TimeoutError) as error:
+                raise RepliError(f"the Dask cluster was lost ({error}); start the run again, it goes on from here") from error
+            if isinstance(result, Exception):
+                return stage.name, result
+        return STAGES[-1].name, None
+
+
+def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:
+    """Tell Prefect that a task run died with its worker; nobody else can, and the UI would show it running."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.set_task_run_state(future.task_run_id, Crashed(message=why), force=True)
+        except ObjectNotFound:  # it never began
+            return
