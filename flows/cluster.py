@@ -147,7 +147,8 @@ def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path
     return wished if present else []
 
 
-_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL": "WARNING"}
+# The terminal shows progress and summaries; the logs are in the Prefect UI.
+_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 
 @contextmanager

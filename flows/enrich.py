@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -12,22 +11,20 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_dask import DaskTaskRunner
 
 from flows.lost_workers import set_aside
 from flows.run_request import RunRequest
 from flows.window import Window
-from tasks.report import Report, markdown
+from tasks.report import Report, markdown, report_on
 from tasks.settings import Settings
 from tasks.stage import RunOptions
 from tasks.stage_task import Batch
 from tasks.stages import CHAINS, STAGE_NAMES
-from tasks.storage import catalogue, lookup, runs
+from tasks.storage import catalogue, runs
 from tasks.storage.database import Database
-
-LISTED = 10
-"""Items that a report names: the lowest in quality, and the failed."""
 
 
 @flow(name="enrich", flow_run_name="enrich {source}", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
@@ -49,7 +46,6 @@ def enrich(
         force: rungs to begin with, as `STAGE=RUNG`.
         faults: faults to inject, as `STAGE.RUNG=KIND[@RATE]`.
     """
-    started = time.monotonic()
     settings = Settings.from_environment()
     request = RunRequest(
         source=Path(source),
@@ -61,12 +57,12 @@ def enrich(
     )
     database = Database(settings.database_url)
     database.migrate()
-    run_id = runs.start(database, source, request.options(settings), datetime.now(UTC))
+    run_id = runs.start(database, flow_run.get_id(), source, request.options(settings), datetime.now(UTC))
     catalogue.register(database, run_id, request.records())
     options = RunOptions(run_id=run_id, refresh=refresh, directives=request.directives())
     problems = _enrich_batches(database, request, options, settings)
     runs.finish(database, run_id, datetime.now(UTC))
-    return _ending(database, run_id, problems, time.monotonic() - started)
+    return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), problems)
 
 
 def _enrich_batches(database: Database, request: RunRequest, options: RunOptions, settings: Settings) -> list[str]:
@@ -87,30 +83,15 @@ def _enrich_batches(database: Database, request: RunRequest, options: RunOptions
     return window.run(catalogue.batches(database, options.run_id, request.batch_size, refresh=options.refresh))
 
 
-def _ending(database: Database, run_id: str, problems: list[str], seconds: float) -> State[dict[str, Any]]:
+def _ending(report: Report, problems: list[str]) -> State[dict[str, Any]]:
     """The flow's last state, with the run's summary as its data, and the report beside it."""
-    report = Report(
-        run=runs.find(database, run_id),
-        tally=runs.tally(database, STAGE_NAMES, run_id),
-        lowest=lookup.lowest(database, run_id, LISTED),
-        failed=lookup.failed(database, run_id, LISTED),
-        seconds=seconds,
-    )
     create_markdown_artifact(markdown(report, CHAINS), key="enrich-report", description=str(report))
     for problem in problems:
         get_run_logger().error(problem)
-    summary = {
-        "run_id": run_id,
-        **report.tally.as_json(),
-        "queued": 0,
-        "seconds": round(seconds, 3),
-        "duplicates": report.run.duplicates,
-        "emulated": report.is_emulated,
-    }
     if problems:
-        return Failed(message=f"{problems[0]} · {report}; start the run again, it goes on from here", data=summary)
+        return Failed(message=f"{problems[0]}; {report}; start the run again, it goes on from here")
     if report.tally.stored == 0:
-        return Failed(message=f"nothing could be stored: {report}", data=summary)
+        return Failed(message=f"nothing could be stored: {report}")
     if report.tally.degraded or report.tally.failed:
-        return Completed(name="Degraded", message=str(report), data=summary)
-    return Completed(message=str(report), data=summary)
+        return Completed(name="Degraded", message=str(report), data=report.as_json())
+    return Completed(message=str(report), data=report.as_json())

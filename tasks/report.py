@@ -6,11 +6,16 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from tasks.fallback import AnyChain, Status
+from tasks.storage import lookup, runs
+from tasks.storage.database import Database
 from tasks.storage.lookup import Finding
 from tasks.storage.runs import Run, Tally
 
+LISTED = 10
+"""Items that a report names: the lowest in quality, and the failed."""
 COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"))
 """The colour of a quality: that of the first row it reaches."""
 
@@ -23,7 +28,11 @@ class Report:
     tally: Tally
     lowest: Sequence[Finding]
     failed: Sequence[Finding]
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took."""
+        return ((self.run.finished_at or self.run.started_at) - self.run.started_at).total_seconds()
 
     @property
     def is_emulated(self) -> bool:
@@ -42,6 +51,27 @@ class Report:
         if self.is_emulated:
             parts.append("accelerator emulated")
         return ", ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The outside form: `run --json` of section 11 of the design."""
+        return {
+            "run_id": self.run.id,
+            **self.tally.as_json(),
+            "queued": 0,
+            "seconds": round(self.seconds, 3),
+            "duplicates": self.run.duplicates,
+            "emulated": self.is_emulated,
+        }
+
+
+def report_on(database: Database, run: Run, stages: Sequence[str]) -> Report:
+    """The report of a run, as its items stand now."""
+    return Report(
+        run=run,
+        tally=runs.tally(database, stages, run.id),
+        lowest=lookup.lowest(database, run.id, LISTED),
+        failed=lookup.failed(database, run.id, LISTED),
+    )
 
 
 def colour(quality: float) -> str:

@@ -132,7 +132,8 @@ def too_slow(shown: str, limits: FetchLimits) -> ItemError:
 
 
 def media_type_of(content: Content, name: str) -> str:
-    """The media type of `content`, which came from `name`: what its bytes clearly are, else as declared, else by name.
+    """The media type of `content`, which came from the URI `name`: what its bytes clearly are, else what was
+    declared, else what its name says.
 
     Wrongly named files are common, and so are servers that call everything octets. Parameters are not kept.
     """
@@ -140,7 +141,7 @@ def media_type_of(content: Content, name: str) -> str:
         return sniffed
     if content.media_type and not content.media_type.endswith("/octet-stream"):
         return content.media_type
-    guessed, encoding = mimetypes.guess_type(name, strict=False)
+    guessed, encoding = mimetypes.guess_type(re.split("[?#]", name, maxsplit=1)[0], strict=False)
     return (None if encoding else guessed) or "application/octet-stream"
 
 
@@ -157,12 +158,11 @@ def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS
 
 def _read_file(place: Place, limits: FetchLimits) -> bytes:
     try:
-        # Not blocking, or opening a named pipe would wait for its other end. What is looked at is what was opened.
-        descriptor = os.open(place.address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(place.address, "rb", opener=_open_at_once) as file:  # noqa: PTH123  Path.open takes no opener
+            status = os.fstat(file.fileno())  # of what was opened, whatever has its name by now
+            if not stat.S_ISREG(status.st_mode):
                 raise InvalidItem(f"{place.declared} is no regular file but a device or a pipe; name a file")
-            check_size(os.fstat(descriptor).st_size, place.declared, limits)
+            check_size(status.st_size, place.declared, limits)
             content = file.read(limits.max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ItemError(
@@ -178,11 +178,16 @@ def _read_file(place: Place, limits: FetchLimits) -> bytes:
     return content
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting, which a named pipe without its other end would make us do."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
     deadline = time.monotonic() + limits.time_limit_s
     body = bytearray()
     try:
-        import fsspec  # type: ignore[import-untyped]  # 0.1 s that most manifests do without
+        import fsspec  # 0.1 s that most manifests do without
 
         filesystem, path = fsspec.core.url_to_fs(place.address)
         with filesystem.open(path, "rb") as file:
@@ -207,7 +212,6 @@ def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
 
 def _decoded(data: re.Match[str], payload: str, limits: FetchLimits) -> Content:
     """The content of a data URI (RFC 2397), read leniently: white space and missing padding are put up with."""
-    check_size(len(payload) * 3 // 4 if data["options"].lower().endswith(";base64") else 0, "the data URI", limits)
     octets = unquote_to_bytes(clean_text(payload))
     if data["options"].lower().endswith(";base64"):
         compact = b"".join(octets.split()).rstrip(b"=")
@@ -252,7 +256,7 @@ def _file(path: str, declared: str, folder: str, limits: FetchLimits) -> Place:
 def _looks_like_path(line: str, folder: str) -> bool:
     if len(line) > PATH_CHARACTERS:
         return False
-    if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(os.path.join(folder, line)):
+    if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(f"{folder or '.'}/{line}"):  # noqa: PTH113  Path's raises
         return True
     return len(line.split()) == 1 and bool(_ANY_SUFFIX.search(line) or _PATH_START.match(line))
 

@@ -66,6 +66,7 @@ class Web:
         )
 
     def close(self) -> None:
+        """Close the connections that are kept."""
         self._pool.close()
 
     def read(self, place: Place) -> Content:

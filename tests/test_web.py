@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             return
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the standard library's name
         """Say nothing."""
 
 
@@ -261,7 +261,7 @@ def test_a_body_in_an_unknown_coding_is_told(site: Site, path: str) -> None:
         "127.0.0.1",
         "localhost",
         "[::1]",
-        "0.0.0.0",  # noqa: S104  the address is what is refused
+        "0.0.0.0",
         "2130706433",
         "0x7f000001",
         "127.1",

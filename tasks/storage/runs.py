@@ -59,6 +59,7 @@ class Run:
     """One row of `runs`."""
 
     id: str
+    flow_run_id: str | None
     source: str
     started_at: datetime
     finished_at: datetime | None
@@ -67,11 +68,12 @@ class Run:
     duplicates: int = 0
 
 
-def start(database: Database, source: str, options: Mapping[str, Any], now: datetime) -> str:
-    """Begin a run; its id."""
+def start(database: Database, flow_run_id: str, source: str, options: Mapping[str, Any], now: datetime) -> str:
+    """Begin a run, under Prefect's `flow_run_id`; its id."""
     run_id = str(uuid.uuid4())
     with database.write() as connection:
-        connection.execute(sa.insert(runs).values(id=run_id, source=source, started_at=now, options=dict(options)))
+        row = {"id": run_id, "flow_run_id": flow_run_id, "source": source, "started_at": now, "options": dict(options)}
+        connection.execute(sa.insert(runs).values(row))
     return run_id
 
 
@@ -85,6 +87,13 @@ def find(database: Database, run_id: str) -> Run:
     """The run of this id, which there is."""
     with database.read() as connection:
         return Run(**connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().one())
+
+
+def of_flow_run(database: Database, flow_run_id: str) -> Run | None:
+    """The run of this Prefect flow run; None where it ended before it began one."""
+    with database.read() as connection:
+        row = connection.execute(sa.select(runs).where(runs.c.flow_run_id == flow_run_id)).mappings().first()
+    return Run(**row) if row else None
 
 
 def latest(database: Database) -> Run | None:

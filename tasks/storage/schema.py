@@ -47,6 +47,7 @@ runs = Table(
     "runs",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("flow_run_id", String(36), unique=True),
     Column("source", Text, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),

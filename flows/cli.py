@@ -1,0 +1,164 @@
+"""The command line: `repli`. Results go to stdout, progress and errors to stderr; imports are lazy, for speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tasks.fallback import RepliError, UsageError
+from tasks.settings import Settings
+
+app = typer.Typer(
+    name="repli",
+    help="Enrich a catalogue with a pipeline that always moves: every stage succeeds, falls back, or skips.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DatabaseOption = Annotated[
+    str | None, typer.Option("--database", metavar="URL", help="The store: sqlite:///FILE or postgresql://…")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; all else goes to stderr.")]
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(help="A JSONL, CSV or Parquet file, or a directory of images.")],
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Take only the first N lines.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option(help="Do everything again, keeping what is better already.")] = False,
+    force: Annotated[list[str] | None, typer.Option(metavar="STAGE=RUNG", help="Begin a stage at this rung.")] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="SPEC", help="Inject a fault: STAGE.RUNG=KIND[@RATE].")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one for this run.")
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Enrich the items of SOURCE. What an earlier run finished is not done again."""
+    from flows import commands, terminal
+
+    with _stdout_kept(as_json) as stdout:
+        settings = _settings(database, dask, batch_size)
+        outcome = commands.run(settings, source, limit=limit, refresh=refresh, force=force or (), faults=fault or ())
+        if as_json:
+            _print_json(outcome.report.as_json(), stdout)
+        else:
+            _print(terminal.run_summary(outcome.report))
+    if outcome.problem:
+        raise RepliError(outcome.problem)
+
+
+@app.command()
+def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """What is in the store: items, statuses per stage, quality, and the last run."""
+    from flows import commands, terminal
+
+    overview = commands.status(_settings(database))
+    if as_json:
+        _print_json(overview.as_json(), sys.stdout)
+    else:
+        _print(terminal.overview_page(overview.database, overview.tally, overview.last_run))
+
+
+@app.command()
+def show(item_id: str, database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """One item: each stage's result, and how it came to it."""
+    from flows import commands, terminal
+
+    view = commands.show(_settings(database), item_id)
+    if as_json:
+        _print_json(view.as_json(), sys.stdout)
+    else:
+        _print(terminal.item_page(view))
+
+
+@app.command()
+def demo(
+    items: Annotated[int, typer.Option(metavar="N", help="Items in the catalogue.")] = 300,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The whole story on real data: a healthy run, then the GPU that runs out of memory at 3 a.m."""
+    from flows import demo as story
+
+    with _stdout_kept(as_json) as stdout:
+        summary = story.tell(_settings(database), items=items)
+        if as_json:
+            _print_json(summary.as_json(), stdout)
+        else:
+            _print(summary.page())
+
+
+def main() -> None:
+    """The entry point. An error is one line that says what to do; exit status 1 failed, 2 usage."""
+    try:
+        app(standalone_mode=True)
+    except UsageError as error:
+        _end(error, 2)
+    except RepliError as error:
+        _end(error, 1)
+    except KeyboardInterrupt:
+        _end("stopped; run the same command again, it goes on from here", 130)
+    except BrokenPipeError:  # the reader has seen enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # noqa: BLE001  the last line of defence: people get a line, not a traceback
+        if os.environ.get("REPLI_DEBUG"):
+            raise
+        _end(f"unexpected {type(error).__name__}: {error}; set REPLI_DEBUG=1 for the traceback, and report it", 1)
+
+
+def _end(message: object, status: int) -> None:
+    print("repli:", " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(status)
+
+
+def _settings(database: str | None, dask: str | None = None, batch_size: int | None = None) -> Settings:
+    """The settings, options before environment. The workers and the flow read the same environment."""
+    if database:
+        os.environ["REPLI_DATABASE_URL"] = database
+    if dask:
+        os.environ["REPLI_DASK_ADDRESS"] = dask
+    if batch_size is not None:
+        if batch_size < 1:
+            raise UsageError(f"--batch-size {batch_size}: a batch holds at least 1 item")
+        os.environ["REPLI_BATCH_SIZE"] = str(batch_size)
+    return Settings.from_environment()
+
+
+@contextmanager
+def _stdout_kept(wanted: bool) -> Iterator[Any]:
+    """Keeps stdout for the one JSON document: whatever else writes there, workers included, is sent to stderr."""
+    if not wanted:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as kept:
+        os.dup2(2, 1)
+        yield kept
+
+
+def _print(page: Any) -> None:
+    from rich.console import Console
+
+    Console().print(page)
+
+
+def _print_json(document: Any, stream: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=2), file=stream, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What the commands do, apart from how they are typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.fallback import RepliError
+from tasks.report import Report, report_on
+from tasks.settings import Settings
+from tasks.stages import STAGE_NAMES
+from tasks.storage import lookup, runs
+from tasks.storage.database import Database
+from tasks.storage.lookup import ItemView
+from tasks.storage.runs import Run, Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How a run ended. `problem` is set where it failed."""
+
+    report: Report
+    problem: str | None
+
+
+def run(
+    settings: Settings,
+    source: Path,
+    *,
+    limit: int | None = None,
+    refresh: bool = False,
+    force: Sequence[str] = (),
+    faults: Sequence[str] = (),
+) -> RunOutcome:
+    """Run `enrich` on this machine, or on the cluster that the settings name, with progress on stderr.
+
+    Raises:
+        UsageError: the request cannot be carried out as asked; nothing was started.
+        StoreError: the store cannot be reached or written.
+    """
+    from rich.console import Console
+
+    from flows.cluster import cluster
+    from flows.run_request import RunRequest
+    from flows.terminal import progress_shown
+
+    RunRequest(
+        source=source,
+        batch_size=settings.batch_size,
+        limit=limit,
+        refresh=refresh,
+        force=tuple(force),
+        faults=tuple(faults),
+    )
+    database = Database(settings.database_url)
+    database.migrate()
+    with (
+        progress_shown(Console(stderr=True), database, str(source), refresh=refresh),
+        cluster(settings) as dask_address,
+    ):
+        from prefect_dask import DaskTaskRunner
+
+        from flows.enrich import enrich
+
+        flow = enrich.with_options(task_runner=DaskTaskRunner(address=dask_address))
+        state = flow(
+            str(source),
+            limit=limit,
+            batch_size=settings.batch_size,
+            refresh=refresh,
+            force=list(force),
+            faults=list(faults),
+            return_state=True,
+        )
+    begun = runs.of_flow_run(database, str(state.state_details.flow_run_id))
+    if begun is None:
+        raise RepliError(f"the run did not begin: {state.message}")
+    return RunOutcome(
+        report=report_on(database, begun, STAGE_NAMES), problem=None if state.is_completed() else state.message
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What is in the store, and the run that began last."""
+
+    database: Database
+    tally: Tally
+    last_run: Run | None
+
+    def as_json(self) -> dict[str, Any]:
+        last = self.last_run
+        return {
+            "database": str(self.database),
+            **self.tally.as_json(),
+            "pending": self.tally.pending,
+            "last_run": last
+            and {
+                "run_id": last.id,
+                "source": last.source,
+                "started_at": last.started_at.isoformat(),
+                "finished_at": last.finished_at and last.finished_at.isoformat(),
+                "options": dict(last.options),
+            },
+        }
+
+
+def status(settings: Settings) -> Overview:
+    """What is in the store. Raises `RepliError` where there is none."""
+    database = _existing(settings)
+    return Overview(database=database, tally=runs.tally(database, STAGE_NAMES), last_run=runs.latest(database))
+
+
+def show(settings: Settings, item_id: str) -> ItemView:
+    """One item, whole. Raises `RepliError` where there is none of this id."""
+    database = _existing(settings)
+    view = lookup.view(database, item_id, STAGE_NAMES)
+    if view is None:
+        raise RepliError(f"there is no item {item_id[:200]!r} in {database}; see `repli status`, or the manifest's ids")
+    return view
+
+
+def _existing(settings: Settings) -> Database:
+    database = Database(settings.database_url)
+    if not database.is_migrated():
+        raise RepliError(f"there is no store of this version at {database}; make one with `repli run SOURCE`")
+    return database

@@ -1,0 +1,156 @@
+"""What the terminal shows: progress while a run goes on, and summaries. Everything here goes to stderr or a console
+that is handed in; JSON goes to stdout elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tasks.fallback import Status
+from tasks.report import Report, colour
+from tasks.storage import runs
+from tasks.storage.database import Database
+from tasks.storage.lookup import Finding, ItemView
+from tasks.storage.runs import Run, Tally
+
+POLL_S = 0.5
+BAR_CELLS = 32
+_STATUS_COLOURS = {
+    Status.SUCCEEDED: "green",
+    Status.NOT_APPLICABLE: "dim",
+    Status.DEGRADED: "yellow",
+    Status.SKIPPED: "dark_orange",
+    Status.FAILED: "red",
+    Status.PENDING: "blue",
+}
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} items/s" if task.speed else "– items/s")
+
+
+@contextmanager
+def progress_shown(console: Console, database: Database, source: str, *, refresh: bool) -> Iterator[None]:
+    """While the block runs: items done, items per second, time left and the quality so far, read from the store."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[mix]}"),
+        console=console,
+        transient=True,
+    )
+    over = threading.Event()
+    began = datetime.now(UTC)
+
+    def follow() -> None:
+        task = bar.add_task("starting", total=None, mix="")
+        while not over.wait(POLL_S):
+            run = runs.latest(database) if database.is_migrated() else None
+            if run is None or run.started_at < began or run.source != source:
+                continue
+            progress = runs.progress(database, run.id, refresh=refresh)
+            if progress.items:
+                mix = "  ".join(f"[{colour(q)}]{q:g}[/]: {n}" for q, n in sorted(progress.quality.items(), reverse=True)[:5])
+                bar.update(task, description="enriching", total=progress.items, completed=progress.finished, mix=mix)
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    with bar:
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def run_summary(report: Report) -> RenderableType:
+    """A run, for people."""
+    parts: list[RenderableType] = [Text(f"{report} in {report.seconds:.1f} s", style="bold"), "", tally_table(report.tally)]
+    if report.tally.quality:
+        parts += ["", quality_bars(report.tally.quality)]
+    if report.failed:
+        parts += ["", findings("Failed", report.failed)]
+    if report.lowest:
+        parts += ["", findings("Lowest quality", report.lowest[:5])]
+    return Group(*parts)
+
+
+def tally_table(tally: Tally) -> Table:
+    """Stages by status, with the rungs that served."""
+    present = [status for status in Status if any(counts.get(status) for counts in tally.stages.values())]
+    table = Table("stage", *(Text(status.value, style=_STATUS_COLOURS[status]) for status in present), "served by", box=None)
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for stage, counts in tally.stages.items():
+        rungs = sorted(tally.rungs.get(stage, {}).items(), key=lambda pair: -pair[1])
+        table.add_row(
+            stage,
+            *(str(counts.get(status, "")) for status in present),
+            Text(", ".join(f"{rung} {count}" for rung, count in rungs)),
+        )
+    return table
+
+
+def overview_page(database: Database, tally: Tally, last: Run | None) -> RenderableType:
+    """The store, for people."""
+    mean = "" if tally.mean_quality is None else f", mean quality {tally.mean_quality:.3f}"
+    head = f"{tally.items} items: {tally.stored} stored, {tally.failed} failed, {tally.pending} pending{mean}"
+    parts: list[RenderableType] = [Text(head, style="bold"), Text(f"in {database}"), "", tally_table(tally)]
+    if tally.quality:
+        parts += ["", quality_bars(tally.quality)]
+    if last:
+        ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else "has not ended"
+        parts += ["", Text(f"last run: {last.source}, began {last.started_at:%Y-%m-%d %H:%M:%S}, {ended} (UTC)")]
+    return Group(*parts)
+
+
+def quality_bars(quality: Mapping[float, int]) -> Table:
+    """Items by quality, as bars."""
+    table = Table("quality", "items", "", box=None)
+    most = max(quality.values())
+    for value, count in quality.items():
+        table.add_row(f"{value:g}", str(count), Text("█" * max(1, round(BAR_CELLS * count / most)), style=colour(value)))
+    return table
+
+
+def findings(title: str, items: Iterable[Finding]) -> Table:
+    """Items worth a look, each with its reasons."""
+    table = Table("item", "quality", "why", title=title, title_justify="left", box=None)
+    for item in items:
+        quality = "" if item.quality is None else f"{item.quality:g}"
+        table.add_row(Text(_short(item.id, 40)), quality, Text("\n".join(_short(why, 160) for why in item.reasons)))
+    return table
+
+
+def item_page(view: ItemView) -> RenderableType:
+    """One item: every stage's result, and the trail of how it came to it."""
+    item = view.state.item
+    quality = "none" if view.quality is None else f"{view.quality:g}"
+    table = Table("stage", "status", "rung", "confidence", "penalty", "trail and reason", box=None)
+    for name, result in view.stages.items():
+        trail = " → ".join(f"{attempt.rung} {attempt.outcome}" for attempt in result.attempts)
+        reason = f"{result.error.type}: {_short(result.error.message, 200)}" if result.error else ""
+        table.add_row(
+            name,
+            Text(result.status.value, style=_STATUS_COLOURS[result.status]),
+            result.rung or "",
+            "" if result.confidence is None else f"{result.confidence:.2f}",
+            "" if result.penalty is None else str(result.penalty),
+            Text("\n".join(line for line in (trail, reason) if line)),
+        )
+    return Group(Text(f"{item.id} · {_short(str(item.name), 80)} · quality {quality}", style="bold"), "", table)
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,348 @@
+"""The fetch stage: per item, per asset, with last good copies."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tasks.fallback import Directives, Failed, Outcome, Served, Status, StepResult, Work, run_chain
+from tasks.fetch import CHAIN, STAGE, Declared, check_assets, fetch_input, from_cache, from_origin
+from tasks.items import Asset, Assets, Item, ItemState
+from tasks.process import process_runtime
+from tasks.settings import FetchLimits, Settings
+from tasks.stage import StageContext
+from tasks.storage.blobs import Blobs
+from tasks.storage.database import Database
+from tasks.storage.schema import good_copies
+
+PNG = b"\x89PNG\r\n\x1a\n and more"
+HTML = b"<html>a lamp</html>"
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[StageContext]:
+    """A store and a blob folder of this test's own."""
+    settings = Settings(
+        home=tmp_path / "home",
+        database_url=f"sqlite:///{tmp_path / 'repli.db'}",
+        fetch=FetchLimits(allow_private_addresses=True, time_limit_s=2),
+    )
+    database = Database(settings.database_url)
+    database.migrate()
+    yield StageContext(settings=settings, database=database, run_id="run", now=datetime(2026, 1, 1, tzinfo=UTC))
+    database.engine.dispose()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A manifest's folder with a page and a picture."""
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    (folder / "lamp.html").write_bytes(HTML)
+    (folder / "lamp.png").write_bytes(PNG)
+    return folder
+
+
+@pytest.fixture
+def declare(folder: Path) -> Callable[..., Declared]:
+    """What an item of that manifest declares."""
+
+    def declared(document: Any = None, image: Any = None) -> Declared:
+        return Declared(document=document, image=image, folder=str(folder))
+
+    return declared
+
+
+class Site(ThreadingHTTPServer):
+    """A server of one picture, which counts how often each path is asked for and can be told to fail."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: Counter[str] = Counter()
+        self.is_down = False
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.requests[self.path] += 1
+        is_there = self.path == "/lamp.png" and not self.server.is_down
+        self.send_response(200 if is_there else 404)
+        self.send_header("Content-Type", "text/plain")
+        self.end_headers()
+        self.wfile.write(PNG if is_there else b"")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the standard library's name
+        """Say nothing."""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def served(outcome: Outcome[Assets]) -> Assets:
+    assert isinstance(outcome, Served), outcome
+    return outcome.value
+
+
+def message(outcome: Outcome[Assets]) -> str:
+    assert isinstance(outcome, Failed), outcome
+    return outcome.error.message
+
+
+def run(items: list[Declared], context: StageContext, directives: Directives = Directives()) -> list[StepResult]:
+    works = [Work(f"item {position}", item) for position, item in enumerate(items)]
+    runtime = process_runtime(may_exit=False)
+    return run_chain(CHAIN, works, context, run_id="run", runtime=runtime, directives=directives)
+
+
+def test_an_item_is_its_document_and_its_image() -> None:
+    """The stage's input carries both, and the folder that paths start in."""
+    item = Item(id="1", document="a.html", image="a.png", folder="/f")
+    assert STAGE.input(ItemState(item=item, results={})) == Declared(document="a.html", image="a.png", folder="/f")
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_an_item_that_declares_nothing_is_not_applicable(nothing: str | None) -> None:
+    """No value and a blank one are no declaration; one asset is enough for the stage to apply."""
+    assert fetch_input(ItemState(item=Item(id="1", document=nothing, image=nothing), results={})) is None
+    only_image = fetch_input(ItemState(item=Item(id="1", document=nothing, image="a.png"), results={}))
+    assert only_image == Declared(document=None, image="a.png", folder="")
+
+
+def test_both_assets_come_from_their_origin(
+    context: StageContext, folder: Path, declare: Callable[..., Declared], site: Site
+) -> None:
+    """With their size, the type of their bytes, and a blob that holds them."""
+    [result] = run([declare("lamp.html", f"{site.url}/lamp.png")], context)
+    assert (result.status, result.rung, result.confidence) == (Status.SUCCEEDED, "origin", 1.0)
+    assets = result.value
+    blobs = Blobs(context.settings.blobs)
+    assert replace(assets.document, sha256="") == Asset(
+        uri=(folder / "lamp.html").as_uri(), sha256="", size=len(HTML), media_type="text/html", source="origin"
+    )
+    assert (assets.image.uri, assets.image.media_type) == (f"{site.url}/lamp.png", "image/png")
+    assert blobs.read(assets.document.sha256) == HTML
+    assert blobs.read(assets.image.sha256) == PNG
+
+
+def test_text_and_data_are_inline(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """What the manifest itself carries lies in a blob too, and is no copy of anything."""
+    [outcome] = from_origin([declare("A lamp, of brâss.", "data:image/png;base64,aGVsbG8=")], context)
+    assets = served(outcome)
+    assert assets.document and assets.image
+    assert (assets.document.source, assets.document.media_type) == ("inline", "text/plain")
+    assert assets.document.uri == f"inline:{assets.document.sha256[:16]}"
+    assert Blobs(context.settings.blobs).read(assets.document.sha256).decode() == "A lamp, of brâss."
+    assert (assets.image.source, assets.image.size) == ("inline", 5)
+    with context.database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(good_copies)) == 0
+
+
+def test_one_bad_item_touches_no_other(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """Among whatever a manifest may hold, the good items are served by the primary."""
+    good = declare("lamp.html", "lamp.png")
+    bad = [
+        declare(7, None),
+        declare(None, ["lamp.png"]),
+        declare("a\0b.html"),
+        declare(None, "x" * 5000),
+        declare(None, "../secret.png"),
+        declare(None, "ftp://host/a"),
+        declare("http://[::1"),
+        declare(None, "http://127.0.0.1:1/a"),
+        declare("data:,"),
+        declare("file:///a%00b"),
+        declare(None, "\ud800"),
+    ]
+    outcomes = from_origin([good, *bad, good], context)
+    assert [isinstance(outcome, Served) for outcome in outcomes] == [True, *[False] * len(bad), True]
+    assert all(isinstance(outcome, Failed) for outcome in from_cache(bad, context))
+
+
+@pytest.mark.parametrize(
+    ("document", "image", "expected"),
+    [
+        (7, None, "document: the manifest has a value of type int here; write text, a path or a URI as a string"),
+        (None, "gone.png", "image: there is no file gone.png; put it there or correct the manifest"),
+        ("gone.html", "/dev/null", "document: there is no file gone.html.* · image: /dev/null is outside"),
+        ("data:,", None, "document: the data URI is empty; put something there"),
+    ],
+)
+def test_a_failure_names_asset_place_reason_and_next_step(
+    context: StageContext, declare: Callable[..., Declared], document: Any, image: Any, expected: str
+) -> None:
+    """One message for all of an item's assets that could not be had."""
+    [outcome] = from_origin([declare(document, image)], context)
+    assert re.match(expected, message(outcome))
+
+
+def test_trying_again_is_worth_it_where_one_asset_may_come_back(
+    context: StageContext, declare: Callable[..., Declared]
+) -> None:
+    """A value of a wrong type stays wrong; a file that is missing may be put there."""
+    wrong, mixed = from_origin([declare(7), declare(7, "gone.png")], context)
+    assert isinstance(wrong, Failed) and isinstance(mixed, Failed)
+    assert (wrong.error.type, wrong.error.retryable) == ("InvalidItem", False)
+    assert (mixed.error.type, mixed.error.retryable) == ("ItemError", True)
+
+
+def test_a_missing_picture_keeps_the_document(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """The item goes on at .95 with half of what it declares, and the error explains the other half."""
+    [result] = run([declare("lamp.html", "gone.png")], context)
+    assert (result.status, result.rung, result.penalty) == (Status.DEGRADED, "cached", Decimal("0.95"))
+    assert result.confidence == 0.5
+    assert result.value.document and result.value.image is None
+    assert result.error and result.error.message.startswith("image: there is no file gone.png")
+
+
+def test_inline_text_is_kept_without_its_picture(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """What the manifest carries is had whatever happens to the rest."""
+    [result] = run([declare("A lamp.", "gone.png")], context)
+    assert (result.rung, result.value.document.source) == ("cached", "inline")
+
+
+def test_an_item_of_which_nothing_is_had_is_skipped(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """No origin and no copy: the stage is given up, with the first reason."""
+    [result] = run([declare("gone.html", "gone.png")], context)
+    assert (result.status, result.value, result.confidence) == (Status.SKIPPED, None, 0.0)
+    assert result.error and "document: there is no file gone.html" in result.error.message
+    assert result.attempts[1].error and "no last good copy" in result.attempts[1].error.message
+
+
+def test_what_origin_had_is_not_read_again(context: StageContext, declare: Callable[..., Declared], site: Site) -> None:
+    """The fallback serves the picture that came a moment ago, from its copy."""
+    [result] = run([declare("gone.html", f"{site.url}/lamp.png")], context)
+    assert (result.rung, result.value.image.source) == ("cached", "cached")
+    assert site.requests == {"/lamp.png": 1}
+
+
+def test_a_uri_of_many_items_is_read_once(context: StageContext, declare: Callable[..., Declared], site: Site) -> None:
+    """A placeholder picture that half the catalogue shares is asked for once a batch."""
+    outcomes = from_origin([declare(None, f"{site.url}/lamp.png")] * 5, context)
+    assert len({served(outcome).image for outcome in outcomes}) == 1
+    assert site.requests == {"/lamp.png": 1}
+
+
+def test_the_last_good_copy_outlives_its_origin(
+    context: StageContext, folder: Path, declare: Callable[..., Declared], site: Site
+) -> None:
+    """When server and file are gone, both assets are served as they were last, byte for byte."""
+    item = declare("lamp.html", f"{site.url}/lamp.png")
+    run([item], context)
+    site.is_down = True
+    (folder / "lamp.html").unlink()
+    [result] = run([item], context)
+    assert (result.status, result.rung, result.confidence) == (Status.DEGRADED, "cached", 1.0)
+    blobs = Blobs(context.settings.blobs)
+    assert blobs.read(result.value.document.sha256) == HTML
+    assert blobs.read(result.value.image.sha256) == PNG
+    assert result.value.image.media_type == "image/png"
+
+
+def test_an_empty_file_does_not_replace_the_last_good_copy(
+    context: StageContext, folder: Path, declare: Callable[..., Declared]
+) -> None:
+    """A file that was truncated is told, and its last content served."""
+    run([declare("lamp.html")], context)
+    (folder / "lamp.html").write_bytes(b"")
+    [result] = run([declare("lamp.html")], context)
+    assert Blobs(context.settings.blobs).read(result.value.document.sha256) == HTML
+    assert result.error and "lamp.html is empty" in result.error.message
+
+
+def test_the_newest_good_copy_is_served(context: StageContext, folder: Path, declare: Callable[..., Declared]) -> None:
+    """A page that changed is remembered as it is now."""
+    run([declare("lamp.html")], context)
+    (folder / "lamp.html").write_bytes(HTML + b"!")
+    run([declare("lamp.html")], context)
+    [outcome] = from_cache([declare("lamp.html")], context)
+    document = served(outcome).document
+    assert document and Blobs(context.settings.blobs).read(document.sha256) == HTML + b"!"
+
+
+def test_a_copy_without_its_blob_is_no_copy(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """A blob that somebody deleted is not promised."""
+    run([declare("lamp.html")], context)
+    [outcome] = from_cache([declare("lamp.html")], context)
+    document = served(outcome).document
+    assert document
+    Blobs(context.settings.blobs).path(document.sha256).unlink()
+    [outcome] = from_cache([declare("lamp.html")], context)
+    assert "no last good copy" in message(outcome)
+
+
+def test_a_copy_is_no_way_out_of_the_folder(
+    context: StageContext, folder: Path, declare: Callable[..., Declared]
+) -> None:
+    """A file that was read under a setting that is off now is not served from its copy either."""
+    (folder.parent / "secret.txt").write_text("secret")
+    limits = replace(context.settings.fetch, allow_outside_files=True)
+    trusting = replace(context, settings=replace(context.settings, fetch=limits))
+    served(from_origin([declare("../secret.txt")], trusting)[0])
+    served(from_cache([declare("../secret.txt")], trusting)[0])
+    assert "outside of the manifest's folder" in message(from_cache([declare("../secret.txt")], context)[0])
+
+
+def test_no_password_is_kept(context: StageContext, declare: Callable[..., Declared], site: Site) -> None:
+    """Neither the asset nor the note of its copy has the password of its URI."""
+    uri = f"{site.url}/lamp.png".replace("http://", "http://me:hush@")
+    for fetch in (from_origin, from_cache):
+        image = served(fetch([declare(None, uri)], context)[0]).image
+        assert image and image.uri == uri.replace("hush", "***")
+    with context.database.read() as connection:
+        assert connection.scalars(sa.select(good_copies.c.uri)).all() == [uri.replace("hush", "***")]
+
+
+def test_a_blob_folder_that_cannot_be_written_is_told(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """A full or locked disk degrades items and says so; it breaks no batch."""
+    context.settings.home.mkdir()
+    context.settings.blobs.write_text("in the way")
+    [result] = run([declare("lamp.html")], context)
+    assert result.status is Status.SKIPPED
+    assert result.error and result.error.type == "StoreError" and "REPLI_HOME" in result.error.message
+
+
+def test_a_forced_fallback_asks_no_origin(context: StageContext, declare: Callable[..., Declared], site: Site) -> None:
+    """Forcing `cached` serves what is there and touches no network."""
+    items = [declare("A lamp.", f"{site.url}/lamp.png")]
+    [result] = run(items, context, Directives(forced={"fetch": "cached"}))
+    assert (result.rung, result.confidence) == ("cached", 0.5)
+    assert not site.requests
+
+
+@pytest.mark.parametrize("answer", [None, "text", Assets(document=None, image=None), {"document": None}])
+def test_an_answer_without_an_asset_is_refused(answer: Any) -> None:
+    """Nonsense falls to the next rung instead of into the store."""
+    with pytest.raises(ValueError, match=r"asset|Assets"):
+        check_assets(answer)
+
+
+def test_the_primary_has_time_for_a_full_batch() -> None:
+    """128 items of two assets that all take their whole time end before the rung is cut off."""
+    from tasks.fetch import CLOSING_TIME_S, ORIGIN_LIMIT_S, PARALLEL
+
+    limits = Settings(home=Path(), database_url="")
+    longest = limits.batch_size * 2 / PARALLEL * limits.fetch.time_limit_s
+    assert longest < ORIGIN_LIMIT_S - CLOSING_TIME_S < CHAIN.primary.time_limit_s
