@@ -86,20 +86,18 @@ def run_summary(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def tally_table(tally: Tally) -> Table:
-    """Stages by status, with the rungs that served."""
+def tally_table(tally: Tally) -> RenderableType:
+    """Stages by status, and by the rung that served."""
     present = [status for status in Status if any(counts.get(status) for counts in tally.stages.values())]
-    table = Table("stage", *(Text(status.value, style=_STATUS_COLOURS[status]) for status in present), "served by", box=None)
-    for column in table.columns[1:-1]:
-        column.justify = "right"
+    table = Table("stage", box=None)
+    for status in present:
+        table.add_column(Text(status.value.replace("_", "\n"), style=_STATUS_COLOURS[status]), justify="right")
+    served = Table("stage", "served by", box=None)
     for stage, counts in tally.stages.items():
         rungs = sorted(tally.rungs.get(stage, {}).items(), key=lambda pair: -pair[1])
-        table.add_row(
-            stage,
-            *(str(counts.get(status, "")) for status in present),
-            Text(", ".join(f"{rung} {count}" for rung, count in rungs)),
-        )
-    return table
+        table.add_row(stage, *(str(counts.get(status, "")) for status in present))
+        served.add_row(stage, " · ".join(f"{rung} {count}" for rung, count in rungs))
+    return Group(table, "", served)
 
 
 def overview_page(database: Database, tally: Tally, last: Run | None) -> RenderableType:
@@ -137,19 +135,23 @@ def item_page(view: ItemView) -> RenderableType:
     """One item: every stage's result, and the trail of how it came to it."""
     item = view.state.item
     quality = "none" if view.quality is None else f"{view.quality:g}"
-    table = Table("stage", "status", "rung", "confidence", "penalty", "trail and reason", box=None)
+    table = Table("stage", "status", "rung", "confidence", "penalty", "trail", box=None)
+    reasons: list[RenderableType] = []
     for name, result in view.stages.items():
         trail = " → ".join(f"{attempt.rung} {attempt.outcome}" for attempt in result.attempts)
-        reason = f"{result.error.type}: {_short(result.error.message, 200)}" if result.error else ""
+        if result.error:
+            reason = f"{name} is {result.status}: {_short(result.error.message, 300)}"
+            reasons.append(Text(reason, style=_STATUS_COLOURS[result.status]))
         table.add_row(
             name,
             Text(result.status.value, style=_STATUS_COLOURS[result.status]),
             result.rung or "",
             "" if result.confidence is None else f"{result.confidence:.2f}",
             "" if result.penalty is None else str(result.penalty),
-            Text("\n".join(line for line in (trail, reason) if line)),
+            trail,
         )
-    return Group(Text(f"{item.id} · {_short(str(item.name), 80)} · quality {quality}", style="bold"), "", table)
+    head = Text(f"{item.id} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
+    return Group(head, "", table, *([""] if reasons else []), *reasons)
 
 
 def _short(text: str, longest: int) -> str:

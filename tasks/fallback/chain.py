@@ -33,7 +33,7 @@ def _factor(penalty: str, owner: str) -> Decimal:
         factor = Decimal(penalty)
     except InvalidOperation:
         raise ValueError(f"{owner}: the penalty {penalty!r} is not a number; write it as '0.9'") from None
-    if not 0 < factor <= 1:
+    if not (factor.is_finite() and 0 < factor <= 1):
         raise ValueError(f"{owner}: the penalty {penalty} is not in (0, 1]")
     return factor
 

@@ -1,7 +1,8 @@
 """Faults on purpose: injected innermost, around one rung, by name, and the same for the same seed.
 
 ``classify_image.gpu=oom`` hits every item, ``classify_image.gpu=oom@0.1`` one in ten. Which ones depends on the
-seed, the fault and the item alone, never on its batch or on how often the rung was called.
+seed, the fault and the item alone, never on its batch or on how often the rung was called. So a fault that hits
+every item is raised, as from a broken rung, and one that hits some is answered for those alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tasks.fallback.chain import SKIP, AnyChain
 from tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
@@ -129,16 +130,19 @@ def _faulty(fault: Fault, call: Call[I, V]) -> Call[I, V]:
             answers = call(works)
             return [_GARBAGE if is_hit else answer for is_hit, answer in zip(hit, answers, strict=True)]
         error = _ERRORS[fault.kind](f"injected: {fault.stage}.{fault.rung} {_WORDS[fault.kind]}")
-        if all(hit):
+        if fault.rate >= 1:
             raise error
-        spared = iter(call([work for work, is_hit in zip(works, hit, strict=True) if not is_hit]))
-        return [Failed.because(error) if is_hit else next(spared) for is_hit in hit]
+        spared = [work for work, is_hit in zip(works, hit, strict=True) if not is_hit]
+        outcomes: dict[str, Outcome[V]] = {work.item_id: Failed.because(error) for work in works}
+        if spared:
+            outcomes.update(zip((work.item_id for work in spared), call(spared), strict=True))
+        return list(outcomes.values())
 
     return faulty_call
 
 
 # No chain accepts it: a confidence outside [0, 1], and a value of no stage's type.
-_GARBAGE: Served[object] = Served(object(), confidence=float("nan"))
+_GARBAGE: Served[Any] = Served(object(), confidence=float("nan"))
 _ERRORS: dict[FaultKind, type[RungError]] = {
     FaultKind.ERROR: InjectedFault,
     FaultKind.TIMEOUT: TimedOut,

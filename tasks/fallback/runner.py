@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from numbers import Real
 from typing import Any, Protocol, TypeVar
 
 from tasks.fallback.chain import SKIP, Chain, Rung
 from tasks.fallback.errors import BadAnswer, RungError
-from tasks.fallback.faults import Call, Fault, Work, inject
+from tasks.fallback.faults import Fault, Work, inject
 from tasks.fallback.outcome import Failed, Outcome, Served
 from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
 from tasks.fallback.splitting import Replies, WorkingSizes, call_rung
@@ -76,7 +76,8 @@ def run_chain(
     """One terminal result for each of the `works`, in their order. `context` is handed to each rung.
 
     No rung is called for an item that has its result, and no result depends on an item's batch, save where more
-    items break a whole call than isolation has a budget for: then they take neighbours to the next rung.
+    items break a whole call than isolation has a budget for: then they take neighbours to the next rung. So does an
+    item that hangs, unless its rung is declared `one_by_one`.
     """
     progress = _Progress(works)
     forced = directives.forced.get(chain.stage)
@@ -127,7 +128,7 @@ class _Progress:
                 kind = AttemptOutcome.SERVED
             else:
                 error = outcome.error
-                kind = AttemptOutcome.UNAVAILABLE if replies.is_unavailable else AttemptOutcome.FAILED
+                kind = AttemptOutcome.UNAVAILABLE if work.item_id in replies.unavailable else AttemptOutcome.FAILED
             attempt = Attempt(rung=rung, outcome=kind, error=error, seconds=replies.seconds[work.item_id])
             self.trails[work.item_id] += (attempt,)
         self.waiting = [work for work in self.waiting if work.item_id not in self.served]
@@ -144,26 +145,23 @@ def _run_rung(
     name = f"{chain.stage}.{rung.name}"
 
     def call(works: Sequence[Work[I]]) -> Sequence[Outcome[V]]:
-        return rung.run([work.input for work in works], context)
-
-    faulty = inject(faults, call)
-
-    def checked_call(works: Sequence[Work[I]]) -> Sequence[Outcome[V]]:
-        outcomes = runtime.call_within(partial(faulty, works), rung.time_limit_s, name)
+        outcomes = rung.run([work.input for work in works], context)
         if len(outcomes) != len(works):
             raise BadAnswer(f"{name} gave {len(outcomes)} answers for {len(works)} items")
-        return [_checked(chain, name, outcome) for outcome in outcomes]
+        return outcomes
 
-    checked: Call[I, V] = checked_call
-    return call_rung(
+    faulty = inject(faults, call)
+    replies = call_rung(
         name,
         works,
-        checked,
+        lambda works: runtime.call_within(partial(faulty, works), rung.time_limit_s, name),
         one_by_one=rung.one_by_one,
         sizes=runtime.sizes,
         free_memory=runtime.free_memory,
         timer=runtime.timer,
     )
+    checked = {item_id: _checked(chain, name, outcome) for item_id, outcome in replies.outcomes.items()}
+    return replace(replies, outcomes=checked)
 
 
 def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V]:
@@ -172,7 +170,7 @@ def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V
         return outcome
     if not isinstance(outcome, Served):
         return Failed.because(BadAnswer(f"{name} answered a {type(outcome).__name__}, not an outcome"))
-    if not (math.isfinite(outcome.confidence) and 0 <= outcome.confidence <= 1):
+    if not (isinstance(outcome.confidence, Real) and 0 <= outcome.confidence <= 1):
         return Failed.because(BadAnswer(f"{name} answered with confidence {outcome.confidence}, not in [0, 1]"))
     try:
         chain.check(outcome.value)

@@ -16,6 +16,7 @@ After Spark RAPIDS' split-and-retry, whose contract holds here too: a call must 
 from __future__ import annotations
 
 import math
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import Generic, TypeVar
 
 from tasks.fallback.errors import OutOfMemory, TimedOut, Unavailable
 from tasks.fallback.faults import Call, Work
-from tasks.fallback.outcome import Failed, Outcome, Served
+from tasks.fallback.outcome import Failed, Outcome
 from tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -31,10 +32,11 @@ V = TypeVar("V")
 
 GROW_AFTER = 4
 """Served calls at the working size before it doubles."""
-GIVE_UP_AFTER = 6
-"""Failed calls, with no item served, after which a rung is taken to be broken."""
+GIVE_UP_AFTER = 9
+"""Failed calls, with none answered, after which a rung is taken to be broken. Four poison items, one in each quarter,
+fail the batch, both halves, the quarters and one eighth before a call can be answered: 1 + 2 + 4 + 1."""
 FAILURES_PER_HALVING = 4
-"""Failed calls that isolation may cost, once it served someone, per halving from the batch to one item: a poison
+"""Failed calls that isolation may cost, once a call was answered, per halving from the batch to one item: a poison
 item costs one a halving, so four of them are found wherever they sit."""
 
 
@@ -50,8 +52,8 @@ class WorkingSizes:
         return min(items, self._sizes.get(rung, items))
 
     def did_not_fit(self, rung: str, items: int) -> None:
+        self._served[rung] = 0  # first: another thread that sees the size counts on it
         self._sizes[rung] = max(1, items // 2)
-        self._served[rung] = 0
 
     def fitted(self, rung: str, items: int) -> None:
         if items < self._sizes.get(rung, items + 1):
@@ -68,21 +70,30 @@ class _Isolation:
 
     items: int
     failures: int = 0
-    has_served: bool = False
+    has_answered: bool = False
 
     def may_go_on(self) -> bool:
-        if not self.has_served:
+        if not self.has_answered:
             return self.failures < GIVE_UP_AFTER
         return self.failures < max(GIVE_UP_AFTER, FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))))
 
 
 @dataclass(slots=True)
 class Replies(Generic[V]):
-    """What a rung left for the items of one batch. `seconds` is each item's share of the calls that carried it."""
+    """What a rung left for the items of one batch.
+
+    `seconds` is each item's share of the calls that carried it; `unavailable` names the items that it did not answer
+    because the device, model or service is not here.
+    """
 
     outcomes: dict[str, Outcome[V]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    is_unavailable: bool = False
+    unavailable: set[str] = field(default_factory=set)
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether the rung turned out not to be here."""
+        return bool(self.unavailable)
 
 
 class _Calls(Generic[I, V]):
@@ -104,13 +115,14 @@ class _Calls(Generic[I, V]):
         return chunk[:limit]
 
     def answered(self, chunk: Sequence[Work[I]], outcomes: Sequence[Outcome[V]]) -> None:
-        self.isolation.has_served |= any(isinstance(outcome, Served) for outcome in outcomes)
+        self.isolation.has_answered = True
         self.sizes.fitted(self.name, len(chunk))
         self.replies.outcomes.update(zip((work.item_id for work in chunk), outcomes, strict=True))
 
     def raised(self, chunk: list[Work[I]], error: Exception) -> None:
         match error:
             case OutOfMemory() | MemoryError():
+                _let_go(error)
                 self.free_memory()
                 self.sizes.did_not_fit(self.name, len(chunk))
                 if len(chunk) == 1:
@@ -118,8 +130,9 @@ class _Calls(Generic[I, V]):
                 else:
                     self.waiting.extendleft(reversed(_halves(chunk)))
             case Unavailable():
-                self.replies.is_unavailable = True
-                self.give_up([*chunk, *self.drained()], error)
+                given_up = [*chunk, *self.drained()]
+                self.replies.unavailable.update(work.item_id for work in given_up)
+                self.give_up(given_up, error)
             case TimedOut():
                 self.give_up(chunk, error)
             case _:
@@ -127,9 +140,10 @@ class _Calls(Generic[I, V]):
 
     def isolate(self, chunk: list[Work[I]], error: Exception) -> None:
         self.isolation.failures += 1
-        if not self.isolation.has_served and not self.isolation.may_go_on():
+        may_go_on = self.isolation.may_go_on()
+        if not may_go_on and not self.isolation.has_answered:
             self.give_up([*chunk, *self.drained()], error)
-        elif len(chunk) == 1 or not self.isolation.may_go_on():
+        elif len(chunk) == 1 or not may_go_on:
             self.give_up(chunk, error)
         else:
             self.waiting.extend(_halves(chunk))
@@ -146,6 +160,15 @@ class _Calls(Generic[I, V]):
 def _halves(chunk: list[Work[I]]) -> tuple[list[Work[I]], list[Work[I]]]:
     middle = (len(chunk) + 1) // 2
     return chunk[:middle], chunk[middle:]
+
+
+def _let_go(error: BaseException) -> None:
+    """Empty the frames that `error` came through: what the failed call had allocated is held by their locals."""
+    errors = [error]
+    for known in errors:  # grows while it is walked
+        traceback.clear_frames(known.__traceback__)
+        earlier = (known.__cause__, known.__context__)
+        errors += [one for one in earlier if one is not None and not any(one is other for other in errors)]
 
 
 def call_rung(
