@@ -22,6 +22,7 @@ from tasks.settings import Settings
 
 SERVER_START_LIMIT_S = 180
 SERVER_STOP_LIMIT_S = 10
+DRAIN_LIMIT_S = 10
 MAX_WORKERS = 8
 MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
 
@@ -69,6 +70,13 @@ class PrivateServer:
         raise RepliError(f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another")
 
     def stop(self) -> None:
+        """Stop the server, once this process has told it everything: what is still queued for it when it is gone
+        keeps the interpreter from ending for a minute."""
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        for queue in (EventsWorker, APILogWorker):
+            queue.drain_all(timeout=DRAIN_LIMIT_S)
         if self._process.stdin:
             self._process.stdin.close()
         try:
@@ -106,14 +114,29 @@ def _dask(settings: Settings) -> Iterator[str]:
     from distributed import Nanny, Scheduler, SpecCluster
 
     # The flow answers a worker's death itself, with smaller batches: Dask is not to try the same again first.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+    environ = "distributed.nanny.pre-spawn-environ"
+    memory = {f"{environ}.{name}": value for name, value in _KEEP_MEMORY.items()}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0, **memory}):
         workers = {
             number: {"cls": Nanny, "options": {"nthreads": 1, "name": f"worker-{number}", **options}}
             for number, options in enumerate(worker_options(settings))
         }
         scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
         with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
+            _warm_up(local, settings)
             yield local.scheduler_address
+
+
+def _warm_up(local: Any, settings: Settings) -> None:
+    """Have every worker import what it needs while the server starts. The worker's own thread does it, so that its
+    first task comes after it, not into the middle of it."""
+    from distributed import Client, fire_and_forget
+
+    from tasks.warm_up import warm_up
+
+    with Client(local, set_as_default=False) as client:
+        for worker in client.scheduler_info(n_workers=-1)["workers"]:
+            fire_and_forget(client.submit(warm_up, settings, workers=[worker], key=f"warm-up-{worker}"))
 
 
 def worker_options(settings: Settings) -> list[dict[str, Any]]:
@@ -146,6 +169,10 @@ def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path
     wished = [device.strip() for device in environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
     return wished if present else []
 
+
+# Dask has workers give freed memory back at once, so that every forward pass of a model faults its pages in anew:
+# images took 50 ms each that take 19 ms where the C library keeps what it has (1 thread, efficientnet_lite0).
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3), "MALLOC_MMAP_THRESHOLD_": str(1024**3)}
 
 # The terminal shows progress and summaries; the logs are in the Prefect UI.
 _QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "error"}

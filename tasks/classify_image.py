@@ -67,7 +67,7 @@ CHAIN = Chain(
 
 
 def _input(state: ItemState) -> Picture | None:
-    if not state.item.image:
+    if state.item.image is None:
         return None
     asset = (state.value("fetch") or {}).get("image")
     return Picture(name=str(state.item.name), sha256=asset["sha256"] if asset else None)

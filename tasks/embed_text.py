@@ -86,7 +86,7 @@ def _input(state: ItemState) -> Passage:
         name=str(state.item.name),
         text=(state.value("extract_text") or {}).get("text"),
         label=(classification or {}).get("label"),
-        lacks_label=bool(state.item.image) and classification is None,
+        lacks_label=state.item.image is not None and classification is None,
     )
 
 

@@ -54,7 +54,7 @@ CHAIN = Chain(
 
 def _input(state: ItemState) -> Document | None:
     fetched = state.results["fetch"]
-    if not state.item.document:
+    if state.item.document is None:
         return None
     asset = (fetched.value or {}).get("document")
     return Document(name=str(state.item.name), asset=Asset(**asset) if asset else None)

@@ -158,11 +158,10 @@ def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS
 
 def _read_file(place: Place, limits: FetchLimits) -> bytes:
     try:
-        with open(place.address, "rb", opener=_open_at_once) as file:  # noqa: PTH123  Path.open takes no opener
-            status = os.fstat(file.fileno())  # of what was opened, whatever has its name by now
-            if not stat.S_ISREG(status.st_mode):
+        with open(place.address, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode  # of what was opened, whatever has its name by now
+            if not stat.S_ISREG(mode):
                 raise InvalidItem(f"{place.declared} is no regular file but a device or a pipe; name a file")
-            check_size(status.st_size, place.declared, limits)
             content = file.read(limits.max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ItemError(
@@ -263,7 +262,7 @@ def _looks_like_path(line: str, folder: str) -> bool:
 
 def _check_characters(text: str) -> None:
     """Raise `InvalidItem` for characters that no path or URI has."""
-    if "\0" in text or text != clean_text(text):
+    if text != clean_text(text):
         raise InvalidItem(f"{_shown(clean_text(text))} holds a null byte or half a character; correct it")
 
 

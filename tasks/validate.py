@@ -22,7 +22,7 @@ def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Ou
     """The Great Expectations suite below, on the batch as one DataFrame, its unexpected rows mapped back to items."""
     import pandas as pd
 
-    suite = _suite()
+    suite = load_suite()
     frame = pd.DataFrame([_row(position, item) for position, item in enumerate(items)], dtype=object)
     batch = suite.batch_definition.get_batch(batch_parameters={"dataframe": frame})
     outcome = batch.validate(
@@ -71,7 +71,7 @@ class _Suite:
 
 
 @lru_cache(maxsize=1)
-def _suite() -> _Suite:
+def load_suite() -> _Suite:
     """The suite, ready to run. Great Expectations takes seconds to import: once a process."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx

@@ -316,12 +316,13 @@ def test_no_password_is_kept(context: StageContext, declare: Callable[..., Decla
 
 
 def test_a_blob_folder_that_cannot_be_written_is_told(context: StageContext, declare: Callable[..., Declared]) -> None:
-    """A full or locked disk degrades items and says so; it breaks no batch."""
+    """A full or locked disk degrades items and says so, one by one; the batch is not read again and again."""
     context.settings.home.mkdir()
     context.settings.blobs.write_text("in the way")
-    [result] = run([declare("lamp.html")], context)
-    assert result.status is Status.SKIPPED
-    assert result.error and result.error.type == "StoreError" and "REPLI_HOME" in result.error.message
+    for outcome in from_origin([declare("lamp.html"), declare("A lamp.")], context):
+        assert isinstance(outcome, Failed)
+        assert outcome.error.type == "StoreError"
+        assert "REPLI_HOME" in outcome.error.message
 
 
 def test_a_forced_fallback_asks_no_origin(context: StageContext, declare: Callable[..., Declared], site: Site) -> None:

@@ -59,6 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(302, headers={"Location": "/circle"})
             case "/file":
                 self.answer(302, headers={"Location": "file:///etc/passwd"})
+            case "/ftp":
+                self.answer(302, headers={"Location": "ftp://shop.test/a"})
             case "/broken":
                 self.answer(302, headers={"Location": "http://[::1"})
             case "/moved":
@@ -67,6 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.stream(b"x" * 65536)
             case "/drip":
                 self.stream(b"x", every_s=0.05)
+            case "/claim":
+                self.answer(200, headers={"Content-Length": "2000"})
+                self.until_closed(b"", every_s=0.05)
             case "/drip-headers":
                 self.drip_headers()
             case "/long":
@@ -214,10 +219,11 @@ def test_redirects_are_counted(site: Site) -> None:
     assert sum(site.requests.values()) == OPEN.max_redirects + 1
 
 
-def test_a_redirect_never_leaves_the_web(site: Site) -> None:
-    """A server cannot point at a file of this machine."""
-    with pytest.raises(ItemError, match=r"redirected to file:/+etc/passwd\): that is no web address"):
-        read(f"{site.url}/file")
+@pytest.mark.parametrize(("path", "place"), [("/file", "file:/+etc/passwd"), ("/ftp", "ftp://shop.test/a")])
+def test_a_redirect_never_leaves_the_web(site: Site, path: str, place: str) -> None:
+    """A server cannot point at a file of this machine, or at a protocol that is not checked."""
+    with pytest.raises(ItemError, match=rf"redirected to {place}\): that is no web address"):
+        read(site.url + path)
 
 
 def test_a_redirect_to_nonsense_is_told(site: Site) -> None:
@@ -233,9 +239,10 @@ def test_an_endless_body_is_cut_at_the_size_limit(site: Site) -> None:
 
 
 def test_a_body_too_long_by_its_own_word_is_not_read(site: Site) -> None:
-    """The declared length is enough to refuse, and one byte less is enough to accept."""
-    with pytest.raises(ItemError, match="larger than 1999 bytes"):
-        read(f"{site.url}/long", FetchLimits(allow_private_addresses=True, max_bytes=1999))
+    """The declared length is enough to refuse, also where nothing follows, and one byte less is enough to accept."""
+    for path in ("/long", "/claim"):
+        with pytest.raises(ItemError, match="larger than 1999 bytes"):
+            read(site.url + path, FetchLimits(allow_private_addresses=True, max_bytes=1999, time_limit_s=2))
     assert len(read(f"{site.url}/long", FetchLimits(allow_private_addresses=True, max_bytes=2000)).data) == 2000
 
 
