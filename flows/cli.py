@@ -49,10 +49,19 @@ def run(
 ) -> None:
     """Enrich the items of SOURCE. What an earlier run finished is not done again."""
     from flows import commands, terminal
+    from flows.run_request import RunRequest
 
     with _stdout_kept(as_json) as stdout:
         settings = _settings(database, dask, batch_size)
-        outcome = commands.run(settings, source, limit=limit, refresh=refresh, force=force or (), faults=fault or ())
+        request = RunRequest(
+            source=source,
+            batch_size=settings.batch_size,
+            limit=limit,
+            refresh=refresh,
+            force=tuple(force or ()),
+            faults=tuple(fault or ()),
+        )
+        outcome = commands.run(settings, request)
         if as_json:
             _print_json(outcome.report.as_json(), stdout)
         else:

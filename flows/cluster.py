@@ -34,10 +34,10 @@ class PrivateServer:
     """A Prefect server for one run, with its state under the home. Starting and waiting are apart: other things
     are made ready in between."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int | None = None) -> None:
         home = settings.home / "prefect"
         home.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
+        port = port or _free_port()
         self.api_url = f"http://127.0.0.1:{port}/api"
         self.environment = {
             "PREFECT_HOME": str(home),
@@ -61,13 +61,16 @@ class PrivateServer:
     def wait(self) -> None:
         """Return once the server answers. Raises `RepliError` where it does not."""
         deadline = time.monotonic() + SERVER_START_LIMIT_S
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and self.is_alive():
             try:
                 with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise RepliError(f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another")
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """Stop the server, once this process has told it everything: what is still queued for it when it is gone

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from flows.run_request import RunRequest
 from tasks.fallback import RepliError
 from tasks.report import Report, report_on
 from tasks.settings import Settings
@@ -25,61 +25,51 @@ class RunOutcome:
     problem: str | None
 
 
-def run(
-    settings: Settings,
-    source: Path,
-    *,
-    limit: int | None = None,
-    refresh: bool = False,
-    force: Sequence[str] = (),
-    faults: Sequence[str] = (),
-) -> RunOutcome:
+def run(settings: Settings, request: RunRequest) -> RunOutcome:
     """Run `enrich` on this machine, or on the cluster that the settings name, with progress on stderr.
 
     Raises:
-        UsageError: the request cannot be carried out as asked; nothing was started.
         StoreError: the store cannot be reached or written.
     """
+    from flows.cluster import cluster
+
+    Database(settings.database_url).migrate()  # what cannot be written is told before anything is started
+    with progress_of(settings, request), cluster(settings) as dask_address:
+        return run_on(dask_address, settings, request)
+
+
+def progress_of(settings: Settings, request: RunRequest) -> AbstractContextManager[None]:
+    """Progress of a run on stderr, while the block runs."""
     from rich.console import Console
 
-    from flows.cluster import cluster
-    from flows.run_request import RunRequest
     from flows.terminal import progress_shown
 
-    RunRequest(
-        source=source,
-        batch_size=settings.batch_size,
-        limit=limit,
-        refresh=refresh,
-        force=tuple(force),
-        faults=tuple(faults),
-    )
     database = Database(settings.database_url)
-    database.migrate()
-    with (
-        progress_shown(Console(stderr=True), database, str(source), refresh=refresh),
-        cluster(settings) as dask_address,
-    ):
-        from prefect_dask import DaskTaskRunner
+    return progress_shown(Console(stderr=True), database, str(request.source), refresh=request.refresh)
 
-        from flows.enrich import enrich
 
-        flow = enrich.with_options(task_runner=DaskTaskRunner(address=dask_address))
-        state = flow(
-            str(source),
-            limit=limit,
-            batch_size=settings.batch_size,
-            refresh=refresh,
-            force=list(force),
-            faults=list(faults),
-            return_state=True,
-        )
+def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOutcome:
+    """Run `enrich` on a cluster that is there. The flow reads its settings from the environment."""
+    from prefect_dask import DaskTaskRunner
+
+    from flows.enrich import enrich
+
+    database = Database(settings.database_url)
+    flow = enrich.with_options(task_runner=DaskTaskRunner(address=dask_address))
+    state = flow(
+        str(request.source),
+        limit=request.limit,
+        batch_size=request.batch_size,
+        refresh=request.refresh,
+        force=list(request.force),
+        faults=list(request.faults),
+        return_state=True,
+    )
     begun = runs.of_flow_run(database, str(state.state_details.flow_run_id))
     if begun is None:
         raise RepliError(f"the run did not begin: {state.message}")
-    return RunOutcome(
-        report=report_on(database, begun, STAGE_NAMES), problem=None if state.is_completed() else state.message
-    )
+    report = report_on(database, begun, STAGE_NAMES)
+    return RunOutcome(report=report, problem=None if state.is_completed() else state.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def findings(title: str, items: Iterable[Finding]) -> Table:
     table = Table("item", "quality", "why", title=title, title_justify="left", box=None)
     for item in items:
         quality = "" if item.quality is None else f"{item.quality:g}"
-        table.add_row(Text(_short(item.id, 40)), quality, Text("\n".join(_short(why, 160) for why in item.reasons)))
+        table.add_row(Text(_short(item.id, 40)), quality, Text("\n".join(_short(why, 120) for why in item.reasons)))
     return table
 
 

@@ -123,11 +123,11 @@ class _Calls(Generic[I, V]):
         match error:
             case OutOfMemory() | MemoryError():
                 _let_go(error)
-                self.free_memory()
                 self.sizes.did_not_fit(self.name, len(chunk))
                 if len(chunk) == 1:
                     self.give_up(chunk, error)
                 else:
+                    self.free_memory()  # before a smaller try only: it takes a good part of a second
                     self.waiting.extendleft(reversed(_halves(chunk)))
             case Unavailable():
                 given_up = [*chunk, *self.drained()]
