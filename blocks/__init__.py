@@ -1,0 +1,1 @@
+"""Prefect blocks: what a person configures in the UI."""

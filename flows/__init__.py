@@ -1,0 +1,1 @@
+"""The flows, where they run, and the command line."""

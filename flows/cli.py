@@ -123,14 +123,14 @@ def main() -> None:
         _end("stopped; run the same command again, it goes on from here", 130)
     except BrokenPipeError:  # the reader has seen enough, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:  # noqa: BLE001  the last line of defence: people get a line, not a traceback
+    except Exception as error:
         if os.environ.get("REPLI_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}; set REPLI_DEBUG=1 for the traceback, and report it", 1)
 
 
 def _end(message: object, status: int) -> None:
-    print("repli:", " ".join(str(message).split()), file=sys.stderr)
+    sys.stderr.write(f"repli: {' '.join(str(message).split())}\n")
     sys.exit(status)
 
 
@@ -166,7 +166,8 @@ def _print(page: Any) -> None:
 
 
 def _print_json(document: Any, stream: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=2), file=stream, flush=True)
+    stream.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    stream.flush()
 
 
 if __name__ == "__main__":

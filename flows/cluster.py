@@ -27,7 +27,15 @@ MAX_WORKERS = 8
 MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
 
 # What a private server has no use for: nothing is scheduled, paused or late there.
-_NO_SERVICES = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN", "REPOSSESSOR", "TRIGGERS")
+_NO_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "CANCELLATION_CLEANUP",
+    "FOREMAN",
+    "REPOSSESSOR",
+    "TRIGGERS",
+)
 
 
 class PrivateServer:
@@ -50,7 +58,7 @@ class PrivateServer:
         self._log = home / "server.log"
         services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  our own module, a port number
                 [sys.executable, "-m", "flows.private_server", str(port)],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -63,11 +71,13 @@ class PrivateServer:
         deadline = time.monotonic() + SERVER_START_LIMIT_S
         while time.monotonic() < deadline and self.is_alive():
             try:
-                with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):
+                with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):  # noqa: S310  http on loopback
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RepliError(f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another")
+        raise RepliError(
+            f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another"
+        )
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -158,7 +168,8 @@ def worker_options(settings: Settings) -> list[dict[str, Any]]:
         return [{**plain, "resources": {"GPU": 1}} for _ in range(count)]
     devices = visible_devices()
     options = [
-        {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}} for device in devices
+        {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}}
+        for device in devices
     ]
     others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
     return options + [others] * (count - len(options))

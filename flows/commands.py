@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flows.run_request import RunRequest
 from tasks.fallback import RepliError
@@ -55,7 +55,7 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOut
     from flows.enrich import enrich
 
     database = Database(settings.database_url)
-    flow = enrich.with_options(task_runner=DaskTaskRunner(address=dask_address))
+    flow = enrich.with_options(task_runner=cast(Any, DaskTaskRunner(address=dask_address)))
     state = flow(
         str(request.source),
         limit=request.limit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -57,7 +58,7 @@ def enrich(
     )
     database = Database(settings.database_url)
     database.migrate()
-    run_id = runs.start(database, flow_run.get_id(), source, request.options(settings), datetime.now(UTC))
+    run_id = runs.start(database, str(flow_run.get_id()), source, request.options(settings), datetime.now(UTC))
     catalogue.register(database, run_id, request.records())
     options = RunOptions(run_id=run_id, refresh=refresh, directives=request.directives())
     problems = _enrich_batches(database, request, options, settings)
@@ -70,7 +71,7 @@ def _enrich_batches(database: Database, request: RunRequest, options: RunOptions
 
     def show_progress(batch: Batch) -> None:
         progress = runs.progress(database, options.run_id, refresh=options.refresh)
-        update_progress_artifact(artifact, progress=100 * progress.finished / max(1, progress.items))
+        update_progress_artifact(cast(UUID, artifact), progress=100 * progress.finished / max(1, progress.items))
 
     runner = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner)
     window = Window(

@@ -13,6 +13,7 @@ import threading
 
 
 def main() -> None:
+    """Serve until standard input closes."""
     port = int(sys.argv[1])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import uvicorn

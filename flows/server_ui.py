@@ -10,6 +10,7 @@ from tasks.settings import Settings
 
 
 def main() -> None:
+    """Serve until Ctrl-C."""
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 4200
     server = PrivateServer(Settings.from_environment(), port=port)
     server.wait()

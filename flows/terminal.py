@@ -61,7 +61,9 @@ def progress_shown(console: Console, database: Database, source: str, *, refresh
                 continue
             progress = runs.progress(database, run.id, refresh=refresh)
             if progress.items:
-                mix = "  ".join(f"[{colour(q)}]{q:g}[/]: {n}" for q, n in sorted(progress.quality.items(), reverse=True)[:5])
+                mix = "  ".join(
+                    f"[{colour(q)}]{q:g}[/]: {n}" for q, n in sorted(progress.quality.items(), reverse=True)[:5]
+                )
                 bar.update(task, description="enriching", total=progress.items, completed=progress.finished, mix=mix)
 
     thread = threading.Thread(target=follow, name="progress", daemon=True)
@@ -76,7 +78,11 @@ def progress_shown(console: Console, database: Database, source: str, *, refresh
 
 def run_summary(report: Report) -> RenderableType:
     """A run, for people."""
-    parts: list[RenderableType] = [Text(f"{report} in {report.seconds:.1f} s", style="bold"), "", tally_table(report.tally)]
+    parts: list[RenderableType] = [
+        Text(f"{report} in {report.seconds:.1f} s", style="bold"),
+        "",
+        tally_table(report.tally),
+    ]
     if report.tally.quality:
         parts += ["", quality_bars(report.tally.quality)]
     if report.failed:
@@ -118,7 +124,9 @@ def quality_bars(quality: Mapping[float, int]) -> Table:
     table = Table("quality", "items", "", box=None)
     most = max(quality.values())
     for value, count in quality.items():
-        table.add_row(f"{value:g}", str(count), Text("█" * max(1, round(BAR_CELLS * count / most)), style=colour(value)))
+        table.add_row(
+            f"{value:g}", str(count), Text("█" * max(1, round(BAR_CELLS * count / most)), style=colour(value))
+        )
     return table
 
 

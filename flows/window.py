@@ -126,7 +126,9 @@ class Window:
                 _mark_crashed(future, str(error))
                 return stage.name, error
             except (OSError, TimeoutError) as error:
-                raise RepliError(f"the Dask cluster was lost ({error}); start the run again, it goes on from here") from error
+                raise RepliError(
+                    f"the Dask cluster was lost ({error}); start the run again, it goes on from here"
+                ) from error
             if isinstance(result, Exception):
                 return stage.name, result
         return STAGES[-1].name, None

@@ -1,4 +1,4 @@
-"""Classify image: a larger model on the accelerator; a smaller one on the processor; words and pixels; or not at all."""
+"""Classify image: a larger model on the accelerator; a smaller one on the processor; words and pixels; or skip."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Out
 
 
 def check(answer: Classification) -> None:
+    """Raise ValueError for what is no classification."""
     if not isinstance(answer, Classification):
         raise ValueError("the answer is no classification")
     if answer.unknown != (answer.label is None):

@@ -59,6 +59,7 @@ def hashed(passages: Sequence[Passage], context: StageContext) -> Sequence[Outco
 
 
 def check(embedding: Embedding) -> None:
+    """Raise ValueError for what is no unit vector."""
     import numpy as np
 
     if not isinstance(embedding, Embedding):
@@ -106,4 +107,4 @@ def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Served[Em
 def _vectorizer() -> Any:
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    return HashingVectorizer(n_features=HASHED_DIMENSIONS, token_pattern=r"(?u)\w+", norm="l2")
+    return HashingVectorizer(n_features=HASHED_DIMENSIONS, token_pattern=r"(?u)\w+", norm="l2")  # noqa: S106

@@ -38,6 +38,7 @@ def name_alone(documents: Sequence[Document], context: StageContext) -> Sequence
 
 
 def check(text: Text) -> None:
+    """Raise ValueError for a text that shows nothing."""
     if not (isinstance(text, Text) and text.text.strip()):
         raise ValueError("a text needs at least one character that shows")
 
@@ -97,7 +98,7 @@ def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Te
             raise ItemError(f"{where} is {media_type}, which is not read; convert it to HTML, PDF or plain text")
     except RungError:
         raise
-    except Exception as error:  # noqa: BLE001  a parser's own failure on one document is that document's
+    except Exception as error:
         raise ItemError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
     if not text or not text.strip():
         raise ItemError(f"{where} has no text that this way of reading finds")
@@ -145,12 +146,18 @@ def _pdf_by_pypdf(content: bytes) -> str:
     return "\n".join(page.extract_text() for page in reader.pages)
 
 
-_META_CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_META_CHARSET = re.compile(
+    rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE
+)
 
 
 def decoded(content: bytes) -> str:
     """`content` as text: by its byte order mark, as UTF-8, by its own declaration, or by the likeliest guess."""
-    for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
         if content.startswith(mark):
             return content.decode(encoding, errors="replace")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.fallback import StepResult
@@ -42,7 +42,11 @@ class Item:
 
 def clean_text(text: str) -> str:
     """`text` with what no database takes as text (null bytes, lone surrogates) replaced by U+FFFD."""
-    return text.encode("utf-8", "replace" if text.isascii() else "surrogatepass").decode("utf-8", "replace").replace("\0", "\ufffd")
+    return (
+        text.encode("utf-8", "replace" if text.isascii() else "surrogatepass")
+        .decode("utf-8", "replace")
+        .replace("\0", "\ufffd")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +150,11 @@ class Stored:
 def as_json(value: Any) -> Any:
     """The outside form of a stage's value. The vector of an embedding lies beside it, in the store."""
     match value:
-        case None:
-            return None
         case Text():
             return {"text": value.text, "characters": value.characters}
         case Embedding():
             return {"space": value.space, "dimensions": value.dimensions}
-        case _:
+        case _ if is_dataclass(value) and not isinstance(value, type):
             return asdict(value)
+        case _:  # a project's own stage may answer plain JSON
+            return value

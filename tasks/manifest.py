@@ -80,7 +80,9 @@ def _csv(source: Path) -> Iterator[Item]:
                 yield _unusable(source, reader.line_num, f"is not CSV ({error}); correct it")
                 continue
             if None in row:
-                yield _unusable(source, reader.line_num, "has more fields than the first line; put quotes around commas")
+                yield _unusable(
+                    source, reader.line_num, "has more fields than the first line; put quotes around commas"
+                )
             else:
                 yield item_of({name: value or None for name, value in row.items()}, source, reader.line_num)
 
@@ -99,7 +101,9 @@ def _parquet(source: Path) -> Iterator[Item]:
                 number += 1
                 yield item_of(record, source, number)
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"the manifest {source} is no Parquet file that can be read ({error}); write it again") from None
+        raise UsageError(
+            f"the manifest {source} is no Parquet file that can be read ({error}); write it again"
+        ) from None
 
 
 def _images(source: Path) -> Iterator[Item]:
@@ -109,21 +113,26 @@ def _images(source: Path) -> Iterator[Item]:
             path = Path(folder, name)
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 relative = path.relative_to(source).as_posix()
-                record = {"id": relative, "name": path.stem.replace("_", " ").replace("-", " ").strip(), "image": relative}
+                record = {
+                    "id": relative,
+                    "name": path.stem.replace("_", " ").replace("-", " ").strip(),
+                    "image": relative,
+                }
                 yield item_of(record, source / relative, 0, folder=source)
 
 
 def item_of(record: Any, source: Path, number: int, *, folder: Path | None = None) -> Item:
     """The item of one `record`, read from line `number` of `source`; relative paths start at `folder`."""
     if not isinstance(record, Mapping):
-        return _unusable(source, number, f"is a JSON {type(record).__name__}, not an object; write {{\"id\": …, \"name\": …}}")
+        return _unusable(
+            source, number, f'is a JSON {type(record).__name__}, not an object; write {{"id": …, "name": …}}'
+        )
     id_ = record.get("id")
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
     if problem := _id_problem(id_):
         return _unusable(source, number, problem, record)
-    assert isinstance(id_, str)
-    return _item(id_, record, folder or source.parent)
+    return _item(str(id_), record, folder or source.parent)
 
 
 def _id_problem(id_: Any) -> str | None:
@@ -140,7 +149,9 @@ def _id_problem(id_: Any) -> str | None:
 
 def _item(id_: str, record: Mapping[str, Any], folder: Path, problem: str | None = None) -> Item:
     cleaned = {str(name): _clean(value) for name, value in record.items() if name != "id"}
-    repaired = tuple(sorted(clean_text(str(name)) for name, value in record.items() if name != "id" and _clean(value) != value))
+    repaired = tuple(
+        sorted(clean_text(str(name)) for name, value in record.items() if name != "id" and _clean(value) != value)
+    )
     return Item(
         id=id_,
         name=cleaned.pop("name", None),

@@ -43,7 +43,12 @@ class Report:
         """One line."""
         tally = self.tally
         mean = "no mean quality" if tally.mean_quality is None else f"mean quality {tally.mean_quality:.3f}"
-        parts = [f"{tally.stored} of {tally.items} items stored", mean, f"{tally.degraded} degraded", f"{tally.failed} failed"]
+        parts = [
+            f"{tally.stored} of {tally.items} items stored",
+            mean,
+            f"{tally.degraded} degraded",
+            f"{tally.failed} failed",
+        ]
         if tally.pending:
             parts.append(f"{tally.pending} pending")
         if self.run.duplicates:
@@ -83,10 +88,11 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     """The whole report, its chart inline as a PNG data URI, which the Prefect UI shows."""
     tally = report.tally
     options = [f"`{name}={value}`" for name, value in report.run.options.items() if value]
+    chart = base64.b64encode(quality_chart(tally.quality, tally.failed)).decode()
     sections = [
         f"# {report}",
         f"Source `{report.run.source}` · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
-        f"![Items by quality](data:image/png;base64,{base64.b64encode(quality_chart(tally.quality, tally.failed)).decode()})",
+        f"![Items by quality](data:image/png;base64,{chart})",
         "## Stages by status\n\n" + _table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
@@ -138,7 +144,12 @@ def _findings(findings: Iterable[Finding]) -> str:
     lines = ["| item | name | quality | why |", "| --- | --- | ---: | --- |"]
     for item in findings:
         quality = "" if item.quality is None else f"{item.quality:g}"
-        cells = (f"`{_cell(item.id)}`", _cell(item.name or ""), quality, "<br>".join(_cell(why) for why in item.reasons))
+        cells = (
+            f"`{_cell(item.id)}`",
+            _cell(item.name or ""),
+            quality,
+            "<br>".join(_cell(why) for why in item.reasons),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -50,7 +50,7 @@ class RunOptions:
 
     run_id: str
     refresh: bool = False
-    directives: Directives = Directives()
+    directives: Directives = field(default_factory=Directives)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,12 @@ class StageReport:
 
 
 def run_stage(
-    stage: AnyStage, earlier: Sequence[str], item_ids: Sequence[str], options: RunOptions, settings: Settings, runtime: Runtime
+    stage: AnyStage,
+    earlier: Sequence[str],
+    item_ids: Sequence[str],
+    options: RunOptions,
+    settings: Settings,
+    runtime: Runtime,
 ) -> StageReport:
     """Do what is left of `stage` for these items, and keep the results before returning.
 
@@ -89,9 +94,7 @@ def run_stage(
         StoreError: the results could not be read or kept; nothing was.
     """
     database = Database(settings.database_url)
-    states = [
-        state for state in results.load(database, item_ids) if is_due(state, stage.name, earlier, options)
-    ]
+    states = [state for state in results.load(database, item_ids) if is_due(state, stage.name, earlier, options)]
     context = StageContext(settings=settings, database=database, run_id=options.run_id, now=runtime.now())
     works, finished = [], []
     for state in states:

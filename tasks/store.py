@@ -27,6 +27,7 @@ def in_database(enriched: Sequence[Enriched], context: StageContext) -> Sequence
 
 
 def check(stored: Stored) -> None:
+    """Raise ValueError for what is no quality."""
     if not (isinstance(stored, Stored) and 0 < stored.quality <= 1):
         raise ValueError("the quality is not in (0, 1]")
 

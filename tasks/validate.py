@@ -35,7 +35,11 @@ def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Ou
         config = result.expectation_config
         for entry in result.result.get("unexpected_index_list") or []:
             column = config.kwargs["column"]
-            violation = Violation(expectation=config.type, column=column.removesuffix(_TYPE).removesuffix(_TEXT), value=_short(entry[column]))
+            violation = Violation(
+                expectation=config.type,
+                column=column.removesuffix(_TYPE).removesuffix(_TEXT),
+                value=_short(entry[column]),
+            )
             broken[entry["row"]].append((config.meta["required"], violation))
     return [_outcome(item, violations) for item, violations in zip(items, broken, strict=True)]
 
@@ -76,6 +80,7 @@ def load_suite() -> _Suite:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     import great_expectations.expectations as gxe
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     required, soft = {"required": True}, {"required": False}
     expectations = [
@@ -89,7 +94,7 @@ def load_suite() -> _Suite:
         gxe.ExpectColumnValuesToBeNull(column="repaired", meta=soft),
     ]
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # stderr belongs to the run's own progress
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)  # stderr belongs to the run's own progress
     asset = context.data_sources.add_pandas("items").add_dataframe_asset("batch")
     return _Suite(
         suite=context.suites.add(gx.ExpectationSuite("items", expectations=expectations)),

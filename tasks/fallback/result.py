@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -101,9 +101,6 @@ class StepResult:
         Statuses come first (failed 0, skipped 1, degraded 2, the rest 3), penalties decide between equals.
         """
         return _STANDINGS[self.status] + float(self.penalty or 0)
-
-    def with_value(self, value: Any) -> StepResult:
-        return replace(self, value=value)
 
     def as_json(self) -> dict[str, Any]:
         """The outside form: section 3 of the design, in its order."""

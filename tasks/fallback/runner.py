@@ -212,13 +212,13 @@ def _result(
             confidence=0.0,
             rung=SKIP,
             penalty=chain.skip.factor,
-            error=None if is_policy else errors[-1],
+            error=None if is_policy else errors[0],
             retryable=not is_policy,
         )
     return result(
         status=Status.FAILED,
         confidence=0.0,
         rung=chain.rungs[-1].name,
-        error=errors[-1],
+        error=errors[0],
         retryable=all(error.retryable for error in errors),
     )

@@ -63,4 +63,6 @@ def can_move(old: Status, new: Status) -> bool:
 def check_move(old: Status, new: Status) -> None:
     """Raise `IllegalMove` unless a step may go from `old` to `new`."""
     if not can_move(old, new):
-        raise IllegalMove(f"a step that {old} cannot become {new}; from here it may become {', '.join(sorted(MOVES[old]))}")
+        raise IllegalMove(
+            f"a step that {old} cannot become {new}; from here it may become {', '.join(sorted(MOVES[old]))}"
+        )

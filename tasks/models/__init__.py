@@ -1,0 +1,1 @@
+"""The models, loaded lazily and once a process."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tasks.fallback import ItemError, OutOfMemory, Unavailable
@@ -121,7 +122,9 @@ class memory_errors_told:  # noqa: N801  a context manager, read as a phrase
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         import torch
 
         if isinstance(error, torch.OutOfMemoryError) or (
@@ -147,7 +150,7 @@ def open_image(content: bytes) -> Any:
     if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
         raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
     try:
-        image = Image.open(BytesIO(content))
+        image: Image.Image = Image.open(BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise ItemError(
                 f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"

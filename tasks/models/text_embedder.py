@@ -75,7 +75,9 @@ def load(source: str) -> TextEmbedder:
     if kind == "package":
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
-            raise Unavailable(f"the model package {module} is not installed; run: pip install {module.replace('_', '-')}")
+            raise Unavailable(
+                f"the model package {module} is not installed; run: pip install {module.replace('_', '-')}"
+            )
         path = str(Path(spec.origin).parent / "model")
     try:
         model = SentenceTransformer(path, device="cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -41,9 +40,11 @@ class Blobs:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 file.write(content)
-            os.replace(file.name, path)
+            Path(file.name).replace(path)
         except OSError as error:
-            raise StoreError(f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME") from error
+            raise StoreError(
+                f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME"
+            ) from error
         return sha256
 
     def read(self, sha256: str) -> bytes:

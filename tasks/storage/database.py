@@ -34,13 +34,17 @@ class Database:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
-                raise UsageError(f"the database {_shown(parsed)} is neither sqlite:///FILE nor postgresql://…; choose one")
-            if parsed.get_backend_name() == "sqlite" and not parsed.database:
+                raise UsageError(
+                    f"the database {_shown(parsed)} is neither sqlite:///FILE nor postgresql://…; choose one"
+                )
+            if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
                 raise UsageError("a store in memory cannot be shared with the workers; write sqlite:///FILE")
             self.url = parsed
             self.engine = _engine(parsed.render_as_string(hide_password=False))
         except (ArgumentError, NoSuchModuleError) as error:
-            raise UsageError(f"the database URL cannot be read ({error}); write sqlite:///FILE or postgresql://…") from None
+            raise UsageError(
+                f"the database URL cannot be read ({error}); write sqlite:///FILE or postgresql://…"
+            ) from None
         except ModuleNotFoundError as error:
             raise UsageError(f"PostgreSQL needs the extra: pip install 'repli[postgres]' ({error})") from None
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -62,9 +66,9 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A connection whose changes are kept together, or not at all."""
-        with self._errors_told(), self.engine.connect() as connection:
-            with connection.execution_options(repli_writes=True).begin():
-                yield connection
+        writing = self.engine.execution_options(repli_writes=True)
+        with self._errors_told(), writing.begin() as connection:
+            yield connection
 
     def is_migrated(self) -> bool:
         """Whether the store has today's tables. False where there is no store yet."""
@@ -73,7 +77,7 @@ class Database:
         with self.read() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return False
-            return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD
+            return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD)
 
     def migrate(self) -> None:
         """Make the store, or bring it up to date. Safe beside other processes that do the same.
@@ -85,7 +89,9 @@ class Database:
             try:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreError(f"the store {self} cannot be made ({error.strerror}); choose another with --database") from None
+                raise StoreError(
+                    f"the store {self} cannot be made ({error.strerror}); choose another with --database"
+                ) from None
         if self.is_migrated():
             return
         from alembic import command  # 0.2 s that `status` and `show` do without
@@ -108,7 +114,9 @@ class Database:
             if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
                 raise  # ours, not the store's
             reason = " ".join(str(error.orig).split())
-            raise StoreError(f"the store {self} did not answer ({reason}); see that it is there and can be written") from error
+            raise StoreError(
+                f"the store {self} did not answer ({reason}); see that it is there and can be written"
+            ) from error
 
 
 def _shown(url: sa.URL) -> str:
@@ -129,7 +137,12 @@ def _engine(url: str) -> sa.Engine:
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by `_begin_sqlite`, not by the driver's guess
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_S * 1000}"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -95,7 +95,7 @@ def _error_row(error: StepError | None) -> dict[str, Any] | None:
     return {**error.as_json(), "retryable": error.retryable} if error else None
 
 
-def _result(row: Mapping[str, Any]) -> StepResult:
+def _result(row: sa.RowMapping) -> StepResult:
     return StepResult(
         item_id=row["item_id"],
         stage=row["stage"],

@@ -108,7 +108,9 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
     mine = of_run(run_id)
     with database.read() as connection:
         states = connection.execute(
-            sa.select(items.c.state, items.c.quality, sa.func.count()).where(mine).group_by(items.c.state, items.c.quality)
+            sa.select(items.c.state, items.c.quality, sa.func.count())
+            .where(mine)
+            .group_by(items.c.state, items.c.quality)
         ).all()
         steps = connection.execute(
             sa.select(step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count())

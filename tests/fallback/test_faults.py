@@ -15,6 +15,7 @@ from tasks.fallback import (
     Directives,
     Fault,
     FaultKind,
+    Outcome,
     Status,
     StepResult,
     UsageError,
@@ -130,7 +131,7 @@ def test_fault_where_there_is_nothing_is_refused(spec: str, problem: str) -> Non
 def test_option_is_named_where_a_rung_does_not_exist() -> None:
     """Other options that name rungs are checked by the same words."""
     check_rung_exists("classify_image", "skip", CHAINS, "--force")
-    with pytest.raises(UsageError, match="^--force: classify_image has no rung 'tpu'"):
+    with pytest.raises(UsageError, match=r"^--force: classify_image has no rung 'tpu'"):
         check_rung_exists("classify_image", "tpu", CHAINS, "--force")
 
 
@@ -205,7 +206,7 @@ def test_fault_strikes_its_own_stage_and_rung_only() -> None:
 
 
 def test_faults_on_every_rung_end_in_skip() -> None:
-    """Where every rung is made to fail, every item is skipped, for the first fault's reason."""
+    """Where every rung is made to fail, every item is skipped, for the first rung's reason."""
     faults = [f"{STAGE}.gpu=oom", f"{STAGE}.cpu=timeout"]
     results = run(ScriptedRung("gpu"), ScriptedRung("cpu"), faults=faults, count=5)
     assert {result.status for result in results} == {Status.SKIPPED}
@@ -225,8 +226,8 @@ def test_fault_does_not_hide_a_wrong_number_of_answers(kind: str, answers: str) 
     """Answers are counted inside the fault: nobody is served what was meant for another."""
 
     class Miscounting(ScriptedRung):
-        def __call__(self, inputs: Sequence[str], context: object = None) -> list[object]:  # type: ignore[override]
-            right = list(ScriptedRung.__call__(self, inputs))
+        def __call__(self, inputs: Sequence[str], context: object = None) -> Sequence[Outcome[str]]:
+            right = ScriptedRung.__call__(self, inputs)
             return right[1:] if answers == "too few" else [right[0], *right]
 
     results = run(Miscounting("gpu"), faults=[f"{STAGE}.gpu={kind}@0.3"], count=20)

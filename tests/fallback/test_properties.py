@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -139,7 +140,7 @@ def batchings(draw: st.DrawFn, count: int) -> list[list[Work[str]]]:
     batch = draw(st.permutations(works(count)))
     cuts = sorted(draw(st.sets(st.integers(1, max(1, count - 1)))))
     edges = [0, *(cut for cut in cuts if cut < count), count]
-    return [batch[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [batch[start:end] for start, end in pairwise(edges)]
 
 
 def without_seconds(result: StepResult) -> StepResult:
@@ -155,7 +156,7 @@ def test_every_item_ends_with_exactly_one_terminal_status(scenario: Scenario) ->
     assert [result.item_id for result in results] == [work.item_id for work in works(scenario.count)]
     for result in results:
         served = [attempt.rung for attempt in result.attempts if attempt.outcome is AttemptOutcome.SERVED]
-        first_error = next((attempt.error for attempt in result.attempts if attempt.error), None)
+        errors = [attempt.error for attempt in result.attempts if attempt.error]
         is_policy = scenario.forced == "skip"
         match result.status:
             case Status.SUCCEEDED:
@@ -164,17 +165,16 @@ def test_every_item_ends_with_exactly_one_terminal_status(scenario: Scenario) ->
             case Status.DEGRADED:
                 assert served == [result.rung]
                 assert result.value == f"{result.item_id} by {result.rung}"
-                assert (result.error, result.retryable) == (first_error, True)
-                assert result.error is not None
+                assert (result.error, result.retryable) == (errors[0], True)
             case Status.SKIPPED:
                 assert served == [result.rung] == ["skip"]
                 assert (result.value, result.confidence) == (None, 0)
-                assert (result.error, result.retryable) == ((None, False) if is_policy else (first_error, True))
+                assert (result.error, result.retryable) == ((None, False) if is_policy else (errors[0], True))
             case Status.FAILED:
                 assert not served
                 assert scenario.skip is None
-                assert (result.value, result.penalty, result.error) == (None, None, first_error)
-                assert result.retryable is all(attempt.error and attempt.error.retryable for attempt in result.attempts)
+                assert (result.value, result.penalty, result.error) == (None, None, errors[0])
+                assert result.retryable is all(error.retryable for error in errors)
             case _:
                 raise AssertionError(result.status)
 
@@ -182,7 +182,7 @@ def test_every_item_ends_with_exactly_one_terminal_status(scenario: Scenario) ->
 @always
 @given(scenarios())
 def test_trail_has_each_rung_once_and_in_order(scenario: Scenario) -> None:
-    """The trail goes down the chain without a gap, ends where somebody served, and its seconds add up to the clock's."""
+    """The trail goes down the chain without a gap, ends where somebody served, and adds up to the clock's seconds."""
     rungs = scenario.rungs()
     results = scenario.run(works(scenario.count), rungs)
     chain = [*NAMES[: len(scenario.behaviours)], *(["skip"] if scenario.skip else [])]
@@ -239,8 +239,7 @@ def test_rungs_above_the_forced_one_are_not_called(scenario: Scenario) -> None:
 @always
 @given(scenarios())
 def test_what_a_rung_costs_is_bounded(scenario: Scenario) -> None:
-    """Unavailable and timed out: one call, or one an item where declared so; broken: a few; at worst two an item and one a
-    poison's halving."""
+    """Unavailable: one call; timed out: one, or one an item where declared so; broken: a few; at worst two an item."""
     rungs = scenario.rungs()
     scenario.run(works(scenario.count), rungs)
     for rung, does in zip(rungs, scenario.behaviours, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from decimal import Decimal
 from itertools import product
@@ -21,9 +22,10 @@ from tasks.fallback import (
     FaultKind,
     InvalidItem,
     ItemError,
+    Outcome,
     OutOfMemory,
-    Replies,
     RepliError,
+    Replies,
     Rung,
     Served,
     Skip,
@@ -90,7 +92,7 @@ def test_json_form_in_full() -> None:
 
 def test_pending_result_claims_nothing() -> None:
     """A stage that has not run left no value, no penalty, no error, no trail."""
-    absent = {key: None for key in KEYS} | {"item_id": "7", "stage": "fetch", "status": "pending"}
+    absent = dict.fromkeys(KEYS) | {"item_id": "7", "stage": "fetch", "status": "pending"}
     assert StepResult.pending("7", "fetch").as_json() == absent | {"retryable": False, "attempts": []}
 
 
@@ -119,7 +121,7 @@ def test_error_as_a_value(error: Exception, expected: StepError) -> None:
 
 
 RANKED = [Status.FAILED, Status.SKIPPED, Status.DEGRADED, Status.SUCCEEDED]
-PENALTIES = {
+PENALTIES: dict[Status, list[str | None]] = {
     Status.PENDING: [None],
     Status.FAILED: [None],
     Status.SKIPPED: ["0.01", "0.7", "1"],
@@ -179,7 +181,7 @@ def test_every_exception_pickles(error: type[BaseException]) -> None:
     assert str(back) == "why it failed"
 
 
-def answer(inputs: list[str], context: object) -> list[Served[str]]:
+def answer(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:
     return []
 
 

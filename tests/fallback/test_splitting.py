@@ -174,6 +174,14 @@ def test_only_the_item_that_does_not_fit_alone_goes_on() -> None:
     assert rung.calls.count(["77"]) == 1
 
 
+def test_memory_is_freed_before_a_smaller_try_only() -> None:
+    """Freeing takes time: it is done once for each call that is split, and not where nothing is tried again."""
+    freed: list[None] = []
+    rung = ScriptedRung("gpu", fits={work.item_id: 0 for work in BATCH})
+    call(rung, works(8), free_memory=lambda: freed.append(None))
+    assert len(freed) == sum(size > 1 for size in rung.sizes) > 0
+
+
 def test_out_of_memory_has_no_budget() -> None:
     """Where no item fits, every item is tried alone: memory is a matter of size, not of a broken rung."""
     rung = ScriptedRung("gpu", fits={work.item_id: 0 for work in BATCH})
@@ -285,7 +293,7 @@ def test_memory_of_the_failed_call_is_let_go_before_it_is_freed(chaining: str) -
         free_memory=lambda: alive_when_freed.append(sum(tensor() is not None for tensor in tensors)),
         timer=ManualClock().timer,
     )
-    assert alive_when_freed == [0, 0, 0]
+    assert alive_when_freed == [0]
 
 
 def test_time_out_is_not_split() -> None:

