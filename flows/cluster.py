@@ -79,6 +79,11 @@ class PrivateServer:
             f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another"
         )
 
+    def leave(self) -> None:
+        """Let go of the server, which ends by itself then."""
+        if self._process.stdin:
+            self._process.stdin.close()
+
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
@@ -90,8 +95,7 @@ class PrivateServer:
 
         for queue in (EventsWorker, APILogWorker):
             queue.drain_all(timeout=DRAIN_LIMIT_S)
-        if self._process.stdin:
-            self._process.stdin.close()
+        self.leave()
         try:
             self._process.wait(SERVER_STOP_LIMIT_S)
         except subprocess.TimeoutExpired:

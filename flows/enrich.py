@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -79,7 +80,7 @@ def _enrich_batches(database: Database, request: RunRequest, options: RunOptions
         options,
         settings,
         on_done=show_progress,
-        set_aside=lambda batch, stage: set_aside(database, options.run_id, batch, stage),
+        set_aside=partial(set_aside, database, options.run_id),
     )
     return window.run(catalogue.batches(database, options.run_id, request.batch_size, refresh=options.refresh))
 
@@ -91,6 +92,8 @@ def _ending(report: Report, problems: list[str]) -> State[dict[str, Any]]:
         get_run_logger().error(problem)
     if problems:
         return Failed(message=f"{problems[0]}; {report}; start the run again, it goes on from here")
+    if report.tally.pending:
+        return Failed(message=f"{report.tally.pending} items did not come through; {report}; start the run again")
     if report.tally.stored == 0:
         return Failed(message=f"nothing could be stored: {report}")
     if report.tally.degraded or report.tally.failed:

@@ -1,54 +1,57 @@
-"""What happens to a batch whose worker died: it runs again in smaller pieces, down to the item that did it."""
+"""What happens to a batch whose worker died: it runs again in smaller pieces, each alone, down to the item that did it.
+
+Dask blames every task that waited on the worker, so a death among many batches says little. Suspects therefore run
+one at a time with nothing else in flight: a death then has one possible cause, and no innocent item is set aside.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from tasks.fallback import Status, StepError, StepResult
 from tasks.stage_task import Batch
+from tasks.stages import STAGE_NAMES
 from tasks.storage import results
 from tasks.storage.database import Database
 
 PIECES = 8
-DEATHS_ALONE = 2
-"""An item that was alone when its worker died, and is among `DEATHS_ALONE` deaths or more, is set aside."""
+FATAL_DEATHS = 2
+"""An item over which so many workers died, the last time alone, is set aside."""
 
 
-def smaller(batch: Batch) -> list[Batch]:
-    """The pieces in which a batch is run again; the batch itself where it is one item that has another try."""
+def suspects(batch: Batch, *, was_alone: bool) -> list[Batch]:
+    """The pieces in which to run a batch again whose worker died; none where it is an item to set aside."""
+    deaths = batch.deaths + was_alone
+    if len(batch.item_ids) == 1 and deaths >= FATAL_DEATHS:
+        return []
     size = max(1, -(-len(batch.item_ids) // PIECES))
-    starts = range(0, len(batch.item_ids), size)
     return [
-        Batch(number=batch.number, item_ids=batch.item_ids[start : start + size], deaths=batch.deaths + 1)
-        for start in starts
+        Batch(number=batch.number, item_ids=batch.item_ids[start : start + size], deaths=deaths, is_suspect=True)
+        for start in range(0, len(batch.item_ids), size)
     ]
 
 
-def is_culprit(batch: Batch) -> bool:
-    """Whether the batch is one item over which workers died again and again."""
-    return len(batch.item_ids) == 1 and batch.deaths + 1 >= DEATHS_ALONE
-
-
-def set_aside(database: Database, run_id: str, batch: Batch, stage: str) -> None:
-    """Mark a culprit failed, retryable, with the reason. Where the stage has its result already, nothing changes."""
-    deaths = batch.deaths + 1
-    message = (
-        f"{stage} killed its worker {deaths} times over this item, the last time alone (a crash, a kill, or memory); "
-        "it is left out of this run, and the next run tries it again"
-    )
+def set_aside(database: Database, run_id: str, batch: Batch) -> None:
+    """Mark a culprit failed, retryable, with the reason, at the stage that it did not come through."""
     results.save(
-        database,
-        [
-            StepResult(
-                item_id=item_id,
-                stage=stage,
-                status=Status.FAILED,
-                confidence=0.0,
-                error=StepError(type="WorkerDied", message=message),
-                retryable=True,
-                run_id=run_id,
-                finished_at=datetime.now(UTC),
-            )
-            for item_id in batch.item_ids
-        ],
+        database, [_failed(state.item.id, run_id, state.results) for state in results.load(database, batch.item_ids)]
+    )
+
+
+def _failed(item_id: str, run_id: str, left: Mapping[str, StepResult]) -> StepResult:
+    stage = next(name for name in STAGE_NAMES if name not in left or not left[name].status.is_done)
+    message = (
+        f"{stage} killed its worker {FATAL_DEATHS} times or more over this item, the last time alone (a crash, a kill "
+        "or too little memory); it is left out of this run, and the next run tries it again"
+    )
+    return StepResult(
+        item_id=item_id,
+        stage=stage,
+        status=Status.FAILED,
+        confidence=0.0,
+        error=StepError(type="WorkerDied", message=message),
+        retryable=True,
+        run_id=run_id,
+        finished_at=datetime.now(UTC),
     )

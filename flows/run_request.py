@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,9 @@ from tasks.fallback import Directives, UsageError, check_rung_exists, parse_faul
 from tasks.items import Item
 from tasks.settings import Settings
 from tasks.stages import CHAINS
+
+MAX_BATCH_SIZE = 10_000
+"""A database takes some ten thousand parameters a query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,8 @@ class RunRequest:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: a batch holds at least 1 item")
+        if self.batch_size > MAX_BATCH_SIZE:
+            raise UsageError(f"--batch-size {self.batch_size}: a batch holds at most {MAX_BATCH_SIZE} items")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: ask for at least 1 item")
         self.directives()
@@ -40,7 +46,7 @@ class RunRequest:
 
     def records(self) -> Iterator[Item]:
         """The manifest's items, up to the limit."""
-        return islice(manifest.read(self.source), self.limit)
+        return islice(manifest.read(self.source), None if self.limit is None else min(self.limit, sys.maxsize))
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """What the run's record in the store says of it."""

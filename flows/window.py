@@ -11,11 +11,11 @@ from typing import Any
 import dask
 from distributed import Client, KilledWorker
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from flows.lost_workers import is_culprit, smaller
+from flows.lost_workers import suspects
 from tasks.fallback import RepliError
 from tasks.settings import Settings
 from tasks.stage import RunOptions, StageReport
@@ -40,7 +40,7 @@ class Window:
     Args:
         client: the Dask client of the flow's task runner.
         on_done: told of each batch that came through.
-        set_aside: told of each item that workers die over, and of the stage.
+        set_aside: told of each batch of one item that workers die over.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Window:
         settings: Settings,
         *,
         on_done: Callable[[Batch], None],
-        set_aside: Callable[[Batch, str], None],
+        set_aside: Callable[[Batch], None],
     ) -> None:
         self._client = client
         self._options = options
@@ -61,33 +61,28 @@ class Window:
 
     def run(self, batches: Iterable[tuple[str, ...]]) -> list[str]:
         """Take every batch through every stage; what went wrong on the way, save workers' deaths, which are mended."""
-        fresh = iter(batches)
-        again: deque[Batch] = deque()
+        fresh = (Batch(number=number, item_ids=item_ids) for number, item_ids in enumerate(batches, 1))
+        suspected: deque[Batch] = deque()
         in_flight: deque[InFlight] = deque()
         problems: list[str] = []
-        number = 0
         while True:
-            while len(in_flight) < self._width():
-                if again:
-                    in_flight.append(self._submit(again.popleft()))
-                elif item_ids := next(fresh, None):
-                    number += 1
-                    in_flight.append(self._submit(Batch(number=number, item_ids=item_ids)))
-                else:
-                    break
+            if suspected and not in_flight:
+                in_flight.append(self._submit(suspected.popleft()))
+            while not suspected and len(in_flight) < self._width() and (batch := next(fresh, None)):
+                in_flight.append(self._submit(batch))
             if not in_flight:
                 return problems
-            oldest = in_flight.popleft()
-            stage, error = self._wait(oldest)
+            sent = in_flight.popleft()
+            stage, error = self._wait(sent)
             if error is None:
-                self._on_done(oldest.batch)
+                self._on_done(sent.batch)
             elif isinstance(error, KilledWorker):
-                if is_culprit(oldest.batch):
-                    self._set_aside(oldest.batch, stage)
-                else:
-                    again.extend(smaller(oldest.batch))
+                pieces = suspects(sent.batch, was_alone=sent.batch.is_suspect)
+                suspected.extend(pieces)
+                if not pieces:
+                    self._set_aside(sent.batch)
             else:
-                problems.append(f"{stage}, {oldest.batch}: {error}")
+                problems.append(f"{stage}, {sent.batch}: {error}")
 
     def _width(self) -> int:
         return 2 * len(self._workers()) + AHEAD
@@ -139,5 +134,5 @@ def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:
     with get_client(sync_client=True) as client:
         try:
             client.set_task_run_state(future.task_run_id, Crashed(message=why), force=True)
-        except ObjectNotFound:  # it never began
+        except (ObjectNotFound, PrefectHTTPStatusError):  # it died before the server had heard of it
             return

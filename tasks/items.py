@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ if TYPE_CHECKING:  # `status` and `show` do without it
 class Item:
     """One catalogue record. `folder` is the manifest's: relative paths start there.
 
-    `repaired` names the columns in which characters that are no text (null bytes, lone surrogates) were replaced.
+    `repaired` names the columns in which characters that are no text (null bytes, lone surrogates) were replaced, or
+    numbers that are none (NaN, infinities) left out.
     `problem` says why the record cannot be an item (an unreadable line, an unusable id); such a record is kept
     under the name of its line, so that it is seen, and fails in `validate`.
     """
@@ -42,11 +44,10 @@ class Item:
 
 def clean_text(text: str) -> str:
     """`text` with what no database takes as text (null bytes, lone surrogates) replaced by U+FFFD."""
-    return (
-        text.encode("utf-8", "replace" if text.isascii() else "surrogatepass")
-        .decode("utf-8", "replace")
-        .replace("\0", "\ufffd")
-    )
+    return _NO_TEXT.sub("\ufffd", text)
+
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

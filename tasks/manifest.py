@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from tasks.items import Item, clean_text
 
 MAX_ID_CHARACTERS = 512
 MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
+MAX_LEVELS = 64
+"""Lists and objects inside one another; what the store keeps is read by recursion."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -68,23 +71,22 @@ def _csv(source: Path) -> Iterator[Item]:
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     # What is no UTF-8 comes through as surrogates, which `item_of` replaces and notes on the item.
     with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)  # else a quote that is never closed swallows the lines after it
         if reader.fieldnames is not None and "id" not in reader.fieldnames:
             raise UsageError(f"the manifest {source} has no column 'id' in its first line; add it")
         while True:
+            number = reader.line_num + 1  # where the record begins: a quote that is never closed is there
             try:
                 row = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield _unusable(source, reader.line_num, f"is not CSV ({error}); correct it")
+                yield _unusable(source, number, f"is not CSV ({error}); correct it, and see its quotes")
                 continue
             if None in row:
-                yield _unusable(
-                    source, reader.line_num, "has more fields than the first line; put quotes around commas"
-                )
+                yield _unusable(source, number, "has more fields than the first line; put quotes around commas")
             else:
-                yield item_of({name: value or None for name, value in row.items()}, source, reader.line_num)
+                yield item_of({name: value or None for name, value in row.items()}, source, number)
 
 
 def _parquet(source: Path) -> Iterator[Item]:
@@ -100,25 +102,24 @@ def _parquet(source: Path) -> Iterator[Item]:
             for record in batch.to_pylist():
                 number += 1
                 yield item_of(record, source, number)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise UsageError(
             f"the manifest {source} is no Parquet file that can be read ({error}); write it again"
         ) from None
 
 
 def _images(source: Path) -> Iterator[Item]:
+    number = 0
     for folder, subfolders, files in os.walk(source):
         subfolders.sort()
         for name in sorted(files):
             path = Path(folder, name)
             if path.suffix.lower() in IMAGE_SUFFIXES:
+                number += 1
                 relative = path.relative_to(source).as_posix()
-                record = {
-                    "id": relative,
-                    "name": path.stem.replace("_", " ").replace("-", " ").strip(),
-                    "image": relative,
-                }
-                yield item_of(record, source / relative, 0, folder=source)
+                words = path.stem.replace("_", " ").replace("-", " ").strip()
+                record = {"id": relative, "name": words or path.name, "image": relative}
+                yield item_of(record, source, number, folder=source)
 
 
 def item_of(record: Any, source: Path, number: int, *, folder: Path | None = None) -> Item:
@@ -130,7 +131,7 @@ def item_of(record: Any, source: Path, number: int, *, folder: Path | None = Non
     id_ = record.get("id")
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
-    if problem := _id_problem(id_):
+    if problem := _id_problem(id_) or _depth_problem(record):
         return _unusable(source, number, problem, record)
     return _item(str(id_), record, folder or source.parent)
 
@@ -143,15 +144,24 @@ def _id_problem(id_: Any) -> str | None:
     if len(id_) > MAX_ID_CHARACTERS:
         return f"has an id of {len(id_):,} characters; the limit is {MAX_ID_CHARACTERS}"
     if clean_text(id_) != id_:
-        return "has an id with a null byte or half a surrogate pair; remove it"
+        return "has an id with a null byte, half a surrogate pair or bytes that are not UTF-8; correct it"
     return None
 
 
+def _depth_problem(record: Mapping[str, Any]) -> str | None:
+    level: list[Any] = [record]
+    for _ in range(MAX_LEVELS):
+        nested = [outer for outer in level if isinstance(outer, Mapping | list | tuple)]
+        level = [inner for outer in nested for inner in (outer.values() if isinstance(outer, Mapping) else outer)]
+        if not level:
+            return None
+    return f"holds lists or objects more than {MAX_LEVELS} deep; flatten it"
+
+
 def _item(id_: str, record: Mapping[str, Any], folder: Path, problem: str | None = None) -> Item:
-    cleaned = {str(name): _clean(value) for name, value in record.items() if name != "id"}
-    repaired = tuple(
-        sorted(clean_text(str(name)) for name, value in record.items() if name != "id" and _clean(value) != value)
-    )
+    plain = {str(name): _plain(value) for name, value in record.items() if name != "id"}
+    cleaned = {name: _clean(value) for name, value in plain.items()}
+    repaired = tuple(sorted(clean_text(name) for name, value in cleaned.items() if value != plain[name]))
     return Item(
         id=id_,
         name=cleaned.pop("name", None),
@@ -166,9 +176,9 @@ def _item(id_: str, record: Mapping[str, Any], folder: Path, problem: str | None
 
 def _unusable(source: Path, number: int, problem: str, record: Any = None) -> Item:
     id_ = clean_text(f"{source.name[:200]}:{number}")
-    problem = f"line {number} of {clean_text(source.name)} {problem}"
+    problem = f"{'file' if source.is_dir() else 'line'} {number} of {clean_text(source.name)} {problem}"
     name = record.get("name") if isinstance(record, Mapping) else None
-    return _item(id_, {"name": name}, source.parent, problem=problem)
+    return _item(id_, {"name": name if isinstance(name, str) else None}, source.parent, problem=problem)
 
 
 def _declared(value: Any) -> Any:
@@ -176,15 +186,29 @@ def _declared(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types: Parquet's dates, decimals and bytes become text."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
+
+
 def _clean(value: Any) -> Any:
+    """`value` without what no database takes: as in `clean_text`, and None for NaN and the infinities."""
     match value:
         case str():
             return clean_text(value)
-        case Mapping():
-            return {clean_text(str(key)): _clean(inner) for key, inner in value.items()}
-        case list() | tuple():
+        case dict():
+            return {clean_text(key): _clean(inner) for key, inner in value.items()}
+        case list():
             return [_clean(inner) for inner in value]
-        case None | bool() | int() | float():
+        case float() if not math.isfinite(value):
+            return None
+        case _:
             return value
-        case _:  # Parquet's dates, decimals and bytes
-            return str(value)

@@ -87,11 +87,11 @@ def colour(quality: float) -> str:
 def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     """The whole report, its chart inline as a PNG data URI, which the Prefect UI shows."""
     tally = report.tally
-    options = [f"`{name}={value}`" for name, value in report.run.options.items() if value]
+    options = [_option(name, value) for name, value in report.run.options.items() if value]
     chart = base64.b64encode(quality_chart(tally.quality, tally.failed)).decode()
     sections = [
         f"# {report}",
-        f"Source `{report.run.source}` · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
+        f"Source {_cell(report.run.source)} · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
         f"![Items by quality](data:image/png;base64,{chart})",
         "## Stages by status\n\n" + _table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
@@ -125,6 +125,13 @@ def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:
     return image.getvalue()
 
 
+def _option(name: str, value: Any) -> str:
+    """An option as it was asked for: `refresh`, `limit 100`, `faults classify_image.gpu=oom`."""
+    if value is True:
+        return f"`{name}`"
+    return f"`{name} {' '.join(value) if isinstance(value, list) else value}`"
+
+
 def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, int]]) -> str:
     lines = [[corner, *columns], ["---", *["---:"] * len(columns)]]
     lines += [[name, *(str(counts.get(column, "")) for column in columns)] for name, counts in rows.items()]
@@ -145,7 +152,7 @@ def _findings(findings: Iterable[Finding]) -> str:
     for item in findings:
         quality = "" if item.quality is None else f"{item.quality:g}"
         cells = (
-            f"`{_cell(item.id)}`",
+            _cell(item.id),
             _cell(item.name or ""),
             quality,
             "<br>".join(_cell(why) for why in item.reasons),
@@ -157,6 +164,7 @@ def _findings(findings: Iterable[Finding]) -> str:
 def _cell(text: str, longest: int = 240) -> str:
     """`text` as it may stand in a table: on one line, with nothing that Markdown or HTML would act on."""
     short = text if len(text) <= longest else text[: longest - 1] + "…"
-    for character, entity in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"}.items():
-        short = short.replace(character, entity)
-    return " ".join(short.split())
+    return " ".join(short.split()).translate(_ENTITIES)
+
+
+_ENTITIES = {ord(character): f"&#{ord(character)};" for character in "&<>|`*_~[]\\"}

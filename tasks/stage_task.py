@@ -11,7 +11,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from tasks.fallback import Replies, Served
 from tasks.process import process_runtime
@@ -24,18 +24,23 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Items that travel together. `deaths` counts the workers that died over it."""
+    """Items that travel together.
+
+    A suspect is what is left of a batch whose worker died; it travels alone. `deaths` counts the workers that died
+    while it did.
+    """
 
     number: int
     item_ids: tuple[str, ...]
     deaths: int = 0
+    is_suspect: bool = False
 
     def __str__(self) -> str:
-        again = f", again after {self.deaths} lost workers" if self.deaths else ""
+        again = ", again, after its worker died" if self.is_suspect else ""
         return f"batch {self.number} ({len(self.item_ids)} items{again})"
 
 
-@task(task_run_name="{stage} · {batch}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Do one stage for one batch. Idempotent; see `tasks.stage.run_stage`."""
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
@@ -57,7 +62,7 @@ def as_subtask(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]
     fallback = Task(
         fn=partial(_fallback, work, kept, items, f"{stage}.{rung}"),
         name=f"{stage}.{rung}",
-        task_run_name=f"{stage}.{rung} · {items} items",
+        task_run_name=f"{stage}.{rung}: {items} items",
         cache_policy=NO_CACHE,
         persist_result=False,
     )
@@ -70,4 +75,4 @@ def _fallback(work: Callable[[], Replies[V]], kept: list[Replies[V]], items: int
     kept.append(replies)
     served = sum(isinstance(outcome, Served) for outcome in replies.outcomes.values())
     message = f"{name} served {served} of {items} items"
-    return Completed(name="Degraded", message=message) if served else Failed(message=message)
+    return Completed(name="Degraded" if served else "Served none", message=message)

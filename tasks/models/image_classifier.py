@@ -156,6 +156,8 @@ def open_image(content: bytes) -> Any:
                 f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"
             )
         image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return _of_8_bits(image).convert("RGB")
         if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, "white")
@@ -167,6 +169,18 @@ def open_image(content: bytes) -> Any:
         raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever the file leads them to
         raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
+
+
+def _of_8_bits(image: Any) -> Any:
+    """A grey image of 16 or 32 bits a pixel as one of 8. Pillow's own conversion makes all above 255 white."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    is_of_16_bits = image.mode.startswith("I;16")
+    low, high = (0.0, 65535.0) if is_of_16_bits else (float(pixels.min()), float(pixels.max()))
+    scaled = (pixels - low) * (255 / ((high - low) or 1.0))
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
 @lru_cache(maxsize=4)

@@ -72,8 +72,9 @@ def test_mean_of_equal_qualities_is_that_quality() -> None:
 
 
 def test_mean_is_weighted_by_items() -> None:
-    """Each item counts once."""
+    """Each item counts once, and the sum is exact: floats would come to 0.8500000000000001."""
     assert mean_quality({1.0: 3, 0.6: 1}) == 0.9
+    assert mean_quality({0.9: 2, 0.8: 2}) == 0.85
 
 
 @pytest.mark.parametrize("histogram", [{}, {0.9: 0}])

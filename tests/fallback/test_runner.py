@@ -298,6 +298,9 @@ def test_fallbacks_run_where_people_see_them() -> None:
     results = run(first, second, ScriptedRung("rules"), batch=works(3), within=runtime(around_fallback=around))
     assert seen == [(STAGE, "cpu", 2), (STAGE, "rules", 1)]
     assert [result.rung for result in results] == ["gpu", "cpu", "rules"]
+    seen.clear()
+    run(first, second, batch=works(3), forced="cpu", within=runtime(around_fallback=around))
+    assert seen == [(STAGE, "cpu", 3)]
 
 
 def test_every_call_is_made_within_its_rungs_limit() -> None:

@@ -1,0 +1,64 @@
+"""The README says what is so."""
+
+from __future__ import annotations
+
+import re
+import types
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tasks.fallback import SKIP, Status, Work, run_chain
+from tasks.process import process_runtime
+from tasks.settings import Settings
+from tasks.stage import StageContext
+from tasks.stages import CHAINS
+from tasks.storage.database import Database
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_chain_table_is_the_code() -> None:
+    """Every stage, rung and penalty of the table is that of the chains, in their order."""
+    rows = []
+    for chain in CHAINS:
+        rungs = [f"`{rung.name}` {rung.factor:g}" for rung in chain.rungs]
+        if chain.skip:
+            rungs.append(f"`{SKIP}` {chain.skip.factor:g}")
+        rows.append(f"| `{chain.stage}` | {' · '.join(rungs)} |")
+    assert "| stage | rungs |\n|---|---|\n" + "\n".join(rows) in README
+
+
+def test_every_status_is_explained() -> None:
+    """The table of statuses has the six of the code."""
+    assert re.findall(r"^\| `(\w+)` \| (?!`)", README, re.MULTILINE)[: len(Status)] == [
+        str(status) for status in Status
+    ]
+
+
+def test_every_variable_is_one_that_is_read() -> None:
+    """The README names the variables that the code reads, and no other."""
+    code = Path(__file__).parents[1]
+    read = {
+        name
+        for folder in ("flows", "tasks")
+        for path in (code / folder).rglob("*.py")
+        for name in re.findall(r'"(REPLI_[A-Z_]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert set(re.findall(r"`(REPLI_[A-Z_]+)`", README)) == read
+
+
+def test_the_example_stage_works(settings: Settings, tmp_path: Path) -> None:
+    """The stage that the README shows serves what it can, falls back where it says, and skips the rest."""
+    source = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert source
+    example = types.ModuleType("example")
+    exec(source[1], example.__dict__)
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    context = StageContext(settings=settings, database=database, run_id="r", now=datetime.now(UTC))
+    works = [Work(name, name) for name in ("cat", "dog", "axolotl")]
+    cat, dog, axolotl = run_chain(
+        example.STAGE.chain, works, context, run_id="r", runtime=process_runtime(may_exit=False)
+    )
+    assert (cat.status, cat.value, cat.rung) == (Status.DEGRADED, "chat", "dictionary")
+    assert dog.value == "chien"
+    assert (axolotl.status, axolotl.confidence) == (Status.SKIPPED, 0.0)
