@@ -88,14 +88,21 @@ def _by_model(
     prepared = []
     for picture in pictures:
         try:
-            if picture.sha256 is None:
-                raise ItemError(NO_IMAGE)
-            prepared.append(classifier.prepare(blobs.read(picture.sha256)))
+            prepared.append(classifier.prepare(_content(picture, blobs)))
             outcomes.append(None)
         except ItemError as error:
             outcomes.append(Failed.because(error))
     answers = iter(classifier.classify(prepared))
     return [outcome or Served(*next(answers)) for outcome in outcomes]
+
+
+def _content(picture: Picture, blobs: Blobs) -> bytes:
+    if picture.sha256 is None:
+        raise ItemError(NO_IMAGE)
+    try:
+        return blobs.read(picture.sha256)
+    except OSError as error:
+        raise ItemError(f"the fetched image cannot be read ({error}); fetch it again with --refresh") from error
 
 
 _RULES_CONFIDENCE = 0.5
@@ -107,9 +114,7 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Classificatio
 
     from tasks.models.image_classifier import open_image
 
-    if picture.sha256 is None:
-        raise ItemError(NO_IMAGE)
-    thumbnail = open_image(blobs.read(picture.sha256)).convert("L").resize((32, 32))
+    thumbnail = open_image(_content(picture, blobs)).convert("L").resize((32, 32))
     is_blank = ImageStat.Stat(thumbnail).stddev[0] < _BLANK_BELOW
     classes = () if is_blank else classes_named_in(picture.name)
     confidence = _RULES_CONFIDENCE / len(classes) if classes else 0.0

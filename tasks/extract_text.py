@@ -13,6 +13,9 @@ from tasks.items import Asset, ItemState, Text, clean_text
 from tasks.stage import Stage, StageContext
 from tasks.storage.blobs import Blobs
 
+WEB_ENCODING = "cp1252"
+"""What browsers take for a page in no other encoding."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
@@ -169,10 +172,20 @@ def decoded(content: bytes) -> str:
             return content.decode(declared[1].decode("ascii"), errors="replace")
         except LookupError:
             pass
+    return content.decode(_likeliest_encoding(content[:65536]), errors="replace")
+
+
+def _likeliest_encoding(content: bytes) -> str:
+    """The best guess at an 8-bit encoding, the web's own among equally good ones: a few bytes fit dozens."""
     from charset_normalizer import from_bytes
 
-    guess = from_bytes(content[:65536]).best()
-    return content.decode(guess.encoding if guess else "cp1252", errors="replace")
+    guesses = from_bytes(content)
+    best = guesses.best()
+    if best is None:
+        return WEB_ENCODING
+    equals = [guess for guess in guesses if (guess.chaos, guess.coherence) == (best.chaos, best.coherence)]
+    names = {name for guess in equals for name in (guess.encoding, *guess.could_be_from_charset)}
+    return WEB_ENCODING if WEB_ENCODING in names else best.encoding
 
 
 def _short(uri: str) -> str:

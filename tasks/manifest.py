@@ -22,6 +22,7 @@ MAX_ID_CHARACTERS = 512
 MAX_FIELD_CHARACTERS = 64 * 1024 * 1024
 MAX_LEVELS = 64
 """Lists and objects inside one another; what the store keeps is read by recursion."""
+TOO_DEEP = f"holds lists or objects more than {MAX_LEVELS} deep; flatten it"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -58,10 +59,14 @@ def _jsonl(source: Path) -> Iterator[Item]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip())
             except UnicodeDecodeError as error:
                 yield _unusable(source, number, f"is not UTF-8 (byte {error.start}); save the file as UTF-8")
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                yield _unusable(source, number, TOO_DEEP)
+            except json.JSONDecodeError as error:
+                yield _unusable(source, number, f"is not JSON ({error.msg}, at character {error.pos + 1}); correct it")
+            except ValueError as error:  # a number of thousands of digits
                 yield _unusable(source, number, f"is not JSON ({error}); correct it")
             else:
                 yield item_of(record, source, number)
@@ -125,9 +130,8 @@ def _images(source: Path) -> Iterator[Item]:
 def item_of(record: Any, source: Path, number: int, *, folder: Path | None = None) -> Item:
     """The item of one `record`, read from line `number` of `source`; relative paths start at `folder`."""
     if not isinstance(record, Mapping):
-        return _unusable(
-            source, number, f'is a JSON {type(record).__name__}, not an object; write {{"id": …, "name": …}}'
-        )
+        kind = type(record).__name__
+        return _unusable(source, number, f'holds a value of type {kind}, not an object; write {{"id": …, "name": …}}')
     id_ = record.get("id")
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
@@ -140,7 +144,7 @@ def _id_problem(id_: Any) -> str | None:
     if id_ is None or (isinstance(id_, str) and not id_.strip()):
         return "has no id; give it one"
     if not isinstance(id_, str):
-        return f"has an id that is a {type(id_).__name__}; make it text"
+        return f"has an id of type {type(id_).__name__}; make it text"
     if len(id_) > MAX_ID_CHARACTERS:
         return f"has an id of {len(id_):,} characters; the limit is {MAX_ID_CHARACTERS}"
     if clean_text(id_) != id_:
@@ -155,7 +159,7 @@ def _depth_problem(record: Mapping[str, Any]) -> str | None:
         level = [inner for outer in nested for inner in (outer.values() if isinstance(outer, Mapping) else outer)]
         if not level:
             return None
-    return f"holds lists or objects more than {MAX_LEVELS} deep; flatten it"
+    return TOO_DEEP
 
 
 def _item(id_: str, record: Mapping[str, Any], folder: Path, problem: str | None = None) -> Item:

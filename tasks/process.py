@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,7 +19,8 @@ def free_memory() -> None:
     gc.collect()
     torch = sys.modules.get("torch")  # without it there is nothing on a device
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that is broken says so at the next call
+            torch.cuda.empty_cache()
 
 
 @lru_cache(maxsize=2)

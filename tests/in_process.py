@@ -1,0 +1,73 @@
+"""The stages over a manifest in this process: what a run does, without Prefect and Dask."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks import manifest
+from tasks.fallback import AnyChain, Directives, StepResult, Work, run_chain
+from tasks.process import process_runtime
+from tasks.settings import Settings
+from tasks.stage import AnyStage, RunOptions, StageContext, run_stage
+from tasks.stages import STAGES
+from tasks.storage import catalogue, lookup, results, runs
+from tasks.storage.database import Database
+from tasks.storage.lookup import ItemView
+from tasks.validate import load_suite
+
+with warnings.catch_warnings():  # Great Expectations imports what the standard library is about to lose
+    warnings.simplefilter("ignore")
+    load_suite()
+
+NO_MODELS = {"classify_image": "rules", "embed_text": "hashed"}
+
+
+def enrich(
+    settings: Settings,
+    source: Path,
+    *,
+    forced: Mapping[str, str] = NO_MODELS,
+    stages: Sequence[AnyStage] = STAGES,
+    refresh: bool = False,
+) -> dict[str, ItemView]:
+    """Take the manifest through the stages; its items as they stand after that, by id, in its order."""
+    database = Database(settings.database_url)
+    database.migrate()
+    run_id = runs.start(database, "flow run", str(source), {}, datetime.now(UTC))
+    catalogue.register(database, run_id, manifest.read(source))
+    options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
+    names = [stage.name for stage in stages]
+    ids = [id_ for batch in catalogue.batches(database, run_id, 10_000, refresh=True) for id_ in batch]
+    for position, stage in enumerate(stages):
+        run_stage(stage, names[:position], ids, options, settings, process_runtime(may_exit=False))
+    views = {id_: lookup.view(database, id_, names) for id_ in ids}
+    return {id_: view for id_, view in views.items() if view is not None}
+
+
+def kept(settings: Settings, item_id: str) -> dict[str, StepResult]:
+    """What the store has of an item, by stage."""
+    [state] = results.load(Database(settings.database_url), [item_id])
+    return dict(state.results)
+
+
+@contextmanager
+def open_context(settings: Settings) -> Iterator[StageContext]:
+    """What the rungs of a stage are handed, with a store that is there."""
+    database = Database(settings.database_url)
+    database.migrate()
+    yield StageContext(settings=settings, database=database, run_id="run", now=datetime(2026, 1, 1, tzinfo=UTC))
+    database.engine.dispose()
+
+
+def run_rungs(
+    chain: AnyChain, inputs: Sequence[Any], context: StageContext, directives: Directives = Directives()
+) -> list[StepResult]:
+    """The chain over the inputs as one batch; a result for each, in their order."""
+    works = [Work(f"item {position}", value) for position, value in enumerate(inputs)]
+    runtime = process_runtime(may_exit=False)
+    return run_chain(chain, works, context, run_id="run", runtime=runtime, directives=directives)
