@@ -11,6 +11,8 @@ from typing import Self
 from tasks.fallback import UsageError
 
 MIB = 1024 * 1024
+MAX_DIGITS = 12
+"""Of a number in a variable: beyond lies nothing that memory, or a clock, can do anything with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +93,9 @@ class Settings:
 
 def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name) or str(default)
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(f"{name}={text!r} is not a whole number above 0; correct it or unset it")
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) > 0):
+        wanted = f"a whole number above 0 of at most {MAX_DIGITS} digits"
+        raise UsageError(f"{name}={text[:40]!r} is not {wanted}; correct it or unset it")
     return int(text)
 
 

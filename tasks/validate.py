@@ -129,7 +129,8 @@ def _required_problem(item: Item) -> str | None:
     if item.name is None:
         return f"item {item.id} has no name; give it one in the manifest"
     if not isinstance(item.name, str):
-        return f"the name of item {item.id} is of type {type(item.name).__name__}, not text; put it in quotes in the manifest"
+        kind = type(item.name).__name__
+        return f"the name of item {item.id} is of type {kind}, not text; put it in quotes in the manifest"
     if not item.name.strip():
         return f"the name of item {item.id} is blank; give it one in the manifest"
     return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tasks import manifest
-from tasks.fallback import AnyChain, Directives, StepResult, Work, run_chain
+from tasks.fallback import AnyChain, Directives, Runtime, StepResult, Work, WorkingSizes, run_chain
 from tasks.process import process_runtime
 from tasks.settings import Settings
 from tasks.stage import AnyStage, RunOptions, StageContext, run_stage
@@ -38,13 +40,13 @@ def enrich(
     """Take the manifest through the stages; its items as they stand after that, by id, in its order."""
     database = Database(settings.database_url)
     database.migrate()
-    run_id = runs.start(database, "flow run", str(source), {}, datetime.now(UTC))
+    run_id = runs.start(database, str(uuid.uuid4()), str(source), {}, datetime.now(UTC))
     catalogue.register(database, run_id, manifest.read(source))
     options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
     names = [stage.name for stage in stages]
     ids = [id_ for batch in catalogue.batches(database, run_id, 10_000, refresh=True) for id_ in batch]
     for position, stage in enumerate(stages):
-        run_stage(stage, names[:position], ids, options, settings, process_runtime(may_exit=False))
+        run_stage(stage, names[:position], ids, options, settings, fresh_runtime())
     views = {id_: lookup.view(database, id_, names) for id_ in ids}
     return {id_: view for id_, view in views.items() if view is not None}
 
@@ -69,5 +71,9 @@ def run_rungs(
 ) -> list[StepResult]:
     """The chain over the inputs as one batch; a result for each, in their order."""
     works = [Work(f"item {position}", value) for position, value in enumerate(inputs)]
-    runtime = process_runtime(may_exit=False)
-    return run_chain(chain, works, context, run_id="run", runtime=runtime, directives=directives)
+    return run_chain(chain, works, context, run_id="run", runtime=fresh_runtime(), directives=directives)
+
+
+def fresh_runtime() -> Runtime:
+    """This process's runtime without what it learnt about working sizes in other tests."""
+    return replace(process_runtime(may_exit=False), sizes=WorkingSizes())

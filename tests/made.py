@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from pypdf import PdfReader, PdfWriter
 
 
@@ -22,7 +22,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def picture(seed: int = 0, width: int = 96, height: int = 80) -> Image.Image:
     """Soft blots of colour: no photo of anything, and not blank."""
     noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4))
+    return ImageOps.autocontrast(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)))
 
 
 def png(seed: int = 0, width: int = 96, height: int = 80) -> bytes:
@@ -30,9 +30,9 @@ def png(seed: int = 0, width: int = 96, height: int = 80) -> bytes:
     return encoded(picture(seed, width, height))
 
 
-def bomb() -> bytes:
-    """A PNG of a hundred bytes whose header claims 100,000 × 100,000 pixels, well formed so far."""
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+def bomb(width: int = 100_000, height: int = 100_000) -> bytes:
+    """A PNG of a hundred bytes whose header claims so many pixels, well formed so far."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 64)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 

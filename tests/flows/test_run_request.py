@@ -1,0 +1,108 @@
+"""What a person asks of a run: refused before anything is started, with the option's name and the next step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.run_request import RunRequest
+from tasks.fallback import FaultKind, UsageError
+from tasks.settings import Settings
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A manifest of five items."""
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(f'{{"id": "{number}", "name": "n"}}\n' for number in range(5)))
+    return path
+
+
+def test_a_request_knows_its_items(source: Path) -> None:
+    """All of them, or as many as the limit says; each look begins at the first."""
+    request = RunRequest(source=source, batch_size=2)
+    assert [item.id for item in request.records()] == ["0", "1", "2", "3", "4"]
+    limited = RunRequest(source=source, batch_size=2, limit=3)
+    assert [item.id for item in limited.records()] == [item.id for item in limited.records()] == ["0", "1", "2"]
+    assert len(list(RunRequest(source=source, batch_size=2, limit=10**30).records())) == 5
+
+
+def test_a_request_knows_its_directives(source: Path) -> None:
+    """Forced rungs by stage, and faults in their order; the same rung twice is still one."""
+    request = RunRequest(
+        source=source,
+        batch_size=1,
+        force=("classify_image=skip", "embed_text=hashed", "classify_image=skip"),
+        faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"),
+    )
+    directives = request.directives()
+    assert directives.forced == {"classify_image": "skip", "embed_text": "hashed"}
+    assert [(fault.stage, fault.rung, fault.kind, fault.rate) for fault in directives.faults] == [
+        ("fetch", "origin", FaultKind.ERROR, 0.5),
+        ("classify_image", "gpu", FaultKind.OOM, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size 0: a batch holds at least 1 item"),
+        ({"batch_size": -3}, "--batch-size -3"),
+        ({"batch_size": 10**30}, "a batch holds at most 10000 items"),
+        ({"limit": 0}, "--limit 0: ask for at least 1 item"),
+        ({"limit": -1}, "--limit -1"),
+        ({"force": ("classify_image",)}, "--force 'classify_image' is not of the form STAGE=RUNG, such as"),
+        ({"force": ("",)}, "--force '' is not of the form STAGE=RUNG"),
+        ({"force": ("polish=gpu",)}, "--force 'polish=gpu': there is no stage 'polish'; choose from fetch, validate"),
+        ({"force": ("embed_text=gpu",)}, "embed_text has no rung 'gpu'; choose from text_and_label, text_only"),
+        ({"force": ("classify_image=",)}, "classify_image has no rung ''; choose from gpu, cpu, rules, skip"),
+        ({"force": ("store=skip",)}, "store has no rung 'skip'; choose from database"),
+        (
+            {"force": ("classify_image=cpu", "classify_image=rules")},
+            "--force 'classify_image=rules': classify_image is forced to cpu already; choose one",
+        ),
+        ({"faults": ("classify_image.gpu",)}, "is not of the form STAGE.RUNG=KIND[@RATE]"),
+        ({"faults": ("classify_image.gpu=fire",)}, "there is no kind 'fire'; choose from oom"),
+        ({"faults": ("classify_image.gpu=oom@2",)}, "the rate must be a number from 0 to 1"),
+        ({"faults": ("classify_image.tpu=oom",)}, "classify_image has no rung 'tpu'; choose from gpu"),
+        ({"faults": ("classify_image.skip=oom",)}, "skip calls nothing, so nothing in it can fail"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(source: Path, options: dict[str, Any], message: str) -> None:
+    """The message names the option as it was typed and what there is to choose from."""
+    with pytest.raises(UsageError) as told:
+        RunRequest(**{"source": source, "batch_size": 128, **options})
+    assert message in str(told.value)
+
+
+@pytest.mark.parametrize("content", [None, "", "\n\n"])
+def test_a_manifest_that_holds_nothing_is_refused(tmp_path: Path, content: str | None) -> None:
+    """Missing or empty, it is told before a cluster is started."""
+    path = tmp_path / "items.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=r"there is no manifest|holds no items"):
+        RunRequest(source=path, batch_size=128)
+
+
+def test_a_manifest_of_bad_lines_is_a_run(tmp_path: Path) -> None:
+    """They are items that fail, and counted as such: nothing is refused for them."""
+    path = tmp_path / "items.jsonl"
+    path.write_text("not json\n")
+    [item] = RunRequest(source=path, batch_size=128).records()
+    assert item.problem is not None
+
+
+def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> None:
+    """All that may explain the results later, and whether the accelerator was real."""
+    request = RunRequest(source=source, batch_size=2, limit=3, force=("embed_text=hashed",), refresh=True)
+    assert request.options(settings) == {
+        "batch_size": 2,
+        "limit": 3,
+        "refresh": True,
+        "force": ["embed_text=hashed"],
+        "faults": [],
+        "emulated": True,
+    }

@@ -1,0 +1,100 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from tasks.fallback import UsageError
+from tasks.settings import MIB, Settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    """A home under the person's own, SQLite in it, batches of 128, a real accelerator, nothing private fetched."""
+    settings = Settings.from_environment({})
+    assert settings.home == Path.home() / ".repli"
+    assert settings.database_url == f"sqlite:///{Path.home()}/.repli/repli.db"
+    assert settings.blobs == settings.home / "blobs"
+    assert (settings.batch_size, settings.dask_address) == (128, None)
+    assert (settings.models.gpu_device, settings.is_gpu_emulated) == ("cuda", False)
+    assert (settings.fetch.max_bytes, settings.fetch.time_limit_s) == (64 * MIB, 30)
+    assert not settings.fetch.allow_private_addresses
+    assert not settings.fetch.allow_outside_files
+
+
+def test_a_variable_that_is_empty_is_not_set() -> None:
+    """`REPLI_HOME= repli run` is as without it."""
+    names = ("HOME", "DATABASE_URL", "BATCH_SIZE", "DASK_ADDRESS", "GPU_DEVICE", "ALLOW_OUTSIDE_FILES", "TEXT_MODEL")
+    empty = {f"REPLI_{name}": "" for name in names}
+    assert Settings.from_environment(empty) == Settings.from_environment({})
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    """Each setting has its variable."""
+    settings = Settings.from_environment(
+        {
+            "REPLI_HOME": str(tmp_path),
+            "REPLI_DATABASE_URL": "postgresql://user:secret@host/db",
+            "REPLI_BATCH_SIZE": "7",
+            "REPLI_DASK_ADDRESS": "tcp://host:8786",
+            "REPLI_FETCH_MAX_BYTES": "1000",
+            "REPLI_FETCH_TIME_LIMIT_S": "5",
+            "REPLI_ALLOW_PRIVATE_ADDRESSES": "yes",
+            "REPLI_ALLOW_OUTSIDE_FILES": "TRUE",
+            "REPLI_GPU_DEVICE": "cpu",
+            "REPLI_IMAGE_MODEL_GPU": "timm:a",
+            "REPLI_IMAGE_MODEL_CPU": "timm:b",
+            "REPLI_TEXT_MODEL": "c",
+        }
+    )
+    assert (settings.home, settings.batch_size, settings.dask_address) == (tmp_path, 7, "tcp://host:8786")
+    assert settings.database_url == "postgresql://user:secret@host/db"
+    assert (settings.fetch.max_bytes, settings.fetch.time_limit_s) == (1000, 5)
+    assert settings.fetch.allow_private_addresses
+    assert settings.fetch.allow_outside_files
+    assert settings.is_gpu_emulated
+    assert (settings.models.image_gpu, settings.models.image_cpu, settings.models.text) == ("timm:a", "timm:b", "c")
+
+
+def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run elsewhere, and find the same folder."""
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"REPLI_HOME": "here"}).home == tmp_path / "here"
+    assert Settings.from_environment({"REPLI_HOME": "~/there"}).home == Path.home() / "there"
+
+
+@pytest.mark.parametrize("name", ["REPLI_BATCH_SIZE", "REPLI_FETCH_MAX_BYTES", "REPLI_FETCH_TIME_LIMIT_S"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "1e3", "٣", " 7", "9" * 5000])
+def test_what_is_no_whole_number_is_told(name: str, text: str) -> None:
+    """The message names the variable, what it holds, and the next step."""
+    with pytest.raises(UsageError, match=rf"{name}='.*' is not a whole number above 0 of at most 12 digits; correct"):
+        Settings.from_environment({name: text})
+
+
+@pytest.mark.parametrize("text", ["on", "2", "ja", " 1"])
+def test_what_is_neither_yes_nor_no_is_told(text: str) -> None:
+    """A switch that decides what may be read is never guessed at."""
+    with pytest.raises(UsageError, match=r"REPLI_ALLOW_OUTSIDE_FILES='.*' is neither yes nor no; set it to 1 or 0"):
+        Settings.from_environment({"REPLI_ALLOW_OUTSIDE_FILES": text})
+
+
+@pytest.mark.parametrize(("text", "is_on"), [("1", True), ("Yes", True), ("true", True), ("0", False), ("NO", False)])
+def test_a_switch_takes_the_usual_words(text: str, is_on: bool) -> None:
+    """In any case."""
+    assert Settings.from_environment({"REPLI_ALLOW_PRIVATE_ADDRESSES": text}).fetch.allow_private_addresses is is_on
+
+
+def test_they_do_not_show_a_password() -> None:
+    """Settings stand in logs and in Prefect's parameters."""
+    assert "secret" not in repr(Settings.from_environment({"REPLI_DATABASE_URL": "postgresql://user:secret@host/db"}))
+
+
+def test_they_are_a_value() -> None:
+    """Nobody changes them, and they travel to a worker as they are."""
+    settings = Settings.from_environment({})
+    with pytest.raises(FrozenInstanceError):
+        settings.batch_size = 1  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(settings)) == settings
