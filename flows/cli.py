@@ -51,7 +51,7 @@ def run(
     from flows import commands, terminal
     from flows.run_request import RunRequest
 
-    with _stdout_kept(as_json) as stdout:
+    with _interruptible(), _stdout_kept(as_json) as stdout:
         settings = _settings(database, dask, batch_size)
         request = RunRequest(
             source=source,
@@ -103,12 +103,14 @@ def demo(
     """The whole story on real data: a healthy run, then the GPU that runs out of memory at 3 a.m."""
     from flows import demo as story
 
-    with _stdout_kept(as_json) as stdout:
-        summary = story.tell(_settings(database), items=items)
+    with _interruptible(), _stdout_kept(as_json) as stdout:
+        summary = story.tell(_settings(None), items=items, database_url=database)
         if as_json:
             _print_json(summary.as_json(), stdout)
         else:
             _print(summary.page())
+    if summary.problem:
+        raise RepliError(summary.problem)
 
 
 def main() -> None:
@@ -117,20 +119,31 @@ def main() -> None:
         app(standalone_mode=True)
     except UsageError as error:
         _end(error, 2)
+    except Interrupted as error:
+        _end(error, 130)
     except RepliError as error:
         _end(error, 1)
-    except KeyboardInterrupt:
-        _end("stopped; run the same command again, it goes on from here", 130)
-    except BrokenPipeError:  # the reader has seen enough, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("REPLI_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}; set REPLI_DEBUG=1 for the traceback, and report it", 1)
 
 
+class Interrupted(RepliError):
+    """A person stopped a run."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; run the same command again, it goes on from here") from None
+
+
 def _end(message: object, status: int) -> None:
-    sys.stderr.write(f"repli: {' '.join(str(message).split())}\n")
+    line = "".join(character if character.isprintable() else " " for character in str(message))
+    sys.stderr.write(f"repli: {' '.join(line.split())}\n")
     sys.exit(status)
 
 

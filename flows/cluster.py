@@ -5,6 +5,7 @@ Both are started for the run, on this machine, unless the environment names stan
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -14,10 +15,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
-from tasks.fallback import RepliError
+from tasks.fallback import RepliError, StoreError, UsageError
 from tasks.settings import Settings
 
 SERVER_START_LIMIT_S = 180
@@ -43,8 +46,7 @@ class PrivateServer:
     are made ready in between."""
 
     def __init__(self, settings: Settings, port: int | None = None) -> None:
-        home = settings.home / "prefect"
-        home.mkdir(parents=True, exist_ok=True)
+        self._lock, home = _free_folder(settings.home)
         port = port or _free_port()
         self.api_url = f"http://127.0.0.1:{port}/api"
         self.environment = {
@@ -61,6 +63,7 @@ class PrivateServer:
             self._process = subprocess.Popen(  # noqa: S603  our own module, a port number
                 [sys.executable, "-m", "flows.private_server", str(port)],
                 stdin=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the run, which tells the server of its end before it goes
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment, **services},
@@ -101,6 +104,7 @@ class PrivateServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._lock.close()
 
 
 @contextmanager
@@ -110,6 +114,12 @@ def cluster(settings: Settings) -> Iterator[str]:
     With `PREFECT_API_URL` in the environment that server is used; else a private one is started before anything
     imports Prefect, and named in the environment for this process and the workers it starts.
     """
+    is_far = settings.dask_address and urlsplit(settings.dask_address).hostname not in {"127.0.0.1", "localhost", "::1"}
+    if is_far and not os.environ.get("PREFECT_API_URL"):
+        raise UsageError(
+            f"the workers of {settings.dask_address} cannot reach a private Prefect server; set PREFECT_API_URL to one "
+            "that they can"
+        )
     server = None if os.environ.get("PREFECT_API_URL") else PrivateServer(settings)
     with _environment({**(server.environment if server else {}), **_QUIET}):
         try:
@@ -162,21 +172,21 @@ def worker_options(settings: Settings) -> list[dict[str, Any]]:
     A worker that has an accelerator carries the resource `GPU`: with `cuda` one worker for each device that this
     machine shows, with an emulated device every worker.
     """
-    import psutil
+    from dask.system import CPU_COUNT  # what the container has, where there is one
+    from distributed.system import MEMORY_LIMIT
 
-    memory = psutil.virtual_memory().total
-    count = max(1, min(os.cpu_count() or 1, MAX_WORKERS, memory // MEMORY_PER_WORKER))
-    threads = max(1, (os.cpu_count() or 1) // count)
-    plain: dict[str, Any] = {"memory_limit": memory // count, "env": {"OMP_NUM_THREADS": str(threads)}}
+    workers = max(1, min(CPU_COUNT, MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER))
+    threads = max(1, CPU_COUNT // workers)
+    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": {"OMP_NUM_THREADS": str(threads)}}
     if settings.is_gpu_emulated:
-        return [{**plain, "resources": {"GPU": 1}} for _ in range(count)]
+        return [{**plain, "resources": {"GPU": 1}} for _ in range(workers)]
     devices = visible_devices()
     options = [
         {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}}
         for device in devices
     ]
     others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
-    return options + [others] * (count - len(options))
+    return options + [others] * (workers - len(options))
 
 
 def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> list[str]:
@@ -220,6 +230,28 @@ def _one_certificate(home: Path) -> Path:
     bundle = Path(certifi.where()).read_text(encoding="ascii", errors="ignore")
     path.write_text(bundle[bundle.index("-----BEGIN CERTIFICATE-----") :].partition(end)[0] + end, encoding="ascii")
     return path
+
+
+def _free_folder(home: Path) -> tuple[IO[str], Path]:
+    """A folder for a server's state that no other server uses now, with the lock that says so.
+
+    Raises:
+        RepliError: the home cannot be written.
+    """
+    try:
+        for number in count(1):
+            folder = home / ("prefect" if number == 1 else f"prefect-{number}")
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+            else:
+                return lock, folder
+    except OSError as error:
+        raise StoreError(f"the home {home} cannot be written ({error.strerror}); set REPLI_HOME to another") from None
+    raise AssertionError("numbers do not end")
 
 
 def _free_port() -> int:

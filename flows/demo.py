@@ -30,6 +30,7 @@ class Story:
     healthy: Report
     outage: Report
     databases: Mapping[str, str]
+    problem: str | None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,7 +56,8 @@ class Story:
             run_summary(self.outage),
             Rule("What to try next", align="left"),
             Text(
-                "Nothing is frozen and nothing is lost: every item is stored, each with its quality and the reason.\n"
+                "Nothing is frozen and nothing is lost: what could be stored is, each item with its quality and the "
+                "reason; what could not says why.\n"
                 f"  repli show {example} --database {database}\n"
                 f"  repli status --database {database}\n"
                 f"  repli run {self.catalogue} --database {database}      (nothing done is done twice)\n"
@@ -65,10 +67,10 @@ class Story:
         )
 
 
-def tell(settings: Settings, *, items: int) -> Story:
+def tell(settings: Settings, *, items: int, database_url: str | None) -> Story:
     """Build a catalogue under the home, run both acts on one cluster, each into a store of its own.
 
-    The stores of an earlier demo are begun anew, except one that `--database` names: that is the second act's.
+    The stores of an earlier demo are begun anew, except a `database_url` that is given: that is the second act's.
     Without a CUDA device the accelerator is emulated, and every summary says so.
     """
     from rich.console import Console
@@ -76,23 +78,31 @@ def tell(settings: Settings, *, items: int) -> Story:
     console = Console(stderr=True)
     folder = settings.home / "demo"
     catalogue = build(folder / "catalogue", items=items)
-    named = os.environ.get("REPLI_DATABASE_URL")
-    databases = {"healthy": _new_store(folder / "healthy.db"), "outage": named or _new_store(folder / "outage.db")}
+    urls = {
+        "healthy": _new_store(folder / "healthy.db"),
+        "outage": database_url or _new_store(folder / "outage.db"),
+    }
     if not visible_devices():
         os.environ.setdefault("REPLI_GPU_DEVICE", "cpu")
     settings = Settings.from_environment()
     console.print(f"{items} items in {catalogue}" + (", accelerator emulated" if settings.is_gpu_emulated else ""))
-    reports = {}
+    outcomes = {}
     with cluster(settings) as dask_address:
         for act, faults in (("healthy", ()), ("outage", (OUTAGE,))):
             request = RunRequest(source=catalogue, batch_size=settings.batch_size, faults=faults)
-            os.environ["REPLI_DATABASE_URL"] = databases[act]
-            here = replace(settings, database_url=databases[act])
+            os.environ["REPLI_DATABASE_URL"] = urls[act]
+            here = replace(settings, database_url=urls[act])
             Database(here.database_url).migrate()
             console.print(f"{act} run" + (f", with {', '.join(faults)}" if faults else ""))
             with commands.progress_of(here, request):
-                reports[act] = commands.run_on(dask_address, here, request).report
-    return Story(catalogue=catalogue, healthy=reports["healthy"], outage=reports["outage"], databases=databases)
+                outcomes[act] = commands.run_on(dask_address, here, request)
+    return Story(
+        catalogue=catalogue,
+        healthy=outcomes["healthy"].report,
+        outage=outcomes["outage"].report,
+        databases={act: str(Database(url)) for act, url in urls.items()},
+        problem=outcomes["healthy"].problem or outcomes["outage"].problem,
+    )
 
 
 def _new_store(path: Path) -> str:

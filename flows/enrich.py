@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ from tasks.stage_task import Batch
 from tasks.stages import CHAINS, STAGE_NAMES
 from tasks.storage import catalogue, runs
 from tasks.storage.database import Database
+
+PROGRESS_EVERY_S = 5.0
+"""The artifact is brought up to date no more often: counting a large run takes a while."""
 
 
 @flow(name="enrich", flow_run_name="enrich {source}", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
@@ -70,7 +74,13 @@ def enrich(
 def _enrich_batches(database: Database, request: RunRequest, options: RunOptions, settings: Settings) -> list[str]:
     artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {request.source}")
 
+    shown = time.monotonic()
+
     def show_progress(batch: Batch) -> None:
+        nonlocal shown
+        if time.monotonic() - shown < PROGRESS_EVERY_S:
+            return
+        shown = time.monotonic()
         progress = runs.progress(database, options.run_id, refresh=options.refresh)
         update_progress_artifact(cast(UUID, artifact), progress=100 * progress.finished / max(1, progress.items))
 

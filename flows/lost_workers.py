@@ -6,12 +6,10 @@ one at a time with nothing else in flight: a death then has one possible cause, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from tasks.fallback import Status, StepError, StepResult
 from tasks.stage_task import Batch
-from tasks.stages import STAGE_NAMES
 from tasks.storage import results
 from tasks.storage.database import Database
 
@@ -32,15 +30,12 @@ def suspects(batch: Batch, *, was_alone: bool) -> list[Batch]:
     ]
 
 
-def set_aside(database: Database, run_id: str, batch: Batch) -> None:
-    """Mark a culprit failed, retryable, with the reason, at the stage that it did not come through."""
-    results.save(
-        database, [_failed(state.item.id, run_id, state.results) for state in results.load(database, batch.item_ids)]
-    )
+def set_aside(database: Database, run_id: str, batch: Batch, stage: str) -> None:
+    """Mark a culprit failed at `stage`, retryable, with the reason. A better result that is kept there stays."""
+    results.save(database, [_failed(item_id, run_id, stage) for item_id in batch.item_ids])
 
 
-def _failed(item_id: str, run_id: str, left: Mapping[str, StepResult]) -> StepResult:
-    stage = next(name for name in STAGE_NAMES if name not in left or not left[name].status.is_done)
+def _failed(item_id: str, run_id: str, stage: str) -> StepResult:
     message = (
         f"{stage} killed its worker {FATAL_DEATHS} times or more over this item, the last time alone (a crash, a kill "
         "or too little memory); it is left out of this run, and the next run tries it again"

@@ -4,8 +4,9 @@ that is handed in; JSON goes to stdout elsewhere."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from tasks.fallback import Status
+from tasks.fallback import RepliError, Status
 from tasks.report import Report, colour
 from tasks.storage import runs
 from tasks.storage.database import Database
@@ -21,6 +22,7 @@ from tasks.storage.lookup import Finding, ItemView
 from tasks.storage.runs import Run, Tally
 
 POLL_S = 0.5
+PATIENCE = 20
 BAR_CELLS = 32
 _STATUS_COLOURS = {
     Status.SUCCEEDED: "green",
@@ -55,9 +57,11 @@ def progress_shown(console: Console, database: Database, source: str, *, refresh
 
     def follow() -> None:
         task = bar.add_task("starting", total=None, mix="")
-        while not over.wait(POLL_S):
-            run = runs.latest(database) if database.is_migrated() else None
-            if run is None or run.started_at < began or run.source != source:
+        pause = POLL_S
+        while not over.wait(pause):
+            asked = time.monotonic()
+            run = runs.latest(database, source)
+            if run is None or run.started_at < began:
                 continue
             progress = runs.progress(database, run.id, refresh=refresh)
             if progress.items:
@@ -65,8 +69,13 @@ def progress_shown(console: Console, database: Database, source: str, *, refresh
                     f"[{colour(q)}]{q:g}[/]: {n}" for q, n in sorted(progress.quality.items(), reverse=True)[:5]
                 )
                 bar.update(task, description="enriching", total=progress.items, completed=progress.finished, mix=mix)
+            pause = max(POLL_S, PATIENCE * (time.monotonic() - asked))  # counting a large run takes a while
 
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    def follow_quietly() -> None:
+        with suppress(RepliError):  # the run itself says what is wrong with the store
+            follow()
+
+    thread = threading.Thread(target=follow_quietly, name="progress", daemon=True)
     with bar:
         thread.start()
         try:
@@ -115,7 +124,9 @@ def overview_page(database: Database, tally: Tally, last: Run | None) -> Rendera
         parts += ["", quality_bars(tally.quality)]
     if last:
         ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else "has not ended"
-        parts += ["", Text(f"last run: {last.source}, began {last.started_at:%Y-%m-%d %H:%M:%S}, {ended} (UTC)")]
+        emulated = ", accelerator emulated" if last.options.get("emulated") else ""
+        began = f"began {last.started_at:%Y-%m-%d %H:%M:%S}"
+        parts += ["", Text(f"last run: {_short(last.source, 200)}, {began}, {ended} (UTC){emulated}")]
     return Group(*parts)
 
 
@@ -158,9 +169,11 @@ def item_page(view: ItemView) -> RenderableType:
             "" if result.penalty is None else str(result.penalty),
             trail,
         )
-    head = Text(f"{item.id} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
+    head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
     return Group(head, "", table, *([""] if reasons else []), *reasons)
 
 
 def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    """`text`, cut, with nothing in it that a terminal would act on."""
+    safe = "".join(character if character.isprintable() else " " for character in text[:longest])
+    return safe if len(text) <= longest else safe[:-1] + "…"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import dask
 from distributed import Client, KilledWorker
+from distributed.client import FutureCancelledError
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
@@ -22,6 +24,7 @@ from tasks.stage import RunOptions, StageReport
 from tasks.stage_task import Batch, task_of
 from tasks.stages import STAGES
 
+WORKER_WAIT_S = 60
 AHEAD = 2
 """Batches in flight beyond two a worker: enough that no worker waits for the flow."""
 
@@ -40,7 +43,7 @@ class Window:
     Args:
         client: the Dask client of the flow's task runner.
         on_done: told of each batch that came through.
-        set_aside: told of each batch of one item that workers die over.
+        set_aside: told of each batch of one item that workers die over, and of the stage.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Window:
         settings: Settings,
         *,
         on_done: Callable[[Batch], None],
-        set_aside: Callable[[Batch], None],
+        set_aside: Callable[[Batch, str], None],
     ) -> None:
         self._client = client
         self._options = options
@@ -61,6 +64,7 @@ class Window:
 
     def run(self, batches: Iterable[tuple[str, ...]]) -> list[str]:
         """Take every batch through every stage; what went wrong on the way, save workers' deaths, which are mended."""
+        self._wait_for_a_worker()
         fresh = (Batch(number=number, item_ids=item_ids) for number, item_ids in enumerate(batches, 1))
         suspected: deque[Batch] = deque()
         in_flight: deque[InFlight] = deque()
@@ -68,7 +72,10 @@ class Window:
         while True:
             if suspected and not in_flight:
                 in_flight.append(self._submit(suspected.popleft()))
-            while not suspected and len(in_flight) < self._width() and (batch := next(fresh, None)):
+            is_suspect_out = bool(in_flight) and in_flight[0].batch.is_suspect
+            while not (suspected or is_suspect_out) and len(in_flight) < self._width():
+                if (batch := next(fresh, None)) is None:
+                    break
                 in_flight.append(self._submit(batch))
             if not in_flight:
                 return problems
@@ -80,9 +87,18 @@ class Window:
                 pieces = suspects(sent.batch, was_alone=sent.batch.is_suspect)
                 suspected.extend(pieces)
                 if not pieces:
-                    self._set_aside(sent.batch)
+                    self._set_aside(sent.batch, stage)
             else:
                 problems.append(f"{stage}, {sent.batch}: {error}")
+
+    def _wait_for_a_worker(self) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=WORKER_WAIT_S)
+        except TimeoutError:
+            address = self._client.scheduler_info()["address"]
+            raise RepliError(
+                f"no worker came to the Dask scheduler {address} in {WORKER_WAIT_S} s; start one"
+            ) from None
 
     def _width(self) -> int:
         return 2 * len(self._workers()) + AHEAD
@@ -120,9 +136,10 @@ class Window:
             except KilledWorker as error:
                 _mark_crashed(future, str(error))
                 return stage.name, error
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, CancelledError, FutureCancelledError) as error:
+                why = error or type(error).__name__
                 raise RepliError(
-                    f"the Dask cluster was lost ({error}); start the run again, it goes on from here"
+                    f"the Dask cluster was lost ({why}); start the run again, it goes on from here"
                 ) from error
             if isinstance(result, Exception):
                 return stage.name, result

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, RungError, Served, Skip
 from tasks.items import Asset, ItemState, Text, clean_text
@@ -67,6 +69,8 @@ def _input(state: ItemState) -> Document | None:
 STAGE = Stage(CHAIN, _input)
 
 _Extract = Callable[[bytes], str | None]
+_PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still be in it
+PDFIUM_WAIT_S = 2.0
 
 
 def _each(
@@ -86,8 +90,11 @@ def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Te
     if document.asset is None:
         raise ItemError("the document was not fetched, so there is nothing to read; see the fetch stage")
     media_type = document.asset.media_type.partition(";")[0].strip().lower()
-    content = blobs.read(document.asset.sha256)
     where = f"the document {_short(document.asset.uri)}"
+    try:
+        content = blobs.read(document.asset.sha256)
+    except OSError as error:
+        raise ItemError(f"{where} was fetched, and its blob is gone ({error.strerror}); run with --refresh") from error
     if not content.strip():
         raise ItemError(f"{where} is empty; put its text there")
     try:
@@ -128,6 +135,15 @@ def _html_all_text(content: bytes) -> str | None:
 def _pdf_by_pdfium(content: bytes) -> str:
     import pypdfium2
 
+    if not _PDFIUM.acquire(timeout=PDFIUM_WAIT_S):
+        raise ItemError("PDFium still hangs in an earlier document")
+    try:
+        return _pdfium_text(pypdfium2, content)
+    finally:
+        _PDFIUM.release()
+
+
+def _pdfium_text(pypdfium2: Any, content: bytes) -> str:
     try:
         pdf = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:

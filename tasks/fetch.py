@@ -54,7 +54,7 @@ def from_origin(items: Sequence[Declared], context: StageContext) -> Sequence[Ou
     wanted = [_wanted(item, limits) for item in items]
     places = list(dict.fromkeys(want for wants in wanted for want in wants.values() if isinstance(want, Place)))
     read = _read_all(places, limits, blobs)
-    copies = [(place.uri, asset) for place, asset in read.items() if isinstance(asset, Asset)]
+    copies = [(_copy_name(place, limits), asset) for place, asset in read.items() if isinstance(asset, Asset)]
     remember_copies(context.database, copies, context.now)
     return [_all_or_failed({column: _had(want, read, blobs) for column, want in wants.items()}) for wants in wanted]
 
@@ -67,9 +67,9 @@ def from_cache(items: Sequence[Declared], context: StageContext) -> Sequence[Out
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
     wanted = [_wanted(item, limits) for item in items]
     places = {want for wants in wanted for want in wants.values() if isinstance(want, Place)}
-    copies = last_copies(context.database, [place.uri for place in places])
-    there = {uri: copy for uri, copy in copies.items() if blobs.path(copy.sha256).is_file()}
-    kept: dict[Place, Had] = {place: there.get(place.uri) or _no_copy(place) for place in places}
+    copies = last_copies(context.database, [_copy_name(place, limits) for place in places])
+    there = {name: copy for name, copy in copies.items() if blobs.path(copy.sha256).is_file()}
+    kept: dict[Place, Had] = {place: _copy(place, there.get(_copy_name(place, limits))) for place in places}
     return [_some_or_failed({column: _had(want, kept, blobs) for column, want in wants.items()}) for wants in wanted]
 
 
@@ -90,6 +90,16 @@ CHAIN = Chain(
     check=check_assets,
 )
 STAGE = Stage(CHAIN, fetch_input)
+
+
+def _copy_name(place: Place, limits: FetchLimits) -> str:
+    """The name of a place's good copy. What was read with leave to reach private addresses is kept apart: a manifest
+    without that leave is not served from it."""
+    return f"private {place.uri}" if place.is_web and limits.allow_private_addresses else place.uri
+
+
+def _copy(place: Place, copy: Asset | None) -> Had:
+    return replace(copy, uri=place.uri) if copy else _no_copy(place)
 
 
 Want = Place | Content | StepError

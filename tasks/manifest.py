@@ -11,7 +11,8 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,57 @@ def _csv(source: Path) -> Iterator[Item]:
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     # What is no UTF-8 comes through as surrogates, which `item_of` replaces and notes on the item.
     with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, strict=True)  # else a quote that is never closed swallows the lines after it
-        if reader.fieldnames is not None and "id" not in reader.fieldnames:
+        lines = _Lines(file)
+        try:
+            columns = next(csv.reader(lines, strict=True), None)
+        except csv.Error as error:
+            raise UsageError(f"the first line of the manifest {source} is not CSV ({error}); correct it") from None
+        if columns is None:
+            return
+        if "id" not in columns:
             raise UsageError(f"the manifest {source} has no column 'id' in its first line; add it")
         while True:
-            number = reader.line_num + 1  # where the record begins: a quote that is never closed is there
+            number = lines.begin_record()
             try:
-                row = next(reader)
-            except StopIteration:
-                return
+                row = next(csv.reader(lines, strict=True), None)
             except csv.Error as error:
+                # A quote that is never closed takes the lines after it along: they are given back.
+                lines.give_back_all_but_one()
                 yield _unusable(source, number, f"is not CSV ({error}); correct it, and see its quotes")
                 continue
-            if None in row:
+            if row is None:
+                return
+            if len(row) > len(columns):
                 yield _unusable(source, number, "has more fields than the first line; put quotes around commas")
-            else:
-                yield item_of({name: value or None for name, value in row.items()}, source, number)
+            elif row:
+                record = dict(zip(columns, row, strict=False))
+                yield item_of({name: value or None for name, value in record.items()}, source, number)
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file, of which those of the record that is being read can be given back."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._file = iter(file)
+        self._given_back: deque[str] = deque()
+        self._record: list[str] = []
+        self._number = 0
+
+    def begin_record(self) -> int:
+        """The number of the line where the next record begins, from 1."""
+        self._record = []
+        return self._number + 1
+
+    def give_back_all_but_one(self) -> None:
+        self._given_back.extendleft(reversed(self._record[1:]))
+        self._number -= len(self._record) - 1
+        self._record = []
+
+    def __next__(self) -> str:
+        line = self._given_back.popleft() if self._given_back else next(self._file)
+        self._number += 1
+        self._record.append(line)
+        return line
 
 
 def _parquet(source: Path) -> Iterator[Item]:

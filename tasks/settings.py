@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ class Settings:
     @property
     def is_gpu_emulated(self) -> bool:
         """Whether the accelerated rung runs on a plain processor, for demos and tests."""
-        return self.models.gpu_device == "cpu"
+        return self.models.gpu_device.startswith("cpu")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -83,7 +84,7 @@ class Settings:
                 allow_outside_files=_switch(environ, "REPLI_ALLOW_OUTSIDE_FILES"),
             ),
             models=ModelSettings(
-                gpu_device=environ.get("REPLI_GPU_DEVICE") or models.gpu_device,
+                gpu_device=_device(environ, models.gpu_device),
                 image_gpu=environ.get("REPLI_IMAGE_MODEL_GPU") or models.image_gpu,
                 image_cpu=environ.get("REPLI_IMAGE_MODEL_CPU") or models.image_cpu,
                 text=environ.get("REPLI_TEXT_MODEL") or models.text,
@@ -97,6 +98,15 @@ def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
         wanted = f"a whole number above 0 of at most {MAX_DIGITS} digits"
         raise UsageError(f"{name}={text[:40]!r} is not {wanted}; correct it or unset it")
     return int(text)
+
+
+def _device(environ: Mapping[str, str], default: str) -> str:
+    device = environ.get("REPLI_GPU_DEVICE") or default
+    if not re.fullmatch(r"(cuda|cpu)(:[0-9]{1,3})?", device):
+        raise UsageError(
+            f"REPLI_GPU_DEVICE={device[:40]!r} is no device; set it to cuda, cuda:0, or cpu to emulate one"
+        )
+    return device
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:

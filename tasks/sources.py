@@ -43,7 +43,7 @@ PATH_CHARACTERS = 255
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CHAINED = re.compile(r"(?:[a-z][a-z0-9+.-]*::)+[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[^,;\s]+)*),", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)([^/?#:@]*):[^/?#]*@")
+_PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
 _DOCUMENT_SUFFIX = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)$", re.IGNORECASE)
 _ANY_SUFFIX = re.compile(r"[^./]\.[a-z][a-z0-9]{0,7}$", re.IGNORECASE)
 _PATH_START = re.compile(r"\.{0,2}/")
@@ -116,8 +116,8 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
 
 
 def hide_password(uri: str) -> str:
-    """`uri` with the password of ``user:password@`` replaced."""
-    return _PASSWORD.sub(r"\1:***@", uri)
+    """`uri` with what stands before the host, a password or a token, replaced."""
+    return _PASSWORD.sub("***@", uri)
 
 
 def check_size(size: int, shown: str, limits: FetchLimits) -> None:

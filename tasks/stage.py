@@ -73,7 +73,7 @@ class StageReport:
             return "nothing left to do"
         counts = [f"{count} {status}" for status, count in self.statuses.items()]
         rungs = [f"{rung} {count}" for rung, count in self.rungs.items()]
-        mean = f"; mean quality {float(self.mean_penalty):.3f}" if self.mean_penalty is not None else ""
+        mean = f"; mean penalty {float(self.mean_penalty):.3f}" if self.mean_penalty is not None else ""
         return f"{self.items} items: {', '.join(counts)}{mean}{' · ' + ', '.join(rungs) if rungs else ''}"
 
 

@@ -310,9 +310,20 @@ def test_no_password_is_kept(context: StageContext, declare: Callable[..., Decla
     uri = f"{site.url}/lamp.png".replace("http://", "http://me:hush@")
     for fetch in (from_origin, from_cache):
         image = served(fetch([declare(None, uri)], context)[0]).image
-        assert image and image.uri == uri.replace("hush", "***")
+        assert image and image.uri == uri.replace("me:hush", "***")
     with context.database.read() as connection:
-        assert connection.scalars(sa.select(good_copies.c.uri)).all() == [uri.replace("hush", "***")]
+        assert connection.scalars(sa.select(good_copies.c.uri)).all() == ["private " + uri.replace("me:hush", "***")]
+
+
+def test_a_copy_of_a_private_address_needs_the_leave(
+    context: StageContext, declare: Callable[..., Declared], site: Site
+) -> None:
+    """What was read with leave to reach private addresses is not served to a manifest without it."""
+    lamp = declare(None, f"{site.url}/lamp.png")
+    served(from_origin([lamp], context)[0])
+    strict = replace(context.settings, fetch=replace(context.settings.fetch, allow_private_addresses=False))
+    (outcome,) = from_cache([lamp], replace(context, settings=strict))
+    assert isinstance(outcome, Failed)
 
 
 def test_a_blob_folder_that_cannot_be_written_is_told(context: StageContext, declare: Callable[..., Declared]) -> None:

@@ -234,10 +234,21 @@ class TestUnusable:
         assert (two.id, (two.problem or "")[:33]) == ("items.csv:3", "line 3 of items.csv is not CSV ('")
 
     def test_a_csv_quote_that_is_never_closed(self, write: Write) -> None:
-        """It takes the lines after it along, so it is no item, and the line where it began is named."""
-        one, two = read(write(b"id,name", b"a,one", b'b,"two', b"c,three", b"d,four", name="items.csv"))
-        assert one.name == "one"
+        """Its own line is no item, and is named; the lines that it would take along are items."""
+        one, two, three, four = read(write(b"id,name", b"a,one", b'b,"two', b"c,three", b"d,four", name="items.csv"))
+        assert (one.name, three.name, four.name) == ("one", "three", "four")
         assert two.problem == "line 3 of items.csv is not CSV (unexpected end of data); correct it, and see its quotes"
+
+    def test_a_csv_field_of_several_lines(self, write: Write) -> None:
+        """Line breaks in quotes belong to the field, and are counted as lines of the file."""
+        one, two = read(write(b"id,name", b'a,"one', b'and more"', b"b,two,three", name="items.csv"))
+        assert one.name == "one\nand more"
+        assert (two.problem or "").startswith("line 4 of items.csv has more fields")
+
+    def test_a_csv_head_with_a_bad_quote(self, write: Write) -> None:
+        """A first line that cannot be read is the manifest's own fault."""
+        with pytest.raises(UsageError, match=r"first line .* is not CSV"):
+            list(read(write(b'id,"na"me', b"a,one", name="items.csv")))
 
     def test_a_file_name_that_is_no_text(self, tmp_path: Path) -> None:
         """Pictures with names in latin-1 are told apart by their number; the others are items."""
@@ -372,12 +383,18 @@ def test_awkward_records_are_kept_by_every_store(
 
 
 def test_a_directory_goes_through_all_stages(settings: Settings, tmp_path: Path) -> None:
-    """Without any manifest, pictures are stored under their paths; a broken one is stored without its label."""
+    """Without any manifest, pictures are stored under their paths; broken ones are stored without their label."""
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.effect_noise((64, 64), 80).save(folder / "espresso.png")
     (folder / "lamp.png").write_bytes(made.png()[:200])
+    (folder / "mug.png").write_bytes(b"")
     views = enrich(settings, folder)
-    assert [view.quality for view in views.values()] == [0.64, 0.56]
+    assert {id_: view.quality for id_, view in views.items()} == {
+        "espresso.png": 0.64,
+        "lamp.png": 0.56,
+        "mug.png": 0.392,
+    }
+    assert "mug.png is empty" in str(views["mug.png"].stages["fetch"].error)
     assert views["espresso.png"].stages["classify_image"].value["label"] == "espresso"
     assert views["lamp.png"].stages["classify_image"].status is Status.SKIPPED

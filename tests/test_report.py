@@ -36,7 +36,9 @@ def report(database: Database) -> Report:
     """Two whole items, one that fell in two stages, one that failed, one that is pending, and a line superseded."""
     records = [Item(id=id_, name=f"Item {id_}") for id_ in ("whole", "also", "fallen", "failed", "pending", "whole")]
     records[2] = Item(id="fallen", name=NASTY)
-    run_id = runs.start(database, "flow run", "items.jsonl", {"emulated": True, "limit": None}, BEGAN)
+    run_id = runs.start(
+        database, "flow run", "items.jsonl", {"limit": None, "emulated": True, "force": ["embed_text=hashed"]}, BEGAN
+    )
     catalogue.register(database, run_id, records)
     gone = StepError(type="Unavailable", message=f"no device | {NASTY}")
 
@@ -104,7 +106,7 @@ def test_markdown_has_its_parts(report: Report) -> None:
     for heading in ("## Stages by status", "## Stages by rung", "## Lowest quality", "## Failed"):
         assert heading in text
     assert "| classify_image | gpu **2** · cpu **1** · rules · skip |" in text
-    assert "`--emulated`" in text and "limit" not in text
+    assert "Source items.jsonl · 12.3 s · `emulated`, `force embed_text=hashed`\n" in text
 
 
 def test_tables_are_whole_whatever_items_are_called(report: Report) -> None:

@@ -212,13 +212,18 @@ def _result(
             confidence=0.0,
             rung=SKIP,
             penalty=chain.skip.factor,
-            error=None if is_policy else errors[0],
+            error=None if is_policy else _reason(attempts),
             retryable=not is_policy,
         )
     return result(
         status=Status.FAILED,
         confidence=0.0,
-        rung=chain.rungs[-1].name,
-        error=errors[0],
+        error=_reason(attempts),
         retryable=all(error.retryable for error in errors),
     )
+
+
+def _reason(attempts: Sequence[Attempt]) -> StepError | None:
+    """Why nothing served: the best rung that tried. That a device is not here says nothing of the item."""
+    tried = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
+    return next(iter(tried or [attempt.error for attempt in attempts if attempt.error]), None)

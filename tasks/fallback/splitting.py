@@ -99,17 +99,26 @@ class Replies(Generic[V]):
 class _Calls(Generic[I, V]):
     """The calls of one rung over one batch: what still waits, and what came back."""
 
-    def __init__(self, name: str, works: Sequence[Work[I]], sizes: WorkingSizes, free_memory: Callable[[], None]):
+    def __init__(
+        self,
+        name: str,
+        works: Sequence[Work[I]],
+        *,
+        one_by_one: bool,
+        sizes: WorkingSizes,
+        free_memory: Callable[[], None],
+    ) -> None:
         self.name = name
         self.sizes = sizes
         self.free_memory = free_memory
         self.waiting = deque([list(works)])
+        self.one_by_one = one_by_one
         self.isolation = _Isolation(len(works))
         self.replies: Replies[V] = Replies(seconds={work.item_id: 0.0 for work in works})
 
-    def next_chunk(self, limit: int | None) -> list[Work[I]]:
+    def next_chunk(self) -> list[Work[I]]:
         chunk = self.waiting.popleft()
-        limit = limit or self.sizes.limit(self.name, len(chunk))
+        limit = 1 if self.one_by_one else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
             self.waiting.appendleft(chunk[limit:])
         return chunk[:limit]
@@ -134,6 +143,8 @@ class _Calls(Generic[I, V]):
                 self.replies.unavailable.update(work.item_id for work in given_up)
                 self.give_up(given_up, error)
             case TimedOut():
+                self.give_up(chunk, error)
+            case _ if self.one_by_one:  # nobody shares the call, so there is nobody to isolate
                 self.give_up(chunk, error)
             case _:
                 self.isolate(chunk, error)
@@ -185,9 +196,9 @@ def call_rung(
 
     Only `Exception` is caught, and only around `call`.
     """
-    calls: _Calls[I, V] = _Calls(name, works, sizes, free_memory)
+    calls: _Calls[I, V] = _Calls(name, works, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
     while calls.waiting:
-        chunk = calls.next_chunk(limit=1 if one_by_one else None)
+        chunk = calls.next_chunk()
         started = timer()
         try:
             outcomes = call(chunk)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: 100 megapixels are 300 MB of memory."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "ICO", "AVIF")
+"""What is decoded. Pillow knows more, and starts other programs for some (PostScript)."""
 TOP = 5
 DEFAULT_THRESHOLD = 0.3
 # Packages that carry weights: the architecture, and the confidence below which the label is withheld.
@@ -150,7 +152,7 @@ def open_image(content: bytes) -> Any:
     if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
         raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
     try:
-        image: Image.Image = Image.open(BytesIO(content))
+        image: Image.Image = Image.open(BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ItemError(
                 f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ def register(database: Database, run_id: str, records: Iterable[Item]) -> tuple[
     Returns:
         How many items there are, and how many lines were superseded by a later one with the same id.
     """
+    _forget_abandoned(database)
     lines = 0
     stream = iter(records)
     while chunk := list(islice(stream, LINES_PER_TRANSACTION)):
@@ -42,6 +44,13 @@ def register(database: Database, run_id: str, records: Iterable[Item]) -> tuple[
         count = _merge(database, connection, run_id)
         connection.execute(sa.update(runs).where(runs.c.id == run_id).values(lines=lines, duplicates=lines - count))
     return count, lines - count
+
+
+def _forget_abandoned(database: Database) -> None:
+    """Drop what runs that were killed a day ago or more had on its way."""
+    abandoned = sa.select(runs.c.id).where(runs.c.started_at < datetime.now(UTC) - timedelta(days=1))
+    with database.write() as connection:
+        connection.execute(sa.delete(incoming).where(incoming.c.run_id.in_(abandoned)))
 
 
 def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:

@@ -18,6 +18,7 @@ HEAD = "0001"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
+_INSUFFICIENT_PRIVILEGE = "42501"
 _MIGRATION_LOCK = 0x7265706C69  # "repli": PostgreSQL advisory locks are numbers
 
 
@@ -41,7 +42,7 @@ class Database:
                 raise UsageError("a store in memory cannot be shared with the workers; write sqlite:///FILE")
             self.url = parsed
             self.engine = _engine(parsed.render_as_string(hide_password=False))
-        except (ArgumentError, NoSuchModuleError) as error:
+        except (ArgumentError, NoSuchModuleError, ValueError) as error:
             raise UsageError(
                 f"the database URL cannot be read ({error}); write sqlite:///FILE or postgresql://…"
             ) from None
@@ -111,7 +112,8 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+            is_refused = getattr(error.orig, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError) and not is_refused:
                 raise  # ours, not the store's
             reason = " ".join(str(error.orig).split())
             raise StoreError(
@@ -120,7 +122,8 @@ class Database:
 
 
 def _shown(url: sa.URL) -> str:
-    return url.render_as_string(hide_password=True)
+    shown = url.difference_update_query([name for name in url.query if "password" in name.lower()])
+    return shown.render_as_string(hide_password=True)
 
 
 @lru_cache(maxsize=8)
@@ -128,11 +131,11 @@ def _engine(url: str) -> sa.Engine:
     """One pool a process and URL."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return sa.create_engine(parsed, pool_pre_ping=True)
+    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

@@ -96,10 +96,15 @@ def of_flow_run(database: Database, flow_run_id: str) -> Run | None:
     return Run(**row) if row else None
 
 
-def latest(database: Database) -> Run | None:
-    """The run that began last."""
+def latest(database: Database, source: str | None = None) -> Run | None:
+    """The run that began last, of one source where it is named."""
+    wanted = sa.true() if source is None else runs.c.source == source
     with database.read() as connection:
-        row = connection.execute(sa.select(runs).order_by(runs.c.started_at.desc()).limit(1)).mappings().first()
+        row = (
+            connection.execute(sa.select(runs).where(wanted).order_by(runs.c.started_at.desc()).limit(1))
+            .mappings()
+            .first()
+        )
     return Run(**row) if row else None
 
 

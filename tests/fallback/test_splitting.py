@@ -122,11 +122,12 @@ def test_broken_rung_costs_a_small_batch_less(count: int) -> None:
     assert len(rung.calls) == min(2 * count - 1, GIVE_UP_AFTER)
 
 
-def test_broken_rung_costs_a_few_calls_one_by_one_too() -> None:
-    """The same budget holds where each call carries one item."""
-    rung = ScriptedRung("full", always=RuntimeError("no parser"))
-    assert len(not_served(call(rung, one_by_one=True))) == 128
-    assert rung.sizes == [1] * GIVE_UP_AFTER
+def test_one_by_one_no_item_is_given_up_for_its_neighbours() -> None:
+    """Where each call carries one item, an error is that item's: the first thirty do not decide for the others."""
+    rung = breaking(*range(30))
+    replies = call(rung, one_by_one=True)
+    assert not_served(replies) == [str(number) for number in range(30)]
+    assert rung.sizes == [1] * 128
 
 
 def test_isolation_stops_at_its_budget() -> None:

@@ -86,7 +86,7 @@ def test_no_write_is_lost_between_processes(tmp_path: Path) -> None:
     store.engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["mysql://x", "nonsense", "sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize("url", ["mysql://x", "nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://h:port/db"])
 def test_a_url_of_another_kind_is_a_usage_error(url: str) -> None:
     """What cannot be a store is refused before anything is opened."""
     with pytest.raises(UsageError, match="sqlite:///FILE"):
@@ -113,3 +113,4 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
 def test_the_password_is_not_shown() -> None:
     """A store is named without its password."""
     assert "secret" not in str(Database("postgresql://user:secret@localhost/db"))
+    assert "secret" not in str(Database("postgresql://user@localhost/db?password=secret"))
