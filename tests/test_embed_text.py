@@ -107,10 +107,12 @@ def test_a_name_without_a_word_is_still_embedded_by_the_model(context: StageCont
 
 
 def test_a_label_that_is_missing_is_not_made_up(context: StageContext) -> None:
-    """An item with an image and no classification goes to the rung without labels; its neighbours stay."""
+    """An item with an image and no classification goes to the rung without labels; its neighbours keep their own."""
     lacking = replace(LAMP, label=None, lacks_label=True)
     first, without, last = run_rungs(CHAIN, [LAMP, lacking, DOG], context)
     assert [result.rung for result in (first, last)] == ["text_and_label"] * 2
+    for result, passage in ((first, LAMP), (last, DOG)):
+        assert cosine(result.value, embedding(text_and_label([passage], context)[0])) > 0.99999
     assert (without.rung, without.penalty) == ("text_only", Decimal("0.95"))
     assert without.error is not None
     assert without.error.message == "there is an image and no label for it: classify_image was skipped"

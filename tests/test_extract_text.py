@@ -17,6 +17,7 @@ from tests import made
 from tests.in_process import open_context, run_rungs
 
 LATIN = "Café crème à la française, servi dans une tasse en grès."
+GREEK = "Λάμπα από ορείχαλκο στέκεται στο τραπέζι"  # too short to be guessed
 RUSSIAN = (
     "Лампа стоит на столе и освещает комнату тёплым светом. Она сделана из латуни и стекла, а её высота сорок "
     "сантиметров. Абажур снимается, и лампу легко почистить мягкой сухой тканью."
@@ -118,6 +119,7 @@ def test_plain_text_is_taken_as_it_is(context: StageContext, content: bytes, med
     [
         (LATIN, "latin-1", '<meta charset="iso-8859-1">'),
         (LATIN, "latin-1", '<meta http-equiv="Content-Type" content="text/html; charset=ISO-8859-1">'),
+        (GREEK, "iso-8859-7", '<meta charset="iso-8859-7">'),
         (RUSSIAN, "windows-1251", ""),
         (RUSSIAN, "windows-1251", '<meta charset="no-such-encoding">'),
         (RUSSIAN, "utf-8", '<meta charset="windows-1251">'),

@@ -120,7 +120,7 @@ class TestAStageOfOnesOwn:
         """Where the service is down, the table's price has its penalty and its reason."""
         report = run(Price(is_up=False).stage())
         assert report.is_degraded
-        assert str(report) == "3 items: 3 degraded; mean quality 0.900 · table 3"
+        assert str(report) == "3 items: 3 degraded; mean penalty 0.900 · table 3"
         result = kept(settings, "a")["price"]
         assert (result.value, result.penalty, result.retryable) == (9.0, Decimal("0.9"), True)
         assert result.error is not None

@@ -197,7 +197,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
 def test_what_kills_its_worker_is_set_aside_alone(repli: Repli, tmp_path: Path, standing: dict[str, str]) -> None:
     """One item over which the process dies costs its neighbours nothing; it is failed, retryable, with the reason."""
     manifest = write_manifest(tmp_path / "items", 8, with_image=lambda number: number == 5)
-    done = repli("run", manifest, "--json", "--fault", "classify_image.gpu=kill", **standing)
+    done = repli("run", manifest, "--batch-size", "4", "--json", "--fault", "classify_image.gpu=kill", **standing)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["stored"], summary["failed"]) == (7, 1)
