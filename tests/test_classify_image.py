@@ -83,6 +83,10 @@ def odd_files() -> Mapping[str, bytes]:
         "floats": made.encoded(grey_ramp(1, np.float32), "TIFF"),
         "webp": made.encoded(made.picture(), "WEBP"),
         "bmp": made.encoded(made.picture(), "BMP"),
+        "ppm": made.encoded(made.picture(), "PPM"),
+        "ico": made.encoded(made.picture(), "ICO"),
+        "avif": made.encoded(made.picture(), "AVIF"),
+        "two jpegs of a camera": made.encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]),
         "moving gif": made.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "1 × 1": made.png(width=1, height=1),
         "20,000 × 10": made.encoded(Image.new("RGB", (20_000, 10), "teal")),
@@ -100,15 +104,16 @@ BROKEN = {
     "no bytes": (b"", "the image file is empty; put the picture there"),
     "half a png": (made.png()[:2000], "the image cannot be decoded"),
     "half a jpeg": (made.encoded(made.picture(), "JPEG")[:700], "the image cannot be decoded"),
-    "a png header": (b"\x89PNG\r\n\x1a\n", "the image cannot be decoded"),
-    "a page": (b"<html>404</html>", "the image cannot be decoded (UnidentifiedImageError"),
+    "a png header": (b"\x89PNG\r\n\x1a\n", "the file is no image that is read"),
+    "a page": (b"<html>404</html>", "the file is no image that is read (JPEG, PNG, "),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the file is no image that is read"),
     "an svg": (
         b'<svg xmlns="http://www.w3.org/2000/svg"/>',
         "the image is an SVG drawing, which has no pixels; convert",
     ),
     "an svg in xml": (b'<?xml version="1.0"?>\n<svg/>', "the image is an SVG drawing"),
     "a bomb": (made.bomb(), "the image is too large to decode"),
-    "noise": (bytes(range(256)) * 20, "the image cannot be decoded"),
+    "noise": (bytes(range(256)) * 20, "the file is no image that is read"),
 }
 
 

@@ -134,6 +134,12 @@ def test_html_of_any_encoding(context: StageContext, rung: str, text: str, encod
     assert text in result.value.text
 
 
+def test_one_broken_byte_is_one_broken_letter() -> None:
+    """A page that says what it is written in is not guessed at for a single byte that is not."""
+    text = decoded(b'<meta charset="utf-8"><p>' + f"{GREEK} – {RUSSIAN}".encode() + b"\xff")
+    assert text.endswith(f"{GREEK} – {RUSSIAN}\ufffd")
+
+
 @pytest.mark.parametrize("content", [bytes(range(128, 256)), b"\xff\xfe\x00", b'<meta charset="hex">\xe9', b"\x81"])
 def test_no_bytes_are_beyond_decoding(content: bytes) -> None:
     """What is no text in any encoding becomes some text, and raises nothing."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: 100 megapixels are 300 MB of memory."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "ICO", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
 """What is decoded. Pillow knows more, and starts other programs for some (PostScript)."""
 TOP = 5
 DEFAULT_THRESHOLD = 0.3
@@ -146,7 +146,7 @@ def open_image(content: bytes) -> Any:
     Raises:
         ItemError: it cannot be decoded; the message says what to do.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
         raise ItemError("the image file is empty; put the picture there")
@@ -170,6 +170,8 @@ def open_image(content: bytes) -> Any:
         raise
     except Image.DecompressionBombError as error:
         raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
+    except UnidentifiedImageError:
+        raise ItemError(f"the file is no image that is read ({', '.join(FORMATS)}); replace it") from None
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever the file leads them to
         raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
 

@@ -80,7 +80,7 @@ def _row(result: StepResult) -> dict[str, Any]:
         "standing": result.standing,
         "value": as_json(result.value),
         "vector": vector,
-        "confidence": result.confidence,
+        "confidence": None if result.confidence is None else float(result.confidence),
         "rung": result.rung,
         "penalty": None if result.penalty is None else float(result.penalty),
         "error": _error_row(result.error),
