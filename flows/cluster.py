@@ -114,13 +114,7 @@ def cluster(settings: Settings) -> Iterator[str]:
     With `PREFECT_API_URL` in the environment that server is used; else a private one is started before anything
     imports Prefect, and named in the environment for this process and the workers it starts.
     """
-    is_far = settings.dask_address and urlsplit(settings.dask_address).hostname not in {"127.0.0.1", "localhost", "::1"}
-    if is_far and not os.environ.get("PREFECT_API_URL"):
-        raise UsageError(
-            f"the workers of {settings.dask_address} cannot reach a private Prefect server; set PREFECT_API_URL to one "
-            "that they can"
-        )
-    server = None if os.environ.get("PREFECT_API_URL") else PrivateServer(settings)
+    server = None if os.environ.get("PREFECT_API_URL") else _private_server(settings)
     with _environment({**(server.environment if server else {}), **_QUIET}):
         try:
             with _dask(settings) as address:
@@ -130,6 +124,15 @@ def cluster(settings: Settings) -> Iterator[str]:
         finally:
             if server:
                 server.stop()
+
+
+def _private_server(settings: Settings) -> PrivateServer:
+    address = settings.dask_address
+    if address and urlsplit(address).hostname not in {"127.0.0.1", "localhost", "::1"}:
+        raise UsageError(
+            f"the workers of {address} cannot reach a private Prefect server; set PREFECT_API_URL to one that they can"
+        )
+    return PrivateServer(settings)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class Window:
                 _mark_crashed(future, str(error))
                 return stage.name, error
             except (OSError, TimeoutError, CancelledError, FutureCancelledError) as error:
-                why = error or type(error).__name__
+                why = str(error) or type(error).__name__
                 raise RepliError(
                     f"the Dask cluster was lost ({why}); start the run again, it goes on from here"
                 ) from error

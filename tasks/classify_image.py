@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip
+from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
 from tasks.items import Classification, Guess, ItemState
 from tasks.models.imagenet_labels import synonyms
 from tasks.stage import Stage, StageContext
@@ -38,13 +38,7 @@ def on_cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outco
 def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
     """No model: the one ImageNet class that the item's name names, unless the pixels show nothing at all."""
     blobs = Blobs(context.settings.blobs)
-    outcomes: list[Outcome[Classification]] = []
-    for picture in pictures:
-        try:
-            outcomes.append(_by_words_and_pixels(picture, blobs))
-        except ItemError as error:
-            outcomes.append(Failed.because(error))
-    return outcomes
+    return each(pictures, lambda picture: _by_words_and_pixels(picture, blobs))
 
 
 def check(answer: Classification) -> None:

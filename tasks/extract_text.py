@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, RungError, Served, Skip
+from tasks.fallback import Chain, ItemError, Outcome, Rung, RungError, Served, Skip, each
 from tasks.items import Asset, ItemState, Text, clean_text
 from tasks.stage import Stage, StageContext
 from tasks.storage.blobs import Blobs
@@ -77,13 +77,7 @@ def _each(
     documents: Sequence[Document], context: StageContext, *, html: _Extract, pdf: _Extract
 ) -> list[Outcome[Text]]:
     blobs = Blobs(context.settings.blobs)
-    outcomes: list[Outcome[Text]] = []
-    for document in documents:
-        try:
-            outcomes.append(Served(_text(document, blobs, html, pdf)))
-        except RungError as error:
-            outcomes.append(Failed.because(error))
-    return outcomes
+    return each(documents, lambda document: Served(_text(document, blobs, html, pdf)))
 
 
 def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Text:

@@ -128,7 +128,7 @@ def report(stage: str, finished: Sequence[StepResult]) -> StageReport:
         stage=stage,
         items=len(finished),
         statuses=Counter(result.status.value for result in finished),
-        rungs=Counter(result.rung for result in finished if result.rung and result.status is not Status.FAILED),
+        rungs=Counter(result.rung for result in finished if result.rung),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
     )
 

@@ -10,6 +10,7 @@ def warm_up(settings: Settings) -> None:
 
     What cannot be loaded is left alone here: the rung that needs it says so, item by item.
     """
+    import tasks.stage_task  # noqa: F401  Prefect, which every task needs
     from tasks import validate
     from tasks.fallback import RungError
     from tasks.models import image_classifier, text_embedder

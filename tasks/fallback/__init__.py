@@ -20,7 +20,7 @@ from tasks.fallback.errors import (
     UsageError,
 )
 from tasks.fallback.faults import Fault, FaultKind, Work, check_rung_exists, parse_faults
-from tasks.fallback.outcome import Failed, Outcome, Served
+from tasks.fallback.outcome import Failed, Outcome, Served, each
 from tasks.fallback.quality import mean_quality, quality
 from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
 from tasks.fallback.runner import AroundFallback, CallWithin, Directives, Runtime, run_chain
@@ -65,6 +65,7 @@ __all__ = [
     "can_move",
     "check_move",
     "check_rung_exists",
+    "each",
     "mean_quality",
     "parse_faults",
     "quality",

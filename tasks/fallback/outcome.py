@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tasks.fallback.errors import RungError
+from tasks.fallback.errors import ItemError, RungError
 from tasks.fallback.result import StepError
 
+I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
 
 
@@ -31,3 +33,15 @@ class Failed:
 
 
 Outcome = Served[V] | Failed
+
+
+def each(inputs: Iterable[I], serve: Callable[[I], Served[V]]) -> list[Outcome[V]]:
+    """One outcome an input, for a rung that works item by item: an `ItemError` that `serve` raises is that item's
+    own failure. Whatever else it raises concerns the rung, and is raised."""
+    outcomes: list[Outcome[V]] = []
+    for value in inputs:
+        try:
+            outcomes.append(serve(value))
+        except ItemError as error:
+            outcomes.append(Failed.because(error))
+    return outcomes

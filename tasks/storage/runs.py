@@ -130,7 +130,7 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
     for stage, status, rung, count in steps:
         counts = by_status.setdefault(stage, {})
         counts[status] = counts.get(status, 0) + count
-        if rung and status != Status.FAILED:
+        if rung:
             rungs = by_rung.setdefault(stage, {})
             rungs[rung] = rungs.get(rung, 0) + count
     for counts in by_status.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flows.lost_workers import FATAL_DEATHS, PIECES, set_aside, suspects
 from tasks.fallback import Status
 from tasks.stage_task import Batch
@@ -36,9 +38,9 @@ def test_an_item_is_set_aside_after_its_second_death_alone() -> None:
     assert len(suspects(again, was_alone=False)) == 1
 
 
-def test_what_is_set_aside_is_failed_and_may_be_tried_again(database: Database, registered: object) -> None:
+def test_what_is_set_aside_is_failed_and_may_be_tried_again(database: Database, registered: Callable[..., str]) -> None:
     """The store says which stage, and why; other items are not touched."""
-    run_id = registered("a", "b")  # type: ignore[operator]
+    run_id = registered("a", "b")
     set_aside(database, run_id, batch("a"), "extract_text")
     one, other = results.load(database, ["a", "b"])
     assert one.results["extract_text"].status is Status.FAILED
