@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
+from tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
 from tasks.items import Classification, Guess, ItemState
 from tasks.models.imagenet_labels import synonyms
 from tasks.stage import Stage, StageContext
@@ -53,8 +53,8 @@ def check(answer: Classification) -> None:
 
 CHAIN = Chain(
     "classify_image",
-    Rung("gpu", on_gpu, resources={"GPU": 1}, time_limit_s=300),
-    Rung("cpu", on_cpu, penalty="0.9", time_limit_s=300),
+    Rung("gpu", on_gpu, breaker=Breaker(scope="host"), resources={"GPU": 1}, time_limit_s=300),
+    Rung("cpu", on_cpu, penalty="0.9", breaker=Breaker(scope="host"), time_limit_s=300),
     Rung("rules", by_rules, penalty="0.8", time_limit_s=60),
     Skip(penalty="0.7"),
     check=check,

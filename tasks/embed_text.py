@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip
+from tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip
 from tasks.items import Embedding, ItemState
 from tasks.stage import Stage, StageContext
 
@@ -73,8 +73,8 @@ def check(embedding: Embedding) -> None:
 
 CHAIN = Chain(
     "embed_text",
-    Rung("text_and_label", text_and_label, time_limit_s=300),
-    Rung("text_only", text_only, penalty="0.95", time_limit_s=300),
+    Rung("text_and_label", text_and_label, breaker=Breaker(scope="host"), time_limit_s=300),
+    Rung("text_only", text_only, penalty="0.95", breaker=Breaker(scope="host"), time_limit_s=300),
     Rung("hashed", hashed, penalty="0.8", time_limit_s=60),
     Skip(penalty="0.7"),
     check=check,

@@ -1,4 +1,4 @@
-"""What the engine needs of the process it runs in: its clocks, its threads, its memory."""
+"""What the engine needs of the process it runs in: its clocks, its threads, its memory, its view of the breakers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from tasks.fallback import AroundFallback, Runtime, WorkingSizes
+from tasks.gates import Gates, Notify, this_place
+from tasks.storage.database import Database
 from tasks.time_limit import TimeLimiter
 
 
@@ -34,10 +36,23 @@ def _process_runtime(may_exit: bool) -> Runtime:
     )
 
 
-def process_runtime(*, may_exit: bool, around_fallback: AroundFallback | None = None) -> Runtime:
+def process_runtime(
+    *, may_exit: bool, around_fallback: AroundFallback | None = None, gates: Gates | None = None
+) -> Runtime:
     """The runtime of this process: working sizes and threads are the same from call to call.
 
-    `may_exit`: somebody restarts this process, so a call that cannot be cut off may end it.
+    Args:
+        may_exit: somebody restarts this process, so a call that cannot be cut off may end it.
+        around_fallback: shows fallbacks to people.
+        gates: the way to the breakers; without it every rung is called, however often it failed.
     """
     runtime = _process_runtime(may_exit)
-    return replace(runtime, around_fallback=around_fallback) if around_fallback else runtime
+    if around_fallback:
+        runtime = replace(runtime, around_fallback=around_fallback)
+    return replace(runtime, gate_of=gates.of) if gates else runtime
+
+
+@lru_cache(maxsize=8)
+def process_gates(database_url: str, on_move: Notify) -> Gates:
+    """This process's gates onto the breakers of one store."""
+    return Gates(Database(database_url), place=this_place(), on_move=on_move)

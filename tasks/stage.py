@@ -55,13 +55,17 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
-    """What a stage did to one batch. `items` counts those it had work on; `rungs` counts those each rung served."""
+    """What a stage did to one batch.
+
+    `items` counts those it had work on; `rungs` counts those each rung served; `notes` are for the run's report.
+    """
 
     stage: str
     items: int
     statuses: Mapping[str, int] = field(default_factory=dict)
     rungs: Mapping[str, int] = field(default_factory=dict)
     mean_penalty: Decimal | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_degraded(self) -> bool:

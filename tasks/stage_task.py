@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from tasks.breaker_events import emit
 from tasks.fallback import Replies, Served
-from tasks.process import process_runtime
+from tasks.process import process_gates, process_runtime
 from tasks.settings import Settings
 from tasks.stage import RunOptions, StageReport, run_stage
 from tasks.stages import stage_named, stages_before
+from tasks.storage.breakers import Move
 
 V = TypeVar("V")
 
@@ -43,12 +45,21 @@ class Batch:
 @task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Do one stage for one batch. Idempotent; see `tasks.stage.run_stage`."""
-    runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
+    gates = process_gates(settings.database_url, _tell)
+    runtime = process_runtime(may_exit=True, around_fallback=as_subtask, gates=gates)
     report = run_stage(stage_named(stage), stages_before(stage), batch.item_ids, options, settings, runtime)
+    report = replace(report, notes=gates.drain_notes())
+    for note in report.notes:
+        get_run_logger().warning(note)
     get_run_logger().info("%s: %s", batch, report)
     if report.is_degraded:
         return Completed(name="Degraded", message=str(report), data=report)
     return Completed(message=str(report), data=report)
+
+
+def _tell(move: Move) -> None:
+    get_run_logger().warning("breaker %s%s", move, f": {move.why}" if move.why else "")
+    emit(move)
 
 
 def task_of(stage: str) -> Task[..., State[StageReport]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tasks.fallback import Chain, Failed, InvalidItem, Outcome, Rung, Served
+from tasks.fallback import Breaker, Chain, Failed, InvalidItem, Outcome, Rung, Served
 from tasks.items import Item, ItemState, Validation, Violation
 from tasks.stage import Stage, StageContext
 
@@ -54,7 +54,7 @@ def by_required_fields(items: Sequence[Item], context: StageContext) -> Sequence
 
 CHAIN = Chain(
     "validate",
-    Rung("expectations", by_expectations, time_limit_s=120),
+    Rung("expectations", by_expectations, breaker=Breaker(scope="host"), time_limit_s=120),
     Rung("basic", by_required_fields, penalty="0.95", time_limit_s=30),
 )
 

@@ -1,13 +1,31 @@
 """The engine: chains of rungs, per-item outcomes, split and retry, exact quality. Standard library only.
 
 Read `status` for the words, `chain` for how a chain is declared, `runner` for how one runs over a batch,
-`splitting` for what happens when a call fails, `faults` for failing on purpose. There is no input or output
+`splitting` for what happens when a call fails, `breaker` for what happens when they keep failing, `faults` for failing
+on purpose. There is no input or output
 here, no clock and no thread: a `Runtime` hands them in.
 """
 
+from tasks.fallback.breaker import (
+    Asked,
+    Breaker,
+    BreakerState,
+    Cause,
+    Decision,
+    Ended,
+    Event,
+    Excused,
+    Failure,
+    Lease,
+    Ordered,
+    Position,
+    Verdict,
+    step,
+)
 from tasks.fallback.chain import SKIP, AnyChain, Chain, Rung, Skip
 from tasks.fallback.errors import (
     BadAnswer,
+    BreakerOpen,
     IllegalMove,
     InvalidItem,
     ItemError,
@@ -20,6 +38,7 @@ from tasks.fallback.errors import (
     UsageError,
 )
 from tasks.fallback.faults import Fault, FaultKind, Work, check_rung_exists, parse_faults
+from tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
 from tasks.fallback.outcome import Failed, Outcome, Served, each
 from tasks.fallback.quality import mean_quality, quality
 from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
@@ -32,20 +51,37 @@ __all__ = [
     "SKIP",
     "AnyChain",
     "AroundFallback",
+    "Asked",
     "Attempt",
     "AttemptOutcome",
     "BadAnswer",
+    "Breaker",
+    "BreakerOpen",
+    "BreakerState",
     "CallWithin",
+    "Cause",
     "Chain",
+    "Decision",
     "Directives",
+    "Ended",
+    "Event",
+    "Excused",
     "Failed",
+    "Failure",
     "Fault",
     "FaultKind",
+    "Gate",
+    "GateOf",
     "IllegalMove",
     "InvalidItem",
     "ItemError",
+    "Lease",
+    "NoGate",
+    "Ordered",
     "OutOfMemory",
     "Outcome",
+    "Permit",
+    "Position",
     "RepliError",
     "Replies",
     "Rung",
@@ -60,6 +96,7 @@ __all__ = [
     "TimedOut",
     "Unavailable",
     "UsageError",
+    "Verdict",
     "Work",
     "WorkingSizes",
     "can_move",
@@ -70,4 +107,6 @@ __all__ = [
     "parse_faults",
     "quality",
     "run_chain",
+    "step",
+    "ungated",
 ]

@@ -4,7 +4,7 @@
 
     CHAIN = Chain(
         "classify_image",
-        Rung("gpu", on_gpu, time_limit_s=120),
+        Rung("gpu", on_gpu, breaker=Breaker(scope="host"), time_limit_s=120),
         Rung("cpu", on_cpu, penalty="0.9", time_limit_s=300),
         Skip(penalty="0.7"),
     )
@@ -19,6 +19,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Generic, TypeVar
 
+from tasks.fallback.breaker import Breaker
 from tasks.fallback.outcome import Outcome
 
 I = TypeVar("I")  # noqa: E741  what a rung is given for one item: the usual letter of the three
@@ -49,6 +50,7 @@ class Rung(Generic[I, V, C]):
         penalty: the exact factor in (0, 1], written as a string, on the quality of the items it serves.
         time_limit_s: one call is cut off after so many seconds.
         one_by_one: give it one item a call. For work with nothing to gain from a batch, where one item can hang.
+        breaker: keeps everybody from calling it while it keeps failing. Without one it is called for every batch.
         resources: Dask resources that a worker needs to run it, such as ``{"GPU": 1}``.
     """
 
@@ -58,6 +60,7 @@ class Rung(Generic[I, V, C]):
     penalty: str = "1"
     time_limit_s: float
     one_by_one: bool = False
+    breaker: Breaker | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     factor: Decimal = field(init=False)
 
@@ -67,6 +70,11 @@ class Rung(Generic[I, V, C]):
         if self.time_limit_s <= 0:
             raise ValueError(f"rung {self.name}: the time limit must be above 0 s")
         object.__setattr__(self, "factor", _factor(self.penalty, f"rung {self.name}"))
+
+    @property
+    def probe_limit_s(self) -> float:
+        """The time limit of a probe, which is over before the breaker's lease is."""
+        return min(self.time_limit_s, self.breaker.probe_limit_s) if self.breaker else self.time_limit_s
 
 
 @dataclass(frozen=True, slots=True)

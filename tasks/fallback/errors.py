@@ -5,11 +5,12 @@
     RepliError
     ├── UsageError          what the caller asked for cannot be done as asked (exit status 2)
     ├── StoreError          the store cannot be reached or written (exit status 1)
-    ├── IllegalMove         a status was asked to change in a way the table does not have
+    ├── IllegalMove         a status or a breaker was asked to change in a way its table does not have
     └── RungError           why a rung did not serve; raised by rungs, read by the chain
         ├── OutOfMemory     splitting the batch may cure it
         ├── Unavailable     no such device, model or service here; nothing cures it now
         ├── TimedOut        the rung was cut off at its time limit
+        ├── BreakerOpen     the rung keeps failing, so it was not called
         ├── BadAnswer       the rung answered something its chain does not accept
         └── ItemError       this one item cannot be served; trying again may help
             └── InvalidItem this one item is wrong in itself; trying again cannot help
@@ -34,7 +35,7 @@ class StoreError(RepliError):
 
 
 class IllegalMove(RepliError):
-    """A step was asked to move between two statuses that the table of moves does not connect."""
+    """A step or a breaker was asked to make a move that its table of moves does not have. Nothing changed."""
 
 
 class RungError(RepliError):
@@ -51,6 +52,10 @@ class Unavailable(RungError):
 
 class TimedOut(RungError):
     """The rung was cut off at its time limit."""
+
+
+class BreakerOpen(RungError):
+    """The rung's breaker refused the call."""
 
 
 class BadAnswer(RungError):

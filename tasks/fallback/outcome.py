@@ -23,13 +23,17 @@ class Served(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The rung did not serve the item, which goes to the next rung."""
+    """The rung did not serve the item, which goes to the next rung.
+
+    `is_the_items`: the failure is the item's own and says nothing of the rung; a breaker does not count it.
+    """
 
     error: StepError
+    is_the_items: bool = False
 
     @classmethod
     def because(cls, error: RungError) -> Failed:
-        return cls(StepError.of(error))
+        return cls(StepError.of(error), is_the_items=isinstance(error, ItemError))
 
 
 Outcome = Served[V] | Failed

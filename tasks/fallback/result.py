@@ -30,6 +30,11 @@ class StepError:
         message = " ".join(str(error).split()) or type(error).__name__
         return cls(type=type(error).__name__, message=message[:2000], retryable=not isinstance(error, InvalidItem))
 
+    @property
+    def line(self) -> str:
+        """The error on one line."""
+        return f"{self.type}: {self.message}"
+
     def as_json(self) -> dict[str, str]:
         return {"type": self.type, "message": self.message}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from numbers import Real
@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from tasks.fallback.chain import SKIP, Chain, Rung
 from tasks.fallback.errors import BadAnswer, RungError
 from tasks.fallback.faults import Fault, Work, inject
+from tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
 from tasks.fallback.outcome import Failed, Outcome, Served
 from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
 from tasks.fallback.splitting import Replies, WorkingSizes, call_rung
@@ -42,7 +43,7 @@ def unseen(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What the engine does not have of its own: clocks, threads, and the memory of this process."""
+    """What the engine does not have of its own: clocks, threads, the memory of this process, and the breakers."""
 
     now: Callable[[], datetime]
     timer: Callable[[], float]
@@ -50,6 +51,7 @@ class Runtime:
     free_memory: Callable[[], None]
     sizes: WorkingSizes = field(default_factory=WorkingSizes)
     around_fallback: AroundFallback = unseen
+    gate_of: GateOf = ungated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,11 @@ def run_chain(
         if not progress.waiting:
             break
         faults = [fault for fault in directives.faults if (fault.stage, fault.rung) == (chain.stage, rung.name)]
-        work = partial(_run_rung, chain, rung, progress.waiting, context, faults, runtime)
+        if rung.breaker is None or rung.name == forced:  # a person's word goes before the breaker's
+            gate: Gate = NoGate()
+        else:
+            gate = runtime.gate_of(f"{chain.stage}.{rung.name}", rung.breaker)
+        work = partial(_run_rung, chain, rung, progress.waiting, context, faults, runtime, gate)
         if position == 0:
             progress.record(rung.name, work())
         else:
@@ -128,10 +134,16 @@ class _Progress:
                 kind = AttemptOutcome.SERVED
             else:
                 error = outcome.error
-                kind = AttemptOutcome.UNAVAILABLE if work.item_id in replies.unavailable else AttemptOutcome.FAILED
+                kind = _kind(work.item_id, replies)
             attempt = Attempt(rung=rung, outcome=kind, error=error, seconds=replies.seconds[work.item_id])
             self.trails[work.item_id] += (attempt,)
         self.waiting = [work for work in self.waiting if work.item_id not in self.served]
+
+
+def _kind(item_id: str, replies: Replies[Any]) -> AttemptOutcome:
+    if item_id in replies.refused:
+        return AttemptOutcome.REFUSED
+    return AttemptOutcome.UNAVAILABLE if item_id in replies.unavailable else AttemptOutcome.FAILED
 
 
 def _run_rung(
@@ -141,6 +153,7 @@ def _run_rung(
     context: C,
     faults: Iterable[Fault],
     runtime: Runtime,
+    gate: Gate,
 ) -> Replies[V]:
     name = f"{chain.stage}.{rung.name}"
 
@@ -151,17 +164,22 @@ def _run_rung(
         return outcomes
 
     faulty = inject(faults, call)
-    replies = call_rung(
+
+    def call_in_time(works: Sequence[Work[I]], permit: Permit) -> Sequence[Outcome[V]]:
+        limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
+        return runtime.call_within(partial(faulty, works), limit_s, name)
+
+    return call_rung(
         name,
         works,
-        lambda works: runtime.call_within(partial(faulty, works), rung.time_limit_s, name),
+        call_in_time,
         one_by_one=rung.one_by_one,
         sizes=runtime.sizes,
         free_memory=runtime.free_memory,
         timer=runtime.timer,
+        gate=gate,
+        accept=partial(_checked, chain, name),
     )
-    checked = {item_id: _checked(chain, name, outcome) for item_id, outcome in replies.outcomes.items()}
-    return replace(replies, outcomes=checked)
 
 
 def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V]:

@@ -10,6 +10,10 @@ answers per item            each item has its own outcome
 any other exception         bisection within a budget, so that a broken rung costs a few calls
 ==========================  ======================================================================
 
+Before each call the rung's breaker is asked: once it refuses, the items that still wait are not served; a probe
+carries one item. What breaks a call may be the rung or an item, and only what follows tells which: so a failed call
+counts against the rung at once, and is excused where the same batch is served without the item.
+
 After Spark RAPIDS' split-and-retry, whose contract holds here too: a call must be idempotent.
 """
 
@@ -22,8 +26,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from tasks.fallback.errors import OutOfMemory, TimedOut, Unavailable
-from tasks.fallback.faults import Call, Work
+from tasks.fallback.breaker import Verdict
+from tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
+from tasks.fallback.faults import Work
+from tasks.fallback.gate import Gate, NoGate, Permit, verdict_on
 from tasks.fallback.outcome import Failed, Outcome
 from tasks.fallback.result import StepError
 
@@ -83,17 +89,13 @@ class Replies(Generic[V]):
     """What a rung left for the items of one batch.
 
     `seconds` is each item's share of the calls that carried it; `unavailable` names the items that it did not answer
-    because the device, model or service is not here.
+    because the device, model or service is not here, `refused` those that its breaker kept from it.
     """
 
     outcomes: dict[str, Outcome[V]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
-
-    @property
-    def is_unavailable(self) -> bool:
-        """Whether the rung turned out not to be here."""
-        return bool(self.unavailable)
+    refused: set[str] = field(default_factory=set)
 
 
 class _Calls(Generic[I, V]):
@@ -116,9 +118,9 @@ class _Calls(Generic[I, V]):
         self.isolation = _Isolation(len(works))
         self.replies: Replies[V] = Replies(seconds={work.item_id: 0.0 for work in works})
 
-    def next_chunk(self) -> list[Work[I]]:
+    def next_chunk(self, *, is_probe: bool) -> list[Work[I]]:
         chunk = self.waiting.popleft()
-        limit = 1 if self.one_by_one else self.sizes.limit(self.name, len(chunk))
+        limit = 1 if self.one_by_one or is_probe else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
             self.waiting.appendleft(chunk[limit:])
         return chunk[:limit]
@@ -159,8 +161,14 @@ class _Calls(Generic[I, V]):
         else:
             self.waiting.extend(_halves(chunk))
 
+    def refused(self, error: BreakerOpen) -> None:
+        given_up = self.drained()
+        self.replies.refused.update(work.item_id for work in given_up)
+        self.give_up(given_up, error)
+
     def give_up(self, works: Sequence[Work[I]], error: Exception) -> None:
-        self.replies.outcomes.update((work.item_id, Failed(StepError.of(error))) for work in works)
+        failed = Failed(StepError.of(error), is_the_items=isinstance(error, ItemError))
+        self.replies.outcomes.update((work.item_id, failed) for work in works)
 
     def drained(self) -> list[Work[I]]:
         works = [work for chunk in self.waiting for work in chunk]
@@ -185,28 +193,80 @@ def _let_go(error: BaseException) -> None:
 def call_rung(
     name: str,
     works: Sequence[Work[I]],
-    call: Call[I, V],
+    call: Callable[[Sequence[Work[I]], Permit], Sequence[Outcome[V]]],
     *,
     one_by_one: bool,
     sizes: WorkingSizes,
     free_memory: Callable[[], None],
     timer: Callable[[], float],
+    gate: Gate = NoGate(),
+    accept: Callable[[Outcome[V]], Outcome[V]] = lambda outcome: outcome,
 ) -> Replies[V]:
     """One outcome for each of the `works`, whatever `call` does short of ending the process.
 
-    Only `Exception` is caught, and only around `call`.
+    Only `Exception` is caught, and only around `call`. `accept` turns an answer that may not be given into a failure.
     """
     calls: _Calls[I, V] = _Calls(name, works, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
+    blame = _Blame(gate, is_excusable=not one_by_one)
     while calls.waiting:
-        chunk = calls.next_chunk()
+        permit = gate.ask()
+        if permit.is_refused:
+            calls.refused(BreakerOpen(permit.why))
+            break
+        chunk = calls.next_chunk(is_probe=permit.is_probe)
         started = timer()
         try:
-            outcomes = call(chunk)
+            outcomes = call(chunk, permit)
         except Exception as error:  # noqa: BLE001  the chain's one catch: what a rung raises becomes a value here
+            blame.raised(permit, error, items=len(chunk))
             calls.raised(chunk, error)
+        except BaseException:  # cancelled: it says nothing of the rung
+            gate.ended(permit, Verdict.INCONCLUSIVE)
+            raise
         else:
-            calls.answered(chunk, outcomes)
+            accepted = [accept(outcome) for outcome in outcomes]
+            blame.answered(permit, accepted)
+            calls.answered(chunk, accepted)
         share = (timer() - started) / len(chunk)
         for work in chunk:
             calls.replies.seconds[work.item_id] += share
+    else:
+        blame.over()
     return calls.replies
+
+
+class _Blame:
+    """Whose fault the failed calls of one batch are, as far as the rung's breaker is concerned."""
+
+    def __init__(self, gate: Gate, *, is_excusable: bool) -> None:
+        self._gate = gate
+        self._is_excusable = is_excusable  # False: calls of one item have no neighbours to tell by
+        self._open: list[Permit] = []
+        self._has_worked = False
+
+    def raised(self, permit: Permit, error: Exception, *, items: int) -> None:
+        if isinstance(error, ItemError) or (isinstance(error, OutOfMemory | MemoryError) and items > 1):
+            self._gate.ended(permit, Verdict.INCONCLUSIVE)  # splitting may cure it
+            return
+        self._gate.ended(permit, Verdict.FAILED, StepError.of(error).line)
+        if not isinstance(error, Unavailable):  # no item makes a device go away
+            self._open.append(permit)
+
+    def answered(self, permit: Permit, outcomes: Sequence[Outcome[V]]) -> None:
+        verdict, why = verdict_on(outcomes)
+        self._gate.ended(permit, verdict, why)
+        if verdict is Verdict.FAILED:
+            self._open.append(permit)
+        else:
+            self._has_worked = True
+            self._excuse()
+
+    def over(self) -> None:
+        """Every item had its call: what failed last in a batch that was served was the items' too."""
+        if self._has_worked:
+            self._excuse()
+
+    def _excuse(self) -> None:
+        if self._open and self._is_excusable:
+            self._gate.excuse(self._open)
+        self._open = []

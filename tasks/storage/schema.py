@@ -124,3 +124,47 @@ good_copies = Table(
     Column("media_type", Text, nullable=False),
     Column("fetched_at", UtcDateTime, nullable=False),
 )
+
+# Where each breaker stands, at each place: '' is everywhere. A row that is absent is a closed breaker that never moved.
+# `version` grows with every change; a change is made only to the version that it was worked out from.
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("name", String(130), primary_key=True),
+    Column("place", String(255), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("position", String(16), nullable=False),
+    Column("opened_at", UtcDateTime),
+    Column("probe_at", UtcDateTime),
+    Column("failed_probes", Integer, nullable=False),
+    Column("lease_token", String(36)),
+    Column("lease_until", UtcDateTime),
+    Column("cause", String(32), nullable=False),
+    Column("why", Text, nullable=False),
+)
+
+# The failed calls of each breaker's window, by the token of their permit. Older ones go when the breaker changes.
+breaker_failures = Table(
+    "breaker_failures",
+    metadata,
+    Column("token", String(36), primary_key=True),
+    Column("name", String(130), nullable=False),
+    Column("place", String(255), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index("breaker_failures_by_breaker", "name", "place", "at"),
+)
+
+# Every move of every breaker, for good.
+breaker_moves = Table(
+    "breaker_moves",
+    metadata,
+    Column("name", String(130), primary_key=True),
+    Column("place", String(255), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("old", String(16), nullable=False),
+    Column("new", String(16), nullable=False),
+    Column("cause", String(32), nullable=False),
+    Column("why", Text, nullable=False),
+    Index("breaker_moves_by_time", "at"),
+)

@@ -116,7 +116,7 @@ class ScriptedRung:
         """What the rung answers for an item that it serves."""
         return f"{item} by {self.name}"
 
-    def on(self, works: Sequence[Work[str]]) -> Sequence[Outcome[str]]:
+    def on(self, works: Sequence[Work[str]], permit: object = None) -> Sequence[Outcome[str]]:
         """The rung as `call_rung` calls it."""
         return self([work.input for work in works])
 

@@ -193,7 +193,7 @@ def test_out_of_memory_has_no_budget() -> None:
 def test_memory_error_is_out_of_memory() -> None:
     """Python's own exception is split like the device's."""
 
-    def on(batch: Sequence[Work[str]]) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
         if len(batch) > 1:
             raise MemoryError
         return [Served(batch[0].input)]
@@ -270,7 +270,7 @@ def test_memory_of_the_failed_call_is_let_go_before_it_is_freed(chaining: str) -
         tensors.append(weakref.ref(tensor))
         raise RuntimeError("CUDA out of memory")
 
-    def on(batch: Sequence[Work[str]]) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
         tensor = Tensor()
         tensors.append(weakref.ref(tensor))
         try:
@@ -303,13 +303,13 @@ def test_time_out_is_not_split() -> None:
     replies = call(rung)
     assert rung.sizes == [128]
     assert len(not_served(replies)) == 128
-    assert not replies.is_unavailable
+    assert not replies.unavailable
 
 
 def test_time_out_takes_only_its_own_call() -> None:
     """Where calls carry one item, one that hangs takes no other with it."""
 
-    def on(batch: Sequence[Work[str]]) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id == "3":
             raise TimedOut("cut off")
         return [Served(batch[0].input)]
@@ -333,7 +333,7 @@ def test_unavailable_is_called_once(one_by_one: bool) -> None:
     replies = call(rung, one_by_one=one_by_one)
     assert len(rung.calls) == 1
     assert len(not_served(replies)) == 128
-    assert replies.is_unavailable
+    assert replies.unavailable == {work.item_id for work in BATCH}
     assert replies.unavailable == {work.item_id for work in BATCH}
 
 
@@ -342,7 +342,7 @@ def test_device_lost_midway_keeps_what_was_answered() -> None:
     sizes = WorkingSizes()
     sizes.did_not_fit("gpu", 4)
 
-    def on(batch: Sequence[Work[str]]) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id != "0":
             raise Unavailable("the device fell off the bus")
         return [Served("0"), Failed.because(ItemError("it is no image"))]

@@ -1,0 +1,232 @@
+"""The breakers that all workers share: failures as rows, moves by compare-and-set on a version.
+
+Every change is one short transaction: read the state and the version, let the machine of `tasks.fallback.breaker`
+work out the next, and write it to that version alone. Whoever comes second finds another version, and begins again
+with what the first one left, so no failure is lost and no two callers hold one lease. The time is the database's:
+workers' clocks need not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.fallback import (
+    Breaker,
+    BreakerState,
+    Cause,
+    Decision,
+    Event,
+    Failure,
+    Lease,
+    Position,
+    StoreError,
+    step,
+)
+from tasks.storage.database import Database
+from tasks.storage.schema import breaker_failures, breaker_moves, breakers
+
+EVERYWHERE = ""
+"""The place of a breaker of scope `fleet`, and of a person's word on one of scope `host`."""
+
+TRIES = 1000
+"""Changes that others may get in before ours: far more than there are workers."""
+
+Clock = Callable[[sa.Connection], datetime]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One breaker: its rung as `stage.rung`, and its place."""
+
+    name: str
+    place: str = EVERYWHERE
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.place}" if self.place else self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A breaker moved. `number` counts the changes of one breaker."""
+
+    key: Key
+    number: int
+    at: datetime
+    old: Position
+    new: Position
+    cause: Cause
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} → {self.new} ({self.cause})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What an event came to. `now` is the database's time; `move` is None where the breaker stayed where it is."""
+
+    state: BreakerState
+    decision: Decision
+    now: datetime
+    move: Move | None
+
+
+def database_time(connection: sa.Connection) -> datetime:
+    """The time of the store's own clock."""
+    if connection.dialect.name == "sqlite":
+        text = connection.scalar(sa.text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
+        return datetime.fromisoformat(str(text)).replace(tzinfo=UTC)
+    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
+
+
+def read(
+    database: Database, breaker: Breaker, keys: Sequence[Key], *, clock: Clock = database_time
+) -> tuple[dict[Key, BreakerState], datetime]:
+    """Where these breakers stand, and the database's time. One small read."""
+    with database.read() as connection:
+        now = clock(connection)
+        return {key: _load(connection, breaker, key, now)[0] for key in keys}, now
+
+
+def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock: Clock = database_time) -> Change:
+    """Let `event` happen to a breaker, and keep what follows from it.
+
+    Raises:
+        StoreError: the store is out of reach; nothing changed.
+    """
+    for _ in range(TRIES):
+        with database.write() as connection:
+            now = clock(connection)
+            before, version = _load(connection, breaker, key, now)
+            after, decision = step(breaker, before, event, now)
+            if after == before:
+                return Change(state=after, decision=decision, now=now, move=None)
+            if _swap(database, connection, key, version, after):
+                _keep_failures(connection, breaker, key, before, after, now)
+                move = _keep_move(connection, key, version + 1, before, after, now)
+                return Change(state=after, decision=decision, now=now, move=move)
+    raise StoreError(f"the breaker {key} changed {TRIES} times while it was being changed; start the run again")
+
+
+def all_keys(database: Database) -> list[Key]:
+    """Every breaker that ever changed, by name and place."""
+    with database.read() as connection:
+        rows = connection.execute(sa.select(breakers.c.name, breakers.c.place)).all()
+    return sorted(Key(*row) for row in rows)
+
+
+def moves_since(database: Database, start: datetime, end: datetime | None = None) -> list[Move]:
+    """The moves of all breakers from `start` on, oldest first."""
+    wanted = [breaker_moves.c.at >= start] + ([breaker_moves.c.at <= end] if end else [])
+    query = sa.select(breaker_moves).where(*wanted)
+    order = (breaker_moves.c.at, breaker_moves.c.name, breaker_moves.c.place, breaker_moves.c.version)
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(*order)).mappings().all()
+    return [
+        Move(
+            key=Key(row["name"], row["place"]),
+            number=row["version"],
+            at=row["at"],
+            old=Position(row["old"]),
+            new=Position(row["new"]),
+            cause=Cause(row["cause"]),
+            why=row["why"],
+        )
+        for row in rows
+    ]
+
+
+def _of(table: sa.Table, key: Key) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.name == key.name, table.c.place == key.place)
+
+
+def _load(connection: sa.Connection, breaker: Breaker, key: Key, now: datetime) -> tuple[BreakerState, int]:
+    """The state of a breaker and its version, 0 for one that never changed."""
+    row = connection.execute(sa.select(breakers).where(_of(breakers, key))).mappings().first()
+    if row is None:
+        return BreakerState(), 0
+    start = now - timedelta(seconds=breaker.within_s)
+    failures = connection.execute(
+        sa.select(breaker_failures.c.token, breaker_failures.c.at)
+        .where(_of(breaker_failures, key), breaker_failures.c.at > start)
+        .order_by(breaker_failures.c.at, breaker_failures.c.token)
+    ).all()
+    state = BreakerState(
+        position=Position(row["position"]),
+        failures=tuple(Failure(token, at) for token, at in failures),
+        opened_at=row["opened_at"],
+        probe_at=row["probe_at"],
+        failed_probes=row["failed_probes"],
+        lease=Lease(row["lease_token"], row["lease_until"]) if row["lease_token"] else None,
+        cause=Cause(row["cause"]),
+        why=row["why"],
+    )
+    return state, row["version"]
+
+
+def _swap(database: Database, connection: sa.Connection, key: Key, version: int, state: BreakerState) -> bool:
+    """Write `state` over `version`. False where somebody else wrote first; nothing is changed then."""
+    values: dict[str, Any] = {
+        "version": version + 1,
+        "position": state.position.value,
+        "opened_at": state.opened_at,
+        "probe_at": state.probe_at,
+        "failed_probes": state.failed_probes,
+        "lease_token": state.lease.token if state.lease else None,
+        "lease_until": state.lease.until if state.lease else None,
+        "cause": state.cause.value,
+        "why": state.why,
+    }
+    if version == 0:
+        first = database.insert(breakers).values(name=key.name, place=key.place, **values)
+        return connection.execute(first.on_conflict_do_nothing()).rowcount == 1
+    swapped = sa.update(breakers).where(_of(breakers, key), breakers.c.version == version).values(**values)
+    return connection.execute(swapped).rowcount == 1
+
+
+def _keep_failures(
+    connection: sa.Connection, breaker: Breaker, key: Key, before: BreakerState, after: BreakerState, now: datetime
+) -> None:
+    """Write what the state's failures became. Those that left the window go too."""
+    mine = _of(breaker_failures, key)
+    kept = {failure.token for failure in after.failures}
+    gone = [failure.token for failure in before.failures if failure.token not in kept]
+    start = now - timedelta(seconds=breaker.within_s)
+    connection.execute(
+        sa.delete(breaker_failures).where(
+            mine, sa.or_(breaker_failures.c.token.in_(gone), breaker_failures.c.at <= start)
+        )
+    )
+    known = {failure.token for failure in before.failures}
+    new = [
+        {"token": failure.token, "name": key.name, "place": key.place, "at": failure.at}
+        for failure in after.failures
+        if failure.token not in known
+    ]
+    if new:
+        connection.execute(sa.insert(breaker_failures), new)
+
+
+def _keep_move(
+    connection: sa.Connection, key: Key, number: int, before: BreakerState, after: BreakerState, now: datetime
+) -> Move | None:
+    if after.position is before.position:
+        return None
+    move = Move(
+        key=key,
+        number=number,
+        at=now,
+        old=before.position,
+        new=after.position,
+        cause=after.cause,
+        why=after.why,
+    )
+    row = {"old": move.old.value, "new": move.new.value, "cause": move.cause.value, "why": move.why, "at": now}
+    connection.execute(sa.insert(breaker_moves).values(name=key.name, place=key.place, version=number, **row))
+    return move
