@@ -95,6 +95,26 @@ def show(item_id: str, database: DatabaseOption = None, as_json: JsonOption = Fa
 
 
 @app.command()
+def breakers(
+    order: Annotated[str | None, typer.Argument(metavar="[open|close|reset]", help="Force it, or let it go.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="STAGE.RUNG, or STAGE.RUNG@PLACE.")] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every breaker: where it stands, its failures, its next probe. `open`, `close` and `reset` are a person's word."""
+    from flows import commands, terminal
+
+    settings = _settings(database)
+    if order and not name:
+        raise UsageError(f"`repli breakers {order[:40]}` needs the breaker's name, such as classify_image.gpu")
+    views = commands.order_breaker(settings, order, name) if order and name else commands.breakers_of(settings)
+    if as_json:
+        _print_json([view.as_json() for view in views], sys.stdout)
+    else:
+        _print(terminal.breakers_page(views))
+
+
+@app.command()
 def demo(
     items: Annotated[int, typer.Option(metavar="N", help="Items in the catalogue.")] = 300,
     database: DatabaseOption = None,

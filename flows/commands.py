@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
 from flows.run_request import RunRequest
-from tasks.fallback import RepliError
+from tasks.fallback import Cause, Order, RepliError, UsageError
 from tasks.report import Report, report_on
 from tasks.settings import Settings
-from tasks.stages import STAGE_NAMES
-from tasks.storage import lookup, runs
+from tasks.stages import STAGE_NAMES, declared_breakers
+from tasks.storage import breakers, lookup, runs
+from tasks.storage.breakers import BreakerView, Key
 from tasks.storage.database import Database
 from tasks.storage.lookup import ItemView
 from tasks.storage.runs import Run, Tally
@@ -110,6 +113,39 @@ def show(settings: Settings, item_id: str) -> ItemView:
     if view is None:
         raise RepliError(f"there is no item {item_id[:200]!r} in {database}; see `repli status`, or the manifest's ids")
     return view
+
+
+ORDERS: Mapping[str, Order] = {"open": Cause.FORCED_OPEN, "close": Cause.FORCED_CLOSED, "reset": Cause.RESET}
+"""What a person may say to a breaker."""
+
+
+def breakers_of(settings: Settings) -> list[BreakerView]:
+    """Every declared breaker. Raises `RepliError` where there is no store."""
+    return breakers.views(_existing(settings), declared_breakers())
+
+
+def order_breaker(settings: Settings, verb: str, name: str) -> list[BreakerView]:
+    """Force a breaker open or closed, or let it go, and tell the Prefect server, if one is known; all breakers then.
+
+    Raises:
+        UsageError: there is no such verb, or no such breaker.
+    """
+    if verb not in ORDERS:
+        raise UsageError(f"`repli breakers {verb[:40]}`: there is no such order; choose from {', '.join(ORDERS)}")
+    rung, _, place = name.partition("@")
+    declared = declared_breakers()
+    if rung not in declared:
+        raise UsageError(f"there is no breaker {name[:200]!r}; choose from {', '.join(declared)}")
+    if place and declared[rung].scope == "fleet":
+        raise UsageError(f"the breaker {rung} is the whole fleet's; leave @{place[:200]} away")
+    database = Database(settings.database_url)
+    database.migrate()
+    moves = breakers.order(database, declared[rung], Key(rung, place), ORDERS[verb])
+    if moves and os.environ.get("PREFECT_API_URL"):
+        from tasks.breaker_events import emit_now
+
+        emit_now(moves)
+    return breakers_of(settings)
 
 
 def _existing(settings: Settings) -> Database:

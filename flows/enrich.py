@@ -18,9 +18,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_dask import DaskTaskRunner
 
-from flows.lost_workers import set_aside
+from flows.lost_workers import Deaths, set_aside
+from flows.routing import Routing
 from flows.run_request import RunRequest
 from flows.window import Window
+from tasks.breaker_events import emit
 from tasks.report import Report, markdown, report_on
 from tasks.settings import Settings
 from tasks.stage import RunOptions
@@ -66,12 +68,15 @@ def enrich(
     run_id = runs.start(database, str(flow_run.get_id()), source, request.options(settings), datetime.now(UTC))
     catalogue.register(database, run_id, request.records())
     options = RunOptions(run_id=run_id, refresh=refresh, directives=request.directives())
-    problems = _enrich_batches(database, request, options, settings)
-    runs.finish(database, run_id, datetime.now(UTC))
+    problems, notes = _enrich_batches(database, request, options, settings)
+    runs.finish(database, run_id, datetime.now(UTC), notes)
     return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), problems)
 
 
-def _enrich_batches(database: Database, request: RunRequest, options: RunOptions, settings: Settings) -> list[str]:
+def _enrich_batches(
+    database: Database, request: RunRequest, options: RunOptions, settings: Settings
+) -> tuple[list[str], list[str]]:
+    """What went wrong on the way, and what there is to note."""
     artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {request.source}")
 
     shown = time.monotonic()
@@ -84,15 +89,19 @@ def _enrich_batches(database: Database, request: RunRequest, options: RunOptions
         progress = runs.progress(database, options.run_id, refresh=options.refresh)
         update_progress_artifact(cast(UUID, artifact), progress=100 * progress.finished / max(1, progress.items))
 
-    runner = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner)
+    client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
+    routing = Routing(client, database)
     window = Window(
-        runner.client,
+        client,
         options,
         settings,
         on_done=show_progress,
         set_aside=partial(set_aside, database, options.run_id),
+        routing=routing,
+        deaths=Deaths(database, options.directives, place_of=routing.place_of, on_move=emit),
     )
-    return window.run(catalogue.batches(database, options.run_id, request.batch_size, refresh=options.refresh))
+    problems = window.run(catalogue.batches(database, options.run_id, request.batch_size, refresh=options.refresh))
+    return problems, window.notes
 
 
 def _ending(report: Report, problems: list[str]) -> State[dict[str, Any]]:

@@ -2,15 +2,23 @@
 
 Dask blames every task that waited on the worker, so a death among many batches says little. Suspects therefore run
 one at a time with nothing else in flight: a death then has one possible cause, and no innocent item is set aside.
+
+Such a death is also a failure of the rung that was called, and its breaker counts it, until another piece comes
+through: a rung that kills its worker for every item is refused after a few deaths, and its items fall back.
 """
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from tasks.fallback import Status, StepError, StepResult
+from tasks.fallback import Breaker, Directives, Ended, Event, Excused, Position, Status, StepError, StepResult, Verdict
 from tasks.stage_task import Batch
-from tasks.storage import results
+from tasks.stages import stage_named
+from tasks.storage import breakers, results
+from tasks.storage.breakers import EVERYWHERE, Key, Move
 from tasks.storage.database import Database
 
 PIECES = 8
@@ -50,3 +58,57 @@ def _failed(item_id: str, run_id: str, stage: str) -> StepResult:
         run_id=run_id,
         finished_at=datetime.now(UTC),
     )
+
+
+class Deaths:
+    """Deaths of workers, as failures of the rungs that they died in.
+
+    Args:
+        place_of: the place of a worker by its address, None where it is not known.
+        on_move: told of each move of a breaker that a death caused.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        directives: Directives,
+        *,
+        place_of: Callable[[str], str | None],
+        on_move: Callable[[Move], None],
+    ) -> None:
+        self._database = database
+        self._directives = directives
+        self._place_of = place_of
+        self._on_move = on_move
+        self._excusable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
+
+    def died(self, batch: Batch, stage: str, worker: str | None) -> None:
+        """A worker died over `batch` at `stage`. It counts where the batch was alone and nobody forced a rung."""
+        place = self._place_of(worker) if worker else None
+        if not batch.is_suspect or place is None or stage in self._directives.forced:
+            return
+        chain = stage_named(stage).chain
+        for rung in chain.rungs:
+            if rung.breaker is None:
+                return
+            name = f"{stage}.{rung.name}"
+            key = Key(name, EVERYWHERE if rung.breaker.scope == "fleet" else place)
+            states, _ = breakers.read(self._database, rung.breaker, [key, Key(name)])
+            is_called = Position.CLOSED, Position.FORCED_CLOSED
+            if states[key].position in is_called and states[Key(name)].position in is_called:
+                token = uuid.uuid4().hex
+                self._excusable[rung.breaker, key].add(token)
+                self._tell(rung.breaker, key, Ended(token, Verdict.FAILED, f"WorkerDied: {name} killed its worker"))
+                return
+
+    def came_through(self, batch: Batch) -> None:
+        """`batch` was served: what killed the workers before it was an item's doing."""
+        if batch.is_suspect:
+            for (breaker, key), tokens in self._excusable.items():
+                self._tell(breaker, key, Excused(frozenset(tokens)))
+            self._excusable.clear()
+
+    def _tell(self, breaker: Breaker, key: Key, event: Event) -> None:
+        change = breakers.apply(self._database, breaker, key, event)
+        if change.move:
+            self._on_move(change.move)

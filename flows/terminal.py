@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from tasks.fallback import RepliError, Status
-from tasks.report import Report, colour
+from tasks.fallback import Position, RepliError, Status
+from tasks.report import LISTED, Report, colour
 from tasks.storage import runs
+from tasks.storage.breakers import BreakerView, Move
 from tasks.storage.database import Database
 from tasks.storage.lookup import Finding, ItemView
 from tasks.storage.runs import Run, Tally
@@ -31,6 +32,13 @@ _STATUS_COLOURS = {
     Status.SKIPPED: "dark_orange",
     Status.FAILED: "red",
     Status.PENDING: "blue",
+}
+_POSITION_COLOURS = {
+    Position.CLOSED: "green",
+    Position.OPEN: "red",
+    Position.HALF_OPEN: "yellow",
+    Position.FORCED_OPEN: "bold red",
+    Position.FORCED_CLOSED: "bold green",
 }
 
 
@@ -94,6 +102,10 @@ def run_summary(report: Report) -> RenderableType:
     ]
     if report.tally.quality:
         parts += ["", quality_bars(report.tally.quality)]
+    for note in report.run.notes or ():
+        parts += ["", Text(_short(note, 400))]
+    if report.moves:
+        parts += ["", moves_table(report.moves)]
     if report.failed:
         parts += ["", findings("Failed", report.failed)]
     if report.lowest:
@@ -148,6 +160,40 @@ def findings(title: str, items: Iterable[Finding]) -> Table:
         quality = "" if item.quality is None else f"{item.quality:g}"
         table.add_row(Text(_short(item.id, 40)), quality, Text("\n".join(_short(why, 120) for why in item.reasons)))
     return table
+
+
+def moves_table(moves: Sequence[Move]) -> Table:
+    """What breakers did, the last ones."""
+    table = Table("at (UTC)", "breaker", "moved", "why", title="Breakers that moved", title_justify="left", box=None)
+    for move in moves[-LISTED:]:
+        why = f"{move.cause}: {move.why}" if move.why else str(move.cause)
+        table.add_row(f"{move.at:%H:%M:%S}", str(move.key), f"{move.old} → {move.new}", Text(_short(why, 120)))
+    return table
+
+
+def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
+    """Every declared breaker, and where it stands."""
+    table = Table(box=None)
+    for header in ("breaker", "scope", "state", "failures"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("more")
+    for view in views:
+        state = view.state
+        times = {
+            "opened": state.opened_at,
+            "next probe": state.probe_at,
+            "probing until": state.lease and state.lease.until,
+        }
+        more = [f"{what} {at:%H:%M:%S}" for what, at in times.items() if at]
+        table.add_row(
+            view.key.name + (f"\n  at {_short(view.key.place, 60)}" if view.key.place else ""),
+            view.breaker.scope,
+            Text(state.position.value, style=_POSITION_COLOURS[state.position]),
+            f"{len(state.failures)} of {view.breaker.failures}",
+            Text("\n".join([*more, *([_short(state.why, 100)] if state.why else [])])),
+        )
+    orders = "Times are UTC. `repli breakers open|close NAME` forces one, `reset NAME` lets it go."
+    return Group(table, "", Text(orders))
 
 
 def item_page(view: ItemView) -> RenderableType:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import dask
 from distributed import Client, KilledWorker
@@ -17,24 +16,28 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from flows.lost_workers import suspects
+from flows.lost_workers import Deaths, suspects
+from flows.routing import Routing
 from tasks.fallback import RepliError
 from tasks.settings import Settings
-from tasks.stage import RunOptions, StageReport
+from tasks.stage import AnyStage, RunOptions, StageReport
 from tasks.stage_task import Batch, task_of
 from tasks.stages import STAGES
 
 WORKER_WAIT_S = 60
+LOOK_EVERY_S = 2.0
+"""While a batch is waited for, the workers are looked at so often."""
 AHEAD = 2
 """Batches in flight beyond two a worker: enough that no worker waits for the flow."""
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A batch and its stage tasks, in the order of the stages."""
+    """A batch and its stage tasks, in the order of the stages; `bound` are the stages that ask for a resource."""
 
     batch: Batch
     futures: tuple[PrefectDaskFuture[StageReport], ...]
+    bound: frozenset[str]
 
 
 class Window:
@@ -44,6 +47,7 @@ class Window:
         client: the Dask client of the flow's task runner.
         on_done: told of each batch that came through.
         set_aside: told of each batch of one item that workers die over, and of the stage.
+        deaths: told of each death that has one possible cause, so that the breakers count it.
     """
 
     def __init__(
@@ -54,12 +58,17 @@ class Window:
         *,
         on_done: Callable[[Batch], None],
         set_aside: Callable[[Batch, str], None],
+        routing: Routing,
+        deaths: Deaths,
     ) -> None:
         self._client = client
+        self._routing = routing
+        self._deaths = deaths
         self._options = options
         self._settings = settings
         self._on_done = on_done
         self._set_aside = set_aside
+        self.notes: list[str] = []
         self._tasks = {stage.name: task_of(stage.name) for stage in STAGES}
 
     def run(self, batches: Iterable[tuple[str, ...]]) -> list[str]:
@@ -70,6 +79,7 @@ class Window:
         in_flight: deque[InFlight] = deque()
         problems: list[str] = []
         while True:
+            self._routing.learn_places()
             if suspected and not in_flight:
                 in_flight.append(self._submit(suspected.popleft()))
             is_suspect_out = bool(in_flight) and in_flight[0].batch.is_suspect
@@ -79,17 +89,19 @@ class Window:
                 in_flight.append(self._submit(batch))
             if not in_flight:
                 return problems
-            sent = in_flight.popleft()
-            stage, error = self._wait(sent)
+            stage, error = self._wait(in_flight)
+            batch = in_flight.popleft().batch
             if error is None:
-                self._on_done(sent.batch)
+                self._deaths.came_through(batch)
+                self._on_done(batch)
             elif isinstance(error, KilledWorker):
-                pieces = suspects(sent.batch, was_alone=sent.batch.is_suspect)
+                self._deaths.died(batch, stage, error.last_worker.address if error.last_worker else None)
+                pieces = suspects(batch, was_alone=batch.is_suspect)
                 suspected.extend(pieces)
                 if not pieces:
-                    self._set_aside(sent.batch, stage)
+                    self._set_aside(batch, stage)
             else:
-                problems.append(f"{stage}, {sent.batch}: {error}")
+                problems.append(f"{stage}, {batch}: {error}")
 
     def _wait_for_a_worker(self) -> None:
         try:
@@ -101,36 +113,32 @@ class Window:
             ) from None
 
     def _width(self) -> int:
-        return 2 * len(self._workers()) + AHEAD
-
-    def _workers(self) -> dict[str, Any]:
-        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return workers
+        return 2 * len(self._routing.workers()) + AHEAD
 
     def _submit(self, batch: Batch) -> InFlight:
+        resources = {stage.name: self._routing.resources_for(stage) for stage in STAGES}
         futures: list[PrefectDaskFuture[StageReport]] = []
         for stage in STAGES:
-            with self._placed(stage.chain.primary.resources):
-                future = self._tasks[stage.name].submit(
-                    stage.name, batch, self._options, self._settings, wait_for=futures[-1:]
-                )
-            futures.append(future)  # type: ignore[arg-type]  # the runner is Dask's, and so are its futures
-        return InFlight(batch, tuple(futures))
+            wanted = dict(resources[stage.name])
+            with dask.annotate(resources=wanted) if wanted else nullcontext():
+                futures.append(self._send(stage, batch, futures[-1:]))
+        return InFlight(batch, tuple(futures), frozenset(name for name, wanted in resources.items() if wanted))
 
-    def _placed(self, resources: Any) -> AbstractContextManager[Any]:
-        """Sends what is submitted inside to workers with these resources, where one lives; else anywhere, for a
-        task whose resource nobody has waits for ever."""
-        if not resources:
-            return nullcontext()
-        has_one = any(
-            all(worker["resources"].get(name, 0) >= amount for name, amount in resources.items())
-            for worker in self._workers().values()
+    def _send(
+        self, stage: AnyStage, batch: Batch, after: list[PrefectDaskFuture[StageReport]]
+    ) -> PrefectDaskFuture[StageReport]:
+        task = self._tasks[stage.name]
+        return task.submit(  # type: ignore[return-value]  # the runner is Dask's, and so are its futures
+            stage.name, batch, self._options, self._settings, wait_for=after
         )
-        return dask.annotate(resources=dict(resources)) if has_one else nullcontext()
 
-    def _wait(self, sent: InFlight) -> tuple[str, Exception | None]:
-        """Wait for a batch; the first of its stages that did not end well, and why."""
-        for stage, future in zip(STAGES, sent.futures, strict=True):
+    def _wait(self, in_flight: deque[InFlight]) -> tuple[str, Exception | None]:
+        """Wait for the first batch; the first of its stages that did not end well, and why."""
+        for position, stage in enumerate(STAGES):
+            while not self._is_done(in_flight[0].futures[position]):
+                if self._routing.is_lost(stage):
+                    in_flight.extend([self._unbound(in_flight.popleft(), stage) for _ in range(len(in_flight))])
+            future = in_flight[0].futures[position]
             try:
                 result = future.result(raise_on_failure=False)
             except KilledWorker as error:
@@ -143,7 +151,30 @@ class Window:
                 ) from error
             if isinstance(result, Exception):
                 return stage.name, result
+            self.notes.extend(result.notes)
         return STAGES[-1].name, None
+
+    def _is_done(self, future: PrefectDaskFuture[StageReport]) -> bool:
+        """Wait a moment for a task; whether it is over, one way or another."""
+        try:
+            future.wrapped_future.exception(timeout=LOOK_EVERY_S)
+        except TimeoutError:
+            return False
+        except CancelledError:
+            return True  # its result says so
+        return True
+
+    def _unbound(self, sent: InFlight, stage: AnyStage) -> InFlight:
+        """The batch with `stage` and those after it sent again to any worker, where it waits for a worker in vain."""
+        position = STAGES.index(stage)
+        waiting = sent.futures[position:]
+        if stage.name not in sent.bound or waiting[0].wrapped_future.done():
+            return sent
+        self._client.cancel([future.wrapped_future for future in waiting], force=True)
+        futures = list(sent.futures[:position])
+        for later in STAGES[position:]:
+            futures.append(self._send(later, sent.batch, futures[-1:]))
+        return replace(sent, futures=tuple(futures), bound=sent.bound - {stage.name})
 
 
 def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:

@@ -13,12 +13,13 @@ The resource is ``repli.breaker.STAGE.RUNG``, so that an automation can match on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.fallback import Position
 from tasks.storage.breakers import Move
 
+DRAIN_LIMIT_S = 10
 EVENTS: Mapping[Position, str] = {
     Position.OPEN: "repli.breaker.opened",
     Position.FORCED_OPEN: "repli.breaker.opened",
@@ -57,3 +58,12 @@ def emit(move: Move) -> None:
         },
         payload=payload(move),
     )
+
+
+def emit_now(moves: Iterable[Move]) -> None:
+    """Send the events, and wait until they are sent: for a process that ends right after."""
+    from prefect.events.worker import EventsWorker
+
+    for move in moves:
+        emit(move)
+    EventsWorker.drain_all(timeout=DRAIN_LIMIT_S)

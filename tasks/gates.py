@@ -236,6 +236,7 @@ class SharedGate:
 def _refusal(key: Key, state: BreakerState) -> str:
     if state.position is Position.FORCED_OPEN:
         return f"{key.name} was not called: its breaker is forced open; `repli breakers reset {key.name}` lets it go"
-    since = f" since {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
+    why = f" ({state.why})" if state.why else ""
+    since = f", opened at {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
     again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is under way"
-    return f"{key.name} was not called: its breaker is open{since}{again}" + (f" ({state.why})" if state.why else "")
+    return f"{key.name} was not called: its breaker is open{why}{since}{again}"

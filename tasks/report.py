@@ -9,13 +9,16 @@ from io import BytesIO
 from typing import Any
 
 from tasks.fallback import AnyChain, Status
-from tasks.storage import lookup, runs
+from tasks.storage import breakers, lookup, runs
+from tasks.storage.breakers import Move
 from tasks.storage.database import Database
 from tasks.storage.lookup import Finding
 from tasks.storage.runs import Run, Tally
 
 LISTED = 10
 """Items that a report names: the lowest in quality, and the failed."""
+LISTED_MOVES = 50
+"""Moves of breakers that a report names: the last ones."""
 COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"))
 """The colour of a quality: that of the first row it reaches."""
 
@@ -28,6 +31,7 @@ class Report:
     tally: Tally
     lowest: Sequence[Finding]
     failed: Sequence[Finding]
+    moves: Sequence[Move]
 
     @property
     def seconds(self) -> float:
@@ -76,6 +80,7 @@ def report_on(database: Database, run: Run, stages: Sequence[str]) -> Report:
         tally=runs.tally(database, stages, run.id),
         lowest=lookup.lowest(database, run.id, LISTED),
         failed=lookup.failed(database, run.id, LISTED),
+        moves=breakers.moves_since(database, run.started_at, run.finished_at),
     )
 
 
@@ -96,6 +101,10 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         "## Stages by status\n\n" + _table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
+    if report.run.notes:
+        sections.append("## Notes\n\n" + "\n".join(f"- {_cell(note)}" for note in report.run.notes))
+    if report.moves:
+        sections.append("## Breakers that moved\n\n" + _moves(report.moves))
     if report.lowest:
         sections.append("## Lowest quality\n\n" + _findings(report.lowest))
     if report.failed:
@@ -144,6 +153,16 @@ def _rungs(rungs: Mapping[str, Mapping[str, int]], chains: Iterable[AnyChain]) -
         counts = rungs.get(chain.stage, {})
         served = " · ".join(f"{name} **{counts[name]}**" if counts.get(name) else name for name in chain.rung_names)
         lines.append(f"| {chain.stage} | {served} |")
+    return "\n".join(lines)
+
+
+def _moves(moves: Sequence[Move]) -> str:
+    lines = ["| at (UTC) | breaker | from | to | cause | why |", "| --- | --- | --- | --- | --- | --- |"]
+    if len(moves) > LISTED_MOVES:
+        lines.append(f"| | the first {len(moves) - LISTED_MOVES} are in the store | | | | |")
+    for move in moves[-LISTED_MOVES:]:
+        cells = (str(move.key), move.old, move.new, move.cause, move.why)
+        lines.append(f"| {move.at:%H:%M:%S} | {' | '.join(_cell(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 

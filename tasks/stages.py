@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks import classify_image, embed_text, extract_text, fetch, store, validate
+from tasks.fallback import Breaker
 from tasks.stage import AnyStage
 
 STAGES: tuple[AnyStage, ...] = (
@@ -25,3 +26,13 @@ def stage_named(name: str) -> AnyStage:
 def stages_before(name: str) -> tuple[str, ...]:
     """The names of the stages that come before `name`."""
     return STAGE_NAMES[: STAGE_NAMES.index(name)]
+
+
+def declared_breakers() -> dict[str, Breaker]:
+    """The breakers that the chains declare, by rung, as `stage.rung`, in the chains' order."""
+    return {
+        f"{chain.stage}.{rung.name}": rung.breaker
+        for chain in CHAINS
+        for rung in chain.rungs
+        if rung.breaker is not None
+    }

@@ -204,11 +204,14 @@ class Excused:
     tokens: frozenset[str]
 
 
+Order = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
+
+
 @dataclass(frozen=True, slots=True)
 class Ordered:
     """A person's word: `FORCED_OPEN`, `FORCED_CLOSED`, or `RESET` to let the breaker think for itself again."""
 
-    cause: Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
+    cause: Order
 
 
 Event = Asked | Ended | Excused | Ordered

@@ -8,7 +8,7 @@ workers' clocks need not agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +23,8 @@ from tasks.fallback import (
     Event,
     Failure,
     Lease,
+    Order,
+    Ordered,
     Position,
     StoreError,
     step,
@@ -64,6 +66,30 @@ class Move:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.old} → {self.new} ({self.cause})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerView:
+    """A declared breaker, and where it stands."""
+
+    key: Key
+    breaker: Breaker
+    state: BreakerState
+
+    def as_json(self) -> dict[str, Any]:
+        """The outside form: `breakers --json` of section 11 of the design, and beside it the lease and the reason."""
+        state = self.state
+        return {
+            "name": self.key.name,
+            "state": state.position.value,
+            "scope": self.breaker.scope,
+            "failures": len(state.failures),
+            "opened_at": state.opened_at and state.opened_at.isoformat(),
+            "next_probe_at": state.probe_at and state.probe_at.isoformat(),
+            "place": self.key.place or None,
+            "lease_until": state.lease and state.lease.until.isoformat(),
+            "why": state.why,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +140,29 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
     raise StoreError(f"the breaker {key} changed {TRIES} times while it was being changed; start the run again")
 
 
-def all_keys(database: Database) -> list[Key]:
-    """Every breaker that ever changed, by name and place."""
+def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock = database_time) -> list[BreakerView]:
+    """Where the declared breakers stand, wherever they ever changed; one that never did is closed."""
+    found = []
     with database.read() as connection:
+        now = clock(connection)
         rows = connection.execute(sa.select(breakers.c.name, breakers.c.place)).all()
-    return sorted(Key(*row) for row in rows)
+        for name, breaker in declared.items():
+            keys = sorted(Key(*row) for row in rows if row.name == name) or [Key(name)]
+            for key in keys:
+                state, _ = _load(connection, breaker, key, now)
+                is_lifted = breaker.scope == "host" and key.place == EVERYWHERE and not state.position.is_forced
+                if not (is_lifted and len(keys) > 1):  # an order that was taken back says nothing any more
+                    found.append(BreakerView(key=key, breaker=breaker, state=state))
+    return found
+
+
+def order(database: Database, breaker: Breaker, key: Key, cause: Order, *, clock: Clock = database_time) -> list[Move]:
+    """Do as a person says: `key` everywhere, unless it names a place. A reset lets it think for itself everywhere."""
+    keys = {key}
+    if cause is Cause.RESET and key.place == EVERYWHERE:
+        keys |= {view.key for view in views(database, {key.name: breaker}, clock=clock)}
+    changes = [apply(database, breaker, each, Ordered(cause), clock=clock) for each in sorted(keys)]
+    return [change.move for change in changes if change.move]
 
 
 def moves_since(database: Database, start: datetime, end: datetime | None = None) -> list[Move]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -66,6 +66,7 @@ class Run:
     options: Mapping[str, Any] = field(default_factory=dict)
     lines: int = 0
     duplicates: int = 0
+    notes: Sequence[str] | None = None
 
 
 def start(database: Database, flow_run_id: str, source: str, options: Mapping[str, Any], now: datetime) -> str:
@@ -77,10 +78,10 @@ def start(database: Database, flow_run_id: str, source: str, options: Mapping[st
     return run_id
 
 
-def finish(database: Database, run_id: str, now: datetime) -> None:
-    """Note that a run ended."""
+def finish(database: Database, run_id: str, now: datetime, notes: Iterable[str] = ()) -> None:
+    """Note that a run ended, and what its report is to say besides the counts."""
     with database.write() as connection:
-        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now))
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now, notes=list(notes)))
 
 
 def find(database: Database, run_id: str) -> Run:

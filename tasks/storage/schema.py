@@ -54,6 +54,7 @@ runs = Table(
     Column("options", JSON, nullable=False),
     Column("lines", Integer, nullable=False, default=0),
     Column("duplicates", Integer, nullable=False, default=0),
+    Column("notes", JSON),
 )
 
 # The catalogue. `state` is pending, stored or failed; `quality` is set while stored.

@@ -1,4 +1,4 @@
-"""Breakers, their failures, and their moves."""
+"""Breakers, their failures and their moves; notes on a run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("runs", sa.Column("notes", sa.JSON(), nullable=True))
     op.create_table(
         "breakers",
         sa.Column("name", sa.String(length=130), nullable=False),
@@ -57,3 +58,4 @@ def downgrade() -> None:
     op.drop_index("breaker_failures_by_breaker", table_name="breaker_failures")
     op.drop_table("breaker_failures")
     op.drop_table("breakers")
+    op.drop_column("runs", "notes")

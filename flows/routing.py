@@ -1,0 +1,105 @@
+"""Where stage tasks are sent: to the workers that carry what the stage's primary needs, as long as that helps.
+
+A Dask task that asks for a resource waits for ever where no worker carries it, and where the primary's breaker is
+open everywhere its workers would do alone what every worker can help with. In both cases tasks are sent without.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from distributed import Client
+
+from tasks.fallback import BreakerState, Position, StoreError
+from tasks.gates import this_place
+from tasks.stage import AnyStage
+from tasks.storage import breakers
+from tasks.storage.breakers import EVERYWHERE, Key
+from tasks.storage.database import Database
+
+LOST_AFTER_S = 10.0
+"""Without a worker that carries it for so long a resource is lost. A worker that its nanny restarts is back earlier."""
+BELIEVED_FOR_S = 1.0
+
+
+class Routing:
+    """What is known of the workers of a cluster, and of the breakers that they stand behind."""
+
+    def __init__(self, client: Client, database: Database, timer: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._database = database
+        self._timer = timer
+        self._places: dict[str, str] = {}
+        self._missing_since: dict[str, float] = {}
+        self._open: dict[str, tuple[float, bool]] = {}
+
+    def workers(self) -> dict[str, Any]:
+        """The live workers, by address, as the scheduler describes them."""
+        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return workers
+
+    def place_of(self, worker: str) -> str | None:
+        """The place of a worker that was seen alive; None of one that never was."""
+        return self._places.get(worker)
+
+    def resources_for(self, stage: AnyStage) -> Mapping[str, float]:
+        """The resources that the stage's tasks are to ask for now; none where they had better run anywhere."""
+        wanted = stage.chain.primary.resources
+        carriers = self._carriers(wanted) if wanted else []
+        return wanted if carriers and not self._is_open(stage, carriers) else {}
+
+    def is_lost(self, stage: AnyStage) -> bool:
+        """Whether no worker has carried what the stage asks for, for a while: what waits for it waits in vain."""
+        wanted = stage.chain.primary.resources
+        if not wanted or self._carriers(wanted):
+            self._missing_since.pop(stage.name, None)
+            return False
+        return self._timer() - self._missing_since.setdefault(stage.name, self._timer()) >= LOST_AFTER_S
+
+    def learn_places(self) -> None:
+        """Ask the workers that are new where they are, while they live."""
+        if new := [worker for worker in self.workers() if worker not in self._places]:
+            self._places.update(self._client.run(this_place, workers=new, on_error="ignore"))
+
+    def _carriers(self, wanted: Mapping[str, float]) -> list[str]:
+        return [
+            address
+            for address, worker in self.workers().items()
+            if all(worker["resources"].get(name, 0) >= amount for name, amount in wanted.items())
+        ]
+
+    def _is_open(self, stage: AnyStage, carriers: list[str]) -> bool:
+        """Whether the primary's breaker refuses calls wherever it could be called. One that owes a probe does not."""
+        read_at, is_open = self._open.get(stage.name, (0.0, False))
+        if self._timer() - read_at < BELIEVED_FOR_S and read_at:
+            return is_open
+        is_open = self._read_open(stage, carriers)
+        self._open[stage.name] = (self._timer(), is_open)
+        return is_open
+
+    def _read_open(self, stage: AnyStage, carriers: list[str]) -> bool:
+        primary = stage.chain.primary
+        if primary.breaker is None:
+            return False
+        self.learn_places()
+        places = {self._places.get(worker) for worker in carriers} if primary.breaker.scope == "host" else {EVERYWHERE}
+        name = f"{stage.name}.{primary.name}"
+        keys = [Key(name, place) for place in places if place is not None]
+        if len(keys) < len(places):  # one of them has not said where it is
+            return False
+        try:
+            states, now = breakers.read(self._database, primary.breaker, [*keys, Key(name)])
+        except StoreError:  # the stages say so
+            return False
+        ordered = states[Key(name)]
+        if ordered.position.is_forced:
+            return ordered.position is Position.FORCED_OPEN
+        return all(_refuses(states[key], now) for key in keys)
+
+
+def _refuses(state: BreakerState, now: Any) -> bool:
+    if state.position in (Position.CLOSED, Position.FORCED_CLOSED):
+        return False
+    return state.position is Position.FORCED_OPEN or not state.owes_probe(now)
