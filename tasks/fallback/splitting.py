@@ -131,23 +131,22 @@ class _Calls(Generic[I, V]):
         self.replies.outcomes.update(zip((work.item_id for work in chunk), outcomes, strict=True))
 
     def raised(self, chunk: list[Work[I]], error: Exception) -> None:
+        self.failed(chunk, error)  # until a smaller call says otherwise
         match error:
             case OutOfMemory() | MemoryError():
                 _let_go(error)
                 self.sizes.did_not_fit(self.name, len(chunk))
-                if len(chunk) == 1:
-                    self.give_up(chunk, error)
-                else:
+                if len(chunk) > 1:
                     self.free_memory()  # before a smaller try only: it takes a good part of a second
                     self.waiting.extendleft(reversed(_halves(chunk)))
             case Unavailable():
                 given_up = [*chunk, *self.drained()]
                 self.replies.unavailable.update(work.item_id for work in given_up)
-                self.give_up(given_up, error)
+                self.failed(given_up, error)
             case TimedOut():
-                self.give_up(chunk, error)
+                pass
             case _ if self.one_by_one:  # nobody shares the call, so there is nobody to isolate
-                self.give_up(chunk, error)
+                pass
             case _:
                 self.isolate(chunk, error)
 
@@ -155,18 +154,17 @@ class _Calls(Generic[I, V]):
         self.isolation.failures += 1
         may_go_on = self.isolation.may_go_on()
         if not may_go_on and not self.isolation.has_answered:
-            self.give_up([*chunk, *self.drained()], error)
-        elif len(chunk) == 1 or not may_go_on:
-            self.give_up(chunk, error)
-        else:
+            self.failed(self.drained(), error)
+        elif len(chunk) > 1 and may_go_on:
             self.waiting.extend(_halves(chunk))
 
     def refused(self, error: BreakerOpen) -> None:
-        given_up = self.drained()
-        self.replies.refused.update(work.item_id for work in given_up)
-        self.give_up(given_up, error)
+        """Nobody who waits is called any more. Who was in a call that failed has failed; the others are refused."""
+        refused = [work for work in self.drained() if work.item_id not in self.replies.outcomes]
+        self.replies.refused.update(work.item_id for work in refused)
+        self.failed(refused, error)
 
-    def give_up(self, works: Sequence[Work[I]], error: Exception) -> None:
+    def failed(self, works: Sequence[Work[I]], error: Exception) -> None:
         failed = Failed(StepError.of(error), is_the_items=isinstance(error, ItemError))
         self.replies.outcomes.update((work.item_id, failed) for work in works)
 

@@ -3,105 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from PIL import Image
 
 from flows.cluster import PrivateServer
 from tasks.settings import Settings
 from tasks.storage import runs
 from tasks.storage.database import Database
+from tests.flows.commandline import Repli, command, environment, write_manifest
 
 # A server and workers that a test starts for itself take half a minute on two cores.
 pytestmark = pytest.mark.timeout(300)
 
-Repli = Callable[..., subprocess.CompletedProcess[str]]
 FULL_OUTAGE = ("classify_image.gpu=oom", "embed_text.text_and_label=error", "embed_text.text_only=error")
-
-
-def environment(home: Path) -> dict[str, str]:
-    """An environment of one's own, the accelerator emulated."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REPLI_", "PREFECT_"))}
-    return {**kept, "REPLI_HOME": str(home), "REPLI_GPU_DEVICE": "cpu"}
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-
-
-@pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment that names a standing Prefect server and Dask cluster."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.flows.standing"],
-        env=environment(tmp_path_factory.mktemp("standing")),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout
-        assert process.stdin
-        line = next(line for line in process.stdout if line.startswith("{"))
-        yield json.loads(line)
-        process.stdin.close()
-        process.wait(60)
-
-
-@pytest.fixture
-def standing_server(standing: dict[str, str]) -> dict[str, str]:
-    """The environment that names the standing Prefect server; the Dask cluster is the run's own."""
-    return {name: value for name, value in standing.items() if name.startswith("PREFECT_")}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def repli(home: Path) -> Repli:
-    """Runs a command to its end."""
-
-    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*arguments), env={**environment(home), **variables}, capture_output=True, text=True, check=False
-        )
-
-    return run
-
-
-@pytest.fixture
-def store(home: Path) -> Database:
-    return Database(f"sqlite:///{home / 'repli.db'}")
-
-
-def write_manifest(folder: Path, items: int, *, with_image: Callable[[int], bool] = lambda number: True) -> Path:
-    """A manifest of small items with a text each, and a picture where asked; no picture is like another."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number in range(items):
-        record: dict[str, Any] = {
-            "id": f"item-{number}",
-            "name": f"Thing number {number}",
-            "document": f"This is what there is to say of thing {number}. It is round, and it is made of wood.",
-        }
-        if with_image(number):
-            record["image"] = f"{number}.png"
-            Image.linear_gradient("L").rotate(number).convert("RGB").save(folder / record["image"])
-        lines.append(json.dumps(record))
-    path = folder / "manifest.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def snapshot(store: Database, items: int) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""A command line to type at, and a Prefect server and Dask cluster that several tests share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.storage.database import Database
+from tests.flows.commandline import Repli, command, environment
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment that names a standing Prefect server and Dask cluster."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.flows.standing"],
+        env=environment(tmp_path_factory.mktemp("standing")),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdin
+        line = next(line for line in process.stdout if line.startswith("{"))
+        yield json.loads(line)
+        process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture
+def standing_server(standing: dict[str, str]) -> dict[str, str]:
+    """The environment that names the standing Prefect server; the Dask cluster is the run's own."""
+    return {name: value for name, value in standing.items() if name.startswith("PREFECT_")}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def repli(home: Path) -> Repli:
+    """Runs a command to its end."""
+
+    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments), env={**environment(home), **variables}, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def store(home: Path) -> Database:
+    return Database(f"sqlite:///{home / 'repli.db'}")

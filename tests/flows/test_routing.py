@@ -1,0 +1,157 @@
+"""Where batches are sent: real Dask workers, one of them with the tag, and a real kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from distributed import Client
+
+from flows.routing import Routing
+from tasks.fallback import Cause
+from tasks.stages import declared_breakers, stage_named
+from tasks.storage import breakers, lookup
+from tasks.storage.breakers import Key
+from tasks.storage.database import Database
+from tasks.storage.schema import step_results
+from tests.flows.commandline import Repli, command, environment, write_manifest
+
+pytestmark = pytest.mark.timeout(300)
+
+STAGE = stage_named("classify_image")
+GPU = "classify_image.gpu"
+
+
+class Topology:
+    """A Dask scheduler, and workers that come and go one by one, without a nanny to bring them back."""
+
+    def __init__(self, stack: ExitStack, folder: Path, env: dict[str, str]) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._env = env
+        file = folder / "scheduler.json"
+        self._start(["scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)])
+        while not file.exists():
+            time.sleep(0.05)
+        self.address = json.loads(file.read_text())["address"]
+        self.client = stack.enter_context(Client(self.address, set_as_default=False))
+
+    def add_worker(self, *options: str, place: str) -> subprocess.Popen[bytes]:
+        """A worker of one thread, alive when this returns, on a "device" of its own."""
+        before = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        process = self._start(
+            ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", *options], place
+        )
+        self.client.wait_for_workers(before + 1, timeout=60)
+        return process
+
+    def _start(self, arguments: list[str], place: str = "") -> subprocess.Popen[bytes]:
+        log = self._stack.enter_context((self._folder / f"{arguments[0]}-{place}.log").open("wb"))
+        env = {**self._env, "CUDA_VISIBLE_DEVICES": place, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+        process = self._stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]],
+                env=env,
+                stdout=log,
+                stderr=log,
+            )
+        )
+        self._stack.callback(process.kill)
+        return process
+
+
+@contextmanager
+def topology(folder: Path, env: dict[str, str]) -> Iterator[Topology]:
+    with ExitStack() as stack:
+        yield Topology(stack, folder, env)
+
+
+@pytest.fixture
+def small(home: Path, tmp_path: Path, standing_server: dict[str, str]) -> Iterator[Topology]:
+    """An empty cluster."""
+    with topology(tmp_path, {**environment(home), **standing_server}) as cluster:
+        yield cluster
+
+
+def test_the_tag_is_asked_for_while_it_helps(small: Topology, tmp_path: Path) -> None:
+    """A stage is bound to its tag while a live worker carries it and its breaker there lets calls through."""
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    database.migrate()
+    breaker = declared_breakers()[GPU]
+    now = [0.0]
+    routing = Routing(small.client, database, timer=lambda: now[0])
+
+    def asked_for() -> dict[str, float]:
+        now[0] += 2  # past what is believed
+        return dict(routing.resources_for(STAGE))
+
+    small.add_worker(place="none")
+    assert asked_for() == {}, "nobody carries the tag"
+    one = small.add_worker("--resources", "GPU=1", place="1")
+    assert asked_for() == {"GPU": 1}
+    places = {routing.place_of(worker) for worker in routing.workers()}
+    assert len(places) == 2
+    [gpu_1] = [str(place) for place in places if str(place).endswith("/1")]
+
+    breakers.order(database, breaker, Key(GPU, gpu_1), Cause.FORCED_OPEN)
+    assert asked_for() == {}, "it is open on the only device"
+    small.add_worker("--resources", "GPU=1", place="2")
+    assert asked_for() == {"GPU": 1}, "another device still serves"
+    breakers.order(database, breaker, Key(GPU), Cause.FORCED_OPEN)
+    assert asked_for() == {}, "it is open everywhere"
+    breakers.order(database, breaker, Key(GPU), Cause.RESET)
+    assert asked_for() == {"GPU": 1}
+    one.kill()
+    one.wait()
+    assert asked_for() == {"GPU": 1}
+    database.engine.dispose()
+
+
+def test_the_only_worker_with_the_tag_dies_and_nothing_waits_for_it(
+    small: Topology, repli: Repli, home: Path, tmp_path: Path, standing_server: dict[str, str]
+) -> None:
+    """Batches that wait for the dead worker are sent again without its tag, and every item is stored."""
+    manifest = write_manifest(tmp_path / "items", 40)
+    with_tag = small.add_worker("--resources", "GPU=1", place="1")
+    small.add_worker(place="none")
+    store = Database(f"sqlite:///{home / 'repli.db'}")
+    arguments = ("run", manifest, "--batch-size", "4", "--json", "--dask", small.address)
+    with subprocess.Popen(
+        command(*arguments),
+        env={**environment(home), **standing_server},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        while not (store.is_migrated() and classified(store)):
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()[-2000:]
+            time.sleep(0.05)
+        os.kill(with_tag.pid, signal.SIGKILL)
+        before = classified(store)
+        killed_at = time.monotonic()
+        while classified(store) <= before + 4:
+            assert time.monotonic() - killed_at < 60, "nothing moved after the worker's death"
+            time.sleep(0.1)
+        moved_after_s = time.monotonic() - killed_at
+        out, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error.decode()[-2000:]
+    assert json.loads(out)["stored"] == 40
+    assert before < 40, "there was something left to wait"
+    assert moved_after_s < 40, "10 s until the tag is lost, and the models of the other worker to load"
+    last = lookup.view(store, "item-39", ["classify_image"])
+    assert last is not None
+    assert last.stages["classify_image"].status.is_done
+
+
+def classified(store: Database) -> int:
+    with store.read() as connection:
+        query = sa.select(sa.func.count()).where(step_results.c.stage == "classify_image")
+        return int(connection.execute(query).scalar_one())
