@@ -18,8 +18,11 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# The long campaigns, about an hour on two cores.
 bench: install
 	$(BIN)/python -m tests.benchmarks.overhead
+	$(BIN)/python -m tests.benchmarks.breakers
+	$(BIN)/python -m tests.benchmarks.outage
 
 # The Prefect UI over the runs of `make demo`.
 serve: install

@@ -7,7 +7,8 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.fallback import SKIP, Status, Work, run_chain
+from tasks.fallback import SKIP, Position, Status, Work, run_chain
+from tasks.fallback.breaker import MOVES
 from tasks.process import process_runtime
 from tasks.settings import Settings
 from tasks.stage import StageContext
@@ -26,6 +27,22 @@ def test_the_chain_table_is_the_code() -> None:
             rungs.append(f"`{SKIP}` {chain.skip.factor:g}")
         rows.append(f"| `{chain.stage}` | {' · '.join(rungs)} |")
     assert "| stage | rungs |\n|---|---|\n" + "\n".join(rows) in README
+
+
+def test_the_diagram_is_the_table_of_moves() -> None:
+    """The diagram of the breakers has every move of the code, and no other."""
+    assert f"```mermaid\n{diagram()}\n```" in README
+
+
+def diagram() -> str:
+    """The table of moves, as Mermaid draws it. What happens from every position is drawn once."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Position.CLOSED}"]
+    for (position, cause), new in MOVES.items():
+        if all((other, cause) in MOVES for other in Position):
+            lines.append(f"    any --> {new}: {cause}")
+        else:
+            lines.append(f"    {position} --> {new}: {cause}")
+    return "\n".join(dict.fromkeys(lines))
 
 
 def test_every_status_is_explained() -> None:

@@ -12,12 +12,13 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from flows.terminal import item_page, overview_page, run_summary
-from tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
+from tasks.fallback import Attempt, AttemptOutcome, Cause, Ended, Position, Status, StepError, StepResult, Verdict
 from tasks.items import Item
 from tasks.report import LISTED, Report, colour, markdown, quality_chart, report_on
 from tasks.settings import Settings
-from tasks.stages import CHAINS, STAGE_NAMES
-from tasks.storage import catalogue, lookup, results, runs
+from tasks.stages import CHAINS, STAGE_NAMES, declared_breakers
+from tasks.storage import breakers, catalogue, lookup, results, runs
+from tasks.storage.breakers import Key
 from tasks.storage.database import Database
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -188,3 +189,41 @@ def test_the_terminal_shows_an_item(database: Database, report: Report, item_id:
     if item_id == "fallen":
         assert "gpu unavailable → cpu served" in page
         assert "classify_image is degraded: no device" in page
+
+
+def test_moves_and_notes_are_told(report: Report, database: Database) -> None:
+    """The report and the terminal name every breaker that moved during the run, why, and what else there is to note."""
+    during = BEGAN + timedelta(seconds=5)
+    breaker = declared_breakers()["classify_image.gpu"]
+    for when, token in ((BEGAN - timedelta(hours=1), "a"), (during, "b"), (BEGAN + timedelta(hours=1), "c")):
+        order = Cause.FORCED_OPEN if token == "b" else Cause.RESET
+        breakers.order(database, breaker, Key("classify_image.gpu"), Cause.FORCED_CLOSED, clock=lambda _, at=when: at)
+        breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _, at=when: at)
+    for failure in range(breaker.failures):
+        event = Ended(f"{failure}", Verdict.FAILED, why=NASTY)
+        breakers.apply(database, breaker, Key("classify_image.gpu", "host|1"), event, clock=lambda _: during)
+    runs.finish(database, report.run.id, BEGAN + timedelta(seconds=12), ["the store was away", NASTY])
+    told = report_on(database, runs.find(database, report.run.id), STAGE_NAMES)
+    assert [(move.old, move.new) for move in told.moves] == [
+        (Position.CLOSED, Position.FORCED_CLOSED),
+        (Position.FORCED_CLOSED, Position.FORCED_OPEN),
+        (Position.CLOSED, Position.OPEN),
+    ]
+    page = markdown(told, CHAINS)
+    assert "- the store was away\n" in page
+    assert "| 03:00:05 | classify&#95;image.gpu@host&#124;1 | closed | open | too many failures | a&#124;b" in page
+    assert "\n# head" not in page
+    seen = shown(run_summary(told))
+    assert "the store was away" in seen
+    assert "closed → open" in seen
+
+
+def test_many_moves_are_cut_to_the_last(report: Report, database: Database) -> None:
+    """A breaker that moves all night does not fill the report; the rest is counted."""
+    breaker = declared_breakers()["classify_image.gpu"]
+    for number in range(60):
+        order = Cause.FORCED_OPEN if number % 2 else Cause.FORCED_CLOSED
+        breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _: BEGAN)
+    page = markdown(report_on(database, report.run, STAGE_NAMES), CHAINS)
+    assert "the first 10 are in the store" in page
+    assert page.count("| 03:00:00 |") == 50
