@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from distributed import Client
@@ -21,6 +22,8 @@ from tasks.storage.database import Database
 
 LOST_AFTER_S = 10.0
 """Without a worker that carries it for so long a resource is lost. A worker that its nanny restarts is back earlier."""
+DESERTED_AFTER_S = 120.0
+"""Without any worker for so long a cluster is deserted."""
 BELIEVED_FOR_S = 1.0
 
 
@@ -53,10 +56,19 @@ class Routing:
     def is_lost(self, stage: AnyStage) -> bool:
         """Whether no worker has carried what the stage asks for, for a while: what waits for it waits in vain."""
         wanted = stage.chain.primary.resources
-        if not wanted or self._carriers(wanted):
-            self._missing_since.pop(stage.name, None)
-            return False
-        return self._timer() - self._missing_since.setdefault(stage.name, self._timer()) >= LOST_AFTER_S
+        is_there = not wanted or bool(self._carriers(wanted))
+        return self._missing_for(stage.name, is_there=is_there) >= LOST_AFTER_S
+
+    def is_deserted(self) -> bool:
+        """Whether there has been no worker at all for long."""
+        return self._missing_for("any", is_there=bool(self.workers())) >= DESERTED_AFTER_S
+
+    def _missing_for(self, what: str, *, is_there: bool) -> float:
+        """Since how many seconds it has been looked for in vain."""
+        if is_there:
+            self._missing_since.pop(what, None)
+            return 0.0
+        return self._timer() - self._missing_since.setdefault(what, self._timer())
 
     def learn_places(self) -> None:
         """Ask the workers that are new where they are, while they live."""
@@ -99,7 +111,13 @@ class Routing:
         return all(_refuses(states[key], now) for key in keys)
 
 
-def _refuses(state: BreakerState, now: Any) -> bool:
-    if state.position in (Position.CLOSED, Position.FORCED_CLOSED):
-        return False
-    return state.position is Position.FORCED_OPEN or not state.owes_probe(now)
+def _refuses(state: BreakerState, now: datetime) -> bool:
+    """Whether who asks is refused. Where a probe is owed, or was lost, somebody has to ask."""
+    match state.position:
+        case Position.FORCED_OPEN:
+            return True
+        case Position.OPEN:
+            return not state.owes_probe(now)
+        case Position.HALF_OPEN:
+            return state.lease is not None and now < state.lease.until
+    return False

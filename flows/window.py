@@ -17,7 +17,7 @@ from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from flows.lost_workers import Deaths, suspects
-from flows.routing import Routing
+from flows.routing import DESERTED_AFTER_S, Routing
 from tasks.fallback import RepliError
 from tasks.settings import Settings
 from tasks.stage import AnyStage, RunOptions, StageReport
@@ -135,14 +135,12 @@ class Window:
     def _wait(self, in_flight: deque[InFlight]) -> tuple[str, Exception | None]:
         """Wait for the first batch; the first of its stages that did not end well, and why."""
         for position, stage in enumerate(STAGES):
-            while not self._is_done(in_flight[0].futures[position]):
-                if self._routing.is_lost(stage):
-                    in_flight.extend([self._unbound(in_flight.popleft(), stage) for _ in range(len(in_flight))])
-            future = in_flight[0].futures[position]
             try:
-                result = future.result(raise_on_failure=False)
+                while not self._is_done(in_flight[0].futures[position]):
+                    self._see_to_the_waiting(in_flight, stage)
+                result = in_flight[0].futures[position].result(raise_on_failure=False)
             except KilledWorker as error:
-                _mark_crashed(future, str(error))
+                _mark_crashed(in_flight[0].futures[position], str(error))
                 return stage.name, error
             except (OSError, TimeoutError, CancelledError, FutureCancelledError) as error:
                 why = str(error) or type(error).__name__
@@ -164,6 +162,15 @@ class Window:
             return True  # its result says so
         return True
 
+    def _see_to_the_waiting(self, in_flight: deque[InFlight], stage: AnyStage) -> None:
+        """Send again what waits for a worker in vain. Raises `RepliError` where there has been none at all for long."""
+        if self._routing.is_deserted():
+            raise RepliError(
+                f"the Dask cluster has had no worker for {DESERTED_AFTER_S:g} s; start one, and the run again"
+            )
+        if self._routing.is_lost(stage):
+            in_flight.extend([self._unbound(in_flight.popleft(), stage) for _ in range(len(in_flight))])
+
     def _unbound(self, sent: InFlight, stage: AnyStage) -> InFlight:
         """The batch with `stage` and those after it sent again to any worker, where it waits for a worker in vain."""
         position = STAGES.index(stage)
@@ -174,7 +181,7 @@ class Window:
         futures = list(sent.futures[:position])
         for later in STAGES[position:]:
             futures.append(self._send(later, sent.batch, futures[-1:]))
-        return replace(sent, futures=tuple(futures), bound=sent.bound - {stage.name})
+        return replace(sent, futures=tuple(futures), bound=frozenset())
 
 
 def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:

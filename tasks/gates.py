@@ -7,6 +7,7 @@ calls on a reading that is out of date; a refusal may be a second old.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from tasks.fallback import (
     Asked,
     Breaker,
     BreakerState,
+    Cause,
     Decision,
     Ended,
     Event,
@@ -39,14 +41,21 @@ BELIEVED_FOR_S = 1.0
 STORE_AGAIN_AFTER_S = 5.0
 """While the store is out of reach it is asked no more often."""
 
+_LONGEST_DEVICES = 128
+"""As the store has it, a place is at most 255 characters long, and a host's name 64."""
+
 Notify = Callable[[Move], None]
 
 
 @lru_cache(maxsize=1)
 def this_place() -> str:
     """Where this process is, as far as devices go: the host, and the CUDA devices of it that the process sees."""
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return socket.gethostname() if devices is None else f"{socket.gethostname()}/{devices or 'no-cuda'}"
+    host, devices = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is None:
+        return host
+    if len(devices) > _LONGEST_DEVICES:  # many UUIDs
+        devices = hashlib.sha256(devices.encode()).hexdigest()[:16]
+    return f"{host}/{devices or 'no-cuda'}"
 
 
 @dataclass(slots=True)
@@ -88,7 +97,7 @@ class Gates:
     ) -> None:
         self.database = database
         self.place = place
-        self.on_move = on_move
+        self._on_move = on_move
         self.timer = timer
         self.clock = clock
         self._gates: dict[tuple[str, Breaker], SharedGate] = {}
@@ -100,6 +109,14 @@ class Gates:
         """The gate of the rung that is named `stage.rung`."""
         with self._lock:
             return self._gates.setdefault((name, breaker), SharedGate(self, name, breaker))
+
+    def moved(self, move: Move) -> None:
+        """A breaker moved, and it is kept. Whoever is told may fail; the pipeline goes on."""
+        try:
+            self._on_move(move)
+        except Exception as error:  # noqa: BLE001  telling people is not worth an item
+            with self._lock:
+                self._notes.append(f"breakers: nobody could be told of {move} ({type(error).__name__}: {error})")
 
     def lost(self, error: StoreError) -> None:
         """The store is out of reach. It is said once."""
@@ -134,6 +151,7 @@ class SharedGate:
         self._lock = threading.RLock()
         self._reading: _Reading | None = None
         self._outage: _Outage | None = None
+        self._has_served_last = False
 
     def ask(self) -> Permit:
         """Whether the rung may be called now. A probe's permit is a lease, which its holder ends by `ended`."""
@@ -145,10 +163,14 @@ class SharedGate:
             state, decision = step(self._breaker, reading.own, Asked(token), self._now(reading))
             if state.position is not reading.own.position or state.lease != reading.own.lease:
                 state, decision = self._happened(Asked(token))
+                if state.cause is Cause.PROBE_LOST and state.owes_probe(self._now(self._guess())):
+                    state, decision = self._happened(Asked(token))  # the lease was lost long ago
             return self._permit(token, state, decision)
 
     def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
-        """The call that `permit` let through is over. Healthy calls leave no trace."""
+        """The call that `permit` let through is over. Healthy calls leave no trace in the store."""
+        if verdict is not Verdict.INCONCLUSIVE:
+            self._has_served_last = verdict is Verdict.SERVED
         if verdict is Verdict.FAILED or permit.is_probe:
             with self._lock:
                 self._happened(Ended(permit.token, verdict, why))
@@ -163,7 +185,7 @@ class SharedGate:
 
     def _permit(self, token: str, state: BreakerState, decision: Decision) -> Permit:
         why = _refusal(self._key, state) if decision is Decision.REFUSE else ""
-        return Permit(token=token, decision=decision, why=why)
+        return Permit(token=token, decision=decision, why=why, is_trusted=self._has_served_last)
 
     def _now(self, reading: _Reading) -> datetime:
         return reading.now + timedelta(seconds=self._gates.timer() - reading.at)
@@ -197,14 +219,19 @@ class SharedGate:
             except StoreError as error:
                 self._is_out(error)
             else:
-                ordered = change.state if self._key == self._ordered_key else self._guess().ordered
-                self._reading = _Reading(change.state, ordered, change.now, self._gates.timer())
+                known = self._guess()
+                ordered = change.state if self._key == self._ordered_key else known.ordered
+                now = change.now - timedelta(seconds=self._gates.timer() - known.at)
+                self._reading = _Reading(change.state, ordered, now, known.at)  # no younger: the order was not read
                 return change.state, change.decision
         reading = self._guess()
         state, decision = step(self._breaker, reading.own, event, self._now(reading))
         self._reading = replace(reading, own=state)
-        if isinstance(event, Ended) and event.verdict is Verdict.FAILED and self._outage:
-            self._outage.failures.append(event)
+        if self._outage and isinstance(event, Ended):
+            if event.verdict is Verdict.FAILED:
+                self._outage.failures.append(event)
+            elif state.position is not reading.own.position:  # a served probe: what failed before it is over
+                self._outage.failures.clear()
         return state, decision
 
     def _guess(self) -> _Reading:
@@ -217,7 +244,7 @@ class SharedGate:
         database, clock = self._gates.database, self._gates.clock
         change = breakers.apply(database, self._breaker, self._key, event, clock=clock)
         if change.move:
-            self._gates.on_move(change.move)
+            self._gates.moved(change.move)
         return change
 
     def _is_out(self, error: StoreError) -> _Reading:

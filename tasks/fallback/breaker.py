@@ -26,6 +26,7 @@ from tasks.fallback.errors import IllegalMove
 PROBE_SHARE_OF_LEASE = 0.8
 """A probe is cut off after so much of its lease: it is over before anybody else may begin one."""
 _MOST_DOUBLINGS = 30
+_YEAR_S = 365 * 24 * 3600.0
 
 
 class Position(StrEnum):
@@ -102,8 +103,9 @@ class Breaker:
             raise ValueError(f"a breaker's scope is 'host' or 'fleet', not {self.scope!r}")
         if self.failures < 1:
             raise ValueError("a breaker opens after at least 1 failure")
-        if min(self.within_s, self.open_for_s, self.lease_s) <= 0:
-            raise ValueError("a breaker's window, cool-down and lease must be above 0 s")
+        durations = (self.within_s, self.open_for_s, self.open_for_at_most_s, self.lease_s)
+        if not all(0 < seconds <= _YEAR_S for seconds in durations):  # so that no date overflows, nor is NaN
+            raise ValueError("a breaker's window, cool-downs and lease must be above 0 s and at most a year")
         if self.open_for_at_most_s < self.open_for_s:
             raise ValueError("a breaker's longest cool-down cannot be shorter than its first")
 
@@ -267,7 +269,7 @@ def _probe_ended(breaker: Breaker, state: BreakerState, verdict: Verdict, why: s
 
 def _call_ended(breaker: Breaker, state: BreakerState, event: Ended, now: datetime) -> BreakerState:
     is_known = any(failure.token == event.token for failure in state.failures)
-    if event.verdict is not Verdict.FAILED or is_known:
+    if event.verdict is not Verdict.FAILED or is_known or state.position.is_forced:
         return state
     state = replace(state, failures=(*state.failures, Failure(event.token, now)))
     if state.position is Position.CLOSED and len(state.failures) >= breaker.failures:

@@ -12,11 +12,13 @@ from tasks.fallback.outcome import Failed, Outcome, Served
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permit:
-    """The answer to who asked. `token` names the call; `why` says why it is refused."""
+    """The answer to who asked. `token` names the call; `why` says why it is refused; `is_trusted`: the rung served
+    this process's last call."""
 
     token: str
     decision: Decision
     why: str = ""
+    is_trusted: bool = False
 
     @property
     def is_probe(self) -> bool:

@@ -10,9 +10,8 @@ answers per item            each item has its own outcome
 any other exception         bisection within a budget, so that a broken rung costs a few calls
 ==========================  ======================================================================
 
-Before each call the rung's breaker is asked: once it refuses, the items that still wait are not served; a probe
-carries one item. What breaks a call may be the rung or an item, and only what follows tells which: so a failed call
-counts against the rung at once, and is excused where the same batch is served without the item.
+Before each call the rung's breaker is asked: once it refuses, the items that still wait are not served. A probe carries
+one item, any of those that come next: were it always the first, a bad one could fail every probe.
 
 After Spark RAPIDS' split-and-retry, whose contract holds here too: a call must be idempotent.
 """
@@ -25,11 +24,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+from zlib import crc32
 
+from tasks.fallback.blame import Blame
 from tasks.fallback.breaker import Verdict
 from tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
 from tasks.fallback.faults import Work
-from tasks.fallback.gate import Gate, NoGate, Permit, verdict_on
+from tasks.fallback.gate import Gate, NoGate, Permit
 from tasks.fallback.outcome import Failed, Outcome
 from tasks.fallback.result import StepError
 
@@ -118,12 +119,24 @@ class _Calls(Generic[I, V]):
         self.isolation = _Isolation(len(works))
         self.replies: Replies[V] = Replies(seconds={work.item_id: 0.0 for work in works})
 
-    def next_chunk(self, *, is_probe: bool) -> list[Work[I]]:
+    def next_chunk(self) -> list[Work[I]]:
         chunk = self.waiting.popleft()
-        limit = 1 if self.one_by_one or is_probe else self.sizes.limit(self.name, len(chunk))
+        limit = 1 if self.one_by_one else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
             self.waiting.appendleft(chunk[limit:])
         return chunk[:limit]
+
+    def next_probe(self, token: str) -> list[Work[I]]:
+        """One item, drawn by the probe's token, which is random."""
+        chunk = self.waiting.popleft()
+        drawn = crc32(token.encode()) % len(chunk)
+        if len(chunk) > 1:
+            self.waiting.appendleft(chunk[:drawn] + chunk[drawn + 1 :])
+        return [chunk[drawn]]
+
+    def took(self, chunk: Sequence[Work[I]], seconds: float) -> None:
+        for work in chunk:
+            self.replies.seconds[work.item_id] += seconds / len(chunk)
 
     def answered(self, chunk: Sequence[Work[I]], outcomes: Sequence[Outcome[V]]) -> None:
         self.isolation.has_answered = True
@@ -205,66 +218,28 @@ def call_rung(
     Only `Exception` is caught, and only around `call`. `accept` turns an answer that may not be given into a failure.
     """
     calls: _Calls[I, V] = _Calls(name, works, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
-    blame = _Blame(gate, is_excusable=not one_by_one)
+    blame = Blame(gate, has_neighbours=not one_by_one)
     while calls.waiting:
         permit = gate.ask()
         if permit.is_refused:
             calls.refused(BreakerOpen(permit.why))
             break
-        chunk = calls.next_chunk(is_probe=permit.is_probe)
+        chunk = calls.next_probe(permit.token) if permit.is_probe else calls.next_chunk()
         started = timer()
         try:
             outcomes = call(chunk, permit)
         except Exception as error:  # noqa: BLE001  the chain's one catch: what a rung raises becomes a value here
+            calls.took(chunk, timer() - started)
             blame.raised(permit, error, items=len(chunk))
             calls.raised(chunk, error)
         except BaseException:  # cancelled: it says nothing of the rung
             gate.ended(permit, Verdict.INCONCLUSIVE)
             raise
         else:
+            calls.took(chunk, timer() - started)
             accepted = [accept(outcome) for outcome in outcomes]
             blame.answered(permit, accepted)
             calls.answered(chunk, accepted)
-        share = (timer() - started) / len(chunk)
-        for work in chunk:
-            calls.replies.seconds[work.item_id] += share
     else:
         blame.over()
     return calls.replies
-
-
-class _Blame:
-    """Whose fault the failed calls of one batch are, as far as the rung's breaker is concerned."""
-
-    def __init__(self, gate: Gate, *, is_excusable: bool) -> None:
-        self._gate = gate
-        self._is_excusable = is_excusable  # False: calls of one item have no neighbours to tell by
-        self._open: list[Permit] = []
-        self._has_worked = False
-
-    def raised(self, permit: Permit, error: Exception, *, items: int) -> None:
-        if isinstance(error, ItemError) or (isinstance(error, OutOfMemory | MemoryError) and items > 1):
-            self._gate.ended(permit, Verdict.INCONCLUSIVE)  # splitting may cure it
-            return
-        self._gate.ended(permit, Verdict.FAILED, StepError.of(error).line)
-        if not isinstance(error, Unavailable):  # no item makes a device go away
-            self._open.append(permit)
-
-    def answered(self, permit: Permit, outcomes: Sequence[Outcome[V]]) -> None:
-        verdict, why = verdict_on(outcomes)
-        self._gate.ended(permit, verdict, why)
-        if verdict is Verdict.FAILED:
-            self._open.append(permit)
-        else:
-            self._has_worked = True
-            self._excuse()
-
-    def over(self) -> None:
-        """Every item had its call: what failed last in a batch that was served was the items' too."""
-        if self._has_worked:
-            self._excuse()
-
-    def _excuse(self) -> None:
-        if self._open and self._is_excusable:
-            self._gate.excuse(self._open)
-        self._open = []

@@ -9,7 +9,7 @@ workers' clocks need not agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from tasks.fallback import (
     BreakerState,
     Cause,
     Decision,
+    Ended,
     Event,
     Failure,
     Lease,
@@ -29,6 +30,7 @@ from tasks.fallback import (
     StoreError,
     step,
 )
+from tasks.items import clean_text
 from tasks.storage.database import Database
 from tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
@@ -117,7 +119,8 @@ def read(
     """Where these breakers stand, and the database's time. One small read."""
     with database.read() as connection:
         now = clock(connection)
-        return {key: _load(connection, breaker, key, now)[0] for key in keys}, now
+        found = _load(connection, breaker, keys, now)
+        return {key: state for key, (state, _) in found.items()}, now
 
 
 def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock: Clock = database_time) -> Change:
@@ -126,10 +129,14 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
     Raises:
         StoreError: the store is out of reach; nothing changed.
     """
+    if isinstance(event, Ended):
+        event = replace(event, why=clean_text(event.why))  # an error quotes what it likes
     for _ in range(TRIES):
         with database.write() as connection:
+            if not database.is_sqlite:  # whose writers queue by themselves: wait here instead of losing the swap
+                connection.execute(sa.select(breakers.c.version).where(_of(breakers, key)).with_for_update())
             now = clock(connection)
-            before, version = _load(connection, breaker, key, now)
+            before, version = _load(connection, breaker, [key], now)[key]
             after, decision = step(breaker, before, event, now)
             if after == before:
                 return Change(state=after, decision=decision, now=now, move=None)
@@ -148,8 +155,7 @@ def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock =
         rows = connection.execute(sa.select(breakers.c.name, breakers.c.place)).all()
         for name, breaker in declared.items():
             keys = sorted(Key(*row) for row in rows if row.name == name) or [Key(name)]
-            for key in keys:
-                state, _ = _load(connection, breaker, key, now)
+            for key, (state, _) in _load(connection, breaker, keys, now).items():
                 is_lifted = breaker.scope == "host" and key.place == EVERYWHERE and not state.position.is_forced
                 if not (is_lifted and len(keys) > 1):  # an order that was taken back says nothing any more
                     found.append(BreakerView(key=key, breaker=breaker, state=state))
@@ -190,20 +196,32 @@ def _of(table: sa.Table, key: Key) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.name == key.name, table.c.place == key.place)
 
 
-def _load(connection: sa.Connection, breaker: Breaker, key: Key, now: datetime) -> tuple[BreakerState, int]:
-    """The state of a breaker and its version, 0 for one that never changed."""
-    row = connection.execute(sa.select(breakers).where(_of(breakers, key))).mappings().first()
-    if row is None:
-        return BreakerState(), 0
+def _load(
+    connection: sa.Connection, breaker: Breaker, keys: Sequence[Key], now: datetime
+) -> dict[Key, tuple[BreakerState, int]]:
+    """The states of breakers and their versions, 0 for one that never changed. One query, so that they fit together."""
     start = now - timedelta(seconds=breaker.within_s)
-    failures = connection.execute(
-        sa.select(breaker_failures.c.token, breaker_failures.c.at)
-        .where(_of(breaker_failures, key), breaker_failures.c.at > start)
+    is_its = sa.and_(breaker_failures.c.name == breakers.c.name, breaker_failures.c.place == breakers.c.place)
+    rows = connection.execute(
+        sa.select(breakers, breaker_failures.c.token, breaker_failures.c.at)
+        .outerjoin(breaker_failures, sa.and_(is_its, breaker_failures.c.at > start))
+        .where(sa.or_(*(_of(breakers, key) for key in keys)))
         .order_by(breaker_failures.c.at, breaker_failures.c.token)
-    ).all()
-    state = BreakerState(
+    ).mappings()
+    found: dict[Key, tuple[BreakerState, int]] = {key: (BreakerState(), 0) for key in keys}
+    failures: dict[Key, list[Failure]] = {key: [] for key in keys}
+    for row in rows:
+        key = Key(row["name"], row["place"])
+        if row["token"]:
+            failures[key].append(Failure(row["token"], row["at"]))
+        found[key] = _state(row, failures[key]), row["version"]
+    return found
+
+
+def _state(row: sa.RowMapping, failures: Sequence[Failure]) -> BreakerState:
+    return BreakerState(
         position=Position(row["position"]),
-        failures=tuple(Failure(token, at) for token, at in failures),
+        failures=tuple(failures),
         opened_at=row["opened_at"],
         probe_at=row["probe_at"],
         failed_probes=row["failed_probes"],
@@ -211,7 +229,6 @@ def _load(connection: sa.Connection, breaker: Breaker, key: Key, now: datetime) 
         cause=Cause(row["cause"]),
         why=row["why"],
     )
-    return state, row["version"]
 
 
 def _swap(database: Database, connection: sa.Connection, key: Key, version: int, state: BreakerState) -> bool:
@@ -229,7 +246,8 @@ def _swap(database: Database, connection: sa.Connection, key: Key, version: int,
     }
     if version == 0:
         first = database.insert(breakers).values(name=key.name, place=key.place, **values)
-        return connection.execute(first.on_conflict_do_nothing()).rowcount == 1
+        written = first.on_conflict_do_nothing().returning(breakers.c.version)  # an INSERT's rowcount may be -1
+        return connection.execute(written).first() is not None
     swapped = sa.update(breakers).where(_of(breakers, key), breakers.c.version == version).values(**values)
     return connection.execute(swapped).rowcount == 1
 

@@ -18,6 +18,7 @@ HEAD = "0002"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
+CONNECT_TIMEOUT_S = 15
 _INSUFFICIENT_PRIVILEGE = "42501"
 _MIGRATION_LOCK = 0x7265706C69  # "repli": PostgreSQL advisory locks are numbers
 
@@ -111,6 +112,8 @@ class Database:
     def _errors_told(self) -> Iterator[None]:
         try:
             yield
+        except sa.exc.TimeoutError as error:
+            raise StoreError(f"all connections to the store {self} are in use ({error})") from error
         except DBAPIError as error:
             is_refused = getattr(error.orig, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
             if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError) and not is_refused:
@@ -135,7 +138,8 @@ def _engine(url: str) -> sa.Engine:
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    limits = {"connect_timeout": CONNECT_TIMEOUT_S}
+    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
