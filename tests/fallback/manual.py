@@ -1,8 +1,8 @@
-"""What a chain is given, made by hand: a clock that moves when told, and rungs that follow a script."""
+"""What a chain is given, made by hand: a clock that moves when told, rungs that follow a script, local breakers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,19 +10,32 @@ from typing import Any, TypeVar
 
 from tasks.fallback import (
     AroundFallback,
+    Asked,
+    Breaker,
+    BreakerState,
     CallWithin,
     Chain,
+    Decision,
+    Ended,
+    Event,
+    Excused,
     Failed,
+    Gate,
+    GateOf,
     InvalidItem,
     ItemError,
     Outcome,
     OutOfMemory,
+    Permit,
     Rung,
     Runtime,
     Served,
     Skip,
+    Verdict,
     Work,
     WorkingSizes,
+    step,
+    ungated,
 )
 from tasks.fallback.runner import unseen
 
@@ -126,6 +139,69 @@ class ScriptedRung:
         return [len(call) for call in self.calls]
 
 
+@dataclass(slots=True, eq=False)
+class LocalGate:
+    """The machine of one breaker on a manual clock, which remembers its permits and what became of them.
+
+    Its tokens are "1", "2", ... in the order of asking. `has_served_last` is what a process knows of its rung: nothing
+    at first.
+    """
+
+    name: str
+    breaker: Breaker
+    clock: ManualClock
+    state: BreakerState = field(default_factory=BreakerState)
+    permits: list[Permit] = field(default_factory=list)
+    ends: list[tuple[str, Verdict]] = field(default_factory=list)
+    excused: list[str] = field(default_factory=list)
+    has_served_last: bool = False
+
+    def ask(self) -> Permit:
+        token = str(len(self.permits) + 1)
+        decision = self.happens(Asked(token))
+        why = f"{self.name}: breaker {self.state.position} ({self.state.why})" if decision is Decision.REFUSE else ""
+        self.permits.append(Permit(token=token, decision=decision, why=why, is_trusted=self.has_served_last))
+        return self.permits[-1]
+
+    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+        self.ends.append((permit.token, verdict))
+        if verdict is not Verdict.INCONCLUSIVE:
+            self.has_served_last = verdict is Verdict.SERVED
+        self.happens(Ended(permit.token, verdict, why))
+
+    def excuse(self, permits: Iterable[Permit]) -> None:
+        tokens = [permit.token for permit in permits]
+        assert tokens, "an excuse for nobody would be a write to the store for nothing"
+        self.excused += tokens
+        self.happens(Excused(frozenset(tokens)))
+
+    def happens(self, event: Event) -> Decision:
+        """Let `event` happen now."""
+        self.state, decision = step(self.breaker, self.state, event, self.clock.now())
+        return decision
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What was answered, ask by ask."""
+        return [permit.decision for permit in self.permits]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What was told of calls, in the order of their ends."""
+        return [verdict for _, verdict in self.ends]
+
+
+@dataclass(slots=True)
+class LocalGates:
+    """The gates of a chain, by rung, each made when it is first asked for."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    by_name: dict[str, LocalGate] = field(default_factory=dict)
+
+    def of(self, name: str, breaker: Breaker) -> Gate:
+        return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock))
+
+
 def works(count: int) -> list[Work[str]]:
     """`count` items, named by their number."""
     return [Work(str(number), str(number)) for number in range(count)]
@@ -142,12 +218,20 @@ def chain_of(
     penalties: Sequence[str] = ("1", "0.9", "0.8"),
     skip: str | None = "0.7",
     one_by_one: Sequence[str] = (),
+    breakers: Mapping[str, Breaker] | None = None,
     stage: str = STAGE,
     check: Callable[[str], None] = sensible,
 ) -> Chain[str, str, Any]:
     """A chain of scripted rungs; required where `skip`, the penalty of giving up, is None."""
     declared: list[Rung[str, str, Any] | Skip] = [
-        Rung(rung.name, rung, penalty=penalty, time_limit_s=60, one_by_one=rung.name in one_by_one)
+        Rung(
+            rung.name,
+            rung,
+            penalty=penalty,
+            time_limit_s=60,
+            one_by_one=rung.name in one_by_one,
+            breaker=(breakers or {}).get(rung.name),
+        )
         for rung, penalty in zip(rungs, penalties, strict=False)
     ]
     if skip is not None:
@@ -167,6 +251,7 @@ def runtime(
     call_within: CallWithin = at_once,
     free_memory: Callable[[], None] = lambda: None,
     around_fallback: AroundFallback = unseen,
+    gate_of: GateOf = ungated,
 ) -> Runtime:
     """A runtime of which nothing is real."""
     clock = clock or ManualClock()
@@ -177,4 +262,5 @@ def runtime(
         free_memory=free_memory,
         sizes=sizes or WorkingSizes(),
         around_fallback=around_fallback,
+        gate_of=gate_of,
     )

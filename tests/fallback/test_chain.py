@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import Chain, Outcome, Rung, Skip
+from tasks.fallback import Breaker, Chain, Outcome, Rung, Skip
 
 
 def run(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:
@@ -65,6 +65,21 @@ def test_rung_needs_time(limit: float) -> None:
     """A time limit of nothing is refused."""
     with pytest.raises(ValueError, match="time limit must be above 0 s"):
         rung("cpu", time_limit_s=limit)
+
+
+@pytest.mark.parametrize(
+    ("lease_s", "time_limit_s", "probe_limit_s"), [(60, 300, 48), (60, 48, 48), (60, 30, 30), (1000, 300, 300)]
+)
+def test_probe_is_over_before_its_lease(lease_s: float, time_limit_s: float, probe_limit_s: float) -> None:
+    """A probe has the rung's time limit or four fifths of the breaker's lease, whichever is shorter."""
+    breaker = Breaker(scope="host", lease_s=lease_s)
+    assert Rung("gpu", run, time_limit_s=time_limit_s, breaker=breaker).probe_limit_s == probe_limit_s
+
+
+def test_rung_has_no_breaker_unless_declared() -> None:
+    """Without one there is no probe, and its limit is the rung's."""
+    assert rung("cpu").breaker is None
+    assert rung("cpu").probe_limit_s == 60
 
 
 def test_rung_cannot_be_called_skip() -> None:

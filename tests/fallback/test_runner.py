@@ -12,6 +12,7 @@ import pytest
 from tasks.fallback import (
     Attempt,
     AttemptOutcome,
+    Breaker,
     Chain,
     Directives,
     Failed,
@@ -32,7 +33,18 @@ from tasks.fallback import (
     WorkingSizes,
     run_chain,
 )
-from tests.fallback.manual import NIGHT, RUN_ID, STAGE, Does, ManualClock, ScriptedRung, chain_of, runtime, works
+from tests.fallback.manual import (
+    NIGHT,
+    RUN_ID,
+    STAGE,
+    Does,
+    LocalGates,
+    ManualClock,
+    ScriptedRung,
+    chain_of,
+    runtime,
+    works,
+)
 
 R = TypeVar("R")
 
@@ -318,6 +330,19 @@ def test_every_call_is_made_within_its_rungs_limit() -> None:
     )
     run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime(call_within=within))
     assert limits == [(120, "stage.gpu"), (300, "stage.cpu")]
+
+
+def test_rung_that_keeps_failing_is_refused() -> None:
+    """The trail shows the refusal, and the result is what it would be had the rung failed."""
+    gates = LocalGates()
+    chain = chain_of(
+        gpu(always=Unavailable("no CUDA device")), cpu(), breakers={"gpu": Breaker(scope="host", failures=1)}
+    )
+    for trail_of_primary in ("gpu unavailable", "gpu refused"):
+        (result,) = run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime(gate_of=gates.of))
+        assert trail(result) == [trail_of_primary, "cpu served"]
+        assert (result.status, result.rung, result.retryable) == (Status.DEGRADED, "cpu", True)
+    assert error_of(result).type == "BreakerOpen"
 
 
 def test_rung_that_hangs_is_cut_off_and_the_item_goes_on() -> None:

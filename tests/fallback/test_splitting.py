@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.fallback import (
+    Breaker,
+    Decision,
+    Event,
     Failed,
+    Gate,
     ItemError,
+    NoGate,
     Outcome,
     OutOfMemory,
+    Permit,
     Replies,
     Served,
     TimedOut,
     Unavailable,
+    Verdict,
     Work,
     WorkingSizes,
 )
 from tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, call_rung
-from tests.fallback.manual import Does, ManualClock, ScriptedRung, works
+from tests.fallback.manual import Does, LocalGate, ManualClock, ScriptedRung, works
 
 BATCH = works(128)
 
@@ -34,6 +44,7 @@ def call(
     sizes: WorkingSizes | None = None,
     one_by_one: bool = False,
     free_memory: Callable[[], None] = lambda: None,
+    gate: Gate = NoGate(),
 ) -> Replies[str]:
     """The rung over the batch, as the runner calls it."""
     return call_rung(
@@ -44,6 +55,7 @@ def call(
         sizes=sizes or WorkingSizes(),
         free_memory=free_memory,
         timer=rung.clock.timer,
+        gate=gate,
     )
 
 
@@ -391,8 +403,135 @@ def test_seconds_are_shared_among_the_items_of_a_call() -> None:
     assert sum(replies.seconds.values()) == rung.clock.seconds
 
 
+class SlowGate(LocalGate):
+    """A breaker that takes its time whatever it is asked or told."""
+
+    def happens(self, event: Event) -> Decision:
+        self.clock.advance(100)
+        return super().happens(event)
+
+
+@pytest.mark.parametrize(
+    "always", [None, RuntimeError("no driver"), TimedOut("cut off")], ids=["served", "failed", "timed out"]
+)
+def test_seconds_are_those_of_the_calls(always: Exception | None) -> None:
+    """What the breaker takes, and the check of the answers, is nobody's: a served item is not slow for its gate's
+    sake, nor is one whose call failed."""
+    rung = ScriptedRung("gpu", always=always, call_takes_s=8)
+
+    def accept(outcome: Outcome[str]) -> Outcome[str]:
+        rung.clock.advance(100)
+        return outcome
+
+    replies = call_rung(
+        rung.name,
+        works(1),
+        rung.on,
+        one_by_one=False,
+        sizes=WorkingSizes(),
+        free_memory=lambda: None,
+        timer=rung.clock.timer,
+        gate=SlowGate("gpu", Breaker(scope="host"), rung.clock),
+        accept=accept,
+    )
+    assert replies.seconds == {"0": 8.0}
+    assert rung.clock.seconds == 208.0 + (100.0 if always is None else 0.0)
+
+
 def test_items_that_were_never_called_took_no_time() -> None:
     """An item given up without a call has 0 seconds, not none."""
     rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"), call_takes_s=8)
     replies = call(rung, works(3), one_by_one=True)
     assert replies.seconds == {"0": 8.0, "1": 0.0, "2": 0.0}
+
+
+def test_refusal_ends_the_calls() -> None:
+    """Who is in a call that opens the breaker fails with its error; who still waits is refused, and took no time."""
+    gate = LocalGate("gpu", Breaker(scope="host", failures=2), ManualClock())
+    sizes = WorkingSizes()
+    sizes.did_not_fit("gpu", 6)
+    rung = ScriptedRung("gpu", always=TimedOut("cut off"), call_takes_s=6)
+    replies = call(rung, works(9), sizes=sizes, gate=gate)
+    assert rung.calls == [["0", "1", "2"], ["3", "4", "5"]]
+    assert replies.refused == {"6", "7", "8"}
+    assert [error_type(replies.outcomes[str(item)]) for item in range(9)] == ["TimedOut"] * 6 + ["BreakerOpen"] * 3
+    assert replies.seconds == {str(item): 2.0 if item < 6 else 0.0 for item in range(9)}
+
+
+def test_without_a_refusal_nobody_is_refused() -> None:
+    """A breaker that stays closed leaves no mark on the replies."""
+    gate = LocalGate("gpu", Breaker(scope="host"), ManualClock())
+    rung = breaking(77)
+    assert call(rung, gate=gate) == call(breaking(77))
+    assert len(gate.permits) == len(rung.calls)
+
+
+@dataclass
+class ProbeOnly:
+    """A gate of which every permit is a probe, but the first so many, with the tokens that it is given."""
+
+    tokens: Iterator[str]
+    calls_first: int = 0
+
+    def ask(self) -> Permit:
+        self.calls_first -= 1
+        decision = Decision.CALL if self.calls_first >= 0 else Decision.PROBE
+        return Permit(token=next(self.tokens), decision=decision)
+
+    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+        pass
+
+    def excuse(self, permits: Iterable[Permit]) -> None:
+        pass
+
+
+def test_each_probe_carries_one_item_and_nobody_is_called_twice() -> None:
+    """However long the probes go on, every item of the batch has its one call."""
+    rung = ScriptedRung("gpu")
+    call(rung, works(20), gate=ProbeOnly(map(str, count())))
+    assert sorted(rung.calls, key=lambda items: int(items[0])) == [[str(item)] for item in range(20)]
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 8, 20])
+def test_probe_is_drawn_by_its_token(items: int) -> None:
+    """Every item of the chunk may be the one, none much oftener than another, and the same token draws the same."""
+    draws: Counter[str] = Counter()
+    for number in range(items * 50):
+        probes = [ScriptedRung("gpu", always=Unavailable("no CUDA device")) for _ in range(2)]
+        for rung in probes:
+            call(rung, works(items), gate=ProbeOnly(iter([f"token {number}"])))
+        assert probes[0].calls == probes[1].calls
+        draws.update(probes[0].calls[0])
+    assert draws.keys() == {work.item_id for work in works(items)}
+    assert max(draws.values()) < 100
+
+
+def test_probe_is_of_the_next_chunk_whatever_fits() -> None:
+    """It is one of all that come next, not only of those that the next call could carry."""
+    drawn = set()
+    for number in range(100):
+        sizes = WorkingSizes()
+        sizes.did_not_fit("gpu", 4)
+        rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
+        call(rung, works(8), sizes=sizes, gate=ProbeOnly(iter([f"token {number}"])))
+        drawn.add(rung.calls[0][0])
+    assert drawn == set(map(str, range(8)))
+
+
+def test_the_same_token_draws_the_same_in_any_process() -> None:
+    """A draw can be told again from the token that a store or a log has kept."""
+    drawn = []
+    for token in ("one", "two", "three"):
+        rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
+        call(rung, gate=ProbeOnly(iter([token])))
+        drawn += rung.calls
+    assert drawn == [["113"], ["102"], ["117"]]
+
+
+def test_probes_in_the_middle_of_a_batch_keep_its_order() -> None:
+    """The chunk that comes next gives its items, one after the other, before another chunk does."""
+    rung = breaking(7)
+    call(rung, works(8), gate=ProbeOnly(map(str, count()), calls_first=1))
+    assert rung.sizes == [8] + [1] * 8
+    probes = [item for (item,) in rung.calls[1:]]
+    assert (set(probes[:4]), set(probes[4:])) == (set("0123"), set("4567"))
