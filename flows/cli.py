@@ -115,12 +115,73 @@ def breakers(
 
 
 @app.command()
+def reprocess(
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Take at most N items.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="SPEC", help="Inject a fault: STAGE.RUNG=KIND[@RATE].")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one for this run.")
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do again what waits in the retry queue: only the stages that were degraded, where they may succeed now."""
+    from flows import commands, terminal
+    from flows.run_request import RetryRequest
+
+    with _interruptible(), _stdout_kept(as_json) as stdout:
+        settings = _settings(database, dask, batch_size)
+        request = RetryRequest(batch_size=settings.batch_size, limit=limit, faults=tuple(fault or ()))
+        outcome = commands.reprocess(settings, request)
+        if as_json:
+            _print_json(outcome.report.as_json(), stdout)
+        else:
+            _print(terminal.retry_summary(outcome.report))
+    if outcome.problem:
+        raise RepliError(outcome.problem)
+
+
+@app.command()
+def queue(
+    verb: Annotated[str | None, typer.Argument(metavar="[retry]", help="Put items first in line.")] = None,
+    item_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]…", help="Their ids.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show the first N.")] = 100,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What waits to be done again, in its order. `retry ID…` puts items first in line, parked ones too."""
+    from flows import commands, terminal
+
+    settings = _settings(database)
+    if verb not in {None, "retry"}:
+        raise UsageError(f"`repli queue {verb[:40]}`: there is no such order; the one there is is `retry ID…`")
+    if verb and not item_ids:
+        raise UsageError("`repli queue retry` needs the ids of items, such as `repli status` or `repli queue` name")
+    if verb and item_ids:
+        queued, whole = commands.retry(settings, item_ids)
+        if as_json:
+            _print_json({"queued": queued, "nothing_to_do": whole}, sys.stdout)
+        else:
+            _print(terminal.retry_answer(queued, whole))
+        return
+    view = commands.queue_of(settings, limit)
+    if as_json:
+        _print_json(view.as_json(), sys.stdout)
+    else:
+        _print(terminal.queue_page(view.tally, view.entries))
+
+
+@app.command()
 def demo(
     items: Annotated[int, typer.Option(metavar="N", help="Items in the catalogue.")] = 300,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole story on real data: a healthy run, then the GPU that runs out of memory at 3 a.m."""
+    """The whole story on real data: a healthy run, the GPU that runs out of memory at 3 a.m., and the morning after."""
     from flows import demo as story
 
     with _interruptible(), _stdout_kept(as_json) as stdout:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from flows.run_request import RunRequest
+from flows.run_request import RetryRequest, RunRequest
 from tasks.fallback import Cause, Order, RepliError, UsageError
 from tasks.report import Report, report_on
+from tasks.retry_report import RetryReport, retry_report_on
 from tasks.settings import Settings
 from tasks.stages import STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, lookup, runs
+from tasks.storage import breakers, lookup, retry_queue, runs
 from tasks.storage.breakers import BreakerView, Key
 from tasks.storage.database import Database
 from tasks.storage.lookup import ItemView
+from tasks.storage.retry_queue import Entry, QueueTally
 from tasks.storage.runs import Run, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """How a run ended. `problem` is set where it failed."""
+    """How a run of `enrich` ended. `problem` is set where it failed."""
 
     report: Report
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryOutcome:
+    """How a run of `reprocess` ended. `problem` is set where it failed."""
+
+    report: RetryReport
     problem: str | None
 
 
@@ -41,38 +51,77 @@ def run(settings: Settings, request: RunRequest) -> RunOutcome:
         return run_on(dask_address, settings, request)
 
 
-def progress_of(settings: Settings, request: RunRequest) -> AbstractContextManager[None]:
+def reprocess(settings: Settings, request: RetryRequest) -> RetryOutcome:
+    """Run `reprocess` on this machine, or on the cluster that the settings name, with progress on stderr.
+
+    Raises:
+        RepliError: there is no store.
+        StoreError: the store cannot be reached or written.
+    """
+    from flows.cluster import cluster
+
+    _existing(settings)
+    with progress_of(settings, request), cluster(settings) as dask_address:
+        return reprocess_on(dask_address, settings, request)
+
+
+def progress_of(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
     """Progress of a run on stderr, while the block runs."""
     from rich.console import Console
 
-    from flows.terminal import progress_shown
+    from flows.terminal import progress_shown, retry_progress, run_progress
 
     database = Database(settings.database_url)
-    return progress_shown(Console(stderr=True), database, str(request.source), refresh=request.refresh)
+    if isinstance(request, RunRequest):
+        poll, doing = run_progress(database, str(request.source), refresh=request.refresh), "enriching"
+    else:
+        poll, doing = retry_progress(database), "reprocessing"
+    return progress_shown(Console(stderr=True), poll, doing)
 
 
 def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOutcome:
     """Run `enrich` on a cluster that is there. The flow reads its settings from the environment."""
-    from prefect_dask import DaskTaskRunner
-
     from flows.enrich import enrich
 
-    database = Database(settings.database_url)
-    flow = enrich.with_options(task_runner=cast(Any, DaskTaskRunner(address=dask_address)))
-    state = flow(
-        str(request.source),
+    begun, problem = _flow_run(
+        enrich,
+        dask_address,
+        settings,
+        source=str(request.source),
         limit=request.limit,
         batch_size=request.batch_size,
         refresh=request.refresh,
         force=list(request.force),
         faults=list(request.faults),
-        return_state=True,
     )
-    begun = runs.of_flow_run(database, str(state.state_details.flow_run_id))
+    return RunOutcome(report=report_on(Database(settings.database_url), begun, STAGE_NAMES), problem=problem)
+
+
+def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> RetryOutcome:
+    """Run `reprocess` on a cluster that is there. The flow reads its settings from the environment."""
+    from flows.reprocess import reprocess as flow
+
+    begun, problem = _flow_run(
+        flow,
+        dask_address,
+        settings,
+        limit=request.limit,
+        batch_size=request.batch_size,
+        faults=list(request.faults),
+    )
+    return RetryOutcome(report=retry_report_on(Database(settings.database_url), begun), problem=problem)
+
+
+def _flow_run(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> tuple[Run, str | None]:
+    """Run a flow on a cluster: its run in the store, and why it failed, if it did."""
+    from prefect_dask import DaskTaskRunner
+
+    runner = cast(Any, DaskTaskRunner(address=dask_address))
+    state = flow.with_options(task_runner=runner)(**parameters, return_state=True)
+    begun = runs.of_flow_run(Database(settings.database_url), str(state.state_details.flow_run_id))
     if begun is None:
         raise RepliError(f"the run did not begin: {state.message}")
-    report = report_on(database, begun, STAGE_NAMES)
-    return RunOutcome(report=report, problem=None if state.is_completed() else state.message)
+    return begun, None if state.is_completed() else state.message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +195,37 @@ def order_breaker(settings: Settings, verb: str, name: str) -> list[BreakerView]
 
         emit_now(moves)
     return breakers_of(settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """The retry queue, and the first of those in it."""
+
+    tally: QueueTally
+    entries: Sequence[Entry]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.tally.as_json(), "items": [entry.as_json() for entry in self.entries]}
+
+
+def queue_of(settings: Settings, limit: int) -> QueueView:
+    """The retry queue. Raises `RepliError` where there is no store."""
+    database = _existing(settings)
+    return QueueView(tally=retry_queue.tally(database), entries=retry_queue.entries(database, limit))
+
+
+def retry(settings: Settings, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Queue items on a person's word: those that are queued now, and those about which there is nothing to do again.
+
+    Raises:
+        RepliError: there is no store, or no such item; nothing is queued then.
+    """
+    database = _existing(settings)
+    item_ids = list(dict.fromkeys(item_ids))
+    if unknown := retry_queue.unknown(database, item_ids):
+        named = ", ".join(repr(id_[:200]) for id_ in unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        raise RepliError(f"there is no item {named} in {database}, so nothing was queued; see `repli queue`")
+    return retry_queue.ask_for(database, item_ids)
 
 
 def _existing(settings: Settings) -> Database:

@@ -1,18 +1,20 @@
-"""The story on real data, in two acts: a healthy night, and the night on which the GPU ran out of memory at 3 a.m."""
+"""The story on real data, in three acts: a healthy night; the night on which the GPU ran out of memory at 3 a.m.; and
+the morning after, when it has room again."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import commands
 from flows.cluster import cluster, visible_devices
 from flows.demo_catalogue import build
-from flows.run_request import RunRequest
+from flows.run_request import RetryRequest, RunRequest
 from tasks.report import Report
+from tasks.retry_report import RetryReport
 from tasks.settings import Settings
 from tasks.storage.database import Database
 
@@ -20,15 +22,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 OUTAGE = "classify_image.gpu=oom"
+PRIMARY = "classify_image.gpu"
+RETRY_BELOW = "1"
+"""Everything that is less than whole is queued here; without it a run queues what is below 0.8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """How both acts ended, and where their items lie."""
+    """How the acts ended, and where their items lie."""
 
     catalogue: Path
     healthy: Report
     outage: Report
+    recovery: RetryReport
     databases: Mapping[str, str]
     problem: str | None
 
@@ -38,6 +44,7 @@ class Story:
             "databases": dict(self.databases),
             "healthy": self.healthy.as_json(),
             "outage": self.outage.as_json(),
+            "recovery": self.recovery.as_json(),
         }
 
     def page(self) -> RenderableType:
@@ -45,7 +52,7 @@ class Story:
         from rich.rule import Rule
         from rich.text import Text
 
-        from flows.terminal import run_summary
+        from flows.terminal import retry_summary, run_summary
 
         example = next((item.id for item in self.outage.lowest), "ID")
         database = self.databases["outage"]
@@ -54,10 +61,12 @@ class Story:
             run_summary(self.healthy),
             Rule(f"Act 2 · 3 a.m.: the same items with {OUTAGE}", align="left"),
             run_summary(self.outage),
+            Rule("Act 3 · the GPU has room again: what was degraded is done again, and nothing else", align="left"),
+            retry_summary(self.recovery),
             Rule("What to try next", align="left"),
             Text(
-                "Nothing is frozen and nothing is lost: what could be stored is, each item with its quality and the "
-                "reason; what could not says why.\n"
+                "Nothing was frozen and nothing is lost: each item was stored with its quality and the reason, and is "
+                "whole again; what could not be stored says why.\n"
                 f"  repli show {example} --database {database}\n"
                 f"  repli status --database {database}\n"
                 f"  repli run {self.catalogue} --database {database}      (nothing done is done twice)\n"
@@ -68,7 +77,7 @@ class Story:
 
 
 def tell(settings: Settings, *, items: int, database_url: str | None) -> Story:
-    """Build a catalogue under the home, run both acts on one cluster, each into a store of its own.
+    """Build a catalogue under the home, and run the acts on one cluster, the first into a store of its own.
 
     The stores of an earlier demo are begun anew, except a `database_url` that is given: that is the second act's.
     Without a CUDA device the accelerator is emulated, and every summary says so.
@@ -87,21 +96,28 @@ def tell(settings: Settings, *, items: int, database_url: str | None) -> Story:
     settings = Settings.from_environment()
     console.print(f"{items} items in {catalogue}" + (", accelerator emulated" if settings.is_gpu_emulated else ""))
     outcomes = {}
+    os.environ["REPLI_RETRY_BELOW"] = RETRY_BELOW
     with cluster(settings) as dask_address:
         for act, faults in (("healthy", ()), ("outage", (OUTAGE,))):
             request = RunRequest(source=catalogue, batch_size=settings.batch_size, faults=faults)
             os.environ["REPLI_DATABASE_URL"] = urls[act]
-            here = replace(settings, database_url=urls[act])
+            here = Settings.from_environment()
             Database(here.database_url).migrate()
             console.print(f"{act} run" + (f", with {', '.join(faults)}" if faults else ""))
             with commands.progress_of(here, request):
                 outcomes[act] = commands.run_on(dask_address, here, request)
+        again = RetryRequest(batch_size=settings.batch_size)
+        console.print(f"the GPU has room again: repli breakers reset {PRIMARY}, repli reprocess")
+        commands.order_breaker(here, "reset", PRIMARY)
+        with commands.progress_of(here, again):
+            recovery = commands.reprocess_on(dask_address, here, again)
     return Story(
         catalogue=catalogue,
         healthy=outcomes["healthy"].report,
         outage=outcomes["outage"].report,
+        recovery=recovery.report,
         databases={act: str(Database(url)) for act, url in urls.items()},
-        problem=outcomes["healthy"].problem or outcomes["outage"].problem,
+        problem=outcomes["healthy"].problem or outcomes["outage"].problem or recovery.problem,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_dask import DaskTaskRunner
 
+from flows.heartbeat import heartbeat
 from flows.lost_workers import Deaths, set_aside
 from flows.routing import Routing
 from flows.run_request import RunRequest
@@ -25,10 +27,10 @@ from flows.window import Window
 from tasks.breaker_events import emit
 from tasks.report import Report, markdown, report_on
 from tasks.settings import Settings
-from tasks.stage import RunOptions
+from tasks.stage import RunOptions, StageReport
 from tasks.stage_task import Batch
-from tasks.stages import CHAINS, STAGE_NAMES
-from tasks.storage import catalogue, runs
+from tasks.stages import PIPELINE, STAGE_NAMES
+from tasks.storage import catalogue, claims, runs
 from tasks.storage.database import Database
 
 PROGRESS_EVERY_S = 5.0
@@ -68,7 +70,8 @@ def enrich(
     run_id = runs.start(database, str(flow_run.get_id()), source, request.options(settings), datetime.now(UTC))
     catalogue.register(database, run_id, request.records())
     options = RunOptions(run_id=run_id, refresh=refresh, directives=request.directives())
-    problems, notes = _enrich_batches(database, request, options, settings)
+    with heartbeat(database, run_id, settings.retry.lease_s):
+        problems, notes = _enrich_batches(database, request, options, settings)
     runs.finish(database, run_id, datetime.now(UTC), notes)
     return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), problems)
 
@@ -81,8 +84,9 @@ def _enrich_batches(
 
     shown = time.monotonic()
 
-    def show_progress(batch: Batch) -> None:
+    def on_done(batch: Batch, reports: Sequence[StageReport]) -> None:
         nonlocal shown
+        claims.release(database, options.run_id, batch.item_ids)
         if time.monotonic() - shown < PROGRESS_EVERY_S:
             return
         shown = time.monotonic()
@@ -95,18 +99,23 @@ def _enrich_batches(
         client,
         options,
         settings,
-        on_done=show_progress,
+        on_done=on_done,
         set_aside=partial(set_aside, database, options.run_id),
         routing=routing,
         deaths=Deaths(database, options.directives, place_of=routing.place_of, on_move=emit),
     )
-    problems = window.run(catalogue.batches(database, options.run_id, request.batch_size, refresh=options.refresh))
+    listed = catalogue.batches(
+        database, options.run_id, request.batch_size, refresh=options.refresh, lease_s=settings.retry.lease_s
+    )
+    problems = window.run(Batch(number=number, item_ids=item_ids) for number, item_ids in enumerate(listed, 1))
     return problems, window.notes
 
 
 def _ending(report: Report, problems: list[str]) -> State[dict[str, Any]]:
     """The flow's last state, with the run's summary as its data, and the report beside it."""
-    create_markdown_artifact(markdown(report, CHAINS), key="enrich-report", description=str(report))
+    create_markdown_artifact(
+        markdown(report, PIPELINE.chains, PIPELINE.rules.table), key="enrich-report", description=str(report)
+    )
     for problem in problems:
         get_run_logger().error(problem)
     if problems:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from tasks.fallback import Breaker, Directives, Ended, Event, Excused, Position, Status, StepError, StepResult, Verdict
 from tasks.stage_task import Batch
-from tasks.stages import stage_named
+from tasks.stages import PIPELINE
 from tasks.storage import breakers, results
 from tasks.storage.breakers import EVERYWHERE, Key, Move
 from tasks.storage.database import Database
@@ -87,7 +87,7 @@ class Deaths:
         place = self._place_of(worker) if worker else None
         if not batch.is_suspect or place is None or stage in self._directives.forced:
             return
-        chain = stage_named(stage).chain
+        chain = PIPELINE.stage(stage).chain
         for rung in chain.rungs:
             if rung.breaker is None:
                 return

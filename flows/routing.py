@@ -13,7 +13,7 @@ from typing import Any
 
 from distributed import Client
 
-from tasks.fallback import BreakerState, Position, StoreError
+from tasks.fallback import AnyRung, Breaker, BreakerState, Position, StoreError
 from tasks.gates import this_place
 from tasks.stage import AnyStage
 from tasks.storage import breakers
@@ -36,7 +36,7 @@ class Routing:
         self._timer = timer
         self._places: dict[str, str] = {}
         self._missing_since: dict[str, float] = {}
-        self._open: dict[str, tuple[float, bool]] = {}
+        self._refused: dict[str, tuple[float, bool]] = {}
 
     def workers(self) -> dict[str, Any]:
         """The live workers, by address, as the scheduler describes them."""
@@ -51,7 +51,12 @@ class Routing:
         """The resources that the stage's tasks are to ask for now; none where they had better run anywhere."""
         wanted = stage.chain.primary.resources
         carriers = self._carriers(wanted) if wanted else []
-        return wanted if carriers and not self._is_open(stage, carriers) else {}
+        return wanted if carriers and not self._is_refused(stage.name, stage.chain.primary, carriers) else {}
+
+    def may_be_called(self, stage: str, rung: AnyRung) -> bool:
+        """Whether a worker lives that can run the rung, and somewhere its breaker does not refuse it."""
+        carriers = self._carriers(rung.resources)
+        return bool(carriers) and not self._is_refused(stage, rung, carriers)
 
     def is_lost(self, stage: AnyStage) -> bool:
         """Whether no worker has carried what the stage asks for, for a while: what waits for it waits in vain."""
@@ -82,27 +87,26 @@ class Routing:
             if all(worker["resources"].get(name, 0) >= amount for name, amount in wanted.items())
         ]
 
-    def _is_open(self, stage: AnyStage, carriers: list[str]) -> bool:
-        """Whether the primary's breaker refuses calls wherever it could be called. One that owes a probe does not."""
-        read_at, is_open = self._open.get(stage.name, (0.0, False))
-        if self._timer() - read_at < BELIEVED_FOR_S and read_at:
-            return is_open
-        is_open = self._read_open(stage, carriers)
-        self._open[stage.name] = (self._timer(), is_open)
-        return is_open
-
-    def _read_open(self, stage: AnyStage, carriers: list[str]) -> bool:
-        primary = stage.chain.primary
-        if primary.breaker is None:
+    def _is_refused(self, stage: str, rung: AnyRung, carriers: list[str]) -> bool:
+        """Whether the rung's breaker refuses calls wherever it could be called. One that owes a probe does not."""
+        if rung.breaker is None:
             return False
+        name = f"{stage}.{rung.name}"
+        read_at, is_refused = self._refused.get(name, (0.0, False))
+        if self._timer() - read_at < BELIEVED_FOR_S and read_at:
+            return is_refused
+        is_refused = self._read_refused(name, rung.breaker, carriers)
+        self._refused[name] = (self._timer(), is_refused)
+        return is_refused
+
+    def _read_refused(self, name: str, breaker: Breaker, carriers: list[str]) -> bool:
         self.learn_places()
-        places = {self._places.get(worker) for worker in carriers} if primary.breaker.scope == "host" else {EVERYWHERE}
-        name = f"{stage.name}.{primary.name}"
+        places = {self._places.get(worker) for worker in carriers} if breaker.scope == "host" else {EVERYWHERE}
         keys = [Key(name, place) for place in places if place is not None]
         if len(keys) < len(places):  # one of them has not said where it is
             return False
         try:
-            states, now = breakers.read(self._database, primary.breaker, [*keys, Key(name)])
+            states, now = breakers.read(self._database, breaker, [*keys, Key(name)])
         except StoreError:  # the stages say so
             return False
         ordered = states[Key(name)]

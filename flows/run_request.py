@@ -1,4 +1,4 @@
-"""What a person asks of a run, checked before anything is started."""
+"""What a person asks of a run of `enrich` or `reprocess`, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ class RunRequest:
     faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: a batch holds at least 1 item")
-        if self.batch_size > MAX_BATCH_SIZE:
-            raise UsageError(f"--batch-size {self.batch_size}: a batch holds at most {MAX_BATCH_SIZE} items")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: ask for at least 1 item")
+        _check_sizes(self.batch_size, self.limit)
         self.directives()
         next(self.records())
 
@@ -58,6 +53,41 @@ class RunRequest:
             "faults": list(self.faults),
             "emulated": settings.is_gpu_emulated,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequest:
+    """One run of `reprocess`. Making one raises `UsageError` for whatever cannot be done, naming the option."""
+
+    batch_size: int
+    limit: int | None = None
+    faults: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_sizes(self.batch_size, self.limit)
+        self.directives()
+
+    def directives(self) -> Directives:
+        """The faults to inject."""
+        return Directives(faults=parse_faults(self.faults, CHAINS))
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """What the run's record in the store says of it."""
+        return {
+            "batch_size": self.batch_size,
+            "limit": self.limit,
+            "faults": list(self.faults),
+            "emulated": settings.is_gpu_emulated,
+        }
+
+
+def _check_sizes(batch_size: int, limit: int | None) -> None:
+    if batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: a batch holds at least 1 item")
+    if batch_size > MAX_BATCH_SIZE:
+        raise UsageError(f"--batch-size {batch_size}: a batch holds at most {MAX_BATCH_SIZE} items")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: ask for at least 1 item")
 
 
 def _forced(specs: Sequence[str]) -> dict[str, str]:

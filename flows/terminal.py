@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
@@ -14,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from tasks.fallback import Position, RepliError, Status
+from tasks.fallback import AttemptOutcome, Position, RepliError, Status
 from tasks.report import LISTED, Report, colour
-from tasks.storage import runs
+from tasks.retry_report import RetryReport
+from tasks.storage import retries, retry_queue, runs
 from tasks.storage.breakers import BreakerView, Move
 from tasks.storage.database import Database
 from tasks.storage.lookup import Finding, ItemView
+from tasks.storage.retry_queue import CLAIMED, PARKED, Entry, QueueTally
 from tasks.storage.runs import Run, Tally
 
 POLL_S = 0.5
@@ -47,8 +49,38 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} items/s" if task.speed else "– items/s")
 
 
+Poll = Callable[[datetime], runs.Progress | None]
+"""How far a run is that began after a time; None where there is none yet."""
+
+
+def run_progress(database: Database, source: str, *, refresh: bool) -> Poll:
+    """Follows the run of a source."""
+
+    def poll(began: datetime) -> runs.Progress | None:
+        run = runs.latest(database, runs.ENRICH, source)
+        if run is None or run.started_at < began:
+            return None
+        return runs.progress(database, run.id, refresh=refresh)
+
+    return poll
+
+
+def retry_progress(database: Database) -> Poll:
+    """Follows the run over the retry queue."""
+
+    def poll(began: datetime) -> runs.Progress | None:
+        run = runs.latest(database, runs.REPROCESS)
+        if run is None or run.started_at < began:
+            return None
+        tally = retries.tally(database, run.id)
+        waiting = retry_queue.tally(database).waiting
+        return runs.Progress(items=tally.claimed + waiting, finished=tally.claimed, failed=0, quality=tally.after)
+
+    return poll
+
+
 @contextmanager
-def progress_shown(console: Console, database: Database, source: str, *, refresh: bool) -> Iterator[None]:
+def progress_shown(console: Console, poll: Poll, doing: str) -> Iterator[None]:
     """While the block runs: items done, items per second, time left and the quality so far, read from the store."""
     bar = Progress(
         TextColumn("{task.description}"),
@@ -68,15 +100,12 @@ def progress_shown(console: Console, database: Database, source: str, *, refresh
         pause = POLL_S
         while not over.wait(pause):
             asked = time.monotonic()
-            run = runs.latest(database, source)
-            if run is None or run.started_at < began:
-                continue
-            progress = runs.progress(database, run.id, refresh=refresh)
-            if progress.items:
+            progress = poll(began)
+            if progress and progress.items:
                 mix = "  ".join(
                     f"[{colour(q)}]{q:g}[/]: {n}" for q, n in sorted(progress.quality.items(), reverse=True)[:5]
                 )
-                bar.update(task, description="enriching", total=progress.items, completed=progress.finished, mix=mix)
+                bar.update(task, description=doing, total=progress.items, completed=progress.finished, mix=mix)
             pause = max(POLL_S, PATIENCE * (time.monotonic() - asked))  # counting a large run takes a while
 
     def follow_quietly() -> None:
@@ -111,6 +140,54 @@ def run_summary(report: Report) -> RenderableType:
     if report.lowest:
         parts += ["", findings("Lowest quality", report.lowest[:5])]
     return Group(*parts)
+
+
+def retry_summary(report: RetryReport) -> RenderableType:
+    """A run over the retry queue, for people."""
+    parts: list[RenderableType] = [Text(_short(str(report), 600), style="bold")]
+    if report.tally.claimed:
+        done = Table("stage", "items", box=None, title="Done again", title_justify="left")
+        for stage, count in report.calls.items():
+            done.add_row(stage, str(count) if count else Text("not redone", style="dim"))
+        parts += ["", done]
+    if report.tally.after:
+        parts += ["", quality_bars(dict(sorted(report.tally.after.items(), reverse=True)))]
+    for note in report.run.notes or ():
+        parts += ["", Text(_short(note, 400))]
+    if report.moves:
+        parts += ["", moves_table(report.moves)]
+    if report.parked:
+        named = ", ".join(_short(id_, 40) for id_ in report.parked[:LISTED])
+        parts += ["", Text(f"Parked, until `repli queue retry ID`: {named}")]
+    return Group(*parts)
+
+
+def queue_page(tally: QueueTally, entries: Sequence[Entry]) -> RenderableType:
+    """The retry queue: how many, and who is next."""
+    priorities = ", ".join(f"{count} {priority.name}" for priority, count in tally.priorities.items())
+    states = ", ".join(f"{count} {state}" for state, count in tally.states.items())
+    if not entries:
+        return Text("The retry queue is empty.")
+    table = Table("item", "priority", "quality", "state", "tries", "not before (UTC)", box=None)
+    for entry in entries:
+        quality = "" if entry.quality is None else f"{entry.quality:g}"
+        state = entry.state + (f" until {entry.claimed_until:%H:%M:%S}" if entry.state == CLAIMED else "")
+        when = f"{entry.not_before:%Y-%m-%d %H:%M:%S}"
+        table.add_row(Text(_short(entry.item_id, 40)), entry.priority.name, quality, state, str(entry.tries), when)
+    more = tally.waiting + tally.states.get(PARKED, 0) - len(entries)
+    head = Text(f"{states}" + (f"; {priorities}" if priorities else ""), style="bold")
+    return Group(head, "", table, *([Text(f"and {more} more")] if more > 0 else []))
+
+
+def retry_answer(queued: Sequence[str], whole: Sequence[str]) -> RenderableType:
+    """What `repli queue retry` came to."""
+    lines = [f"{len(queued)} items are first in line; `repli reprocess` takes them up."] if queued else []
+    if whole:
+        named = ", ".join(_short(id_, 40) for id_ in whole[:LISTED])
+        lines.append(
+            f"Nothing to do again about {named}: whole, or never been through. `repli run --refresh` does all."
+        )
+    return Text("\n".join(lines))
 
 
 def tally_table(tally: Tally) -> RenderableType:
@@ -207,6 +284,9 @@ def item_page(view: ItemView) -> RenderableType:
         if result.error:
             reason = f"{name} is {result.status}: {_short(result.error.message, 300)}"
             reasons.append(Text(reason, style=_STATUS_COLOURS[result.status]))
+        for attempt in result.attempts:
+            if attempt.outcome is AttemptOutcome.INCOMPATIBLE and attempt.error and attempt.error != result.error:
+                reasons.append(Text(f"{name}.{attempt.rung} is incompatible: {_short(attempt.error.message, 300)}"))
         table.add_row(
             name,
             Text(result.status.value, style=_STATUS_COLOURS[result.status]),

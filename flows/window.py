@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,7 +28,11 @@ WORKER_WAIT_S = 60
 LOOK_EVERY_S = 2.0
 """While a batch is waited for, the workers are looked at so often."""
 AHEAD = 2
-"""Batches in flight beyond two a worker: enough that no worker waits for the flow."""
+
+
+def full_width(workers: int) -> int:
+    """Two batches a worker and some ahead, so that no worker waits for the flow."""
+    return 2 * workers + AHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,11 @@ class Window:
 
     Args:
         client: the Dask client of the flow's task runner.
-        on_done: told of each batch that came through.
+        on_done: told of each batch that came through, and what each stage did to it.
         set_aside: told of each batch of one item that workers die over, and of the stage.
         deaths: told of each death that has one possible cause, so that the breakers count it.
+        stages: those that batches are taken through, in their order.
+        width: how many batches may be in flight with so many workers.
     """
 
     def __init__(
@@ -56,10 +62,12 @@ class Window:
         options: RunOptions,
         settings: Settings,
         *,
-        on_done: Callable[[Batch], None],
+        on_done: Callable[[Batch, Sequence[StageReport]], None],
         set_aside: Callable[[Batch, str], None],
         routing: Routing,
         deaths: Deaths,
+        stages: Sequence[AnyStage] = STAGES,
+        width: Callable[[int], int] = full_width,
     ) -> None:
         self._client = client
         self._routing = routing
@@ -69,12 +77,14 @@ class Window:
         self._on_done = on_done
         self._set_aside = set_aside
         self.notes: list[str] = []
-        self._tasks = {stage.name: task_of(stage.name) for stage in STAGES}
+        self._stages = tuple(stages)
+        self._width = width
+        self._tasks = {stage.name: task_of(stage.name) for stage in stages}
 
-    def run(self, batches: Iterable[tuple[str, ...]]) -> list[str]:
+    def run(self, batches: Iterable[Batch]) -> list[str]:
         """Take every batch through every stage; what went wrong on the way, save workers' deaths, which are mended."""
         self._wait_for_a_worker()
-        fresh = (Batch(number=number, item_ids=item_ids) for number, item_ids in enumerate(batches, 1))
+        fresh = iter(batches)
         suspected: deque[Batch] = deque()
         in_flight: deque[InFlight] = deque()
         problems: list[str] = []
@@ -83,17 +93,18 @@ class Window:
             if suspected and not in_flight:
                 in_flight.append(self._submit(suspected.popleft()))
             is_suspect_out = bool(in_flight) and in_flight[0].batch.is_suspect
-            while not (suspected or is_suspect_out) and len(in_flight) < self._width():
+            while not (suspected or is_suspect_out) and len(in_flight) < self._width(len(self._routing.workers())):
                 if (batch := next(fresh, None)) is None:
                     break
                 in_flight.append(self._submit(batch))
             if not in_flight:
                 return problems
-            stage, error = self._wait(in_flight)
+            reports: list[StageReport] = []
+            stage, error = self._wait(in_flight, reports)
             batch = in_flight.popleft().batch
             if error is None:
                 self._deaths.came_through(batch)
-                self._on_done(batch)
+                self._on_done(batch, reports)
             elif isinstance(error, KilledWorker):
                 self._deaths.died(batch, stage, error.last_worker.address if error.last_worker else None)
                 pieces = suspects(batch, was_alone=batch.is_suspect)
@@ -112,13 +123,10 @@ class Window:
                 f"no worker came to the Dask scheduler {address} in {WORKER_WAIT_S} s; start one"
             ) from None
 
-    def _width(self) -> int:
-        return 2 * len(self._routing.workers()) + AHEAD
-
     def _submit(self, batch: Batch) -> InFlight:
-        resources = {stage.name: self._routing.resources_for(stage) for stage in STAGES}
+        resources = {stage.name: self._routing.resources_for(stage) for stage in self._stages}
         futures: list[PrefectDaskFuture[StageReport]] = []
-        for stage in STAGES:
+        for stage in self._stages:
             wanted = dict(resources[stage.name])
             with dask.annotate(resources=wanted) if wanted else nullcontext():
                 futures.append(self._send(stage, batch, futures[-1:]))
@@ -132,9 +140,10 @@ class Window:
             stage.name, batch, self._options, self._settings, wait_for=after
         )
 
-    def _wait(self, in_flight: deque[InFlight]) -> tuple[str, Exception | None]:
-        """Wait for the first batch; the first of its stages that did not end well, and why."""
-        for position, stage in enumerate(STAGES):
+    def _wait(self, in_flight: deque[InFlight], reports: list[StageReport]) -> tuple[str, Exception | None]:
+        """Wait for the first batch; the first of its stages that did not end well, and why. What the others did goes
+        into `reports`."""
+        for position, stage in enumerate(self._stages):
             try:
                 while not self._is_done(in_flight[0].futures[position]):
                     self._see_to_the_waiting(in_flight, stage)
@@ -150,7 +159,8 @@ class Window:
             if isinstance(result, Exception):
                 return stage.name, result
             self.notes.extend(result.notes)
-        return STAGES[-1].name, None
+            reports.append(result)
+        return self._stages[-1].name, None
 
     def _is_done(self, future: PrefectDaskFuture[StageReport]) -> bool:
         """Wait a moment for a task; whether it is over, one way or another."""
@@ -173,13 +183,13 @@ class Window:
 
     def _unbound(self, sent: InFlight, stage: AnyStage) -> InFlight:
         """The batch with `stage` and those after it sent again to any worker, where it waits for a worker in vain."""
-        position = STAGES.index(stage)
+        position = self._stages.index(stage)
         waiting = sent.futures[position:]
         if stage.name not in sent.bound or waiting[0].wrapped_future.done():
             return sent
         self._client.cancel([future.wrapped_future for future in waiting], force=True)
         futures = list(sent.futures[:position])
-        for later in STAGES[position:]:
+        for later in self._stages[position:]:
             futures.append(self._send(later, sent.batch, futures[-1:]))
         return replace(sent, futures=tuple(futures), bound=frozenset())
 

@@ -18,13 +18,11 @@ HASHED_MAX_CHARACTERS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """What an embedding is made from. `label` is None where there is no image or its label was withheld;
-    `lacks_label` where there is an image and classification was skipped."""
+    """What an embedding is made from. `label` is None where there is none: no image, or its label was withheld."""
 
     name: str
     text: str | None
     label: str | None
-    lacks_label: bool
 
     def words(self, *, with_label: bool) -> str:
         parts = (self.name, self.label if with_label else None, self.text if self.text != self.name else None)
@@ -33,10 +31,7 @@ class Passage:
 
 def text_and_label(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
     """One vector of name, label and text. An item without an image has no label to miss."""
-    whole = [passage for passage in passages if not passage.lacks_label]
-    served = iter(_by_model([passage.words(with_label=True) for passage in whole], context))
-    missing = ItemError("there is an image and no label for it: classify_image was skipped")
-    return [Failed.because(missing) if passage.lacks_label else next(served) for passage in passages]
+    return _by_model([passage.words(with_label=True) for passage in passages], context)
 
 
 def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
@@ -59,11 +54,13 @@ def hashed(passages: Sequence[Passage], context: StageContext) -> Sequence[Outco
 
 
 def check(embedding: Embedding) -> None:
-    """Raise ValueError for what is no unit vector."""
+    """Raise ValueError for what is no unit vector of a named space."""
     import numpy as np
 
     if not isinstance(embedding, Embedding):
         raise ValueError("the answer is no embedding")
+    if not embedding.space:
+        raise ValueError("the vector's space has no name, so nothing can be compared with it")
     if embedding.vector.ndim != 1 or embedding.vector.dtype != np.float32:
         raise ValueError("the vector is not float32 of one dimension")
     length = float(np.linalg.norm(embedding.vector))
@@ -82,12 +79,10 @@ CHAIN = Chain(
 
 
 def _input(state: ItemState) -> Passage:
-    classification = state.value("classify_image")
     return Passage(
         name=str(state.item.name),
         text=(state.value("extract_text") or {}).get("text"),
-        label=(classification or {}).get("label"),
-        lacks_label=state.item.image is not None and classification is None,
+        label=(state.value("classify_image") or {}).get("label"),
     )
 
 

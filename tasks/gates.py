@@ -35,7 +35,7 @@ from tasks.fallback import (
 )
 from tasks.storage import breakers
 from tasks.storage.breakers import EVERYWHERE, Change, Key, Move
-from tasks.storage.database import Database
+from tasks.storage.database import Database, database_time
 
 BELIEVED_FOR_S = 1.0
 STORE_AGAIN_AFTER_S = 5.0
@@ -93,7 +93,7 @@ class Gates:
         place: str,
         on_move: Notify = lambda move: None,
         timer: Callable[[], float] = time.monotonic,
-        clock: breakers.Clock = breakers.database_time,
+        clock: breakers.Clock = database_time,
     ) -> None:
         self.database = database
         self.place = place

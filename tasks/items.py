@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tasks.fallback import StepResult
@@ -40,6 +41,25 @@ class Item:
         """A hash of all that the stages see: results are kept while it stays the same."""
         record = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True, default=str)
         return hashlib.sha256(record.encode()).hexdigest()
+
+
+def fingerprint(value: Any) -> str | None:
+    """A hash of a stage's input, the same in every process; None for what JSON and dataclasses cannot say."""
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=_plain)
+    except (TypeError, ValueError):
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: getattr(value, one.name) for one in fields(value)}
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} has no form of its own")
 
 
 def clean_text(text: str) -> str:
@@ -139,6 +159,16 @@ class Embedding:
     @property
     def dimensions(self) -> int:
         return int(self.vector.shape[0])
+
+    def similarity(self, other: Embedding) -> float:
+        """The cosine of the two vectors, in [-1, 1].
+
+        Raises:
+            ValueError: they live in different spaces, where no number says how near they are.
+        """
+        if self.space != other.space:
+            raise ValueError(f"a vector of {self.space} cannot be compared with one of {other.space}")
+        return float(self.vector @ other.vector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

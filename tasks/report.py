@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from tasks.fallback import AnyChain, Status
-from tasks.storage import breakers, lookup, runs
+from tasks.fallback import AnyChain, Rule, Status
+from tasks.markdown import cell, moves_table, table
+from tasks.storage import breakers, lookup, retry_queue, runs
 from tasks.storage.breakers import Move
 from tasks.storage.database import Database
 from tasks.storage.lookup import Finding
+from tasks.storage.retry_queue import PARKED, QueueTally
 from tasks.storage.runs import Run, Tally
 
 LISTED = 10
 """Items that a report names: the lowest in quality, and the failed."""
-LISTED_MOVES = 50
-"""Moves of breakers that a report names: the last ones."""
 COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"))
 """The colour of a quality: that of the first row it reaches."""
 
@@ -32,6 +32,7 @@ class Report:
     lowest: Sequence[Finding]
     failed: Sequence[Finding]
     moves: Sequence[Move]
+    queue: QueueTally
 
     @property
     def seconds(self) -> float:
@@ -55,6 +56,10 @@ class Report:
         ]
         if tally.pending:
             parts.append(f"{tally.pending} pending")
+        if self.queue.waiting:
+            parts.append(f"{self.queue.waiting} queued to be done again")
+        if parked := self.queue.states.get(PARKED):
+            parts.append(f"{parked} parked")
         if self.run.duplicates:
             parts.append(f"{self.run.duplicates} lines superseded by a later one with the same id")
         if self.is_emulated:
@@ -66,7 +71,7 @@ class Report:
         return {
             "run_id": self.run.id,
             **self.tally.as_json(),
-            "queued": 0,
+            "queued": self.queue.waiting,
             "seconds": round(self.seconds, 3),
             "duplicates": self.run.duplicates,
             "emulated": self.is_emulated,
@@ -81,6 +86,7 @@ def report_on(database: Database, run: Run, stages: Sequence[str]) -> Report:
         lowest=lookup.lowest(database, run.id, LISTED),
         failed=lookup.failed(database, run.id, LISTED),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
+        queue=retry_queue.tally(database, runs.of_run(run.id)),
     )
 
 
@@ -89,27 +95,36 @@ def colour(quality: float) -> str:
     return next(name for start, name in COLOURS if quality >= start)
 
 
-def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
+def markdown(report: Report, chains: Iterable[AnyChain], rules: Iterable[Rule]) -> str:
     """The whole report, its chart inline as a PNG data URI, which the Prefect UI shows."""
     tally = report.tally
     options = [_option(name, value) for name, value in report.run.options.items() if value]
     chart = base64.b64encode(quality_chart(tally.quality, tally.failed)).decode()
     sections = [
         f"# {report}",
-        f"Source {_cell(report.run.source)} · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
+        f"Source {cell(report.run.source)} · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
         f"![Items by quality](data:image/png;base64,{chart})",
-        "## Stages by status\n\n" + _table("stage", [str(status) for status in Status], tally.stages),
+        "## Stages by status\n\n" + table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
+    if passed_over := items_by_rule(tally, rules):
+        by_rule = {cell(str(rule)): {"items": count} for rule, count in passed_over.items()}
+        sections.append("## Rungs passed over as incompatible\n\n" + table("rule", ["items"], by_rule))
     if report.run.notes:
-        sections.append("## Notes\n\n" + "\n".join(f"- {_cell(note)}" for note in report.run.notes))
+        sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
     if report.moves:
-        sections.append("## Breakers that moved\n\n" + _moves(report.moves))
+        sections.append("## Breakers that moved\n\n" + moves_table(report.moves))
     if report.lowest:
         sections.append("## Lowest quality\n\n" + _findings(report.lowest))
     if report.failed:
         sections.append("## Failed\n\n" + _findings(report.failed))
     return "\n\n".join(sections) + "\n"
+
+
+def items_by_rule(tally: Tally, rules: Iterable[Rule]) -> dict[Rule, int]:
+    """The items for which each rule of compatibility kept a rung from being called."""
+    served = ((rule, sum(tally.rungs.get(rule.stage, {}).get(rung, 0) for rung in rule.rungs)) for rule in rules)
+    return {rule: count for rule, count in served if count}
 
 
 def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:
@@ -141,12 +156,6 @@ def _option(name: str, value: Any) -> str:
     return f"`{name} {' '.join(value) if isinstance(value, list) else value}`"
 
 
-def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, int]]) -> str:
-    lines = [[corner, *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[name, *(str(counts.get(column, "")) for column in columns)] for name, counts in rows.items()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def _rungs(rungs: Mapping[str, Mapping[str, int]], chains: Iterable[AnyChain]) -> str:
     lines = ["| stage | rungs, best first: items served |", "| --- | --- |"]
     for chain in chains:
@@ -156,34 +165,15 @@ def _rungs(rungs: Mapping[str, Mapping[str, int]], chains: Iterable[AnyChain]) -
     return "\n".join(lines)
 
 
-def _moves(moves: Sequence[Move]) -> str:
-    lines = ["| at (UTC) | breaker | from | to | cause | why |", "| --- | --- | --- | --- | --- | --- |"]
-    if len(moves) > LISTED_MOVES:
-        lines.append(f"| | the first {len(moves) - LISTED_MOVES} are in the store | | | | |")
-    for move in moves[-LISTED_MOVES:]:
-        cells = (str(move.key), move.old, move.new, move.cause, move.why)
-        lines.append(f"| {move.at:%H:%M:%S} | {' | '.join(_cell(cell) for cell in cells)} |")
-    return "\n".join(lines)
-
-
 def _findings(findings: Iterable[Finding]) -> str:
     lines = ["| item | name | quality | why |", "| --- | --- | ---: | --- |"]
     for item in findings:
         quality = "" if item.quality is None else f"{item.quality:g}"
         cells = (
-            _cell(item.id),
-            _cell(item.name or ""),
+            cell(item.id),
+            cell(item.name or ""),
             quality,
-            "<br>".join(_cell(why) for why in item.reasons),
+            "<br>".join(cell(why) for why in item.reasons),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(text: str, longest: int = 240) -> str:
-    """`text` as it may stand in a table: on one line, with nothing that Markdown or HTML would act on."""
-    short = text if len(text) <= longest else text[: longest - 1] + "…"
-    return " ".join(short.split()).translate(_ENTITIES)
-
-
-_ENTITIES = {ord(character): f"&#{ord(character)};" for character in "&<>|`*_~[]\\"}

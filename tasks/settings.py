@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -43,6 +44,27 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When items are done again.
+
+    Args:
+        below: stored items of a quality below it are queued, where something about them can be done again.
+        tries: so many tries without a gain, and an item is parked.
+        delay_s: seconds until the next try after the first one; they double with each.
+        lease_s: a claim that nobody renews runs out after so many seconds.
+    """
+
+    below: float = 0.8
+    tries: int = 5
+    delay_s: float = 300.0
+    lease_s: float = 120.0
+
+    def delay(self, tries: int) -> timedelta:
+        """How long an item waits that was tried so often without a gain."""
+        return timedelta(seconds=self.delay_s * 2 ** max(0, tries - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One run's settings. Build it with `from_environment`."""
 
@@ -52,6 +74,7 @@ class Settings:
     dask_address: str | None = None
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
+    retry: RetryPolicy = RetryPolicy()
 
     @property
     def blobs(self) -> Path:
@@ -89,6 +112,7 @@ class Settings:
                 image_cpu=environ.get("REPLI_IMAGE_MODEL_CPU") or models.image_cpu,
                 text=environ.get("REPLI_TEXT_MODEL") or models.text,
             ),
+            retry=RetryPolicy(below=_share(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
         )
 
 
@@ -98,6 +122,13 @@ def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
         wanted = f"a whole number above 0 of at most {MAX_DIGITS} digits"
         raise UsageError(f"{name}={text[:40]!r} is not {wanted}; correct it or unset it")
     return int(text)
+
+
+def _share(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name) or str(default)
+    if not re.fullmatch(r"0?\.[0-9]{1,6}|[01](\.0{0,6})?", text):
+        raise UsageError(f"{name}={text[:40]!r} is not a number from 0 to 1; correct it or unset it")
+    return float(text)
 
 
 def _device(environ: Mapping[str, str], default: str) -> str:

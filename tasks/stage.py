@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
-from tasks.fallback import Chain, Directives, Runtime, Status, StepResult, Work, quality, run_chain
-from tasks.items import ItemState
+from tasks.fallback import (
+    Chain,
+    Directives,
+    Rule,
+    Rules,
+    Runtime,
+    Status,
+    StepResult,
+    Work,
+    quality,
+    run_chain,
+)
+from tasks.items import ItemState, fingerprint
 from tasks.settings import Settings
-from tasks.storage import results
+from tasks.storage import claims, results
 from tasks.storage.database import Database
 
 I = TypeVar("I")  # noqa: E741  as in fallback/chain.py
 V = TypeVar("V")
+
+_WORDS = {Status.PENDING.value: "left as they were"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +40,7 @@ class StageContext:
     database: Database
     run_id: str
     now: datetime
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +58,50 @@ class Stage(Generic[I, V]):
 AnyStage = Stage[Any, Any]
 
 
+class Pipeline:
+    """Stages in their order, and the rules on what may stand beside what.
+
+    Raises:
+        ValueError: two stages share a name, or the rules cannot work over these chains; see `Rules`.
+    """
+
+    def __init__(self, stages: Sequence[AnyStage], rules: Iterable[Rule] = ()) -> None:
+        self.stages = tuple(stages)
+        self.names = tuple(stage.name for stage in self.stages)
+        self.chains = tuple(stage.chain for stage in self.stages)
+        self.rules = Rules(self.chains, *rules)
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"two stages share a name: {', '.join(self.names)}")
+
+    def stage(self, name: str) -> AnyStage:
+        """The stage of this name. Raises KeyError."""
+        return dict(zip(self.names, self.stages, strict=True))[name]
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """The names of the stages that come before the stage `name`."""
+        return self.names[: self.names.index(name)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """Do again what is less than whole, keeping whatever is as good as what comes of it.
+
+    Args:
+        holder: who has the items in hand; others that happen to be in a batch are left alone.
+        stages: those where something better may be had now.
+    """
+
+    holder: str
+    stages: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """What one run asks of every stage."""
 
     run_id: str
     refresh: bool = False
+    upgrade: Upgrade | None = None
     directives: Directives = field(default_factory=Directives)
 
 
@@ -57,7 +109,8 @@ class RunOptions:
 class StageReport:
     """What a stage did to one batch.
 
-    `items` counts those it had work on; `rungs` counts those each rung served; `notes` are for the run's report.
+    `items` counts those it had work on; `rungs` counts those each rung served; `notes` are for the run's report. Of
+    an upgrade, `tried` are the items for which a rung was called, and `lifted` those with a better result than before.
     """
 
     stage: str
@@ -66,6 +119,8 @@ class StageReport:
     rungs: Mapping[str, int] = field(default_factory=dict)
     mean_penalty: Decimal | None = None
     notes: tuple[str, ...] = ()
+    tried: frozenset[str] = frozenset()
+    lifted: frozenset[str] = frozenset()
 
     @property
     def is_degraded(self) -> bool:
@@ -75,21 +130,21 @@ class StageReport:
     def __str__(self) -> str:
         if not self.items:
             return "nothing left to do"
-        counts = [f"{count} {status}" for status, count in self.statuses.items()]
+        counts = [f"{count} {_WORDS.get(status, status)}" for status, count in self.statuses.items()]
         rungs = [f"{rung} {count}" for rung, count in self.rungs.items()]
         mean = f"; mean penalty {float(self.mean_penalty):.3f}" if self.mean_penalty is not None else ""
         return f"{self.items} items: {', '.join(counts)}{mean}{' · ' + ', '.join(rungs) if rungs else ''}"
 
 
 def run_stage(
-    stage: AnyStage,
-    earlier: Sequence[str],
+    pipeline: Pipeline,
+    name: str,
     item_ids: Sequence[str],
     options: RunOptions,
     settings: Settings,
     runtime: Runtime,
 ) -> StageReport:
-    """Do what is left of `stage` for these items, and keep the results before returning.
+    """Do what is left of the stage `name` for these items, and keep the results before returning.
 
     Idempotent: an item that has its result is not touched again, so a run that was cut off, or a task that is
     computed twice, goes on where it stopped. Items that failed, or have not come so far, are left alone.
@@ -97,36 +152,68 @@ def run_stage(
     Raises:
         StoreError: the results could not be read or kept; nothing was.
     """
+    stage, earlier = pipeline.stage(name), pipeline.before(name)
     database = Database(settings.database_url)
-    states = [state for state in results.load(database, item_ids) if is_due(state, stage.name, earlier, options)]
-    context = StageContext(settings=settings, database=database, run_id=options.run_id, now=runtime.now())
-    works, finished = [], []
-    for state in states:
+    if options.upgrade:
+        mine = claims.held(database, options.upgrade.holder, item_ids)
+        item_ids = [id_ for id_ in item_ids if id_ in mine]
+    context = StageContext(
+        settings=settings, database=database, run_id=options.run_id, now=runtime.now(), rules=pipeline.rules
+    )
+    works, finished, void, made_from, before = [], [], [], {}, {}
+    for state in results.load(database, item_ids):
+        if not all((done := state.results.get(other)) and done.status.is_done for other in earlier):
+            continue
         value = stage.input(state)
+        kept = state.results.get(name) or StepResult.pending(state.item.id, name)
+        barred = pipeline.rules.barred(name, {other: state.results[other].rung or "" for other in earlier})
+        due = _due(kept, fingerprint(value), is_forbidden=kept.rung in barred, options=options)
+        if due is None:
+            continue
+        before[state.item.id], made_from[state.item.id] = kept, fingerprint(value)
+        if due.is_void:
+            void.append(kept)
         if value is None:
-            finished.append(_not_applicable(state.item.id, stage.name, context))
+            finished.append(_not_applicable(state.item.id, name, context))
         else:
-            works.append(Work(state.item.id, value))
+            reasons = {rung: str(rule) for rung, rule in barred.items()}
+            works.append(Work(state.item.id, value, barred=reasons, better_than=due.better_than))
     if works:
         finished += run_chain(
             stage.chain, works, context, run_id=options.run_id, runtime=runtime, directives=options.directives
         )
-    results.save(database, finished)
-    return report(stage.name, finished)
+    fresh = [replace(one, made_from=made_from[one.item_id]) for one in finished if one.status.is_terminal]
+    results.save(database, fresh, void=void)
+    return report(name, finished, before if options.upgrade else {})
 
 
-def is_due(state: ItemState, stage: str, earlier: Sequence[str], options: RunOptions) -> bool:
-    """Whether `stage` has work on an item: the stages before it are done, and it is not, or not by this run."""
-    if not all((before := state.results.get(name)) and before.status.is_done for name in earlier):
-        return False
-    result = state.results.get(stage) or StepResult.pending(state.item.id, stage)
-    if result.status is Status.FAILED:
-        return result.retryable
-    return result.status is Status.PENDING or (options.refresh and result.run_id != options.run_id)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Due:
+    """A stage has work on an item. `better_than` is the rung that is to be improved on; where the kept result
+    `is_void`, whatever comes takes its place."""
+
+    better_than: str | None = None
+    is_void: bool = False
 
 
-def report(stage: str, finished: Sequence[StepResult]) -> StageReport:
-    """The counts of a batch's results."""
+def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options: RunOptions) -> _Due | None:
+    """What a stage is to do about an item whose earlier stages are done; None for nothing."""
+    if kept.status is Status.PENDING:
+        return _Due()
+    if kept.status is Status.FAILED:
+        return _Due() if kept.retryable else None
+    if is_forbidden:
+        return _Due(is_void=True)
+    answers_another = kept.made_from is not None and made_from is not None and kept.made_from != made_from
+    if answers_another or (options.refresh and kept.run_id != options.run_id):
+        return _Due()
+    if options.upgrade and kept.stage in options.upgrade.stages and kept.retryable:
+        return _Due(better_than=kept.rung)
+    return None
+
+
+def report(stage: str, finished: Sequence[StepResult], before: Mapping[str, StepResult] = {}) -> StageReport:
+    """The counts of a batch's results; with those `before` them, what was gained."""
     penalties = [result.penalty for result in finished if result.penalty is not None]
     return StageReport(
         stage=stage,
@@ -134,6 +221,12 @@ def report(stage: str, finished: Sequence[StepResult]) -> StageReport:
         statuses=Counter(result.status.value for result in finished),
         rungs=Counter(result.rung for result in finished if result.rung),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
+        tried=frozenset(result.item_id for result in finished if result.item_id in before and result.was_called),
+        lifted=frozenset(
+            result.item_id
+            for result in finished
+            if result.item_id in before and result.standing > before[result.item_id].standing
+        ),
     )
 
 

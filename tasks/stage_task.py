@@ -18,7 +18,7 @@ from tasks.fallback import Replies, Served
 from tasks.process import process_gates, process_runtime
 from tasks.settings import Settings
 from tasks.stage import RunOptions, StageReport, run_stage
-from tasks.stages import stage_named, stages_before
+from tasks.stages import PIPELINE
 from tasks.storage.breakers import Move
 
 V = TypeVar("V")
@@ -47,7 +47,7 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     """Do one stage for one batch. Idempotent; see `tasks.stage.run_stage`."""
     gates = process_gates(settings.database_url, _tell)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, gates=gates)
-    report = run_stage(stage_named(stage), stages_before(stage), batch.item_ids, options, settings, runtime)
+    report = run_stage(PIPELINE, stage, batch.item_ids, options, settings, runtime)
     report = replace(report, notes=gates.drain_notes())
     for note in report.notes:
         get_run_logger().warning(note)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tasks import classify_image, embed_text, extract_text, fetch, store, validate
+from tasks.compatibility import RULES
 from tasks.fallback import Breaker
-from tasks.stage import AnyStage
+from tasks.stage import AnyStage, Pipeline
 
 STAGES: tuple[AnyStage, ...] = (
     fetch.STAGE,
@@ -14,18 +15,9 @@ STAGES: tuple[AnyStage, ...] = (
     embed_text.STAGE,
     store.STAGE,
 )
-STAGE_NAMES = tuple(stage.name for stage in STAGES)
-CHAINS = tuple(stage.chain for stage in STAGES)
-
-
-def stage_named(name: str) -> AnyStage:
-    """The stage of this name. Raises KeyError."""
-    return {stage.name: stage for stage in STAGES}[name]
-
-
-def stages_before(name: str) -> tuple[str, ...]:
-    """The names of the stages that come before `name`."""
-    return STAGE_NAMES[: STAGE_NAMES.index(name)]
+PIPELINE = Pipeline(STAGES, RULES)
+STAGE_NAMES = PIPELINE.names
+CHAINS = PIPELINE.chains
 
 
 def declared_breakers() -> dict[str, Breaker]:

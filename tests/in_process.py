@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks import manifest
+from tasks.compatibility import RULES
 from tasks.fallback import AnyChain, Directives, Runtime, StepResult, Work, WorkingSizes, run_chain
 from tasks.process import process_runtime
 from tasks.settings import Settings
-from tasks.stage import AnyStage, RunOptions, StageContext, run_stage
+from tasks.stage import AnyStage, Pipeline, RunOptions, StageContext, run_stage
 from tasks.stages import STAGES
 from tasks.storage import catalogue, lookup, results, runs
 from tasks.storage.database import Database
@@ -43,11 +44,13 @@ def enrich(
     run_id = runs.start(database, str(uuid.uuid4()), str(source), {}, datetime.now(UTC))
     catalogue.register(database, run_id, manifest.read(source))
     options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
-    names = [stage.name for stage in stages]
-    ids = [id_ for batch in catalogue.batches(database, run_id, 10_000, refresh=True) for id_ in batch]
-    for position, stage in enumerate(stages):
-        run_stage(stage, names[:position], ids, options, settings, fresh_runtime())
-    views = {id_: lookup.view(database, id_, names) for id_ in ids}
+    names = {stage.name for stage in stages}
+    pipeline = Pipeline(stages, [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names])
+    listed = catalogue.batches(database, run_id, 10_000, refresh=True, lease_s=settings.retry.lease_s)
+    ids = [id_ for batch in listed for id_ in batch]
+    for name in pipeline.names:
+        run_stage(pipeline, name, ids, options, settings, fresh_runtime())
+    views = {id_: lookup.view(database, id_, pipeline.names) for id_ in ids}
     return {id_: view for id_, view in views.items() if view is not None}
 
 

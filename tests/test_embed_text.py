@@ -19,8 +19,8 @@ from tasks.settings import Settings
 from tasks.stage import StageContext
 from tests.in_process import open_context, run_rungs
 
-LAMP = Passage(name="Brass lamp", text="A lamp that is made of brass.", label="table lamp", lacks_label=False)
-DOG = Passage(name="Dog", text="A barking animal with four legs.", label=None, lacks_label=False)
+LAMP = Passage(name="Brass lamp", text="A lamp that is made of brass.", label="table lamp")
+DOG = Passage(name="Dog", text="A barking animal with four legs.", label=None)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_label_is_part_of_the_first_rungs_text(context: StageContext) -> Non
 
 def test_the_model_knows_what_is_alike(context: StageContext) -> None:
     """A lamp is nearer to a lantern than to a dog."""
-    lantern = Passage(name="Lantern", text="It gives light at night.", label=None, lacks_label=False)
+    lantern = Passage(name="Lantern", text="It gives light at night.", label=None)
     lamp, other, dog = (embedding(outcome) for outcome in text_only([LAMP, lantern, DOG], context))
     assert cosine(lamp, other) > cosine(lamp, dog) + 0.2
 
@@ -64,8 +64,7 @@ def test_the_model_knows_what_is_alike(context: StageContext) -> None:
 def test_a_vector_does_not_depend_on_its_batch(context: StageContext) -> None:
     """Alone, or among 31 others of all lengths that it is padded to."""
     passages = [
-        Passage(name=f"Item {number}", text="A lamp of brass. " * number * 3, label="lamp", lacks_label=False)
-        for number in range(32)
+        Passage(name=f"Item {number}", text="A lamp of brass. " * number * 3, label="lamp") for number in range(32)
     ]
     together = text_and_label(passages, context)
     for number in (0, 1, 13, 31):
@@ -93,7 +92,7 @@ def test_a_space_names_model_and_weights(context: StageContext) -> None:
 
 def test_a_name_without_a_word_cannot_be_hashed(context: StageContext) -> None:
     """It is skipped with the reason; its neighbours are served."""
-    wordless = Passage(name="!!! – ?", text=None, label="lamp", lacks_label=False)
+    wordless = Passage(name="!!! – ?", text=None, label="lamp")
     first, bad, last = run_rungs(CHAIN, [LAMP, wordless, DOG], context, force("hashed"))
     assert (first.rung, last.rung) == ("hashed", "hashed")
     assert (bad.status, bad.value, bad.confidence, bad.penalty) == (Status.SKIPPED, None, 0.0, Decimal("0.7"))
@@ -102,32 +101,14 @@ def test_a_name_without_a_word_cannot_be_hashed(context: StageContext) -> None:
 
 def test_a_name_without_a_word_is_still_embedded_by_the_model(context: StageContext) -> None:
     """The model takes any text."""
-    wordless = Passage(name="!!! – ?", text=None, label=None, lacks_label=False)
+    wordless = Passage(name="!!! – ?", text=None, label=None)
     assert [result.rung for result in run_rungs(CHAIN, [LAMP, wordless], context)] == ["text_and_label"] * 2
-
-
-def test_a_label_that_is_missing_is_not_made_up(context: StageContext) -> None:
-    """An item with an image and no classification goes to the rung without labels; its neighbours keep their own."""
-    lacking = replace(LAMP, label=None, lacks_label=True)
-    first, without, last = run_rungs(CHAIN, [LAMP, lacking, DOG], context)
-    assert [result.rung for result in (first, last)] == ["text_and_label"] * 2
-    for result, passage in ((first, LAMP), (last, DOG)):
-        assert cosine(result.value, embedding(text_and_label([passage], context)[0])) > 0.99999
-    assert (without.rung, without.penalty) == ("text_only", Decimal("0.95"))
-    assert without.error is not None
-    assert without.error.message == "there is an image and no label for it: classify_image was skipped"
-
-
-def test_a_batch_in_which_every_label_is_missing(context: StageContext) -> None:
-    """Nothing is left for the first rung to embed, and that is no error."""
-    results = run_rungs(CHAIN, [replace(LAMP, label=None, lacks_label=True)] * 3, context)
-    assert [result.rung for result in results] == ["text_only"] * 3
 
 
 @pytest.mark.parametrize("rung", ["text_and_label", "hashed"])
 def test_five_megabytes_of_text(context: StageContext, rung: str) -> None:
     """The beginning of a long text stands for it, in good time and beside others."""
-    long = Passage(name="Book", text="A brass lamp. " * 375_000, label=None, lacks_label=False)
+    long = Passage(name="Book", text="A brass lamp. " * 375_000, label=None)
     results = run_rungs(CHAIN, [LAMP, long, DOG], context, force(rung))
     assert [result.rung for result in results] == [rung] * 3
 
@@ -193,15 +174,7 @@ class TestInput:
     def test_a_bare_name_is_a_text(self) -> None:
         """The stage applies to every item."""
         passage = self.passage(Item(id="a", name="Lamp"))
-        assert passage == Passage(name="Lamp", text=None, label=None, lacks_label=False)
-
-    def test_a_withheld_label_is_not_a_missing_one(self) -> None:
-        """Unknown is what the model saw; skipped is that nobody looked."""
-        item = Item(id="a", name="Lamp", image="lamp.png")
-        unknown = self.passage(item, classify_image={"label": None, "unknown": True})
-        skipped = self.passage(item, classify_image=None)
-        assert (unknown.label, unknown.lacks_label) == (None, False)
-        assert (skipped.label, skipped.lacks_label) == (None, True)
+        assert passage == Passage(name="Lamp", text=None, label=None)
 
     def test_a_name_that_is_the_text_is_said_once(self) -> None:
         """Where only the name served as text, it is not embedded twice."""

@@ -7,7 +7,8 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.fallback import SKIP, Position, Status, Work, run_chain
+from tasks.compatibility import RULES
+from tasks.fallback import SKIP, Position, Rule, Rules, Status, Work, run_chain
 from tasks.fallback.breaker import MOVES
 from tasks.process import process_runtime
 from tasks.settings import Settings
@@ -27,6 +28,24 @@ def test_the_chain_table_is_the_code() -> None:
             rungs.append(f"`{SKIP}` {chain.skip.factor:g}")
         rows.append(f"| `{chain.stage}` | {' · '.join(rungs)} |")
     assert "| stage | rungs |\n|---|---|\n" + "\n".join(rows) in README
+
+
+def test_the_table_of_rules_is_the_code() -> None:
+    """Every rule of the table is one of the code's, in their order."""
+    rows = [
+        f"| `{rule.stage}` by {' or '.join(f'`{rung}`' for rung in sorted(rule.rungs))} "
+        f"| `{rule.forbids}` | {rule.because} |"
+        for rule in RULES
+    ]
+    assert "| if | then never | because |\n|---|---|---|\n" + "\n".join(rows) in README
+
+
+def test_the_example_rule_is_accepted() -> None:
+    """The rule that the README shows can stand among the others."""
+    source = re.search(r"```python\n(Rule\(.*?)```", README, re.DOTALL)
+    assert source
+    rule = eval(source[1], {"Rule": Rule})
+    assert Rules(CHAINS, *RULES, rule).barred("embed_text", {"fetch": "cached"}) == {"text_and_label": rule}
 
 
 def test_the_diagram_is_the_table_of_moves() -> None:
@@ -66,7 +85,7 @@ def test_every_variable_is_one_that_is_read() -> None:
 
 def test_the_example_stage_works(settings: Settings, tmp_path: Path) -> None:
     """The stage that the README shows serves what it can, falls back where it says, and skips the rest."""
-    source = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    source = re.search(r"```python\n((?:(?!```).)*STAGE = (?:(?!```).)*)```", README, re.DOTALL)
     assert source
     example = types.ModuleType("example")
     exec(source[1], example.__dict__)

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from flows.terminal import item_page, overview_page, run_summary
+from tasks.compatibility import RULES
 from tasks.fallback import Attempt, AttemptOutcome, Cause, Ended, Position, Status, StepError, StepResult, Verdict
 from tasks.items import Item
 from tasks.report import LISTED, Report, colour, markdown, quality_chart, report_on
@@ -20,6 +21,7 @@ from tasks.stages import CHAINS, STAGE_NAMES, declared_breakers
 from tasks.storage import breakers, catalogue, lookup, results, runs
 from tasks.storage.breakers import Key
 from tasks.storage.database import Database
+from tests.stored import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NASTY = "a|b`c`<b>&amp; ![x](http://evil/a.png) [y](z) *bold* \\ \n# head"
@@ -63,7 +65,7 @@ def report(database: Database) -> Report:
             step("failed", "validate", Status.FAILED, rung="basic", error=StepError(type="I", message="no name")),
         ],
     )
-    results.mark_stored(database, run_id, {"whole": Decimal(1), "also": Decimal(1), "fallen": Decimal("0.63")})
+    store_at(database, run_id, {"whole": Decimal(1), "also": Decimal(1), "fallen": Decimal("0.63")})
     runs.finish(database, run_id, BEGAN + timedelta(seconds=12.3456))
     return report_on(database, runs.find(database, run_id), STAGE_NAMES)
 
@@ -101,7 +103,7 @@ def test_the_outside_form(report: Report) -> None:
 
 def test_markdown_has_its_parts(report: Report) -> None:
     """A headline, a chart, both tables with every stage, and the items worth a look."""
-    text = markdown(report, CHAINS)
+    text = markdown(report, CHAINS, RULES)
     assert text.startswith("# 3 of 5 items stored")
     assert "![Items by quality](data:image/png;base64,iVBOR" in text
     for heading in ("## Stages by status", "## Stages by rung", "## Lowest quality", "## Failed"):
@@ -112,14 +114,14 @@ def test_markdown_has_its_parts(report: Report) -> None:
 
 def test_tables_are_whole_whatever_items_are_called(report: Report) -> None:
     """Every row of a table has as many cells as its head."""
-    rows = [line for line in markdown(report, CHAINS).splitlines() if line.startswith("|")]
+    rows = [line for line in markdown(report, CHAINS, RULES).splitlines() if line.startswith("|")]
     cells = [line.count("|") for line in rows]
     assert cells == [8] * 8 + [3] * 8 + [5] * 3 + [5] * 3
 
 
 def test_nothing_in_a_name_is_acted_on(report: Report) -> None:
     """No markup of a name or an error reaches the page: no picture is loaded, no link made."""
-    [row] = [line for line in markdown(report, CHAINS).splitlines() if line.startswith("| fallen")]
+    [row] = [line for line in markdown(report, CHAINS, RULES).splitlines() if line.startswith("| fallen")]
     assert not set("<>[]`*\\") & set(row.replace("<br>", ""))
     assert "&#124;" in row and "&#60;b&#62;" in row
 
@@ -131,7 +133,7 @@ def test_a_report_of_nothing_is_a_report(database: Database) -> None:
     report = report_on(database, runs.find(database, run_id), STAGE_NAMES)
     assert str(report) == "0 of 1 items stored, no mean quality, 0 degraded, 0 failed, 1 pending"
     assert report.seconds == 0
-    assert "## Failed" not in markdown(report, CHAINS)
+    assert "## Failed" not in markdown(report, CHAINS, RULES)
 
 
 def test_few_are_named(database: Database) -> None:
@@ -143,7 +145,7 @@ def test_few_are_named(database: Database) -> None:
     results.save(database, [StepResult(item_id=id_, stage="validate", run_id=run_id, **failed) for id_ in ids])
     report = report_on(database, runs.find(database, run_id), STAGE_NAMES)
     assert (len(report.failed), report.tally.failed) == (LISTED, 1000)
-    assert len(markdown(report, CHAINS)) < 60_000
+    assert len(markdown(report, CHAINS, RULES)) < 60_000
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_moves_and_notes_are_told(report: Report, database: Database) -> None:
         (Position.FORCED_CLOSED, Position.FORCED_OPEN),
         (Position.CLOSED, Position.OPEN),
     ]
-    page = markdown(told, CHAINS)
+    page = markdown(told, CHAINS, RULES)
     assert "- the store was away\n" in page
     assert "| 03:00:05 | classify&#95;image.gpu@host&#124;1 | closed | open | too many failures | a&#124;b" in page
     assert "\n# head" not in page
@@ -224,6 +226,6 @@ def test_many_moves_are_cut_to_the_last(report: Report, database: Database) -> N
     for number in range(60):
         order = Cause.FORCED_OPEN if number % 2 else Cause.FORCED_CLOSED
         breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _: BEGAN)
-    page = markdown(report_on(database, report.run, STAGE_NAMES), CHAINS)
+    page = markdown(report_on(database, report.run, STAGE_NAMES), CHAINS, RULES)
     assert "the first 10 are in the store" in page
     assert page.count("| 03:00:00 |") == 50

@@ -30,8 +30,8 @@ from tasks.fallback import (
 )
 from tasks.items import Item, ItemState
 from tasks.settings import Settings
-from tasks.stage import RunOptions, Stage, StageContext, StageReport, quality_so_far, run_stage
-from tasks.stages import CHAINS, STAGE_NAMES, STAGES, stage_named, stages_before
+from tasks.stage import Pipeline, RunOptions, Stage, StageContext, StageReport, quality_so_far, run_stage
+from tasks.stages import CHAINS, PIPELINE, STAGE_NAMES, STAGES
 from tasks.storage import catalogue, results, runs
 from tasks.storage.database import Database
 from tests.in_process import enrich, fresh_runtime, kept
@@ -88,7 +88,10 @@ def run(settings: Settings) -> Callable[..., StageReport]:
             catalogue.register(database, run_id, records)
         options = RunOptions(run_id=run_id, refresh=refresh, directives=directives)
         ids = [record.id for record in records]
-        return run_stage(stage, earlier, ids, options, settings, fresh_runtime())
+        before = [
+            Stage(Chain(name, Rung("r", stage.chain.rungs[0].run, time_limit_s=1)), stage.input) for name in earlier
+        ]
+        return run_stage(Pipeline([*before, stage]), stage.name, ids, options, settings, fresh_runtime())
 
     return run
 
@@ -189,7 +192,7 @@ class TestOnce:
         price = Price()
         for ids in ((), ("nobody",)):
             options = RunOptions(run_id="r")
-            report = run_stage(price.stage(), (), ids, options, settings, fresh_runtime())
+            report = run_stage(Pipeline([price.stage()]), "price", ids, options, settings, fresh_runtime())
             assert report.items == 0
         assert not price.asked
 
@@ -310,11 +313,11 @@ class TestSixStages:
 
     def test_a_stage_is_found_by_its_name(self) -> None:
         """With those before it; a name that is none is a KeyError."""
-        assert stage_named("embed_text") is STAGES[4]
-        assert stages_before("extract_text") == ("fetch", "validate")
-        assert stages_before("fetch") == ()
+        assert PIPELINE.stage("embed_text") is STAGES[4]
+        assert PIPELINE.before("extract_text") == ("fetch", "validate")
+        assert PIPELINE.before("fetch") == ()
         with pytest.raises(KeyError):
-            stage_named("polish")
+            PIPELINE.stage("polish")
 
     def test_two_fallbacks_multiply_exactly(self, settings: Settings, run: Callable[..., StageReport]) -> None:
         """0.9 × 0.8 is 0.72, and a failed stage leaves no quality."""

@@ -2,7 +2,7 @@
 
 Read `status` for the words, `chain` for how a chain is declared, `runner` for how one runs over a batch,
 `splitting` for what happens when a call fails, `breaker` for what happens when they keep failing, `faults` for failing
-on purpose. There is no input or output
+on purpose, `compatibility` for rungs that do not go together. There is no input or output
 here, no clock and no thread: a `Runtime` hands them in.
 """
 
@@ -23,11 +23,13 @@ from tasks.fallback.breaker import (
     Verdict,
     step,
 )
-from tasks.fallback.chain import SKIP, AnyChain, Chain, Rung, Skip
+from tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
+from tasks.fallback.compatibility import Rule, Rules
 from tasks.fallback.errors import (
     BadAnswer,
     BreakerOpen,
     IllegalMove,
+    Incompatible,
     InvalidItem,
     ItemError,
     OutOfMemory,
@@ -38,19 +40,21 @@ from tasks.fallback.errors import (
     Unavailable,
     UsageError,
 )
-from tasks.fallback.faults import Fault, FaultKind, Work, check_rung_exists, parse_faults
+from tasks.fallback.faults import Fault, FaultKind, check_rung_exists, parse_faults
 from tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
 from tasks.fallback.outcome import Failed, Outcome, Served, each
 from tasks.fallback.quality import mean_quality, quality
-from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
+from tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
 from tasks.fallback.runner import AroundFallback, CallWithin, Directives, Runtime, run_chain
 from tasks.fallback.splitting import Replies, WorkingSizes
 from tasks.fallback.status import MOVES, Status, can_move, check_move
+from tasks.fallback.work import Work
 
 __all__ = [
     "MOVES",
     "SKIP",
     "AnyChain",
+    "AnyRung",
     "AroundFallback",
     "Asked",
     "Attempt",
@@ -74,6 +78,7 @@ __all__ = [
     "Gate",
     "GateOf",
     "IllegalMove",
+    "Incompatible",
     "InvalidItem",
     "ItemError",
     "Lease",
@@ -86,6 +91,8 @@ __all__ = [
     "Position",
     "RepliError",
     "Replies",
+    "Rule",
+    "Rules",
     "Rung",
     "RungError",
     "Runtime",

@@ -21,12 +21,11 @@ from typing import Any, Generic, TypeVar
 
 from tasks.fallback.breaker import Breaker
 from tasks.fallback.outcome import Outcome
+from tasks.fallback.result import SKIP
 
 I = TypeVar("I")  # noqa: E741  what a rung is given for one item: the usual letter of the three
 V = TypeVar("V")
 C = TypeVar("C")
-
-SKIP = "skip"
 
 
 def _factor(penalty: str, owner: str) -> Decimal:
@@ -137,4 +136,5 @@ class Chain(Generic[I, V, C]):
         return f"Chain({self.stage!r}: {' · '.join(self.rung_names)})"
 
 
+AnyRung = Rung[Any, Any, Any]
 AnyChain = Chain[Any, Any, Any]

@@ -11,6 +11,7 @@
         ├── Unavailable     no such device, model or service here; nothing cures it now
         ├── TimedOut        the rung was cut off at its time limit
         ├── BreakerOpen     the rung keeps failing, so it was not called
+        ├── Incompatible    a rule forbids the rung beside what served an earlier stage, so it was not called
         ├── BadAnswer       the rung answered something its chain does not accept
         └── ItemError       this one item cannot be served; trying again may help
             └── InvalidItem this one item is wrong in itself; trying again cannot help
@@ -56,6 +57,10 @@ class TimedOut(RungError):
 
 class BreakerOpen(RungError):
     """The rung's breaker refused the call."""
+
+
+class Incompatible(RungError):
+    """A rule forbids the rung beside what served an earlier stage."""
 
 
 class BadAnswer(RungError):

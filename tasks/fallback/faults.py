@@ -14,11 +14,13 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from tasks.fallback.chain import SKIP, AnyChain
+from tasks.fallback.chain import AnyChain
 from tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
 from tasks.fallback.outcome import Failed, Outcome, Served
+from tasks.fallback.result import SKIP
+from tasks.fallback.work import Work
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -37,14 +39,6 @@ class FaultKind(StrEnum):
 
 class InjectedFault(RungError):
     """An error that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work(Generic[I]):
-    """One item's input to a chain."""
-
-    item_id: str
-    input: I
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

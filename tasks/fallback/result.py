@@ -12,6 +12,9 @@ from typing import Any
 from tasks.fallback.errors import InvalidItem
 from tasks.fallback.status import Status, check_move
 
+SKIP = "skip"
+"""The last rung of a stage that may be given up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepError:
@@ -69,7 +72,8 @@ class StepResult:
     """What one stage left for one item.
 
     `penalty` is the exact factor that the serving rung puts on the item's quality; it is None where the stage
-    left none (`pending`, `failed`). `value` is what the stage's rungs answer; None unless a rung served.
+    left none (`pending`, `failed`). `value` is what the stage's rungs answer; None unless a rung served. `made_from`
+    is a hash of the input that it answers to, where there is one.
     """
 
     item_id: str
@@ -84,6 +88,7 @@ class StepResult:
     attempts: tuple[Attempt, ...] = ()
     run_id: str | None = None
     finished_at: datetime | None = None
+    made_from: str | None = None
 
     @classmethod
     def pending(cls, item_id: str, stage: str) -> StepResult:
@@ -98,6 +103,12 @@ class StepResult:
         """
         check_move(self.status, new.status)
         return new
+
+    @property
+    def was_called(self) -> bool:
+        """Whether a rung tried to serve the item, with success or without."""
+        called = AttemptOutcome.FAILED, AttemptOutcome.SERVED
+        return any(attempt.outcome in called and attempt.rung != SKIP for attempt in self.attempts)
 
     @property
     def standing(self) -> float:

@@ -9,14 +9,15 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
-from tasks.fallback.chain import SKIP, Chain, Rung
-from tasks.fallback.errors import BadAnswer, RungError
-from tasks.fallback.faults import Fault, Work, inject
+from tasks.fallback.chain import AnyChain, Chain, Rung
+from tasks.fallback.errors import BadAnswer, Incompatible, RungError
+from tasks.fallback.faults import Fault, inject
 from tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
 from tasks.fallback.outcome import Failed, Outcome, Served
-from tasks.fallback.result import Attempt, AttemptOutcome, StepError, StepResult
+from tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
 from tasks.fallback.splitting import Replies, WorkingSizes, call_rung
 from tasks.fallback.status import Status
+from tasks.fallback.work import Work
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -75,58 +76,79 @@ def run_chain(
     runtime: Runtime,
     directives: Directives = Directives(),
 ) -> list[StepResult]:
-    """One terminal result for each of the `works`, in their order. `context` is handed to each rung.
+    """One result for each of the `works`, in their order. `context` is handed to each rung.
+
+    Each is terminal, save where a work asks for something better than it has and no rung served it: that one is
+    `pending`, with the trail of what was tried.
 
     No rung is called for an item that has its result, and no result depends on an item's batch, save where more
     items break a whole call than isolation has a budget for: then they take neighbours to the next rung. So does an
     item that hangs, unless its rung is declared `one_by_one`.
     """
-    progress = _Progress(works)
+    progress = _Progress(chain, works)
     forced = directives.forced.get(chain.stage)
     passed_over = chain.rung_names.index(forced) if forced else 0
     for position, rung in enumerate(chain.rungs):
         if position < passed_over:
-            progress.pass_over(rung.name, Forced(f"{chain.stage}.{rung.name} was passed over: {forced} was forced"))
+            why = f"{chain.stage}.{rung.name} was passed over: {forced} was forced"
+            progress.pass_over(rung.name, progress.candidates(position), AttemptOutcome.FORCED_PAST, Forced(why))
             continue
-        if not progress.waiting:
-            break
+        works_here = progress.to_call(position)
+        if not works_here:
+            continue
         faults = [fault for fault in directives.faults if (fault.stage, fault.rung) == (chain.stage, rung.name)]
         if rung.breaker is None or rung.name == forced:  # a person's word goes before the breaker's
             gate: Gate = NoGate()
         else:
             gate = runtime.gate_of(f"{chain.stage}.{rung.name}", rung.breaker)
-        work = partial(_run_rung, chain, rung, progress.waiting, context, faults, runtime, gate)
+        work = partial(_run_rung, chain, rung, works_here, context, faults, runtime, gate)
         if position == 0:
-            progress.record(rung.name, work())
+            progress.record(rung.name, works_here, work())
         else:
-            progress.record(rung.name, runtime.around_fallback(chain.stage, rung.name, len(progress.waiting), work))
+            progress.record(
+                rung.name, works_here, runtime.around_fallback(chain.stage, rung.name, len(works_here), work)
+            )
     if chain.skip:
         progress.give_up()
     finish = partial(_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
-    return [finish(work.item_id, progress.trails[work.item_id], progress.served.get(work.item_id)) for work in works]
+    return [finish(work, progress.trails[work.item_id], progress.served.get(work.item_id)) for work in works]
 
 
 class _Progress:
-    """Who still waits for a result, who was served what, and everybody's trail."""
+    """Who was served what, and everybody's trail."""
 
-    def __init__(self, works: Sequence[Work[Any]]) -> None:
-        self.waiting = list(works)
+    def __init__(self, chain: AnyChain, works: Sequence[Work[Any]]) -> None:
+        self._works = works
+        self._names = chain.rung_names
         self.served: dict[str, Served[Any]] = {}
         self.trails: dict[str, tuple[Attempt, ...]] = {work.item_id: () for work in works}
         if len(self.trails) != len(works):
             raise ValueError("an item stands twice in one batch")
 
-    def pass_over(self, rung: str, error: RungError) -> None:
-        attempt = Attempt(rung=rung, outcome=AttemptOutcome.FORCED_PAST, error=StepError.of(error))
-        for work in self.waiting:
+    def candidates(self, position: int) -> list[Work[Any]]:
+        """Those without a result for whom the rung at `position` would be a gain."""
+        return [work for work in self._works if work.item_id not in self.served and position < self._end(work)]
+
+    def to_call(self, position: int) -> list[Work[Any]]:
+        """Those whom the rung at `position` is to serve. Whom a rule bars from it passes it over."""
+        rung = self._names[position]
+        candidates = self.candidates(position)
+        for work in candidates:
+            if rung in work.barred:
+                self.pass_over(rung, [work], AttemptOutcome.INCOMPATIBLE, Incompatible(work.barred[rung]))
+        return [work for work in candidates if rung not in work.barred]
+
+    def pass_over(self, rung: str, works: Iterable[Work[Any]], outcome: AttemptOutcome, error: RungError) -> None:
+        attempt = Attempt(rung=rung, outcome=outcome, error=StepError.of(error))
+        for work in works:
             self.trails[work.item_id] += (attempt,)
 
     def give_up(self) -> None:
-        for work in self.waiting:
+        for work in self.candidates(len(self._names) - 1):
             self.trails[work.item_id] += (Attempt(rung=SKIP, outcome=AttemptOutcome.SERVED),)
 
-    def record(self, rung: str, replies: Replies[Any]) -> None:
-        for work in self.waiting:
+    def record(self, rung: str, works: Iterable[Work[Any]], replies: Replies[Any]) -> None:
+        for work in works:
             outcome = replies.outcomes[work.item_id]
             error = None
             if isinstance(outcome, Served):
@@ -137,7 +159,10 @@ class _Progress:
                 kind = _kind(work.item_id, replies)
             attempt = Attempt(rung=rung, outcome=kind, error=error, seconds=replies.seconds[work.item_id])
             self.trails[work.item_id] += (attempt,)
-        self.waiting = [work for work in self.waiting if work.item_id not in self.served]
+
+    def _end(self, work: Work[Any]) -> int:
+        """The position from which on the item has no use for rungs."""
+        return self._names.index(work.better_than) if work.better_than in self._names else len(self._names)
 
 
 def _kind(item_id: str, replies: Replies[Any]) -> AttemptOutcome:
@@ -199,7 +224,7 @@ def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V
 
 def _result(
     chain: Chain[I, V, C],
-    item_id: str,
+    work: Work[I],
     attempts: tuple[Attempt, ...],
     served: Served[V] | None,
     *,
@@ -207,9 +232,9 @@ def _result(
     finished_at: datetime,
     is_policy: bool,
 ) -> StepResult:
-    """What the trail comes to: the table of section 3 of the design, for the four statuses that a chain gives."""
+    """What the trail comes to: the table of section 3 of the design, for the statuses that a chain gives."""
     result = partial(
-        StepResult, item_id=item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
+        StepResult, item_id=work.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
     )
     errors = [attempt.error for attempt in attempts if attempt.error]
     if served:
@@ -224,6 +249,8 @@ def _result(
             error=None if is_primary else errors[0],
             retryable=not is_primary,
         )
+    if work.better_than and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
+        return result(status=Status.PENDING)  # nothing better: what is kept stands
     if chain.skip:
         return result(
             status=Status.SKIPPED,

@@ -29,10 +29,10 @@ from zlib import crc32
 from tasks.fallback.blame import Blame
 from tasks.fallback.breaker import Verdict
 from tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
-from tasks.fallback.faults import Work
 from tasks.fallback.gate import Gate, NoGate, Permit
 from tasks.fallback.outcome import Failed, Outcome
 from tasks.fallback.result import StepError
+from tasks.fallback.work import Work
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")

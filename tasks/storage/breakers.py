@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,7 +31,7 @@ from tasks.fallback import (
     step,
 )
 from tasks.items import clean_text
-from tasks.storage.database import Database
+from tasks.storage.database import Database, database_time
 from tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
 EVERYWHERE = ""
@@ -102,15 +102,6 @@ class Change:
     decision: Decision
     now: datetime
     move: Move | None
-
-
-def database_time(connection: sa.Connection) -> datetime:
-    """The time of the store's own clock."""
-    if connection.dialect.name == "sqlite":
-        text = connection.scalar(sa.text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
-        return datetime.fromisoformat(str(text)).replace(tzinfo=UTC)
-    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    return now.astimezone(UTC)
 
 
 def read(

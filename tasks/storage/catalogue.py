@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from tasks.fallback import Status
 from tasks.items import Item
+from tasks.storage import claims
 from tasks.storage.database import Database
-from tasks.storage.schema import incoming, items, run_items, runs, step_results
+from tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
 
@@ -75,6 +76,7 @@ def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
         .where(mine, items.c.fingerprint != incoming.c.fingerprint)
     )
     connection.execute(sa.delete(step_results).where(step_results.c.item_id.in_(changed)))
+    connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(changed)))
     columns = ["id", "name", "record", "fingerprint", "state"]
     arrived = sa.select(
         incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint, sa.literal("pending")
@@ -109,13 +111,18 @@ def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:
     return sa.and_(items.c.state != "stored", sa.not_(given_up))
 
 
-def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Iterator[tuple[str, ...]]:
-    """The ids of a run's items with work left, `size` at a time, in the manifest's order. Read as a stream."""
+def batches(database: Database, run_id: str, size: int, *, refresh: bool, lease_s: float) -> Iterator[tuple[str, ...]]:
+    """The ids of a run's items with work left, `size` at a time, in the manifest's order. Read as a stream.
+
+    Those of them that wait in the retry queue are claimed for the run, for `lease_s` seconds; those that somebody
+    else has in hand are left to him.
+    """
     last = -1
     while True:
         query = (
-            sa.select(run_items.c.ordinal, run_items.c.item_id)
+            sa.select(run_items.c.ordinal, run_items.c.item_id, retry_queue.c.item_id.is_not(None).label("is_queued"))
             .join(items, items.c.id == run_items.c.item_id)
+            .outerjoin(retry_queue, retry_queue.c.item_id == run_items.c.item_id)
             .where(run_items.c.run_id == run_id, run_items.c.ordinal > last, has_work(run_id, refresh=refresh))
             .order_by(run_items.c.ordinal)
             .limit(size)
@@ -125,4 +132,10 @@ def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Ite
         if not rows:
             return
         last = rows[-1].ordinal
-        yield tuple(row.item_id for row in rows)
+        queued = [row.item_id for row in rows if row.is_queued]
+        taken: set[str] = set()
+        if queued:
+            with database.write() as connection:
+                taken = claims.take(connection, run_id, queued, lease_s)
+        if batch := tuple(row.item_id for row in rows if row.item_id not in taken):
+            yield batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from tasks.fallback import StoreError, UsageError
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
@@ -122,6 +123,15 @@ class Database:
             raise StoreError(
                 f"the store {self} did not answer ({reason}); see that it is there and can be written"
             ) from error
+
+
+def database_time(connection: sa.Connection) -> datetime:
+    """The time of the store's own clock."""
+    if connection.dialect.name == "sqlite":
+        text = connection.scalar(sa.text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
+        return datetime.fromisoformat(str(text)).replace(tzinfo=UTC)
+    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
 
 
 def _shown(url: sa.URL) -> str:

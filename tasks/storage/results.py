@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
+from tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
 from tasks.items import Embedding, Item, ItemState, as_json
+from tasks.storage import retry_queue
 from tasks.storage.database import Database
 from tasks.storage.schema import items, step_results
 
@@ -21,22 +22,19 @@ def load(database: Database, item_ids: Sequence[str]) -> list[ItemState]:
     """
     with database.read() as connection:
         records = connection.execute(sa.select(items.c.id, items.c.record).where(items.c.id.in_(item_ids))).all()
-        results = connection.execute(
-            sa.select(*(c for c in step_results.c if c is not step_results.c.vector)).where(
-                step_results.c.item_id.in_(item_ids)
-            )
-        ).mappings()
-        by_item: dict[str, dict[str, StepResult]] = {}
-        for row in results:
-            by_item.setdefault(row["item_id"], {})[row["stage"]] = _result(row)
+        by_item = _steps(connection, item_ids)
     found = {row.id: Item(id=row.id, **{**row.record, "repaired": tuple(row.record["repaired"])}) for row in records}
     return [ItemState(item=found[id_], results=by_item.get(id_, {})) for id_ in item_ids if id_ in found]
 
 
-def save(database: Database, results: Iterable[StepResult]) -> None:
+def save(database: Database, results: Sequence[StepResult], *, void: Iterable[StepResult] = ()) -> None:
     """Keep the `results` in one transaction, each where nothing better is kept already.
 
-    Idempotent. Items with a result that failed are marked so in the same transaction.
+    Idempotent. Items with a result that failed are marked so, and queued to be tried again, in the same transaction.
+
+    Args:
+        void: kept results that must not stand, such as those that a rule forbids. They are pending from here on, so
+            that even something worse takes their place.
     """
     rows = sorted((_row(result) for result in results), key=lambda row: str(row["item_id"]))
     if not rows:
@@ -50,24 +48,70 @@ def save(database: Database, results: Iterable[StepResult]) -> None:
     )
     failed = [row["item_id"] for row in rows if row["status"] == Status.FAILED]
     with database.write() as connection:
+        _make_pending(connection, void)
         connection.execute(guarded, rows)
         if failed:
             is_kept = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
             connection.execute(
                 sa.update(items).where(items.c.id.in_(failed), is_kept).values(state="failed", quality=None)
             )
+            retry_queue.review(database, connection, failed, below=None)
 
 
-def mark_stored(database: Database, run_id: str, qualities: Mapping[str, Decimal]) -> None:
-    """Make items findable, each with its quality: the last step. Idempotent."""
-    update = (
-        sa.update(items)
-        .where(items.c.id == sa.bindparam("item"))
-        .values(state="stored", quality=sa.bindparam("new_quality"), run_id=run_id)
-    )
+Merge = Callable[[Mapping[str, StepResult]], Decimal]
+
+
+def mark_stored(
+    database: Database, run_id: str, item_ids: Sequence[str], *, merge: Merge, retry_below: float
+) -> dict[str, Decimal | RungError]:
+    """Make items findable, each with the quality that `merge` makes of its results as they are kept now.
+
+    The last step, in one transaction: who marks the same items at the same moment waits, and merges what is there
+    then. Items of low quality are queued to be done again. Idempotent.
+
+    Returns:
+        Each item's quality, or what `merge` raised: such an item is left as it is.
+    """
+    merged: dict[str, Decimal | RungError] = {}
     with database.write() as connection:
+        connection.execute(sa.select(items.c.id).where(items.c.id.in_(item_ids)).order_by(items.c.id).with_for_update())
+        steps = _steps(connection, item_ids)
+        for id_ in item_ids:
+            try:
+                merged[id_] = merge({stage: one for stage, one in steps.get(id_, {}).items() if stage != "store"})
+            except RungError as error:
+                merged[id_] = error
+        qualities = {id_: float(one) for id_, one in sorted(merged.items()) if isinstance(one, Decimal)}
+        if qualities:
+            connection.execute(
+                sa.update(items)
+                .where(items.c.id == sa.bindparam("item"))
+                .values(state="stored", quality=sa.bindparam("new_quality"), run_id=run_id),
+                [{"item": id_, "new_quality": quality} for id_, quality in qualities.items()],
+            )
+            retry_queue.review(database, connection, list(qualities), retry_below)
+    return merged
+
+
+def _steps(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict[str, StepResult]]:
+    """What the stages have left, by item and stage, without vectors."""
+    query = sa.select(*(c for c in step_results.c if c is not step_results.c.vector))
+    by_item: dict[str, dict[str, StepResult]] = {}
+    for row in connection.execute(query.where(step_results.c.item_id.in_(item_ids))).mappings():
+        by_item.setdefault(row["item_id"], {})[row["stage"]] = _result(row)
+    return by_item
+
+
+def _make_pending(connection: sa.Connection, void: Iterable[StepResult]) -> None:
+    rows = [{"item": one.item_id, "of_stage": one.stage, "by_rung": one.rung} for one in void]
+    if rows:
         connection.execute(
-            update, [{"item": id_, "new_quality": float(quality)} for id_, quality in sorted(qualities.items())]
+            sa.delete(step_results).where(
+                step_results.c.item_id == sa.bindparam("item"),
+                step_results.c.stage == sa.bindparam("of_stage"),
+                step_results.c.rung == sa.bindparam("by_rung"),
+            ),
+            sorted(rows, key=lambda row: str(row["item"])),
         )
 
 
@@ -88,6 +132,7 @@ def _row(result: StepResult) -> dict[str, Any]:
         "attempts": [{**attempt.as_json(), "error": _error_row(attempt.error)} for attempt in result.attempts],
         "run_id": result.run_id,
         "finished_at": result.finished_at,
+        "made_from": result.made_from,
     }
 
 
@@ -117,4 +162,5 @@ def _result(row: sa.RowMapping) -> StepResult:
         ),
         run_id=row["run_id"],
         finished_at=row["finished_at"],
+        made_from=row["made_from"],
     )

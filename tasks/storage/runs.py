@@ -5,14 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from tasks.fallback import Status, mean_quality
 from tasks.storage.catalogue import has_work
-from tasks.storage.database import Database
+from tasks.storage.database import Database, database_time
 from tasks.storage.schema import items, run_items, runs, step_results
 
 
@@ -60,28 +60,63 @@ class Run:
 
     id: str
     flow_run_id: str | None
+    kind: str
     source: str
     started_at: datetime
+    alive_at: datetime | None
     finished_at: datetime | None
     options: Mapping[str, Any] = field(default_factory=dict)
     lines: int = 0
     duplicates: int = 0
     notes: Sequence[str] | None = None
+    summary: Mapping[str, Any] | None = None
 
 
-def start(database: Database, flow_run_id: str, source: str, options: Mapping[str, Any], now: datetime) -> str:
+ENRICH, REPROCESS = "enrich", "reprocess"
+"""The kinds of runs."""
+
+DEAD_AFTER_S = 60.0
+"""A run that has not been heard of for so long is not working any more."""
+
+
+def start(
+    database: Database, flow_run_id: str, source: str, options: Mapping[str, Any], now: datetime, kind: str = ENRICH
+) -> str:
     """Begin a run, under Prefect's `flow_run_id`; its id."""
     run_id = str(uuid.uuid4())
     with database.write() as connection:
-        row = {"id": run_id, "flow_run_id": flow_run_id, "source": source, "started_at": now, "options": dict(options)}
-        connection.execute(sa.insert(runs).values(row))
+        row = {"id": run_id, "flow_run_id": flow_run_id, "kind": kind, "source": source, "started_at": now}
+        alive = {"options": dict(options), "alive_at": database_time(connection)}
+        connection.execute(sa.insert(runs).values({**row, **alive}))
     return run_id
 
 
-def finish(database: Database, run_id: str, now: datetime, notes: Iterable[str] = ()) -> None:
-    """Note that a run ended, and what its report is to say besides the counts."""
+def beat(database: Database, run_id: str) -> None:
+    """Note that a run is alive."""
     with database.write() as connection:
-        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now, notes=list(notes)))
+        now = database_time(connection)
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(alive_at=now))
+
+
+def is_any_alive(database: Database, kind: str) -> bool:
+    """Whether a run of this kind is at work."""
+    with database.read() as connection:
+        heard_of = runs.c.alive_at > database_time(connection) - timedelta(seconds=DEAD_AFTER_S)
+        query = sa.select(runs.c.id).where(runs.c.kind == kind, runs.c.finished_at.is_(None), heard_of)
+        return connection.execute(query.limit(1)).first() is not None
+
+
+def finish(
+    database: Database,
+    run_id: str,
+    now: datetime,
+    notes: Iterable[str] = (),
+    summary: Mapping[str, Any] | None = None,
+) -> None:
+    """Note that a run ended, and what its report is to say besides the counts."""
+    told = {"notes": list(notes), "summary": dict(summary) if summary else None}
+    with database.write() as connection:
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now, **told))
 
 
 def find(database: Database, run_id: str) -> Run:
@@ -97,9 +132,9 @@ def of_flow_run(database: Database, flow_run_id: str) -> Run | None:
     return Run(**row) if row else None
 
 
-def latest(database: Database, source: str | None = None) -> Run | None:
-    """The run that began last, of one source where it is named."""
-    wanted = sa.true() if source is None else runs.c.source == source
+def latest(database: Database, kind: str = ENRICH, source: str | None = None) -> Run | None:
+    """The run of this kind that began last, of one source where it is named."""
+    wanted = runs.c.kind == kind if source is None else sa.and_(runs.c.kind == kind, runs.c.source == source)
     with database.read() as connection:
         row = (
             connection.execute(sa.select(runs).where(wanted).order_by(runs.c.started_at.desc()).limit(1))

@@ -42,19 +42,22 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
-# One row per run of `enrich`.
+# One row per run. `kind` is the flow; `alive_at` is brought up to date while it works.
 runs = Table(
     "runs",
     metadata,
     Column("id", String(36), primary_key=True),
     Column("flow_run_id", String(36), unique=True),
+    Column("kind", String(32), nullable=False),
     Column("source", Text, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
+    Column("alive_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("options", JSON, nullable=False),
     Column("lines", Integer, nullable=False, default=0),
     Column("duplicates", Integer, nullable=False, default=0),
     Column("notes", JSON),
+    Column("summary", JSON),
 )
 
 # The catalogue. `state` is pending, stored or failed; `quality` is set while stored.
@@ -93,7 +96,8 @@ run_items = Table(
     Index("run_items_by_item", "item_id"),
 )
 
-# What each stage left for each item; a row that is absent is pending. `standing` guards against anything worse.
+# What each stage left for each item; a row that is absent is pending. `standing` guards against anything worse;
+# `made_from` is a hash of the stage's input.
 step_results = Table(
     "step_results",
     metadata,
@@ -111,6 +115,7 @@ step_results = Table(
     Column("attempts", JSON, nullable=False),
     Column("run_id", String(36), nullable=False),
     Column("finished_at", UtcDateTime, nullable=False),
+    Column("made_from", String(64)),
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 
@@ -168,4 +173,34 @@ breaker_moves = Table(
     Column("cause", String(32), nullable=False),
     Column("why", Text, nullable=False),
     Index("breaker_moves_by_time", "at"),
+)
+
+# The items that wait to be done again. `priority`: the lower goes first; `quality` is null where the item failed.
+retry_queue = Table(
+    "retry_queue",
+    metadata,
+    Column("item_id", String(512), ForeignKey("items.id"), primary_key=True),
+    Column("priority", Integer, nullable=False),
+    Column("quality", Float),
+    Column("enqueued_at", UtcDateTime, nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("is_parked", Boolean, nullable=False),
+    Column("holder", String(36)),
+    Column("claimed_until", UtcDateTime),
+    Index("retry_queue_by_turn", "is_parked", "priority", "quality", "enqueued_at"),
+    Index("retry_queue_by_holder", "holder"),
+)
+
+# What each run of `reprocess` came to for each item that it claimed: upgraded, unchanged or parked.
+retries = Table(
+    "retries",
+    metadata,
+    Column("run_id", String(36), ForeignKey("runs.id"), primary_key=True),
+    Column("item_id", String(512), ForeignKey("items.id"), primary_key=True),
+    Column("quality_before", Float),
+    Column("quality_after", Float),
+    Column("outcome", String(16), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index("retries_by_item", "item_id"),
 )

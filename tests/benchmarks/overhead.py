@@ -85,7 +85,7 @@ def bare_loop(manifest: Path) -> None:
         prepared = [classifier.prepare((manifest.parent / record["image"]).read_bytes()) for record in batch]
         labels = [answer.label for answer, _ in classifier.classify(prepared)]
         passages = [
-            Passage(name=record["name"], text=_text(manifest, record), label=label, lacks_label=False)
+            Passage(name=record["name"], text=_text(manifest, record), label=label)
             for record, label in zip(batch, labels, strict=True)
         ]
         embedder.embed([passage.words(with_label=True) for passage in passages])

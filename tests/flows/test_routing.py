@@ -18,7 +18,7 @@ from distributed import Client
 
 from flows.routing import Routing
 from tasks.fallback import Cause
-from tasks.stages import declared_breakers, stage_named
+from tasks.stages import PIPELINE, declared_breakers
 from tasks.storage import breakers, lookup
 from tasks.storage.breakers import Key
 from tasks.storage.database import Database
@@ -27,7 +27,7 @@ from tests.flows.commandline import Repli, command, environment, write_manifest
 
 pytestmark = pytest.mark.timeout(300)
 
-STAGE = stage_named("classify_image")
+STAGE = PIPELINE.stage("classify_image")
 GPU = "classify_image.gpu"
 
 

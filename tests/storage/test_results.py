@@ -16,6 +16,7 @@ from tasks.items import Embedding, Item, Text
 from tasks.storage import catalogue, lookup, results, runs
 from tasks.storage.database import Database
 from tasks.storage.schema import items, step_results
+from tests.stored import store_at
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 ENDS: list[dict[str, Any]] = [
@@ -81,7 +82,7 @@ def test_a_failure_that_is_not_kept_marks_nothing(database: Database, registered
     """An item whose better result stays is not marked failed."""
     run_id = registered("a")
     results.save(database, [step(**ENDS[0])])
-    results.mark_stored(database, run_id, {"a": Decimal("0.72")})
+    store_at(database, run_id, {"a": Decimal("0.72")})
     results.save(database, [step(**ENDS[4])])
     with database.read() as connection:
         assert connection.execute(sa.select(items.c.state, items.c.quality)).one() == ("stored", 0.72)
@@ -121,7 +122,7 @@ class TestCatalogue:
         """The run has one item, with the later record, in the later line's place, and says how many it dropped."""
         run_id = registered(Item(id="a", name="old"), Item(id="b", name="b"), Item(id="a", name="new"))
         assert results.load(database, ["a"])[0].item.name == "new"
-        assert list(catalogue.batches(database, run_id, 10, refresh=False)) == [("b", "a")]
+        assert list(catalogue.batches(database, run_id, 10, refresh=False, lease_s=60)) == [("b", "a")]
         assert runs.find(database, run_id).duplicates == 1
 
     def test_duplicates_far_apart_do_not_undo_each_other(
@@ -146,12 +147,12 @@ class TestCatalogue:
     def test_batches_hold_what_is_left(self, database: Database, registered: Callable[..., str]) -> None:
         """Stored items and those failed for good are not sent again; a retryable failure is."""
         run_id = registered("stored", "hopeless", "retryable", "fresh")
-        results.mark_stored(database, run_id, {"stored": Decimal(1)})
+        store_at(database, run_id, {"stored": Decimal(1)})
         results.save(database, [step("hopeless", "validate", status=Status.FAILED, retryable=False)])
         results.save(database, [step("retryable", "validate", status=Status.FAILED, retryable=True)])
         again = registered("stored", "hopeless", "retryable", "fresh")
-        assert list(catalogue.batches(database, again, 10, refresh=False)) == [("retryable", "fresh")]
-        assert list(catalogue.batches(database, again, 3, refresh=True)) == [
+        assert list(catalogue.batches(database, again, 10, refresh=False, lease_s=60)) == [("retryable", "fresh")]
+        assert list(catalogue.batches(database, again, 3, refresh=True, lease_s=60)) == [
             ("stored", "hopeless", "retryable"),
             ("fresh",),
         ]
@@ -159,7 +160,7 @@ class TestCatalogue:
     def test_progress_counts_what_is_done(self, database: Database, registered: Callable[..., str]) -> None:
         """Stored and failed items are done; the quality mix is of the stored."""
         run_id = registered("stored", "hopeless", "fresh")
-        results.mark_stored(database, run_id, {"stored": Decimal("0.9")})
+        store_at(database, run_id, {"stored": Decimal("0.9")})
         results.save(database, [step("hopeless", "validate", status=Status.FAILED)])
         progress = runs.progress(database, run_id, refresh=False)
         assert (progress.items, progress.finished, progress.failed, progress.quality) == (3, 2, 1, {0.9: 1})
@@ -170,7 +171,7 @@ def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: 
     registered("elsewhere")
     run_id = registered("a", "b", "c")
     results.save(database, [step("a", **ENDS[0]), step("b", **ENDS[1])])
-    results.mark_stored(database, run_id, {"a": Decimal(1), "b": Decimal("0.9")})
+    store_at(database, run_id, {"a": Decimal(1), "b": Decimal("0.9")})
     tally = runs.tally(database, ["classify_image"], run_id)
     assert tally.stages == {"classify_image": {"succeeded": 1, "degraded": 1, "pending": 1}}
     assert tally.rungs == {"classify_image": {"gpu": 1, "cpu": 1}}

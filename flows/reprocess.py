@@ -1,0 +1,198 @@
+"""The healing flow: what was stored degraded, or failed, is done again where it may succeed now, and nothing else is.
+
+It goes by stages. A stage may be done again where some rung better than the one that served can be called; a few items
+of each go ahead as a probe, and the others follow only at the stages where the probe gained something.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any, cast
+
+from distributed import Client
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect_dask import DaskTaskRunner
+
+from flows.heartbeat import heartbeat
+from flows.lost_workers import Deaths, set_aside
+from flows.routing import Routing
+from flows.run_request import RetryRequest
+from flows.window import Window, full_width
+from tasks.breaker_events import emit
+from tasks.retry_report import RetryReport, markdown, retry_report_on
+from tasks.settings import Settings
+from tasks.stage import RunOptions, StageReport, Upgrade
+from tasks.stage_task import Batch
+from tasks.stages import CHAINS, STAGE_NAMES, STAGES
+from tasks.storage import claims, runs
+from tasks.storage.claims import Claim
+from tasks.storage.database import Database
+
+PROBE_ITEMS = 4
+"""Of each stage: enough to tell one bad item from a rung that is still gone."""
+SHARE = 8
+"""While an `enrich` works, one batch of a `SHARE`th of its usual size is in flight, beside `enrich`'s two a worker."""
+
+
+@flow(name="reprocess", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
+def reprocess(
+    limit: int | None = None, batch_size: int | None = None, faults: list[str] | None = None
+) -> State[dict[str, Any]]:
+    """Do again what is in the retry queue, at the stages where something better may be had now.
+
+    Args:
+        limit: take at most so many items.
+        batch_size: items that travel together; a unit of scheduling only.
+        faults: faults to inject, as `STAGE.RUNG=KIND[@RATE]`.
+    """
+    settings = Settings.from_environment()
+    request = RetryRequest(batch_size=batch_size or settings.batch_size, limit=limit, faults=tuple(faults or ()))
+    database = Database(settings.database_url)
+    database.migrate()
+    source, options = "the retry queue", request.options(settings)
+    run_id = runs.start(database, str(flow_run.get_id()), source, options, datetime.now(UTC), kind=runs.REPROCESS)
+    client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
+    healing = _Healing(database, client, run_id, request, settings)
+    with heartbeat(database, run_id, settings.retry.lease_s):
+        problems = healing.run()
+    summary = {"calls": dict(healing.calls), "ending": healing.ending}
+    runs.finish(database, run_id, datetime.now(UTC), healing.notes, summary)
+    return _ending(retry_report_on(database, runs.find(database, run_id)), problems)
+
+
+class _Healing:
+    """One run over the queue. `calls` counts, by stage, the items for which a rung was called."""
+
+    def __init__(
+        self, database: Database, client: Client, run_id: str, request: RetryRequest, settings: Settings
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._run_id = run_id
+        self._request = request
+        self._settings = settings
+        self._routing = Routing(client, database)
+        self._left = request.limit
+        self._in_hand: dict[str, Claim] = {}
+        self._numbers = count(1)
+        self._stages: frozenset[str] = frozenset()
+        self._hopeful: set[str] = set()
+        self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
+        self.notes: list[str] = []
+        self.ending = ""
+
+    def run(self) -> list[str]:
+        """Probe, and go on where that gained something; what went wrong on the way."""
+        self._hopeful = set(self._missing())
+        probe = [claim for stage in STAGE_NAMES for claim in self._claim([stage], PROBE_ITEMS)]
+        if not probe:
+            self.ending = "nothing that waits may be tried now"
+            return []
+        stages = frozenset(self._hopeful)
+        self._hopeful = set()  # from here on a stage has to show that it gains something
+        problems = self._send([self._batch(probe)], stages)
+        if not self._hopeful:
+            self.ending = f"the probe of {len(probe)} items did no better, so the others wait"
+            return problems
+        problems += self._send(self._batches(), frozenset(self._hopeful))
+        self.ending = "" if self._hopeful else "the stages that were tried stopped gaining, so the others wait"
+        return problems
+
+    def _send(self, batches: Sequence[Batch] | Iterator[Batch], stages: frozenset[str]) -> list[str]:
+        """Take batches through the first of the `stages` and all that come after it."""
+        self._stages = stages
+        first = min(STAGE_NAMES.index(stage) for stage in stages)
+        directives = self._request.directives()
+        upgrade = Upgrade(holder=self._run_id, stages=stages)
+        window = Window(
+            self._client,
+            RunOptions(run_id=self._run_id, upgrade=upgrade, directives=directives),
+            self._settings,
+            on_done=self._came_through,
+            set_aside=self._set_aside,
+            routing=self._routing,
+            deaths=Deaths(self._database, directives, place_of=self._routing.place_of, on_move=emit),
+            stages=STAGES[first:],
+            width=self._width,
+        )
+        problems = window.run(batches)
+        self.notes += window.notes
+        return problems
+
+    def _batches(self) -> Iterator[Batch]:
+        while taken := self._claim(self._hopeful, self._size()):
+            yield self._batch(taken)
+
+    def _batch(self, taken: Sequence[Claim]) -> Batch:
+        return Batch(number=next(self._numbers), item_ids=tuple(claim.item_id for claim in taken))
+
+    def _claim(self, stages: Collection[str], limit: int) -> list[Claim]:
+        """The next items that owe one of these `stages`."""
+        missing = {stage: rungs for stage, rungs in self._missing().items() if stage in stages}
+        limit = limit if self._left is None else min(limit, self._left)
+        taken = claims.claim(self._database, self._run_id, missing, limit, self._settings.retry.lease_s)
+        if self._left is not None:
+            self._left -= len(taken)
+        self._in_hand.update((claim.item_id, claim) for claim in taken)
+        return taken
+
+    def _missing(self) -> Mapping[str, Collection[str | None]]:
+        """For each stage, the rungs that something better can be called for now; None is no rung at all: it failed."""
+        missing: dict[str, list[str | None]] = {}
+        for chain in CHAINS:
+            may_be_called = [self._routing.may_be_called(chain.stage, rung) for rung in chain.rungs]
+            if any(may_be_called):
+                best = may_be_called.index(True)
+                missing[chain.stage] = [None, *chain.rung_names[best + 1 :]]
+        return missing
+
+    def _came_through(self, batch: Batch, reports: Sequence[StageReport]) -> None:
+        tried: set[str] = set()
+        for report in reports:
+            tried |= report.tried
+            self.calls[report.stage] += len(report.tried)
+            if report.lifted and report.stage in self._stages:
+                self._hopeful.add(report.stage)
+            elif report.tried:
+                self._hopeful.discard(report.stage)
+        self._settle(batch, tried)
+
+    def _set_aside(self, batch: Batch, stage: str) -> None:
+        set_aside(self._database, self._run_id, batch, stage)
+        self._settle(batch, batch.item_ids)
+
+    def _settle(self, batch: Batch, tried: Collection[str]) -> None:
+        done = [self._in_hand.pop(id_) for id_ in batch.item_ids]
+        claims.settle(self._database, self._run_id, self._run_id, done, tried, self._settings.retry)
+
+    def _size(self) -> int:
+        """Items in the next batch. Fresh items go first."""
+        size = self._request.batch_size
+        return max(1, size // SHARE) if self._is_enrich_alive() else size
+
+    def _width(self, workers: int) -> int:
+        return 1 if self._is_enrich_alive() else full_width(workers)
+
+    def _is_enrich_alive(self) -> bool:
+        return runs.is_any_alive(self._database, runs.ENRICH)
+
+
+def _ending(report: RetryReport, problems: Sequence[str]) -> State[dict[str, Any]]:
+    """The flow's last state, with the run's summary as its data, and the report beside it."""
+    create_markdown_artifact(markdown(report), key="reprocess-report", description=str(report))
+    for problem in problems:
+        get_run_logger().error(problem)
+    if problems:
+        return Failed(message=f"{problems[0]}; {report}; what was claimed is back in the queue, start it again")
+    if report.is_whole:
+        return Completed(message=str(report), data=report.as_json())
+    return Completed(name="Degraded", message=str(report), data=report.as_json())

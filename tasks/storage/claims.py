@@ -1,0 +1,183 @@
+"""Claims on queued items: leases that run out unless they are renewed.
+
+Whoever works on an item of the queue claims it first, so that nobody else does. What a process held that was killed is
+free again by itself. The time is the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from tasks.fallback import Status
+from tasks.settings import RetryPolicy
+from tasks.storage.database import Database, database_time
+from tasks.storage.retries import PARKED, UNCHANGED, UPGRADED
+from tasks.storage.retry_queue import is_free, portions, review
+from tasks.storage.schema import items, retries, retry_queue, step_results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One item in hand, and its quality when it was taken: None where it had failed."""
+
+    item_id: str
+    quality: float | None
+
+
+def claim(
+    database: Database, holder: str, missing: Mapping[str, Collection[str | None]], limit: int, lease_s: float
+) -> list[Claim]:
+    """Take up to `limit` items: by priority, then the lowest quality, then age. A failed item has the lowest of all.
+
+    Args:
+        holder: who claims, the same for all claims of one run.
+        missing: for each stage that may be done again now, the rungs to be improved on; None stands for a stage
+            that failed. Items of which nothing of the kind is owed are left in the queue.
+        lease_s: how long the claims hold unless `renew` is called.
+    """
+    kinds = [
+        sa.and_(step_results.c.stage == stage, sa.or_(*(_rung_is(rung) for rung in rungs)))
+        for stage, rungs in missing.items()
+        if rungs
+    ]
+    if not kinds or limit < 1:
+        return []
+    owes_one = sa.exists().where(
+        step_results.c.item_id == retry_queue.c.item_id, step_results.c.retryable, sa.or_(*kinds)
+    )
+    with database.write() as connection:
+        now = database_time(connection)
+        rows = connection.execute(
+            sa.select(retry_queue.c.item_id, retry_queue.c.quality)
+            .where(sa.not_(retry_queue.c.is_parked), retry_queue.c.not_before <= now, is_free(now), owes_one)
+            .order_by(retry_queue.c.priority, sa.func.coalesce(retry_queue.c.quality, 0.0), retry_queue.c.enqueued_at)
+            .order_by(retry_queue.c.item_id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)  # on SQLite writers take turns, and this says nothing
+        ).all()
+        _take(connection, [row.item_id for row in rows], holder, now, lease_s)
+    return [Claim(item_id=row.item_id, quality=row.quality) for row in rows]
+
+
+def take(connection: sa.Connection, holder: str, item_ids: Sequence[str], lease_s: float) -> set[str]:
+    """Claim those of these items that are queued; the ids of those that somebody else has in hand.
+
+    For a run that is about to work on the items whether they are queued or not.
+    """
+    taken: set[str] = set()
+    now = database_time(connection)
+    for some in portions(item_ids):
+        mine = sa.or_(is_free(now), retry_queue.c.holder == holder)
+        rows = connection.execute(
+            sa.select(retry_queue.c.item_id, mine.label("is_mine"))
+            .where(retry_queue.c.item_id.in_(some))
+            .order_by(retry_queue.c.item_id)
+            .with_for_update()
+        ).all()
+        _take(connection, [row.item_id for row in rows if row.is_mine], holder, now, lease_s)
+        taken.update(row.item_id for row in rows if not row.is_mine)
+    return taken
+
+
+def renew(database: Database, holder: str, lease_s: float) -> None:
+    """Hold all of the holder's claims for another `lease_s` seconds."""
+    with database.write() as connection:
+        until = database_time(connection) + timedelta(seconds=lease_s)
+        connection.execute(sa.update(retry_queue).where(retry_queue.c.holder == holder).values(claimed_until=until))
+
+
+def held(database: Database, holder: str, item_ids: Sequence[str]) -> set[str]:
+    """Those of the items that `holder` has in hand now."""
+    with database.read() as connection:
+        now = database_time(connection)
+        query = sa.select(retry_queue.c.item_id).where(
+            retry_queue.c.item_id.in_(item_ids), retry_queue.c.holder == holder, retry_queue.c.claimed_until > now
+        )
+        return set(connection.scalars(query))
+
+
+def release(database: Database, holder: str, item_ids: Sequence[str] | None = None) -> None:
+    """Give claims back, all of the holder's unless the items are named."""
+    mine = retry_queue.c.holder == holder
+    if item_ids is not None:
+        mine = sa.and_(mine, retry_queue.c.item_id.in_(item_ids))
+    with database.write() as connection:
+        connection.execute(sa.update(retry_queue).where(mine).values(holder=None, claimed_until=None))
+
+
+def settle(
+    database: Database, holder: str, run_id: str, claims: Sequence[Claim], tried: Collection[str], policy: RetryPolicy
+) -> None:
+    """Close the books on claimed items, in one transaction: what each came to, and when it is to be tried again.
+
+    An item that is still wanted goes back into the queue. It waits longer each time that it was `tried` and is no
+    better, and is parked after too many such tries. Whose claim has run out is left to the next holder.
+    """
+    before = {claim.item_id: claim.quality for claim in claims}
+    with database.write() as connection:
+        review(database, connection, list(before), policy.below)
+        now = database_time(connection)
+        queued = retry_queue.c.item_id.is_not(None).label("is_queued")
+        rows = connection.execute(
+            sa.select(items.c.id, items.c.state, items.c.quality, queued, retry_queue.c.holder, retry_queue.c.tries)
+            .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id, isouter=True)
+            .where(items.c.id.in_(list(before)))
+            .order_by(items.c.id)
+        ).all()
+        settled = []
+        for row in rows:
+            if row.is_queued and row.holder != holder:
+                continue
+            is_better = row.state == "stored" and (before[row.id] is None or row.quality > before[row.id])
+            tries = 0 if is_better else (row.tries or 0) + (row.id in tried)
+            is_parked = row.is_queued and tries >= policy.tries
+            outcome = UPGRADED if is_better else PARKED if is_parked else UNCHANGED
+            settled.append((row, tries, is_parked, outcome))
+        again = [(row, tries, is_parked) for row, tries, is_parked, _ in settled if row.is_queued]
+        if again:
+            connection.execute(
+                sa.update(retry_queue)
+                .where(retry_queue.c.item_id == sa.bindparam("item"))
+                .values(
+                    tries=sa.bindparam("new_tries"),
+                    is_parked=sa.bindparam("parked"),
+                    not_before=sa.bindparam("until"),
+                    holder=None,
+                    claimed_until=None,
+                ),
+                [
+                    {"item": row.id, "new_tries": tries, "parked": is_parked, "until": now + policy.delay(tries)}
+                    for row, tries, is_parked in again
+                ],
+            )
+        if settled:
+            connection.execute(
+                database.insert(retries).on_conflict_do_nothing(),
+                [
+                    {
+                        "run_id": run_id,
+                        "item_id": row.id,
+                        "quality_before": before[row.id],
+                        "quality_after": row.quality,
+                        "outcome": outcome,
+                        "at": now,
+                    }
+                    for row, _, _, outcome in settled
+                ],
+            )
+
+
+def _take(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: datetime, lease_s: float) -> None:
+    if item_ids:
+        until = now + timedelta(seconds=lease_s)
+        connection.execute(
+            sa.update(retry_queue).where(retry_queue.c.item_id.in_(item_ids)).values(holder=holder, claimed_until=until)
+        )
+
+
+def _rung_is(rung: str | None) -> sa.ColumnElement[bool]:
+    return step_results.c.status == Status.FAILED if rung is None else step_results.c.rung == rung
