@@ -24,9 +24,9 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage
 
-# The Prefect UI over the runs of `make demo`.
+# The Prefect UI with deployments and schedules, on the home of `make demo`: its runs are there.
 serve: install
-	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/python -m flows.server_ui
+	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli serve
 
 install: $(VENV)/installed
 

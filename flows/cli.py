@@ -54,7 +54,7 @@ def run(
     with _interruptible(), _stdout_kept(as_json) as stdout:
         settings = _settings(database, dask, batch_size)
         request = RunRequest(
-            source=source,
+            source=source.absolute(),
             batch_size=settings.batch_size,
             limit=limit,
             refresh=refresh,
@@ -176,6 +176,45 @@ def queue(
 
 
 @app.command()
+def drill(
+    sample: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Items to drill on.")] = 200,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one for this run.")
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Call every rung of every chain on a sample, in shadow, and judge what they answer."""
+    from flows import commands, terminal
+
+    with _interruptible(), _stdout_kept(as_json) as stdout:
+        outcome = commands.drill(_settings(database, dask), sample)
+        if as_json:
+            _print_json(outcome.drills[0].report, stdout)
+        else:
+            _print(terminal.drill_page(outcome.drills))
+    if outcome.problem:
+        raise RepliError(outcome.problem)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="The port of the Prefect UI.")] = 4200,
+    nightly: Annotated[
+        Path | None, typer.Option(metavar="SOURCE", help="Enrich this every night, at 01:00 UTC.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one of its own.")
+    ] = None,
+    database: DatabaseOption = None,
+) -> None:
+    """The Prefect UI, deployments and schedules on this machine, until Ctrl-C."""
+    from flows import serve
+
+    serve.serve(_settings(database, dask), port=port, nightly=nightly, tell=_tell)
+
+
+@app.command()
 def demo(
     items: Annotated[int, typer.Option(metavar="N", help="Items in the catalogue.")] = 300,
     database: DatabaseOption = None,
@@ -229,7 +268,10 @@ def _end(message: object, status: int) -> None:
 
 
 def _settings(database: str | None, dask: str | None = None, batch_size: int | None = None) -> Settings:
-    """The settings, options before environment. The workers and the flow read the same environment."""
+    """The settings, options before environment. The workers and the flow read the same environment.
+
+    A command's store is what these say and no block's, which `status` and `show` would not know of.
+    """
     if database:
         os.environ["REPLI_DATABASE_URL"] = database
     if dask:
@@ -238,7 +280,9 @@ def _settings(database: str | None, dask: str | None = None, batch_size: int | N
         if batch_size < 1:
             raise UsageError(f"--batch-size {batch_size}: a batch holds at least 1 item")
         os.environ["REPLI_BATCH_SIZE"] = str(batch_size)
-    return Settings.from_environment()
+    settings = Settings.from_environment()
+    os.environ["REPLI_HOME"], os.environ["REPLI_DATABASE_URL"] = str(settings.home), settings.database_url
+    return settings
 
 
 @contextmanager
@@ -257,6 +301,11 @@ def _print(page: Any) -> None:
     from rich.console import Console
 
     Console().print(page)
+
+
+def _tell(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _print_json(document: Any, stream: Any) -> None:

@@ -15,11 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from flows.served import find
 from tasks.fallback import RepliError, StoreError, UsageError
 from tasks.settings import Settings
 
@@ -42,12 +44,18 @@ _NO_SERVICES = (
 
 
 class PrivateServer:
-    """A Prefect server for one run, with its state under the home. Starting and waiting are apart: other things
-    are made ready in between."""
+    """A Prefect server with its state under the home, on loopback: for one run, or with a `port` to stay, with all its
+    services. Starting and waiting are apart: other things are made ready in between.
+
+    Raises:
+        RepliError: the server is to stay, and another one has its state in hand.
+    """
 
     def __init__(self, settings: Settings, port: int | None = None) -> None:
-        self._lock, home = _free_folder(settings.home)
+        self._lock, home = _free_folder(settings.home, only_first=port is not None)
+        services = {} if port else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
         port = port or _free_port()
+        self.home = home
         self.api_url = f"http://127.0.0.1:{port}/api"
         self.environment = {
             "PREFECT_HOME": str(home),
@@ -58,7 +66,6 @@ class PrivateServer:
             "DO_NOT_TRACK": "1",
         }
         self._log = home / "server.log"
-        services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  our own module, a port number
                 [sys.executable, "-m", "flows.private_server", str(port)],
@@ -111,13 +118,20 @@ class PrivateServer:
 def cluster(settings: Settings) -> Iterator[str]:
     """The address of a Dask scheduler for one run, with a Prefect API that the run and its workers know.
 
-    With `PREFECT_API_URL` in the environment that server is used; else a private one is started before anything
-    imports Prefect, and named in the environment for this process and the workers it starts.
+    With `PREFECT_API_URL` in the environment that server is used; else the server and the cluster of a `repli serve` on
+    the same home; else private ones are started. This comes before anything imports Prefect: the server is named in the
+    environment, for this process and the workers it starts.
     """
-    server = None if os.environ.get("PREFECT_API_URL") else _private_server(settings)
-    with _environment({**(server.environment if server else {}), **_QUIET}):
+    is_named = bool(os.environ.get("PREFECT_API_URL"))
+    served = None if is_named else find(settings.home)
+    server = None if is_named or served else _private_server(settings)
+    if served:
+        _check_is_near(settings)
+        settings = replace(settings, dask_address=settings.dask_address or served.dask_address)
+    known = server.environment if server else served.environment if served else {}
+    with environment({**known, **QUIET}):
         try:
-            with _dask(settings) as address:
+            with dask_cluster(settings) as address:
                 if server:
                     server.wait()
                 yield address
@@ -126,17 +140,32 @@ def cluster(settings: Settings) -> Iterator[str]:
                 server.stop()
 
 
+@contextmanager
+def known_server(settings: Settings) -> Iterator[None]:
+    """Name the server of a `repli serve` on the same home in the environment while the block runs, if there is one and
+    no other is named."""
+    served = None if os.environ.get("PREFECT_API_URL") else find(settings.home)
+    with environment(served.environment if served else {}):
+        yield
+
+
 def _private_server(settings: Settings) -> PrivateServer:
+    _check_is_near(settings)
+    return PrivateServer(settings)
+
+
+def _check_is_near(settings: Settings) -> None:
     address = settings.dask_address
     if address and urlsplit(address).hostname not in {"127.0.0.1", "localhost", "::1"}:
         raise UsageError(
             f"the workers of {address} cannot reach a private Prefect server; set PREFECT_API_URL to one that they can"
         )
-    return PrivateServer(settings)
 
 
 @contextmanager
-def _dask(settings: Settings) -> Iterator[str]:
+def dask_cluster(settings: Settings) -> Iterator[str]:
+    """The address of a Dask scheduler: the one that the settings name, or one on this machine, for as long as the
+    block runs."""
     if settings.dask_address:
         yield settings.dask_address
         return
@@ -151,7 +180,8 @@ def _dask(settings: Settings) -> Iterator[str]:
             number: {"cls": Nanny, "options": {"nthreads": 1, "name": f"worker-{number}", **options}}
             for number, options in enumerate(worker_options(settings))
         }
-        scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+        quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        scheduler = {"cls": Scheduler, "options": {**quiet, "host": "127.0.0.1", "port": 0}}
         with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
             _warm_up(local, settings)
             yield local.scheduler_address
@@ -206,11 +236,12 @@ def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3), "MALLOC_MMAP_THRESHOLD_": str(1024**3)}
 
 # The terminal shows progress and summaries; the logs are in the Prefect UI.
-_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "error"}
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of this process while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -235,14 +266,16 @@ def _one_certificate(home: Path) -> Path:
     return path
 
 
-def _free_folder(home: Path) -> tuple[IO[str], Path]:
+def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
     """A folder for a server's state that no other server uses now, with the lock that says so.
 
     Raises:
-        RepliError: the home cannot be written.
+        RepliError: the home cannot be written, or only the first would do, and is in use.
     """
     try:
         for number in count(1):
+            if only_first and number > 1:
+                raise RepliError(f"a run keeps its record under {home} now; wait for its end, and start this again")
             folder = home / ("prefect" if number == 1 else f"prefect-{number}")
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")

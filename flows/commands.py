@@ -8,15 +8,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
+from flows.cluster import known_server
 from flows.run_request import RetryRequest, RunRequest
 from tasks.fallback import Cause, Order, RepliError, UsageError
 from tasks.report import Report, report_on
 from tasks.retry_report import RetryReport, retry_report_on
 from tasks.settings import Settings
 from tasks.stages import STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, lookup, retry_queue, runs
+from tasks.storage import breakers, drills, lookup, retry_queue, runs
 from tasks.storage.breakers import BreakerView, Key
 from tasks.storage.database import Database
+from tasks.storage.drills import Drill
 from tasks.storage.lookup import ItemView
 from tasks.storage.retry_queue import Entry, QueueTally
 from tasks.storage.runs import Run, Tally
@@ -82,6 +84,7 @@ def progress_of(settings: Settings, request: RunRequest | RetryRequest) -> Abstr
 def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOutcome:
     """Run `enrich` on a cluster that is there. The flow reads its settings from the environment."""
     from flows.enrich import enrich
+    from flows.parameters import faults_by, forced_by
 
     begun, problem = _flow_run(
         enrich,
@@ -91,14 +94,15 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOut
         limit=request.limit,
         batch_size=request.batch_size,
         refresh=request.refresh,
-        force=list(request.force),
-        faults=list(request.faults),
+        force=forced_by(request.force),
+        faults=faults_by(request.faults),
     )
     return RunOutcome(report=report_on(Database(settings.database_url), begun, STAGE_NAMES), problem=problem)
 
 
 def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> RetryOutcome:
     """Run `reprocess` on a cluster that is there. The flow reads its settings from the environment."""
+    from flows.parameters import faults_by
     from flows.reprocess import reprocess as flow
 
     begun, problem = _flow_run(
@@ -107,21 +111,26 @@ def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -
         settings,
         limit=request.limit,
         batch_size=request.batch_size,
-        faults=list(request.faults),
+        faults=faults_by(request.faults),
     )
     return RetryOutcome(report=retry_report_on(Database(settings.database_url), begun), problem=problem)
 
 
 def _flow_run(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> tuple[Run, str | None]:
     """Run a flow on a cluster: its run in the store, and why it failed, if it did."""
-    from prefect_dask import DaskTaskRunner
-
-    runner = cast(Any, DaskTaskRunner(address=dask_address))
-    state = flow.with_options(task_runner=runner)(**parameters, return_state=True)
+    state = _ended(flow, dask_address, **parameters)
     begun = runs.of_flow_run(Database(settings.database_url), str(state.state_details.flow_run_id))
     if begun is None:
         raise RepliError(f"the run did not begin: {state.message}")
     return begun, None if state.is_completed() else state.message
+
+
+def _ended(flow: Any, dask_address: str, **parameters: Any) -> Any:
+    """The last state of a flow that ran on a cluster."""
+    from prefect_dask import DaskTaskRunner
+
+    runner = cast(Any, DaskTaskRunner(address=dask_address))
+    return flow.with_options(task_runner=runner)(**parameters, return_state=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,11 +199,38 @@ def order_breaker(settings: Settings, verb: str, name: str) -> list[BreakerView]
     database = Database(settings.database_url)
     database.migrate()
     moves = breakers.order(database, declared[rung], Key(rung, place), ORDERS[verb])
-    if moves and os.environ.get("PREFECT_API_URL"):
-        from tasks.breaker_events import emit_now
+    with known_server(settings):
+        if moves and os.environ.get("PREFECT_API_URL"):
+            from tasks.events import breakers_moved_now
 
-        emit_now(moves)
+            breakers_moved_now(moves)
     return breakers_of(settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillOutcome:
+    """A drill and the one before it, the last first. `problem` is set where it failed."""
+
+    drills: Sequence[Drill]
+    problem: str | None
+
+
+def drill(settings: Settings, sample: int) -> DrillOutcome:
+    """Hold a drill on this machine, or on the cluster that the settings name.
+
+    Raises:
+        RepliError: there is no store, or nothing in it to drill on.
+    """
+    from flows.cluster import cluster
+
+    database = _existing(settings)
+    with cluster(settings) as dask_address:
+        from flows.drill import drill as flow  # Prefect reads its settings when it is imported
+
+        state = _ended(flow, dask_address, sample=sample)
+    if drills.of_flow_run(database, str(state.state_details.flow_run_id)) is None:
+        raise RepliError(state.message or "the drill did not come to a verdict")
+    return DrillOutcome(drills=drills.latest(database), problem=None if state.is_completed() else state.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +266,7 @@ def retry(settings: Settings, item_ids: Sequence[str]) -> tuple[list[str], list[
 
 def _existing(settings: Settings) -> Database:
     database = Database(settings.database_url)
-    if not database.is_migrated():
-        raise RepliError(f"there is no store of this version at {database}; make one with `repli run SOURCE`")
+    if database.version() is None:
+        raise RepliError(f"there is no store at {database}; make one with `repli run SOURCE`")
+    database.migrate()
     return database

@@ -16,68 +16,77 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect_dask import DaskTaskRunner
 
+from flows.configuration import configured_settings, task_runner
 from flows.heartbeat import heartbeat
 from flows.lost_workers import Deaths, set_aside
+from flows.parameters import BatchSize, Faults, Forced, Limit, Refresh, Source, fault_specs, force_specs
 from flows.routing import Routing
 from flows.run_request import RunRequest
 from flows.window import Window
-from tasks.breaker_events import emit
+from tasks import events
 from tasks.report import Report, markdown, report_on
 from tasks.settings import Settings
-from tasks.stage import RunOptions, StageReport
+from tasks.stage import Pipeline, RunOptions, StageReport
 from tasks.stage_task import Batch
 from tasks.stages import PIPELINE, STAGE_NAMES
 from tasks.storage import catalogue, claims, runs
 from tasks.storage.database import Database
+from tasks.storage.exclusion import held_alone
 
 PROGRESS_EVERY_S = 5.0
 """The artifact is brought up to date no more often: counting a large run takes a while."""
 
 
-@flow(name="enrich", flow_run_name="enrich {source}", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
+@flow(name="enrich", flow_run_name="enrich {source}", task_runner=task_runner(), persist_result=False)
 def enrich(
-    source: str,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    refresh: bool = False,
-    force: list[str] | None = None,
-    faults: list[str] | None = None,
+    source: Source,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    refresh: Refresh = False,
+    force: Forced = (),
+    faults: Faults = (),
 ) -> State[dict[str, Any]]:
     """Enrich the items of a manifest. What an earlier run finished is not done again.
 
-    Args:
-        source: a JSONL, CSV or Parquet file, or a directory of images.
-        limit: take only the first so many lines.
-        batch_size: items that travel together; a unit of scheduling only.
-        refresh: do everything again, keeping what is better already.
-        force: rungs to begin with, as `STAGE=RUNG`.
-        faults: faults to inject, as `STAGE.RUNG=KIND[@RATE]`.
+    One run of a source at a time: beside another, on whatever machine, this one ends `Cancelled`, and nothing is done.
+    The parameters are those of `flows.parameters`.
     """
-    settings = Settings.from_environment()
+    settings = configured_settings()
+    pipeline = PIPELINE.under(settings.policy)
     request = RunRequest(
         source=Path(source),
         batch_size=batch_size or settings.batch_size,
         limit=limit,
         refresh=refresh,
-        force=tuple(force or ()),
-        faults=tuple(faults or ()),
+        force=force_specs(force),
+        faults=fault_specs(faults),
+        policy=settings.policy,
     )
     database = Database(settings.database_url)
     database.migrate()
-    run_id = runs.start(database, str(flow_run.get_id()), source, request.options(settings), datetime.now(UTC))
+    with held_alone(database, f"enrich {Path(source).resolve()}") as is_alone:
+        if not is_alone:
+            return Cancelled(message=f"{source} is being enriched by another run; wait for its end")
+        return _enrich(database, request, settings, pipeline)
+
+
+def _enrich(database: Database, request: RunRequest, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
+    """The run itself; its last state."""
+    source, asked = str(request.source), request.options(settings)
+    run_id = runs.start(database, str(flow_run.get_id()), source, asked, datetime.now(UTC))
     catalogue.register(database, run_id, request.records())
-    options = RunOptions(run_id=run_id, refresh=refresh, directives=request.directives())
+    options = RunOptions(run_id=run_id, refresh=request.refresh, directives=request.directives())
     with heartbeat(database, run_id, settings.retry.lease_s):
-        problems, notes = _enrich_batches(database, request, options, settings)
+        problems, notes = _enrich_batches(database, request, options, settings, pipeline)
     runs.finish(database, run_id, datetime.now(UTC), notes)
-    return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), problems)
+    return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), pipeline, problems)
 
 
 def _enrich_batches(
-    database: Database, request: RunRequest, options: RunOptions, settings: Settings
+    database: Database, request: RunRequest, options: RunOptions, settings: Settings, pipeline: Pipeline
 ) -> tuple[list[str], list[str]]:
     """What went wrong on the way, and what there is to note."""
     artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {request.source}")
@@ -102,7 +111,14 @@ def _enrich_batches(
         on_done=on_done,
         set_aside=partial(set_aside, database, options.run_id),
         routing=routing,
-        deaths=Deaths(database, options.directives, place_of=routing.place_of, on_move=emit),
+        deaths=Deaths(
+            database,
+            options.directives,
+            pipeline=pipeline,
+            place_of=routing.place_of,
+            on_move=events.breaker_moved,
+        ),
+        stages=pipeline.stages,
     )
     listed = catalogue.batches(
         database, options.run_id, request.batch_size, refresh=options.refresh, lease_s=settings.retry.lease_s
@@ -111,10 +127,10 @@ def _enrich_batches(
     return problems, window.notes
 
 
-def _ending(report: Report, problems: list[str]) -> State[dict[str, Any]]:
+def _ending(report: Report, pipeline: Pipeline, problems: list[str]) -> State[dict[str, Any]]:
     """The flow's last state, with the run's summary as its data, and the report beside it."""
     create_markdown_artifact(
-        markdown(report, PIPELINE.chains, PIPELINE.rules.table), key="enrich-report", description=str(report)
+        markdown(report, pipeline.chains, pipeline.rules.table), key="enrich-report", description=str(report)
     )
     for problem in problems:
         get_run_logger().error(problem)
@@ -125,5 +141,6 @@ def _ending(report: Report, problems: list[str]) -> State[dict[str, Any]]:
     if report.tally.stored == 0:
         return Failed(message=f"nothing could be stored: {report}")
     if report.tally.degraded or report.tally.failed:
+        events.run_ended_degraded(report.as_json())
         return Completed(name="Degraded", message=str(report), data=report.as_json())
     return Completed(message=str(report), data=report.as_json())

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from tasks.fallback import Breaker, Directives, Ended, Event, Excused, Position, Status, StepError, StepResult, Verdict
+from tasks.stage import Pipeline
 from tasks.stage_task import Batch
-from tasks.stages import PIPELINE
 from tasks.storage import breakers, results
 from tasks.storage.breakers import EVERYWHERE, Key, Move
 from tasks.storage.database import Database
@@ -64,6 +64,7 @@ class Deaths:
     """Deaths of workers, as failures of the rungs that they died in.
 
     Args:
+        pipeline: the one that the run goes by.
         place_of: the place of a worker by its address, None where it is not known.
         on_move: told of each move of a breaker that a death caused.
     """
@@ -73,11 +74,13 @@ class Deaths:
         database: Database,
         directives: Directives,
         *,
+        pipeline: Pipeline,
         place_of: Callable[[str], str | None],
         on_move: Callable[[Move], None],
     ) -> None:
         self._database = database
         self._directives = directives
+        self._pipeline = pipeline
         self._place_of = place_of
         self._on_move = on_move
         self._excusable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
@@ -87,7 +90,7 @@ class Deaths:
         place = self._place_of(worker) if worker else None
         if not batch.is_suspect or place is None or stage in self._directives.forced:
             return
-        chain = PIPELINE.stage(stage).chain
+        chain = self._pipeline.stage(stage).chain
         for rung in chain.rungs:
             if rung.breaker is None:
                 return

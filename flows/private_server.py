@@ -9,23 +9,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
+
+from flows.parent import when_parent_ends
 
 
 def main() -> None:
     """Serve until standard input closes."""
     port = int(sys.argv[1])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     import uvicorn
     from prefect.server.api.server import create_app
 
     uvicorn.run(create_app(final=True), host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
-
-
-def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -22,17 +22,19 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_dask import DaskTaskRunner
 
+from flows.configuration import configured_settings, task_runner
 from flows.heartbeat import heartbeat
 from flows.lost_workers import Deaths, set_aside
+from flows.parameters import BatchSize, Faults, Limit, fault_specs
 from flows.routing import Routing
 from flows.run_request import RetryRequest
 from flows.window import Window, full_width
-from tasks.breaker_events import emit
+from tasks import events
 from tasks.retry_report import RetryReport, markdown, retry_report_on
 from tasks.settings import Settings
 from tasks.stage import RunOptions, StageReport, Upgrade
 from tasks.stage_task import Batch
-from tasks.stages import CHAINS, STAGE_NAMES, STAGES
+from tasks.stages import PIPELINE, STAGE_NAMES
 from tasks.storage import claims, runs
 from tasks.storage.claims import Claim
 from tasks.storage.database import Database
@@ -43,19 +45,19 @@ SHARE = 8
 """While an `enrich` works, one batch of a `SHARE`th of its usual size is in flight, beside `enrich`'s two a worker."""
 
 
-@flow(name="reprocess", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
-def reprocess(
-    limit: int | None = None, batch_size: int | None = None, faults: list[str] | None = None
-) -> State[dict[str, Any]]:
+@flow(name="reprocess", task_runner=task_runner(), persist_result=False)
+def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults = ()) -> State[dict[str, Any]]:
     """Do again what is in the retry queue, at the stages where something better may be had now.
 
-    Args:
-        limit: take at most so many items.
-        batch_size: items that travel together; a unit of scheduling only.
-        faults: faults to inject, as `STAGE.RUNG=KIND[@RATE]`.
+    The parameters are those of `flows.parameters`.
     """
-    settings = Settings.from_environment()
-    request = RetryRequest(batch_size=batch_size or settings.batch_size, limit=limit, faults=tuple(faults or ()))
+    settings = configured_settings()
+    request = RetryRequest(
+        batch_size=batch_size or settings.batch_size,
+        limit=limit,
+        faults=fault_specs(faults),
+        policy=settings.policy,
+    )
     database = Database(settings.database_url)
     database.migrate()
     source, options = "the retry queue", request.options(settings)
@@ -80,6 +82,7 @@ class _Healing:
         self._run_id = run_id
         self._request = request
         self._settings = settings
+        self._pipeline = PIPELINE.under(settings.policy)
         self._routing = Routing(client, database)
         self._left = request.limit
         self._in_hand: dict[str, Claim] = {}
@@ -120,8 +123,14 @@ class _Healing:
             on_done=self._came_through,
             set_aside=self._set_aside,
             routing=self._routing,
-            deaths=Deaths(self._database, directives, place_of=self._routing.place_of, on_move=emit),
-            stages=STAGES[first:],
+            deaths=Deaths(
+                self._database,
+                directives,
+                pipeline=self._pipeline,
+                place_of=self._routing.place_of,
+                on_move=events.breaker_moved,
+            ),
+            stages=self._pipeline.stages[first:],
             width=self._width,
         )
         problems = window.run(batches)
@@ -148,11 +157,14 @@ class _Healing:
     def _missing(self) -> Mapping[str, Collection[str | None]]:
         """For each stage, the rungs that something better can be called for now; None is no rung at all: it failed."""
         missing: dict[str, list[str | None]] = {}
-        for chain in CHAINS:
+        for chain in self._pipeline.chains:
             may_be_called = [self._routing.may_be_called(chain.stage, rung) for rung in chain.rungs]
             if any(may_be_called):
                 best = may_be_called.index(True)
-                missing[chain.stage] = [None, *chain.rung_names[best + 1 :]]
+                declared = PIPELINE.stage(chain.stage).chain.rung_names
+                worse = declared[declared.index(chain.rung_names[best]) + 1 :]
+                left_out = [rung for rung in worse if rung not in chain.rung_names]  # by the policy; some have results
+                missing[chain.stage] = [None, *chain.rung_names[best + 1 :], *left_out]
         return missing
 
     def _came_through(self, batch: Batch, reports: Sequence[StageReport]) -> None:

@@ -2,6 +2,8 @@
 
 A Dask task that asks for a resource waits for ever where no worker carries it, and where the primary's breaker is
 open everywhere its workers would do alone what every worker can help with. In both cases tasks are sent without.
+
+Where some workers carry `CPU`, stages that need no device go to those, and leave the workers with one alone.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ LOST_AFTER_S = 10.0
 DESERTED_AFTER_S = 120.0
 """Without any worker for so long a cluster is deserted."""
 BELIEVED_FOR_S = 1.0
+ORDINARY = {"CPU": 1.0}
+"""What a stage asks for that asks for nothing, where there is a worker that carries it: it leaves the devices alone."""
 
 
 class Routing:
@@ -49,9 +53,15 @@ class Routing:
 
     def resources_for(self, stage: AnyStage) -> Mapping[str, float]:
         """The resources that the stage's tasks are to ask for now; none where they had better run anywhere."""
-        wanted = stage.chain.primary.resources
-        carriers = self._carriers(wanted) if wanted else []
-        return wanted if carriers and not self._is_refused(stage.name, stage.chain.primary, carriers) else {}
+        wanted = _wanted(stage)
+        carriers = self._carriers(wanted)
+        if not carriers or (wanted is not ORDINARY and self._is_refused(stage.name, stage.chain.primary, carriers)):
+            return {}
+        return wanted
+
+    def has_carrier(self, rung: AnyRung) -> bool:
+        """Whether a worker lives that carries what the rung asks for."""
+        return bool(self._carriers(rung.resources))
 
     def may_be_called(self, stage: str, rung: AnyRung) -> bool:
         """Whether a worker lives that can run the rung, and somewhere its breaker does not refuse it."""
@@ -60,8 +70,7 @@ class Routing:
 
     def is_lost(self, stage: AnyStage) -> bool:
         """Whether no worker has carried what the stage asks for, for a while: what waits for it waits in vain."""
-        wanted = stage.chain.primary.resources
-        is_there = not wanted or bool(self._carriers(wanted))
+        is_there = bool(self._carriers(_wanted(stage)))
         return self._missing_for(stage.name, is_there=is_there) >= LOST_AFTER_S
 
     def is_deserted(self) -> bool:
@@ -113,6 +122,10 @@ class Routing:
         if ordered.position.is_forced:
             return ordered.position is Position.FORCED_OPEN
         return all(_refuses(states[key], now) for key in keys)
+
+
+def _wanted(stage: AnyStage) -> Mapping[str, float]:
+    return stage.chain.primary.resources or ORDINARY
 
 
 def _refuses(state: BreakerState, now: datetime) -> bool:

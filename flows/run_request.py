@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks import manifest
-from tasks.fallback import Directives, UsageError, check_rung_exists, parse_faults
+from tasks.fallback import AnyChain, Directives, UsageError, check_rung_exists, parse_faults
 from tasks.items import Item
+from tasks.policy import AS_DECLARED, Policy
 from tasks.settings import Settings
-from tasks.stages import CHAINS
+from tasks.stages import PIPELINE
 
 MAX_BATCH_SIZE = 10_000
 """A database takes some ten thousand parameters a query."""
@@ -29,6 +30,7 @@ class RunRequest:
     refresh: bool = False
     force: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    policy: Policy = AS_DECLARED
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
@@ -37,7 +39,8 @@ class RunRequest:
 
     def directives(self) -> Directives:
         """The rungs to force and the faults to inject."""
-        return Directives(forced=_forced(self.force), faults=parse_faults(self.faults, CHAINS))
+        chains = PIPELINE.under(self.policy).chains
+        return Directives(forced=_forced(self.force, chains), faults=parse_faults(self.faults, chains))
 
     def records(self) -> Iterator[Item]:
         """The manifest's items, up to the limit."""
@@ -52,6 +55,7 @@ class RunRequest:
             "force": list(self.force),
             "faults": list(self.faults),
             "emulated": settings.is_gpu_emulated,
+            **_policy_noted(self.policy),
         }
 
 
@@ -62,6 +66,7 @@ class RetryRequest:
     batch_size: int
     limit: int | None = None
     faults: tuple[str, ...] = ()
+    policy: Policy = AS_DECLARED
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
@@ -69,7 +74,7 @@ class RetryRequest:
 
     def directives(self) -> Directives:
         """The faults to inject."""
-        return Directives(faults=parse_faults(self.faults, CHAINS))
+        return Directives(faults=parse_faults(self.faults, PIPELINE.under(self.policy).chains))
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """What the run's record in the store says of it."""
@@ -78,7 +83,12 @@ class RetryRequest:
             "limit": self.limit,
             "faults": list(self.faults),
             "emulated": settings.is_gpu_emulated,
+            **_policy_noted(self.policy),
         }
+
+
+def _policy_noted(policy: Policy) -> dict[str, str]:
+    return {"policy": str(policy)} if str(policy) else {}
 
 
 def _check_sizes(batch_size: int, limit: int | None) -> None:
@@ -90,13 +100,13 @@ def _check_sizes(batch_size: int, limit: int | None) -> None:
         raise UsageError(f"--limit {limit}: ask for at least 1 item")
 
 
-def _forced(specs: Sequence[str]) -> dict[str, str]:
+def _forced(specs: Sequence[str], chains: Sequence[AnyChain]) -> dict[str, str]:
     forced: dict[str, str] = {}
     for spec in specs:
         stage, equals, rung = spec.partition("=")
         if not equals:
             raise UsageError(f"--force {spec!r} is not of the form STAGE=RUNG, such as classify_image=cpu")
-        check_rung_exists(stage, rung, CHAINS, f"--force {spec!r}")
+        check_rung_exists(stage, rung, chains, f"--force {spec!r}")
         if forced.setdefault(stage, rung) != rung:
             raise UsageError(f"--force {spec!r}: {stage} is forced to {forced[stage]} already; choose one")
     return forced

@@ -14,12 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from tasks.drill.report import HEADERS, rows
+from tasks.drill.verdict import FAILED
 from tasks.fallback import AttemptOutcome, Position, RepliError, Status
 from tasks.report import LISTED, Report, colour
 from tasks.retry_report import RetryReport
 from tasks.storage import retries, retry_queue, runs
 from tasks.storage.breakers import BreakerView, Move
 from tasks.storage.database import Database
+from tasks.storage.drills import Drill
 from tasks.storage.lookup import Finding, ItemView
 from tasks.storage.retry_queue import CLAIMED, PARKED, Entry, QueueTally
 from tasks.storage.runs import Run, Tally
@@ -177,6 +180,20 @@ def queue_page(tally: QueueTally, entries: Sequence[Entry]) -> RenderableType:
     more = tally.waiting + tally.states.get(PARKED, 0) - len(entries)
     head = Text(f"{states}" + (f"; {priorities}" if priorities else ""), style="bold")
     return Group(head, "", table, *([Text(f"and {more} more")] if more > 0 else []))
+
+
+def drill_page(drills: Sequence[Drill]) -> RenderableType:
+    """The last drill, beside the one before it."""
+    last, before = drills[0].report, drills[1].report if len(drills) > 1 else None
+    table = Table(*HEADERS, box=None)
+    for row in rows(last, before):
+        style = "red" if row[1].startswith(FAILED) else ""
+        table.add_row(*(Text(_short(text, 200), style=style) for text in row))
+    reached = f"{last['rungs_reached']} of {last['rungs_declared']} rungs reached on {last['sample']} items"
+    parts: list[RenderableType] = [Text(f"{last['verdict']}: {reached}", style="bold"), "", table]
+    for rule in last["rules"]:
+        parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
+    return Group(*parts, *(Text(_short(problem, 300), style="red") for problem in last["problems"]))
 
 
 def retry_answer(queued: Sequence[str], whole: Sequence[str]) -> RenderableType:

@@ -22,7 +22,6 @@ from tasks.fallback import RepliError
 from tasks.settings import Settings
 from tasks.stage import AnyStage, RunOptions, StageReport
 from tasks.stage_task import Batch, task_of
-from tasks.stages import STAGES
 
 WORKER_WAIT_S = 60
 LOOK_EVERY_S = 2.0
@@ -52,7 +51,7 @@ class Window:
         on_done: told of each batch that came through, and what each stage did to it.
         set_aside: told of each batch of one item that workers die over, and of the stage.
         deaths: told of each death that has one possible cause, so that the breakers count it.
-        stages: those that batches are taken through, in their order.
+        stages: those that batches are taken through, in their order, under the run's policy.
         width: how many batches may be in flight with so many workers.
     """
 
@@ -66,7 +65,7 @@ class Window:
         set_aside: Callable[[Batch, str], None],
         routing: Routing,
         deaths: Deaths,
-        stages: Sequence[AnyStage] = STAGES,
+        stages: Sequence[AnyStage],
         width: Callable[[int], int] = full_width,
     ) -> None:
         self._client = client

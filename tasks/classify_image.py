@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tasks.comparison import LABELS
 from tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
 from tasks.items import Classification, Guess, ItemState
-from tasks.models.imagenet_labels import synonyms
+from tasks.models.imagenet_labels import labels, synonyms
 from tasks.stage import Stage, StageContext
 from tasks.storage.blobs import Blobs
 
@@ -49,6 +50,10 @@ def check(answer: Classification) -> None:
         raise ValueError("a label is withheld exactly when it is unknown")
     if any(not 0 <= guess.confidence <= 1 for guess in answer.top):
         raise ValueError("a confidence is not in [0, 1]")
+    if answer.vocabulary == "imagenet-1k":
+        names = [(answer.label, answer.label_index), *((guess.label, guess.label_index) for guess in answer.top)]
+        if unknown := [label for label, index in names if label and not _is_in_imagenet(label, index)]:
+            raise ValueError(f"{unknown[0]!r} is not in the vocabulary imagenet-1k at its index")
 
 
 CHAIN = Chain(
@@ -68,7 +73,7 @@ def _input(state: ItemState) -> Picture | None:
     return Picture(name=str(state.item.name), sha256=asset["sha256"] if asset else None)
 
 
-STAGE = Stage(CHAIN, _input)
+STAGE = Stage(CHAIN, _input, LABELS)
 
 
 def _by_model(
@@ -97,6 +102,10 @@ def _content(picture: Picture, blobs: Blobs) -> bytes:
         return blobs.read(picture.sha256)
     except OSError as error:
         raise ItemError(f"the fetched image cannot be read ({error}); fetch it again with --refresh") from error
+
+
+def _is_in_imagenet(label: str, index: int | None) -> bool:
+    return index is not None and 0 <= index < len(labels()) and labels()[index] == label
 
 
 _RULES_CONFIDENCE = 0.5

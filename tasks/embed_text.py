@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tasks.comparison import VECTORS
 from tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip
 from tasks.items import Embedding, ItemState
 from tasks.stage import Stage, StageContext
@@ -86,7 +87,7 @@ def _input(state: ItemState) -> Passage:
     )
 
 
-STAGE = Stage(CHAIN, _input)
+STAGE = Stage(CHAIN, _input, VECTORS)
 
 
 def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Served[Embedding]]:

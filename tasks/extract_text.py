@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+from tasks.comparison import TEXTS
 from tasks.fallback import Chain, ItemError, Outcome, Rung, RungError, Served, Skip, each
 from tasks.items import Asset, ItemState, Text, clean_text
 from tasks.stage import Stage, StageContext
@@ -68,7 +69,7 @@ def _input(state: ItemState) -> Document | None:
     return Document(name=str(state.item.name), asset=asset)
 
 
-STAGE = Stage(CHAIN, _input)
+STAGE = Stage(CHAIN, _input, TEXTS)
 
 _Extract = Callable[[bytes], str | None]
 _PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still be in it

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tasks import sources
+from tasks.comparison import ASSETS
 from tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip, StepError, StoreError
 from tasks.items import Asset, Assets, ItemState
 from tasks.settings import FetchLimits
@@ -89,7 +90,7 @@ CHAIN = Chain(
     Skip(penalty="0.7"),
     check=check_assets,
 )
-STAGE = Stage(CHAIN, fetch_input)
+STAGE = Stage(CHAIN, fetch_input, ASSETS)
 
 
 def _copy_name(place: Place, limits: FetchLimits) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tasks.fallback import UsageError
+from tasks.policy import AS_DECLARED, Policy
 
 MIB = 1024 * 1024
 MAX_DIGITS = 12
@@ -66,7 +67,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One run's settings. Build it with `from_environment`."""
+    """One run's settings. Build it with `from_environment`; `policy` is set by a block, see `flows.configuration`."""
 
     home: Path
     database_url: str = field(repr=False)  # it may hold a password
@@ -75,6 +76,7 @@ class Settings:
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
     retry: RetryPolicy = RetryPolicy()
+    policy: Policy = AS_DECLARED
 
     @property
     def blobs(self) -> Path:

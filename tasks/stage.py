@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
+from tasks.comparison import ANYTHING, Comparison
 from tasks.fallback import (
+    AnyChain,
     Chain,
     Directives,
     Rule,
@@ -17,11 +20,13 @@ from tasks.fallback import (
     Runtime,
     Status,
     StepResult,
+    UsageError,
     Work,
     quality,
     run_chain,
 )
 from tasks.items import ItemState, fingerprint
+from tasks.policy import AS_DECLARED, Policy
 from tasks.settings import Settings
 from tasks.storage import claims, results
 from tasks.storage.database import Database
@@ -45,10 +50,12 @@ class StageContext:
 
 @dataclass(frozen=True, slots=True)
 class Stage(Generic[I, V]):
-    """A chain, and how an item becomes its input. None as input: the stage is not applicable to the item."""
+    """A chain, and how an item becomes its input. None as input: the stage is not applicable to the item.
+    `comparison` is for the drill: how its answers are compared."""
 
     chain: Chain[I, V, StageContext]
     input: Callable[[ItemState], I | None]
+    comparison: Comparison[V] = ANYTHING
 
     @property
     def name(self) -> str:
@@ -80,6 +87,37 @@ class Pipeline:
     def before(self, name: str) -> tuple[str, ...]:
         """The names of the stages that come before the stage `name`."""
         return self.names[: self.names.index(name)]
+
+    def under(self, policy: Policy) -> Pipeline:
+        """The same stages and rules with the chains that `policy` makes of theirs; the same one for equal policies.
+
+        Raises:
+            UsageError: the policy cannot work over these chains, or with these rules; the message says where.
+        """
+        return _under(self, policy)
+
+
+@lru_cache(maxsize=16)
+def _under(pipeline: Pipeline, policy: Policy) -> Pipeline:
+    if policy == AS_DECLARED:
+        return pipeline
+    chains = policy.applied_to(pipeline.chains)
+    stages = [replace(stage, chain=chain) for stage, chain in zip(pipeline.stages, chains, strict=True)]
+    try:
+        under = Pipeline(stages, _rules_left(pipeline.rules.table, chains))
+    except ValueError as error:
+        raise UsageError(f"policy: {error}; leave a rung in that these rules allow") from None
+    under.rules = pipeline.rules  # all of them: an earlier run may have kept results by rungs that are left out now
+    return under
+
+
+def _rules_left(rules: Iterable[Rule], chains: Iterable[AnyChain]) -> Iterator[Rule]:
+    """The rules in so far as they are about rungs of these chains."""
+    rungs = {chain.stage: set(chain.rung_names) for chain in chains}
+    for rule in rules:
+        left = rungs[rule.stage].intersection(rule.rungs)
+        if left and rule.forbidden_rung in rungs[rule.forbidden_stage]:
+            yield replace(rule, rungs=left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

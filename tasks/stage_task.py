@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from tasks.breaker_events import emit
+from tasks import events
 from tasks.fallback import Replies, Served
 from tasks.process import process_gates, process_runtime
 from tasks.settings import Settings
@@ -47,7 +47,7 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     """Do one stage for one batch. Idempotent; see `tasks.stage.run_stage`."""
     gates = process_gates(settings.database_url, _tell)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, gates=gates)
-    report = run_stage(PIPELINE, stage, batch.item_ids, options, settings, runtime)
+    report = run_stage(PIPELINE.under(settings.policy), stage, batch.item_ids, options, settings, runtime)
     report = replace(report, notes=gates.drain_notes())
     for note in report.notes:
         get_run_logger().warning(note)
@@ -59,7 +59,7 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
 
 def _tell(move: Move) -> None:
     get_run_logger().warning("breaker %s%s", move, f": {move.why}" if move.why else "")
-    emit(move)
+    events.breaker_moved(move)
 
 
 def task_of(stage: str) -> Task[..., State[StageReport]]:

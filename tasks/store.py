@@ -55,6 +55,8 @@ def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
         Incompatible: two of them do not go together.
         ItemError: a stage is not done.
     """
+    if gone := [stage for stage in rules.stages if stage not in steps and stage != "store"]:
+        raise ItemError(f"{gone[0]} is not done any more: the item's record changed meanwhile")
     served = {stage: step.rung for stage, step in steps.items() if step.rung}
     if broken := rules.broken(served):
         raise Incompatible(f"{broken[0]}; {broken[0].forbidden_stage} is done again when the item is tried again")

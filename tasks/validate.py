@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from tasks.comparison import VALIDATIONS
 from tasks.fallback import Breaker, Chain, Failed, InvalidItem, Outcome, Rung, Served
 from tasks.items import Item, ItemState, Validation, Violation
 from tasks.stage import Stage, StageContext
@@ -63,7 +64,7 @@ def _input(state: ItemState) -> Item:
     return state.item
 
 
-STAGE = Stage(CHAIN, _input)
+STAGE = Stage(CHAIN, _input, VALIDATIONS)
 
 _TYPE, _TEXT = "_type", "_text"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ def postgres_url() -> Iterator[str]:
         server.cleanup()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A fresh, migrated store of each kind: what holds for one holds for the other."""
+@contextmanager
+def fresh_store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Database]:
+    """A migrated store of the kind that a fixture's parameter names."""
     if request.param == "sqlite":
-        store = Database(f"sqlite:///{tmp_path / 'store.db'}")
+        store = Database(f"sqlite:///{folder / 'store.db'}")
         store.migrate()
         yield store
         store.engine.dispose()
@@ -49,8 +50,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     yield store
     store.engine.dispose()
     with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name}"))
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A fresh, migrated store of each kind: what holds for one holds for the other."""
+    with fresh_store(request, tmp_path) as store:
+        yield store
 
 
 @pytest.fixture

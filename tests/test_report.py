@@ -16,9 +16,9 @@ from tasks.compatibility import RULES
 from tasks.fallback import Attempt, AttemptOutcome, Cause, Ended, Position, Status, StepError, StepResult, Verdict
 from tasks.items import Item
 from tasks.report import LISTED, Report, colour, markdown, quality_chart, report_on
-from tasks.settings import Settings
+from tasks.settings import RetryPolicy, Settings
 from tasks.stages import CHAINS, STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, catalogue, lookup, results, runs
+from tasks.storage import breakers, catalogue, claims, lookup, results, runs
 from tasks.storage.breakers import Key
 from tasks.storage.database import Database
 from tests.stored import store_at
@@ -84,6 +84,54 @@ def test_one_line_says_it_all(report: Report) -> None:
         "3 of 5 items stored, mean quality 0.877, 1 degraded, 1 failed, 1 pending, "
         "1 lines superseded by a later one with the same id, accelerator emulated"
     )
+
+
+def queued_at_063(database: Database, *item_ids: str) -> str:
+    """Items that are stored and wait in the queue, as one run's; its id."""
+    run_id = runs.start(database, f"flow run of {item_ids}", "items.jsonl", {}, BEGAN)
+    catalogue.register(database, run_id, [Item(id=id_, name=id_) for id_ in item_ids])
+    skipped = {"status": Status.SKIPPED, "rung": "skip", "penalty": Decimal("0.7"), "retryable": True}
+    results.save(
+        database,
+        [
+            StepResult(item_id=id_, stage="embed_text", confidence=0.0, run_id=run_id, finished_at=BEGAN, **skipped)
+            for id_ in item_ids
+        ],
+    )
+    store_at(database, run_id, dict.fromkeys(item_ids, Decimal("0.63")))
+    return run_id
+
+
+def test_what_waits_to_be_done_again_is_told(database: Database) -> None:
+    """Of the run's own items: those in the queue, and apart from them those that only a person brings back."""
+    queued_at_063(database, "somebody", "else's")
+    run_id = queued_at_063(database, "a", "b", "c")
+    taken = claims.claim(database, run_id, {"embed_text": ["skip"]}, 3, 60)
+    claims.settle(database, run_id, run_id, taken[2:], ["a"], RetryPolicy(tries=1))
+    told = report_on(database, runs.find(database, run_id), STAGE_NAMES)
+    assert str(told).startswith("3 of 3 items stored, mean quality 0.630, 3 degraded, 0 failed, 2 queued to be done")
+    assert str(told).endswith("again, 1 parked")
+    assert told.as_json()["queued"] == 2
+
+
+def test_a_rule_that_kept_a_rung_from_being_called_is_told(database: Database, report: Report) -> None:
+    """Each rule with the items that it concerned; a report without any has no such section."""
+    assert "passed over" not in markdown(report, CHAINS, RULES)
+    run_id = runs.start(database, "another flow run", "items.jsonl", {}, BEGAN)
+    served = {"a": ("classify_image", "rules"), "b": ("classify_image", "skip"), "c": ("extract_text", "skip")}
+    served |= {"d": ("classify_image", "cpu"), "e": ("embed_text", "hashed")}
+    catalogue.register(database, run_id, [Item(id=id_, name=id_) for id_ in served])
+    down = {"status": Status.DEGRADED, "run_id": run_id, "finished_at": BEGAN}
+    results.save(
+        database,
+        [StepResult(item_id=id_, stage=stage, rung=rung, **down) for id_, (stage, rung) in served.items()],
+    )
+    page = markdown(report_on(database, runs.find(database, run_id), STAGE_NAMES), CHAINS, RULES)
+    assert "## Rungs passed over as incompatible\n\n| rule | items |\n| --- | ---: |\n" in page
+    rows = [line for line in page.splitlines() if "does not go with" in line]
+    assert [row.rpartition(" | ")[2] for row in rows] == ["2 |", "1 |"]
+    assert "a guessed label would poison the vector" in rows[0]
+    assert "a hash of a bare name only repeats the keyword index" in rows[1]
 
 
 def test_the_outside_form(report: Report) -> None:

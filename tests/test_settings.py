@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.fallback import UsageError
-from tasks.settings import MIB, Settings
+from tasks.settings import MIB, RetryPolicy, Settings
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -23,12 +23,13 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert (settings.fetch.max_bytes, settings.fetch.time_limit_s) == (64 * MIB, 30)
     assert not settings.fetch.allow_private_addresses
     assert not settings.fetch.allow_outside_files
+    assert settings.retry.below == 0.8
 
 
 def test_a_variable_that_is_empty_is_not_set() -> None:
     """`REPLI_HOME= repli run` is as without it."""
     names = ("HOME", "DATABASE_URL", "BATCH_SIZE", "DASK_ADDRESS", "GPU_DEVICE", "ALLOW_OUTSIDE_FILES", "TEXT_MODEL")
-    empty = {f"REPLI_{name}": "" for name in names}
+    empty = {f"REPLI_{name}": "" for name in (*names, "RETRY_BELOW")}
     assert Settings.from_environment(empty) == Settings.from_environment({})
 
 
@@ -48,6 +49,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "REPLI_IMAGE_MODEL_GPU": "timm:a",
             "REPLI_IMAGE_MODEL_CPU": "timm:b",
             "REPLI_TEXT_MODEL": "c",
+            "REPLI_RETRY_BELOW": "0.65",
         }
     )
     assert (settings.home, settings.batch_size, settings.dask_address) == (tmp_path, 7, "tcp://host:8786")
@@ -57,6 +59,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert settings.fetch.allow_outside_files
     assert settings.is_gpu_emulated
     assert (settings.models.image_gpu, settings.models.image_cpu, settings.models.text) == ("timm:a", "timm:b", "c")
+    assert settings.retry == RetryPolicy(below=0.65)
 
 
 def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +75,32 @@ def test_what_is_no_whole_number_is_told(name: str, text: str) -> None:
     """The message names the variable, what it holds, and the next step."""
     with pytest.raises(UsageError, match=rf"{name}='.*' is not a whole number above 0 of at most 12 digits; correct"):
         Settings.from_environment({name: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "below"), [("0", 0.0), ("1", 1.0), ("1.0", 1.0), ("0.8", 0.8), (".75", 0.75), ("0.123456", 0.123456)]
+)
+def test_a_share_is_a_number_from_0_to_1(text: str, below: float) -> None:
+    """Both ends included: at 0 nothing that is stored is queued, at 1 all that is not whole."""
+    assert Settings.from_environment({"REPLI_RETRY_BELOW": text}).retry.below == below
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.1", "2", "-0.1", "many", ".", "0,8", "80%", "1e-1", "nan", "inf", "٠", " 0.8", "0.8\n", "0." + "1" * 99],
+)
+def test_what_is_no_share_is_told(text: str) -> None:
+    """The message names the variable, what it holds, and the next step."""
+    with pytest.raises(UsageError) as told:
+        Settings.from_environment({"REPLI_RETRY_BELOW": text})
+    wanted = f"REPLI_RETRY_BELOW={text[:40]!r} is not a number from 0 to 1; correct it or unset it"
+    assert str(told.value) == wanted
+
+
+def test_a_wait_doubles_with_each_try() -> None:
+    """Five minutes after the first try in vain, ten after the second."""
+    policy = RetryPolicy()
+    assert [policy.delay(tries).total_seconds() for tries in range(5)] == [300, 300, 600, 1200, 2400]
 
 
 @pytest.mark.parametrize("text", ["on", "2", "ja", " 1"])

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.fallback import (
+    SKIP,
     AttemptOutcome,
+    Breaker,
+    Cause,
     Chain,
     Directives,
     Failed,
     InvalidItem,
     ItemError,
+    Ordered,
     Outcome,
+    Rule,
     Rung,
     Served,
     Skip,
@@ -28,13 +34,17 @@ from tasks.fallback import (
     Unavailable,
     parse_faults,
 )
+from tasks.gates import Gates
 from tasks.items import Item, ItemState
 from tasks.settings import Settings
-from tasks.stage import Pipeline, RunOptions, Stage, StageContext, StageReport, quality_so_far, run_stage
+from tasks.stage import Pipeline, RunOptions, Stage, StageContext, StageReport, Upgrade, quality_so_far, run_stage
 from tasks.stages import CHAINS, PIPELINE, STAGE_NAMES, STAGES
-from tasks.storage import catalogue, results, runs
+from tasks.storage import breakers, catalogue, claims, results, retry_queue, runs
+from tasks.storage.breakers import Key
 from tasks.storage.database import Database
+from tests.conftest import fresh_store
 from tests.in_process import enrich, fresh_runtime, kept
+from tests.stored import emptied, store_at
 
 IDS = ("a", "b", "c")
 
@@ -328,3 +338,383 @@ class TestSixStages:
         assert quality_so_far(ItemState(item=Item(id="a"), results=results_of)) == Decimal("0.72")
         results_of["validate"] = earlier_result(Status.FAILED, "a")
         assert quality_so_far(ItemState(item=Item(id="a"), results=results_of)) is None
+
+
+class Rungs:
+    """A stage whose rungs serve whom they are told to, with what they are told; what nobody spoke of is not here."""
+
+    def __init__(self, name: str, *rungs: str, after: str | None = None, skip: str | None = "0.5") -> None:
+        self.name = name
+        self.serves: dict[str, Mapping[str, Any]] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.on_call: Callable[[], object] = lambda: None
+        self.breaker = Breaker(scope="fleet")
+        self._after = after
+        declared = [
+            Rung(rung, self._rung(rung), penalty=penalty, breaker=self.breaker, time_limit_s=60)
+            for rung, penalty in zip(rungs, ("1", "0.9", "0.8"), strict=False)
+        ]
+        chain: Chain[Any, Any, StageContext] = Chain(name, *declared, *([Skip(penalty=skip)] if skip else []))
+        self.stage = Stage(chain, self._input)
+
+    def serve_all(self, **answers: Any) -> None:
+        """From here on these rungs serve every item, each with its answer; the other rungs are not here."""
+        self.serves = {rung: dict.fromkeys(IDS, answer) for rung, answer in answers.items()}
+
+    def _input(self, state: ItemState) -> list[Any]:
+        return [state.item.id, state.value(self._after) if self._after else None]
+
+    def _rung(self, rung: str) -> Callable[[Sequence[Any], StageContext], Sequence[Outcome[Any]]]:
+        def call(inputs: Sequence[Any], context: StageContext) -> Sequence[Outcome[Any]]:
+            if rung not in self.serves:
+                raise Unavailable(f"{rung} is not here")
+            self.asked += [(rung, item_id) for item_id, _ in inputs]
+            self.on_call()
+            sorry = Failed.because(ItemError(f"{rung} has no answer"))
+            answers = [self.serves[rung].get(item_id) for item_id, _ in inputs]
+            return [sorry if answer is None else Served(answer) for answer in answers]
+
+        return call
+
+
+RULE = Rule("label", {"guess", SKIP}, forbids="vector.with_label", because="a guess is no label")
+
+
+class Two:
+    """Two stages in a store of three items: a label, and a vector that may be made with it."""
+
+    def __init__(self, database: Database, settings: Settings, run_id: str) -> None:
+        self.database = database
+        self.settings = replace(settings, database_url=database.url.render_as_string(hide_password=False))
+        self.run_id = run_id
+        self.label = Rungs("label", "model", "guess")
+        self.vector = Rungs("vector", "with_label", "text", "hash", after="label")
+        self.rules: tuple[Rule, ...] = (RULE,)
+
+    def run(
+        self, *stages: str, ids: Collection[str] = IDS, upgrade: Collection[str] | None = None, **options: Any
+    ) -> list[StageReport]:
+        """Both stages, or those that are named, each as a run of its own; an upgrade of what "me" holds, where it has
+        the stages to upgrade."""
+        pipeline = Pipeline([self.label.stage, self.vector.stage], self.rules)
+        lift = None if upgrade is None else Upgrade(holder="me", stages=frozenset(upgrade))
+        within = replace(fresh_runtime(), gate_of=Gates(self.database, place="here").of)
+        return [
+            run_stage(
+                pipeline,
+                name,
+                list(ids),
+                RunOptions(run_id=str(uuid.uuid4()), upgrade=lift, **options),
+                self.settings,
+                within,
+            )
+            for name in stages or pipeline.names
+        ]
+
+    def kept(self, stage: str, item_id: str = "a") -> StepResult:
+        return results.load(self.database, [item_id])[0].results[stage]
+
+    def rungs(self, stage: str) -> list[str | None]:
+        """The rung that served each item."""
+        return [self.kept(stage, item_id).rung for item_id in IDS]
+
+    def calls(self) -> list[tuple[str, str]]:
+        """What was called for which item since this was last asked."""
+        calls = self.label.asked + self.vector.asked
+        self.label.asked, self.vector.asked = [], []
+        return sorted(calls)
+
+    def queue(self) -> None:
+        """Store the items at a low quality, the first at the lowest, so that they wait to be done again."""
+        store_at(self.database, self.run_id, {id_: Decimal(f"0.{place}") for place, id_ in enumerate(IDS, 1)})
+
+    def claim(self, holder: str, limit: int = 3, lease_s: float = 60) -> None:
+        """The next items that wait are in the hands of `holder`."""
+        owed = {stage.name: (None, *stage.stage.chain.rung_names) for stage in (self.label, self.vector)}
+        assert len(claims.claim(self.database, holder, owed, limit, lease_s)) == limit
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def kept_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A store of each kind that stays from test to test."""
+    with fresh_store(request, tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture
+def database(kept_database: Database) -> Database:
+    return emptied(kept_database)
+
+
+@pytest.fixture
+def two(database: Database, settings: Settings, registered: Callable[..., str]) -> Two:
+    return Two(database, settings, registered(*IDS))
+
+
+class TestVoid:
+    """What a rule forbids does not stand, however good it is."""
+
+    @pytest.fixture
+    def two(self, two: Two) -> Two:
+        """As an older table of rules left them: `a` has what is forbidden by now, `b` and `c` have not."""
+        two.rules = ()
+        two.label.serves = {"model": {"b": "cat"}, "guess": {"a": "dog?", "c": "fox?"}}
+        two.vector.serves = {"with_label": {"a": "A", "b": "B"}, "text": {"c": "C"}}
+        two.run()
+        assert (two.rungs("label"), two.rungs("vector")) == (["guess", "model", "guess"], ["with_label"] * 2 + ["text"])
+        two.rules = (RULE,)
+        two.calls()
+        return two
+
+    def test_it_is_done_again_by_a_plain_run(self, two: Two) -> None:
+        """Even if what comes is worse, and for this item alone; the rule is in its trail."""
+        two.vector.serve_all(with_label="new", text="new")
+        label, vector = two.run()
+        assert (label.items, vector.items, vector.rungs) == (0, 1, {"text": 1})
+        assert two.calls() == [("text", "a")]
+        assert two.rungs("vector") == ["text", "with_label", "text"]
+        redone = two.kept("vector")
+        assert (redone.status, redone.value) == (Status.DEGRADED, "new")
+        assert redone.attempts[0].outcome is AttemptOutcome.INCOMPATIBLE
+        assert redone.attempts[0].error and redone.attempts[0].error.message == str(RULE)
+        assert two.kept("vector", "b").value == "B"
+
+    def test_it_is_done_once(self, two: Two) -> None:
+        """What took its place goes with the rest, so that the next run has nothing to do."""
+        two.vector.serve_all(text="new")
+        two.run()
+        assert [report.items for report in two.run()] == [0, 0]
+
+    def test_giving_up_is_better_than_what_is_forbidden(self, two: Two) -> None:
+        """Where no other rung serves, the item goes without."""
+        two.vector.serve_all()
+        two.run()
+        assert two.rungs("vector") == [SKIP, "with_label", "text"]
+
+    def test_a_required_stage_fails_where_only_the_forbidden_rung_serves(self, two: Two) -> None:
+        """Visibly, and to be tried again: the item is queued."""
+        two.vector = Rungs("vector", "with_label", "text", after="label", skip=None)
+        two.vector.serve_all(with_label="new")
+        assert two.run("vector")[0].statuses == {"failed": 1}
+        assert (two.kept("vector").status, two.kept("vector").retryable) == (Status.FAILED, True)
+        assert [entry.item_id for entry in retry_queue.entries(two.database, 10)] == ["a"]
+
+    def test_an_upgrade_of_other_stages_mends_it_too(self, two: Two) -> None:
+        """It is no question of what may be had now; and what came instead is no gain."""
+        two.queue()
+        two.claim("me", 2)
+        two.vector.serve_all(text="new")
+        _, vector = two.run(upgrade=["label"])
+        assert (vector.items, vector.tried, vector.lifted) == (1, {"a"}, frozenset())
+        assert two.rungs("vector") == ["text", "with_label", "text"]
+
+    def test_an_upgrade_of_the_earlier_stage_lifts_the_ban(self, two: Two) -> None:
+        """With a real label the vector may be made with it, and is: it was made from another."""
+        two.queue()
+        two.claim("me", 2)
+        two.label.serve_all(model="dog")
+        two.vector.serve_all(with_label="new")
+        two.run(upgrade=["label", "vector"])
+        assert (two.rungs("label"), two.rungs("vector")) == (["model"] * 3, ["with_label"] * 3)
+        assert [two.kept("vector", id_).value for id_ in IDS] == ["new", "B", "new"]
+
+    def test_what_somebody_else_put_there_meanwhile_stands(self, two: Two) -> None:
+        """While this run works on the item another lifts its label, and makes a vector that goes with it."""
+        other = Two(two.database, two.settings, two.run_id)
+        other.label.serve_all(model="dog")
+        other.vector.serve_all(with_label="of the other")
+
+        def meanwhile() -> None:
+            two.vector.on_call = lambda: None
+            other.run("label", ids=["a"], refresh=True)
+            other.run("vector", ids=["a"])
+
+        two.vector.serve_all(text="new")
+        two.vector.on_call = meanwhile
+        two.run("vector")
+        assert (two.kept("vector").rung, two.kept("vector").value) == ("with_label", "of the other")
+
+
+class TestAnswersAnother:
+    """What was made from a value that is not there any more is made again."""
+
+    def test_a_changed_value_is_followed(self, two: Two) -> None:
+        """The label is another: the vector is made again by a plain run, from the new one, for that item alone."""
+        two.label.serves = {"model": {"b": "cat"}, "guess": {"a": "dog?", "c": "fox?"}}
+        two.vector.serve_all(text="old")
+        two.run()
+        two.calls()
+        two.label.serves = {"model": {"a": "dog", "c": "fox?"}}
+        two.vector.serve_all(text="new")
+        label, _ = two.run("label", refresh=True), two.calls()
+        assert label[0].rungs == {"model": 2, SKIP: 1}
+        assert two.rungs("label") == ["model"] * 3
+        [vector] = two.run("vector")
+        assert (vector.items, two.calls()) == (1, [("text", "a")])
+        assert [two.kept("vector", id_).value for id_ in IDS] == ["new", "old", "old"]
+        assert two.run("vector")[0].items == 0
+
+    def test_a_better_rung_with_the_same_value_changes_nothing(self, two: Two) -> None:
+        """What was made from it is still the answer, though the rung is another."""
+        two.label.serve_all(guess="dog")
+        two.vector.serve_all(text="old")
+        two.run()
+        two.label.serve_all(model="dog")
+        two.run("label", refresh=True)
+        assert two.rungs("label") == ["model"] * 3
+        assert two.run("vector")[0].items == 0
+
+    def test_a_value_given_up_meanwhile_or_found_is_another(self, two: Two) -> None:
+        """None is a value too."""
+        two.label.serve_all()
+        two.vector.serve_all(hash="old")
+        two.run()
+        two.label.serve_all(guess="dog")
+        two.run("label", refresh=True)
+        assert two.run("vector")[0].items == 3
+
+    def test_what_does_not_say_what_it_was_made_from_is_left_alone(self, two: Two) -> None:
+        """Results of an earlier version say nothing of it."""
+        two.label.serve_all(model="dog")
+        two.vector.serve_all(with_label="old")
+        two.run()
+        of_old = replace(two.kept("vector"), made_from=None)
+        results.save(two.database, [of_old])
+        assert two.kept("vector").made_from is None
+        assert two.kept("vector", "b").made_from is not None
+        assert two.run("vector")[0].items == 0
+
+    def test_an_upgrade_follows_it_at_stages_that_are_not_named(self, two: Two) -> None:
+        """By every rung, the best first, whatever served before."""
+        two.label.serve_all(guess="dog?")
+        two.vector.serve_all(text="old")
+        two.run()
+        two.queue()
+        two.claim("me")
+        two.calls()
+        two.label.serve_all(model="dog")
+        two.vector.serve_all(text="new")
+        two.run(upgrade=["label"])
+        assert two.calls() == sorted([("model", id_) for id_ in IDS] + [("text", id_) for id_ in IDS])
+        assert [two.kept("vector", id_).value for id_ in IDS] == ["new"] * 3
+
+
+class TestUpgrade:
+    """Only what was less than whole, only by better rungs, and only what one has in hand."""
+
+    @pytest.fixture
+    def degraded(self, two: Two) -> Two:
+        """Three items with guessed labels and hashed vectors, stored and queued."""
+        two.label.serve_all(guess="dog?")
+        two.vector.serve_all(hash="old")
+        two.run()
+        two.queue()
+        two.calls()
+        return two
+
+    def test_only_items_in_hand(self, degraded: Two) -> None:
+        """Neither what somebody else holds, nor what nobody does, nor what one held until a moment ago."""
+        degraded.claim("me", 1)
+        degraded.claim("somebody else", 1)
+        degraded.vector.serve_all(text="new")
+        _, vector = degraded.run(upgrade=["vector"])
+        assert (vector.items, degraded.calls()) == (1, [("text", "a")])
+        assert degraded.rungs("vector") == ["text", "hash", "hash"]
+
+    def test_a_claim_that_ran_out_is_none(self, degraded: Two) -> None:
+        """It may be another's by now."""
+        degraded.claim("me", lease_s=-1)
+        degraded.vector.serve_all(text="new")
+        assert [report.items for report in degraded.run(upgrade=["vector"])] == [0, 0]
+        assert degraded.calls() == []
+
+    @pytest.mark.parametrize(("stage", "rung"), [("label", "model"), ("vector", "text")])
+    def test_only_stages_that_are_named(self, degraded: Two, stage: str, rung: str) -> None:
+        """Though something better may be had at the other, too; one that says the same changes nothing after it."""
+        degraded.claim("me")
+        degraded.label.serve_all(model="dog?")
+        degraded.vector.serve_all(text="new")
+        degraded.run(upgrade=[stage])
+        assert degraded.calls() == [(rung, id_) for id_ in IDS]
+        lifted = {"label": "guess", "vector": "hash"} | {stage: rung}
+        assert {name: degraded.rungs(name) for name in lifted} == {name: [kept] * 3 for name, kept in lifted.items()}
+
+    def test_only_rungs_better_than_the_kept_one(self, degraded: Two) -> None:
+        """Each item's own measure; where nothing better serves, what is kept stays as it was, to the letter."""
+        degraded.vector.serves = {"text": {"a": "better"}}
+        degraded.run("vector", refresh=True, ids=["a"])
+        before = [degraded.kept("vector", id_) for id_ in IDS]
+        degraded.claim("me")
+        degraded.calls()
+        degraded.vector.serves = {"text": {"b": "better"}, "hash": dict.fromkeys(IDS, "new")}
+        _, vector = degraded.run(upgrade=["vector"])
+        assert degraded.calls() == [("text", "b"), ("text", "c")]
+        assert degraded.rungs("vector") == ["text", "text", "hash"]
+        assert [degraded.kept("vector", id_) for id_ in "ac"] == [before[0], before[2]]
+        assert (vector.tried, vector.lifted) == ({"b", "c"}, {"b"})
+        assert (vector.items, vector.statuses) == (3, {"pending": 2, "degraded": 1})
+        assert str(vector) == "3 items: 2 left as they were, 1 degraded; mean penalty 0.900 · text 1"
+
+    def test_a_rung_that_a_rule_bars_is_no_try(self, degraded: Two) -> None:
+        """Nor one that is not here: there was no call, so nothing of the item's tries is used up."""
+        degraded.claim("me")
+        degraded.vector.serves = {"with_label": dict.fromkeys(IDS, "new")}
+        label, vector = degraded.run(upgrade=["label", "vector"])
+        assert degraded.calls() == []
+        for report in (label, vector):
+            assert (report.items, report.statuses) == (3, {"pending": 3})
+            assert (report.tried, report.lifted) == (frozenset(), frozenset())
+
+    def test_a_rung_whose_breaker_is_open_is_no_try(self, degraded: Two) -> None:
+        """It was refused."""
+        breakers.apply(degraded.database, degraded.label.breaker, Key("label.model"), Ordered(Cause.FORCED_OPEN))
+        degraded.claim("me")
+        degraded.label.serve_all(model="dog")
+        label, _ = degraded.run(upgrade=["label"])
+        assert (label.statuses, label.tried, degraded.calls()) == ({"pending": 3}, frozenset(), [])
+
+    def test_a_rung_that_breaks_is_a_try(self, degraded: Two) -> None:
+        """It was called, and nothing came of it."""
+        degraded.claim("me")
+        degraded.label.serves = {"model": {}}
+        label, _ = degraded.run(upgrade=["label"])
+        assert (label.tried, label.lifted) == (set(IDS), frozenset())
+
+    def test_what_is_whole_is_not_touched(self, degraded: Two) -> None:
+        """Only what is less asks for more."""
+        degraded.label.serves = {"model": {"a": "dog"}}
+        degraded.run("label", refresh=True, ids=["a"])
+        degraded.claim("me")
+        degraded.calls()
+        degraded.label.serve_all(model="dog")
+        [label] = degraded.run("label", upgrade=["label"])
+        assert (degraded.calls(), label.items) == ([("model", "b"), ("model", "c")], 2)
+
+    def test_what_was_given_up_on_purpose_stays_so(self, two: Two) -> None:
+        """Until somebody asks for it: what could not be had is tried again, what was not wanted is not."""
+        two.vector.serve_all(hash="old")
+        two.run(directives=Directives(forced={"label": SKIP}), ids=["a"])
+        two.run(ids=["b", "c"])
+        two.queue()
+        two.claim("me")
+        two.calls()
+        two.label.serve_all(model="dog")
+        [label] = two.run("label", upgrade=["label"])
+        assert (two.calls(), label.lifted) == ([("model", "b"), ("model", "c")], {"b", "c"})
+        assert two.rungs("label") == [SKIP, "model", "model"]
+
+    def test_a_gain_at_both_stages_is_counted_at_both(self, degraded: Two) -> None:
+        """The second follows the first, whose value is new."""
+        degraded.claim("me")
+        degraded.label.serve_all(model="dog")
+        degraded.vector.serve_all(with_label="new")
+        reports = degraded.run(upgrade=["label", "vector"])
+        assert [(report.tried, report.lifted) for report in reports] == [(set(IDS), set(IDS))] * 2
+        assert (degraded.rungs("label"), degraded.rungs("vector")) == (["model"] * 3, ["with_label"] * 3)
+
+    def test_a_plain_run_says_nothing_of_gains(self, degraded: Two) -> None:
+        """They are an upgrade's."""
+        degraded.vector.serve_all(text="new")
+        [vector] = degraded.run("vector", refresh=True)
+        assert vector.items == 3
+        assert (vector.tried, vector.lifted) == (frozenset(), frozenset())

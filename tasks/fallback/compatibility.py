@@ -75,6 +75,11 @@ class Rules:
         for chain in chains:
             self._check_that_one_is_left(chain)
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that the rules are over, in their order."""
+        return tuple(self._order)
+
     def barred(self, stage: str, rungs: Mapping[str, str]) -> dict[str, Rule]:
         """The rungs of `stage` that do not go with the `rungs` that served earlier stages, each with its rule."""
         barred: dict[str, Rule] = {}

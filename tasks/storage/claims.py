@@ -16,7 +16,7 @@ from tasks.fallback import Status
 from tasks.settings import RetryPolicy
 from tasks.storage.database import Database, database_time
 from tasks.storage.retries import PARKED, UNCHANGED, UPGRADED
-from tasks.storage.retry_queue import is_free, portions, review
+from tasks.storage.retry_queue import TURN, is_free, locked, portions, review
 from tasks.storage.schema import items, retries, retry_queue, step_results
 
 
@@ -54,8 +54,7 @@ def claim(
         rows = connection.execute(
             sa.select(retry_queue.c.item_id, retry_queue.c.quality)
             .where(sa.not_(retry_queue.c.is_parked), retry_queue.c.not_before <= now, is_free(now), owes_one)
-            .order_by(retry_queue.c.priority, sa.func.coalesce(retry_queue.c.quality, 0.0), retry_queue.c.enqueued_at)
-            .order_by(retry_queue.c.item_id)
+            .order_by(*TURN)
             .limit(limit)
             .with_for_update(skip_locked=True)  # on SQLite writers take turns, and this says nothing
         ).all()
@@ -87,7 +86,8 @@ def renew(database: Database, holder: str, lease_s: float) -> None:
     """Hold all of the holder's claims for another `lease_s` seconds."""
     with database.write() as connection:
         until = database_time(connection) + timedelta(seconds=lease_s)
-        connection.execute(sa.update(retry_queue).where(retry_queue.c.holder == holder).values(claimed_until=until))
+        mine = retry_queue.c.item_id.in_(locked(retry_queue.c.holder == holder))
+        connection.execute(sa.update(retry_queue).where(mine).values(claimed_until=until))
 
 
 def held(database: Database, holder: str, item_ids: Sequence[str]) -> set[str]:
@@ -106,7 +106,8 @@ def release(database: Database, holder: str, item_ids: Sequence[str] | None = No
     if item_ids is not None:
         mine = sa.and_(mine, retry_queue.c.item_id.in_(item_ids))
     with database.write() as connection:
-        connection.execute(sa.update(retry_queue).where(mine).values(holder=None, claimed_until=None))
+        given_back = retry_queue.c.item_id.in_(locked(mine))
+        connection.execute(sa.update(retry_queue).where(given_back).values(holder=None, claimed_until=None))
 
 
 def settle(
@@ -155,8 +156,14 @@ def settle(
                 ],
             )
         if settled:
+            insert = database.insert(retries)
+            came_to = {name: insert.excluded[name] for name in ("quality_after", "outcome", "at")}
             connection.execute(
-                database.insert(retries).on_conflict_do_nothing(),
+                insert.on_conflict_do_update(  # a long run may come to an item twice: what it gained once stays
+                    index_elements=[retries.c.run_id, retries.c.item_id],
+                    set_=came_to,
+                    where=insert.excluded.outcome != UNCHANGED,
+                ),
                 [
                     {
                         "run_id": run_id,

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from tasks.fallback import StoreError, UsageError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
@@ -73,14 +73,19 @@ class Database:
         with self._errors_told(), writing.begin() as connection:
             yield connection
 
-    def is_migrated(self) -> bool:
-        """Whether the store has today's tables. False where there is no store yet."""
+    def version(self) -> str | None:
+        """The migration that the store is at, None where there is no store yet."""
         if self.is_sqlite and not (self.url.database and Path(self.url.database).exists()):
-            return False
+            return None
         with self.read() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
-                return False
-            return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD)
+                return None
+            version: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            return version
+
+    def is_migrated(self) -> bool:
+        """Whether the store has today's tables. False where there is no store yet."""
+        return self.version() == HEAD
 
     def migrate(self) -> None:
         """Make the store, or bring it up to date. Safe beside other processes that do the same.

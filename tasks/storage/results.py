@@ -34,9 +34,9 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
 
     Args:
         void: kept results that must not stand, such as those that a rule forbids. They are pending from here on, so
-            that even something worse takes their place.
+            that even something worse takes their place; what somebody else has put there meanwhile stands.
     """
-    rows = sorted((_row(result) for result in results), key=lambda row: str(row["item_id"]))
+    rows = sorted((_row(result) for result in results), key=lambda row: (str(row["item_id"]), str(row["stage"])))
     if not rows:
         return
     insert = database.insert(step_results)
@@ -48,6 +48,7 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
     )
     failed = [row["item_id"] for row in rows if row["status"] == Status.FAILED]
     with database.write() as connection:
+        _lock(connection, [row["item_id"] for row in rows])
         _make_pending(connection, void)
         connection.execute(guarded, rows)
         if failed:
@@ -74,7 +75,7 @@ def mark_stored(
     """
     merged: dict[str, Decimal | RungError] = {}
     with database.write() as connection:
-        connection.execute(sa.select(items.c.id).where(items.c.id.in_(item_ids)).order_by(items.c.id).with_for_update())
+        _lock(connection, item_ids)
         steps = _steps(connection, item_ids)
         for id_ in item_ids:
             try:
@@ -93,6 +94,15 @@ def mark_stored(
     return merged
 
 
+def _lock(connection: sa.Connection, item_ids: Sequence[str]) -> None:
+    """Have everybody wait who is about to write results of these items, or to mark them, until this transaction ends.
+
+    All take the items in one order, so that no two wait for each other.
+    """
+    ours = sa.select(items.c.id).where(items.c.id.in_(item_ids)).order_by(items.c.id)
+    connection.execute(ours.with_for_update(key_share=True))  # who only refers to an item need not wait
+
+
 def _steps(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict[str, StepResult]]:
     """What the stages have left, by item and stage, without vectors."""
     query = sa.select(*(c for c in step_results.c if c is not step_results.c.vector))
@@ -103,13 +113,14 @@ def _steps(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict
 
 
 def _make_pending(connection: sa.Connection, void: Iterable[StepResult]) -> None:
-    rows = [{"item": one.item_id, "of_stage": one.stage, "by_rung": one.rung} for one in void]
+    rows = [{"item": one.item_id, "of_stage": one.stage, "by_run": one.run_id, "then": one.finished_at} for one in void]
     if rows:
         connection.execute(
             sa.delete(step_results).where(
                 step_results.c.item_id == sa.bindparam("item"),
                 step_results.c.stage == sa.bindparam("of_stage"),
-                step_results.c.rung == sa.bindparam("by_rung"),
+                step_results.c.run_id == sa.bindparam("by_run"),
+                step_results.c.finished_at == sa.bindparam("then"),
             ),
             sorted(rows, key=lambda row: str(row["item"])),
         )

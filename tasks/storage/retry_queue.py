@@ -33,6 +33,15 @@ IDS_PER_STATEMENT = 10_000
 QUEUED, CLAIMED, PARKED = "queued", "claimed", "parked"
 
 
+TURN = (
+    retry_queue.c.priority,
+    sa.func.coalesce(retry_queue.c.quality, sa.literal_column("0.0")),
+    retry_queue.c.enqueued_at,
+    retry_queue.c.item_id,
+)
+"""The order in which items are claimed. A failed one has the lowest quality of all."""
+
+
 class Priority(IntEnum):
     """Who goes first: the lower number."""
 
@@ -87,6 +96,7 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
     """Bring the queue in line with how these items stand now. Idempotent.
 
     An item that is queued already is never doubled; its priority can only rise. Tries and claims stay as they are.
+    Who reviews, or asks for, one of the items at the same moment waits, and sees what is there then.
 
     Args:
         below: the quality below which stored items are queued. None: only failed ones are looked at.
@@ -95,10 +105,13 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
     priority = sa.case((items.c.state == "failed", Priority.NORMAL.value), else_=Priority.LOW.value)
     now = database_time(connection)
     for some in portions(item_ids):
+        connection.execute(locked(retry_queue.c.item_id.in_(some)))
         here = items.c.id.in_(some)
-        wanted = sa.select(
-            items.c.id, priority, items.c.quality, _time(now), _time(now), sa.literal(0), sa.false()
-        ).where(here, _is_wanted(below))
+        wanted = (
+            sa.select(items.c.id, priority, items.c.quality, _time(now), _time(now), sa.literal(0), sa.false())
+            .where(here, _is_wanted(below))
+            .order_by(items.c.id)
+        )
         columns = ["item_id", "priority", "quality", "enqueued_at", "not_before", "tries", "is_parked"]
         insert = database.insert(retry_queue).from_select(columns, wanted)
         connection.execute(
@@ -131,10 +144,14 @@ def ask_for(database: Database, item_ids: Sequence[str]) -> tuple[list[str], lis
     with database.write() as connection:
         now = database_time(connection)
         for some in portions(item_ids):
+            these = sa.select(items.c.id).where(items.c.id.in_(some)).order_by(items.c.id)
+            connection.execute(these.with_for_update(key_share=True))  # as those do who write results
             below_whole = sa.and_(step_results.c.item_id.in_(some), step_results.c.status.in_(less))
             connection.execute(sa.update(step_results).where(below_whole).values(retryable=True))
             rows = connection.execute(
-                sa.select(items.c.id, items.c.quality).where(items.c.id.in_(some), items.c.state != "pending", _owes())
+                sa.select(items.c.id, items.c.quality)
+                .where(items.c.id.in_(some), items.c.state != "pending", _owes())
+                .order_by(items.c.id)
             ).all()
             if not rows:
                 continue
@@ -182,9 +199,9 @@ def tally(database: Database, mine: sa.ColumnElement[bool] | None = None) -> Que
     states: dict[str, int] = {}
     priorities: dict[Priority, int] = {}
     with database.read() as connection:
-        state = _state(database_time(connection))
-        query = sa.select(state.label("state"), retry_queue.c.priority, sa.func.count()).group_by(
-            sa.text("state"), retry_queue.c.priority
+        state = _state(database_time(connection)).label("queue_state")  # no column's name: `items` has a `state`
+        query = sa.select(state, retry_queue.c.priority, sa.func.count()).group_by(
+            sa.text("queue_state"), retry_queue.c.priority
         )
         if mine is not None:
             query = query.join_from(retry_queue, items, items.c.id == retry_queue.c.item_id).where(mine)
@@ -200,13 +217,7 @@ def entries(database: Database, limit: int) -> list[Entry]:
     with database.read() as connection:
         state = _state(database_time(connection)).label("state")
         columns = [c for c in retry_queue.c if c.name not in {"is_parked", "holder"}]
-        query = sa.select(*columns, state).order_by(
-            retry_queue.c.is_parked,
-            retry_queue.c.priority,
-            sa.func.coalesce(retry_queue.c.quality, 0.0),
-            retry_queue.c.enqueued_at,
-            retry_queue.c.item_id,
-        )
+        query = sa.select(*columns, state).order_by(retry_queue.c.is_parked, *TURN)
         rows = connection.execute(query.limit(limit)).mappings().all()
     return [Entry(**{**row, "priority": Priority(row["priority"])}) for row in rows]
 
@@ -214,6 +225,14 @@ def entries(database: Database, limit: int) -> list[Entry]:
 def is_free(now: datetime) -> sa.ColumnElement[bool]:
     """The condition on `retry_queue` that nobody works on the item."""
     return sa.or_(retry_queue.c.holder.is_(None), retry_queue.c.claimed_until <= now)
+
+
+def locked(condition: sa.ColumnElement[bool]) -> sa.Select[str]:
+    """The ids of queued items, nobody else's to change until the transaction ends.
+
+    All that change several rows take them in this one order, so that no two wait for each other.
+    """
+    return sa.select(retry_queue.c.item_id).where(condition).order_by(retry_queue.c.item_id).with_for_update()
 
 
 def _state(now: datetime) -> sa.ColumnElement[str]:

@@ -204,3 +204,16 @@ retries = Table(
     Column("at", UtcDateTime, nullable=False),
     Index("retries_by_item", "item_id"),
 )
+
+# Every drill that ended, for good.
+drills = Table(
+    "drills",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("flow_run_id", String(36), unique=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("report", JSON, nullable=False),
+    Index("drills_by_time", "finished_at"),
+)

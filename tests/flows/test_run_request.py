@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.run_request import RunRequest
+from flows.run_request import RetryRequest, RunRequest
 from tasks.fallback import FaultKind, UsageError
 from tasks.settings import Settings
 
@@ -104,5 +104,45 @@ def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> Non
         "refresh": True,
         "force": ["embed_text=hashed"],
         "faults": [],
+        "emulated": True,
+    }
+
+
+def test_a_request_to_do_again_knows_its_directives() -> None:
+    """Faults in their order; nothing is forced, since only what is better than before is called."""
+    request = RetryRequest(batch_size=4, faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"))
+    directives = request.directives()
+    assert directives.forced == {}
+    assert [(fault.stage, fault.rung, fault.kind, fault.rate) for fault in directives.faults] == [
+        ("fetch", "origin", FaultKind.ERROR, 0.5),
+        ("classify_image", "gpu", FaultKind.OOM, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size 0: a batch holds at least 1 item"),
+        ({"batch_size": 10**30}, "a batch holds at most 10000 items"),
+        ({"limit": 0}, "--limit 0: ask for at least 1 item"),
+        ({"faults": ("classify_image.gpu",)}, "is not of the form STAGE.RUNG=KIND[@RATE]"),
+        ({"faults": ("classify_image.tpu=oom",)}, "classify_image has no rung 'tpu'; choose from gpu"),
+        ({"faults": ("classify_image.gpu=oom@-1",)}, "the rate must be a number from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_done_again_is_refused(options: dict[str, Any], message: str) -> None:
+    """Before anything is started, and with the option as it was typed."""
+    with pytest.raises(UsageError) as told:
+        RetryRequest(**{"batch_size": 128, **options})
+    assert message in str(told.value)
+
+
+def test_the_store_notes_what_was_asked_to_be_done_again(settings: Settings) -> None:
+    """As of any run."""
+    request = RetryRequest(batch_size=2, limit=3, faults=("fetch.origin=error",))
+    assert request.options(settings) == {
+        "batch_size": 2,
+        "limit": 3,
+        "faults": ["fetch.origin=error"],
         "emulated": True,
     }

@@ -1,0 +1,95 @@
+"""The weekly drill: every rung of every chain on a sample, in shadow. No fallback runs for the first time at 3 a.m."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import dask
+from distributed import KilledWorker
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect_dask import DaskTaskRunner
+
+from flows.parameters import Sample
+from flows.routing import Routing
+from tasks import events
+from tasks.drill.report import markdown
+from tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
+from tasks.drill_task import StageVerdict, drill_stage
+from tasks.fallback import RepliError
+from tasks.settings import Settings
+from tasks.stages import PIPELINE
+from tasks.storage import drills
+from tasks.storage.database import Database
+from tasks.storage.sample import stratified
+
+SAMPLE = 200
+
+
+@flow(name="drill", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
+def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
+    """Call every rung of every chain on a sample of the stored items, in shadow, and judge what they answer.
+
+    The parameters are those of `flows.parameters`.
+    """
+    settings = Settings.from_environment()
+    database = Database(settings.database_url)
+    database.migrate()
+    started_at = datetime.now(UTC)
+    item_ids = stratified(database, sample)
+    if not item_ids:
+        raise RepliError(f"there is nothing in {database} to drill on; run `repli run SOURCE` first")
+    verdict = _drill_stages(database, item_ids, settings)
+    report = verdict.as_json()
+    drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
+    return _ending(database, verdict)
+
+
+def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings) -> DrillVerdict:
+    """Every stage on a worker that its primary can run on; the stages beside each other."""
+    routing = Routing(cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client, database)
+    futures = {}
+    for stage in PIPELINE.stages:
+        wanted = dict(stage.chain.primary.resources)
+        is_there = routing.has_carrier(stage.chain.primary)
+        with dask.annotate(resources=wanted) if wanted and is_there else nullcontext():
+            futures[stage.name] = drill_stage.submit(stage.name, item_ids, settings)
+    rungs: list[RungVerdict] = []
+    rules: list[RuleVerdict] = []
+    problems: list[str] = []
+    for name, future in futures.items():
+        try:
+            of_rungs, of_rules = cast(StageVerdict, future.result())
+        except KilledWorker:
+            problems.append(f"{name}: a rung of it killed its worker, or hung where nothing could cut it off")
+        except Exception as error:  # noqa: BLE001  a drill that cannot be held is a drill that failed
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+        else:
+            rungs += of_rungs
+            rules += of_rules
+            continue
+        rungs += [
+            RungVerdict(stage=name, rung=rung, is_reached=False, reason=problems[-1])
+            for rung in PIPELINE.stage(name).chain.rung_names
+        ]
+    return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems)
+
+
+def _ending(database: Database, verdict: DrillVerdict) -> State[dict[str, Any]]:
+    """The flow's last state: failed where the verdict is bad, so that an automation can wake somebody."""
+    page = markdown(str(verdict), drills.latest(database))
+    create_markdown_artifact(page, key="drill-report", description=str(verdict))
+    events.drill_ended(verdict.as_json(), verdict.failures)
+    for failure in verdict.failures:
+        get_run_logger().error(failure)
+    if verdict.failures:
+        return Failed(message=f"{verdict}: {'; '.join(verdict.failures)}")
+    return Completed(message=str(verdict), data=verdict.as_json())

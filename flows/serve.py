@@ -1,0 +1,161 @@
+"""`repli serve`: a Prefect server with its UI, a Dask cluster and a worker on this machine, until Ctrl-C.
+
+One process each, all children of this one: server and worker end when it does, however it does, and so does the
+cluster. What they offer is found by every `repli` command on the same home; see `flows.served`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from flows.cluster import QUIET, PrivateServer, dask_cluster, environment
+from flows.served import Served, serving
+from tasks.fallback import RepliError, UsageError
+from tasks.settings import Settings
+from tasks.storage.database import Database
+
+WATCH_EVERY_S = 0.5
+WORKER_STOP_LIMIT_S = 40
+POLL_FOR_WORK_S = 3
+
+
+def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, and leave no process behind. `tell` is handed what a person is to read.
+
+    Raises:
+        UsageError: there is a server already, named by `PREFECT_API_URL`.
+        RepliError: another one serves on this home or port, or a part did not start, or ended.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        raise UsageError("PREFECT_API_URL names a server already; unset it, or deploy there: see deployments/README.md")
+    with serving(settings.home) as publish, _interrupts_raised():
+        _check_is_free(port)
+        Database(settings.database_url).migrate()
+        server = PrivateServer(settings, port=port)
+        try:
+            known = {**_variables(settings), **server.environment, **QUIET}
+            with environment(known), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
+                server.wait()
+                tell("starting: what is declared is brought to the server")
+                _set_up(server.home, nightly)
+                with _worker(server.home) as worker:
+                    served = Served(
+                        ui_url=server.api_url.removesuffix("/api"), environment=server.environment, dask_address=dask
+                    )
+                    publish(served)
+                    tell(_page(served, settings, nightly))
+                    _watch(server, worker)
+        except KeyboardInterrupt:
+            tell("stopped")
+        finally:
+            server.stop()
+
+
+def _variables(settings: Settings) -> Mapping[str, str]:
+    """What the flow runs are to know of this process. They have folders of their own, so paths are absolute; what is
+    not set is left to the blocks."""
+    variables = {"REPLI_HOME": str(settings.home), "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S)}
+    url = Database(settings.database_url).url
+    if os.environ.get("REPLI_DATABASE_URL") and url.get_backend_name() == "sqlite":
+        url = url.set(database=str(Path(str(url.database)).absolute()))
+        variables["REPLI_DATABASE_URL"] = url.render_as_string(hide_password=False)
+    return variables
+
+
+def _check_is_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise RepliError(f"port {port} cannot be had ({error.strerror}); choose another with --port") from None
+
+
+def _set_up(home: Path, nightly: Path | None) -> None:
+    source = [str(nightly.absolute())] if nightly else []
+    log = home / "setup.log"
+    with _child("flows.serve_setup", source, log) as process:
+        if process.wait():
+            raise RepliError(f"what is declared could not be brought to the server; see {log}")
+
+
+@contextmanager
+def _worker(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The worker, while the block runs; at its end its flow runs are stopped too."""
+    with _child("flows.serve_worker", [], home / "worker.log") as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(WORKER_STOP_LIMIT_S)
+
+
+@contextmanager
+def _child(module: str, arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a group of its own, of which nothing is left at the end of the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603  our own module
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for this process, which stops the others in their order
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+
+
+def _watch(server: PrivateServer, worker: subprocess.Popen[bytes]) -> NoReturn:
+    while True:
+        time.sleep(WATCH_EVERY_S)
+        if not server.is_alive():
+            raise RepliError(f"the Prefect server ended; see {server.home / 'server.log'}, and start this again")
+        if worker.poll() is not None:
+            raise RepliError(f"the worker ended; see {server.home / 'worker.log'}, and start this again")
+
+
+@contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt, the first of them: stopping is not interrupted."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in signals:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _page(served: Served, settings: Settings, nightly: Path | None) -> str:
+    when = f"from {nightly.absolute()}, at 01:00 UTC" if nightly else "off; --nightly SOURCE turns it on"
+    return f"""\
+Prefect UI    {served.ui_url}
+store         {Database(settings.database_url)}
+Dask          {served.dask_address}
+enrich        by hand: {served.ui_url}/deployments → enrich → Run; nightly: {when}
+reprocess     every 15 minutes, and whenever a breaker closes
+drill         Sundays at 04:00 UTC
+`repli run`, `reprocess`, `drill` and `breakers` on this home use this server and cluster. Ctrl-C ends it."""

@@ -1,0 +1,117 @@
+"""What is declared, brought to the Prefect server of `repli serve`: ``python -m flows.serve_setup [NIGHTLY_SOURCE]``.
+
+Blocks, work pool, deployments and automations are brought there once for each version of the package: what a person
+changes in the UI stays until the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+from prefect.utilities.processutils import command_to_string
+from prefect.variables import Variable
+from prefect.workers.process import ProcessWorker
+
+import blocks
+from deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
+
+PACKAGES = ("blocks", "deployments", "flows", "tasks")
+DECLARED = "repli_declared"
+"""The variable of the server that tells which version of the package was declared there."""
+CUT_OFF = "`repli serve` ended while it ran; start it again, it goes on from here"
+
+
+async def set_up(nightly: str | None) -> None:
+    """Declare what is new, and put right what an earlier `repli serve` left when it was killed."""
+    async with get_client() as client:
+        version = declared_version()
+        if await Variable.aget(DECLARED) != version:
+            await _register_blocks(client)
+            await _make_pool(client)
+            await _deploy()
+            await _create_automations(client)
+            await Variable.aset(DECLARED, version, overwrite=True)
+        if nightly:
+            await _schedule_nightly(client, nightly)
+        await _mark_crashed(client)
+
+
+def declared_version() -> str:
+    """A digest of all that may change what is declared: the packages, and the Python that runs them."""
+    digest = hashlib.sha256(sys.executable.encode())
+    root = Path(DEPLOYMENTS).parents[1]
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.[py][ya]*")):  # .py and .yaml
+            if path.suffix in {".py", ".yaml"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+async def _register_blocks(client: PrefectClient) -> None:
+    """As ``prefect block register -m blocks`` does."""
+    for block in vars(blocks).values():
+        if inspect.isclass(block) and issubclass(block, Block):
+            await block.aregister_type_and_schema(client=client)
+
+
+async def _make_pool(client: PrefectClient) -> None:
+    """The work pool, whose flow runs are plain processes of this Python."""
+    template: dict[str, Any] = ProcessWorker.get_default_base_job_template()
+    template["variables"]["properties"]["command"]["default"] = command_to_string(
+        [sys.executable, "-m", "prefect.engine"]
+    )
+    try:
+        await client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process", base_job_template=template))
+    else:
+        await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=template))
+
+
+async def _deploy() -> None:
+    """As a person does it on a server of one's own."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"prefect deploy failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+
+
+async def _create_automations(client: PrefectClient) -> None:
+    """Those of which there is none by that name yet; the others may know by now whom to tell."""
+    for declared in yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]:
+        if not await client.read_automations_by_name(declared["name"]):
+            await client.create_automation(AutomationCore.model_validate(declared))
+
+
+async def _schedule_nightly(client: PrefectClient, source: str) -> None:
+    deployment = await client.read_deployment_by_name("enrich/enrich")
+    for schedule in deployment.schedules:
+        if schedule.slug == "nightly":
+            parameters = {**schedule.parameters, "source": source}
+            await client.update_deployment_schedule(deployment.id, schedule.id, active=True, parameters=parameters)
+
+
+async def _mark_crashed(client: PrefectClient) -> None:
+    """No run of the pool is alive when `repli serve` begins: those that seem to be were cut off with the last one."""
+    alive = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
+    pool = WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}})
+    for run in await client.read_flow_runs(flow_run_filter=alive, work_pool_filter=pool):
+        await client.set_flow_run_state(run.id, Crashed(message=CUT_OFF), force=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(set_up(sys.argv[1] if len(sys.argv) > 1 else None))

@@ -1,0 +1,167 @@
+"""The standing form of Repli on one machine without a container engine: ``python -m infra.native``, until Ctrl-C.
+
+It starts the parts of compose.yaml as plain processes on loopback: PostgreSQL (unless `REPLI_DATABASE_URL` names one),
+Prefect's server, the Dask scheduler, workers, and a Prefect worker that polls the work pool `repli`. It waits until
+each answers and prints what to export. The variables that compose.yaml reads mean the same here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from flows.cluster import visible_devices
+from infra.compose_file import LOOPBACK, Part, parts, ports
+from infra.postgres import OwnPostgres, prefect_url, prepare
+from infra.processes import Processes
+from tasks.fallback import RepliError, UsageError
+
+POSTGRES = "postgres"
+
+
+class Stopped(BaseException):
+    """Somebody asked for the end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until somebody asks for the end (0), a part ends (1), or what was asked for cannot be done (2)."""
+    options = _options().parse_args(arguments)
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, _stop)
+    try:
+        with _only_one(options.folder.absolute()) as folder:
+            _stand(folder, options)
+    except Stopped:
+        return 0
+    except RepliError as error:
+        print(f"infra.native: {error}", file=sys.stderr)  # noqa: T201  a command's one line
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def _stand(folder: Path, options: argparse.Namespace) -> None:
+    variables = _variables(options)
+    for variable, port in ports(variables).items():
+        if not (options.database and variable == "POSTGRES_PORT"):
+            _check_free(variable, port)
+    own = None if options.database else OwnPostgres(folder / POSTGRES, "repli", variables.get("POSTGRES_PASSWORD"))
+    if own:
+        variables["POSTGRES_PASSWORD"] = own.password
+    found = parts(variables, folder, _free_port, profiles={"gpu"} if options.gpu else ())
+    environment = next(part.environment for part in found if part.service == "prefect-worker")
+    Path(environment["REPLI_HOME"]).mkdir(exist_ok=True)
+    processes = Processes(folder / "logs", _say)
+    try:
+        if own:
+            processes.bring_up([own.here(part) for part in found if part.service == POSTGRES], user=own.user)
+        if note := prepare(environment["REPLI_DATABASE_URL"], own.password if own else None):
+            _say(note)
+        others = [part if own else _without_password(part) for part in found if part.service != POSTGRES]
+        processes.bring_up(others, needs_nothing_of="" if own else POSTGRES)
+        _tell(folder, others, environment, own.password_file if own else None)
+        processes.watch()
+    finally:
+        for end in (signal.SIGINT, signal.SIGTERM):  # once is enough
+            signal.signal(end, signal.SIG_IGN)
+        processes.stop()
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m infra.native", description=__doc__.partition("\n")[0])
+    home = Path(os.environ.get("REPLI_HOME") or "~/.repli").expanduser()
+    parser.add_argument("--folder", type=Path, default=home / "standing", help="where data and logs lie (%(default)s)")
+    parser.add_argument("--workers", type=int, help="Dask workers for what asks for no device (REPLI_WORKERS, or 2)")
+    parser.add_argument("--gpu", action="store_true", help="a worker tagged GPU=1, emulated where there is no device")
+    parser.set_defaults(database=os.environ.get("REPLI_DATABASE_URL"))
+    return parser
+
+
+def _variables(options: argparse.Namespace) -> dict[str, str]:
+    """What compose.yaml is filled in with."""
+    variables = dict(os.environ)
+    if options.workers is not None:
+        variables["REPLI_WORKERS"] = str(options.workers)
+    if options.gpu and not variables.get("REPLI_GPU_DEVICE"):
+        variables["REPLI_GPU_DEVICE"] = "cuda" if visible_devices() else "cpu"
+    if options.database:
+        variables.setdefault("PREFECT_DATABASE_URL", prefect_url(options.database))
+        variables.setdefault("POSTGRES_PASSWORD", "of another server")  # compose.yaml wants one; see _without_password
+    return variables
+
+
+def _without_password(part: Part) -> Part:
+    """The part as a client of a database elsewhere: its URL, or the environment, knows the way in."""
+    environment = {name: value for name, value in part.environment.items() if name != "PGPASSWORD"}
+    return replace(part, environment=environment)
+
+
+def _tell(folder: Path, found: Sequence[Part], environment: Mapping[str, str], password_file: Path | None) -> None:
+    """Print where things are, and what another shell has to export."""
+    _say(f"Repli stands in {folder}: {', '.join(part.name for part in found)}")
+    _say(f"Prefect: {environment['PREFECT_API_URL'].removesuffix('/api')}   (Ctrl-C ends everything)")
+    for name, value in environment.items():
+        if name == "PGPASSWORD" and password_file:
+            print(f'export {name}="$(cat {shlex.quote(str(password_file))})"')  # noqa: T201  its output
+        elif name.startswith("REPLI_") or name == "PREFECT_API_URL":
+            print(f"export {name}={shlex.quote(value)}")  # noqa: T201  its output
+    sys.stdout.flush()
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[Path]:
+    """Hold the folder. Raises `RepliError` where another holds it, or it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise RepliError(f"{folder} cannot be written ({error.strerror}); choose another with --folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RepliError(
+                f"Repli stands in {folder} already (process {lock.read().strip()}); end that first, or choose another "
+                "with --folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield folder
+
+
+def _check_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise RepliError(f"port {port} cannot be had ({error.strerror}); set {name} to another") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _say(line: str) -> None:
+    print(f"# {line}", flush=True)  # noqa: T201  its output
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

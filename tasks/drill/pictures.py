@@ -1,0 +1,38 @@
+"""Mistakes that are made with pictures before a model sees them. Each makes a new picture, kept by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from typing import Any
+
+from tasks.fallback import ItemError
+from tasks.storage.blobs import Blobs
+
+
+def _changed(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
+    """The picture after `change`, which is given its pixels; as it is where it cannot be read."""
+    import numpy as np
+    from PIL import Image
+
+    from tasks.models.image_classifier import open_image
+
+    blobs = Blobs(context.settings.blobs)
+    if picture.sha256 is None:
+        return picture
+    try:
+        pixels = np.asarray(open_image(blobs.read(picture.sha256)).convert("RGB"))
+    except (ItemError, OSError):
+        return picture
+    file = BytesIO()
+    Image.fromarray(np.ascontiguousarray(change(pixels))).save(file, "PNG", compress_level=1)
+    return replace(picture, sha256=blobs.put(file.getvalue()))
+
+
+PICTURE_MISTAKES: Mapping[str, Callable[[Any, Any], Any]] = {
+    "swapping the colour channels": partial(_changed, lambda pixels: pixels[:, :, ::-1]),
+    "turning the picture upside down": partial(_changed, lambda pixels: pixels[::-1]),
+    "inverting the colours": partial(_changed, lambda pixels: 255 - pixels),
+}

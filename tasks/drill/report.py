@@ -1,0 +1,48 @@
+"""The report of a drill, beside the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.markdown import cell
+from tasks.storage.drills import Drill
+
+
+def rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """A row a rung, for a table: rung, verdict, items, agreement with its interval and what it was before, seconds an
+    item, the penalty and what the agreement would justify, and the reason of a failure."""
+    earlier = {(rung["stage"], rung["rung"]): rung for rung in (before or {}).get("rungs", [])}
+    return [_row(rung, earlier.get((rung["stage"], rung["rung"]))) for rung in report["rungs"]]
+
+
+HEADERS = ("rung", "verdict", "items", "agreement (95 %)", "s per item", "penalty → justified", "why")
+
+
+def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str, ...]:
+    agreement = "" if rung["agreement"] is None else f"{rung['agreement']:.2f}"
+    if rung["interval"]:
+        agreement += f" ({rung['interval'][0]:.2f}–{rung['interval'][1]:.2f})"
+    if before and before["agreement"] is not None and before["agreement"] != rung["agreement"]:
+        agreement += f", was {before['agreement']:.2f}"
+    verdict = str(rung["verdict"])
+    if before and before["verdict"] != verdict:
+        verdict += f", was {before['verdict']}"
+    seconds = "" if rung["seconds_per_item"] is None else f"{rung['seconds_per_item']:.3f}"
+    justified = "" if rung["penalty_justified"] is None else f" → {rung['penalty_justified']:g}"
+    name = f"{rung['stage']}.{rung['rung']}"
+    return name, verdict, str(rung["items"]), agreement, seconds, f"{rung['penalty']:g}{justified}", rung["reason"]
+
+
+def markdown(headline: str, drills: Sequence[Drill]) -> str:
+    """The last drill beside the one before it, for the Prefect UI."""
+    last, before = drills[0].report, drills[1].report if len(drills) > 1 else None
+    lines = [f"| {' | '.join(HEADERS)} |", f"| {' | '.join('---' for _ in HEADERS)} |"]
+    lines += [f"| {' | '.join(cell(text) for text in row)} |" for row in rows(last, before)]
+    sections = [f"# {cell(headline)}", "\n".join(lines)]
+    if last["rules"]:
+        rules = "\n".join(f"- {rule['verdict']}: {cell(rule['rule'])} {cell(rule['reason'])}" for rule in last["rules"])
+        sections.append(f"## Pairs that were tried, and are to be refused\n\n{rules}")
+    if last["problems"]:
+        sections.append("## Problems\n\n" + "\n".join(f"- {cell(problem)}" for problem in last["problems"]))
+    return "\n\n".join(sections) + "\n"

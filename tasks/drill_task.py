@@ -1,0 +1,33 @@
+"""One stage of a drill as a Prefect task, where the rungs of the stage can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from tasks.drill.exercise import exercise
+from tasks.drill.verdict import RuleVerdict, RungVerdict
+from tasks.process import process_runtime
+from tasks.settings import Settings
+from tasks.stage_task import as_subtask
+from tasks.stages import PIPELINE
+
+StageVerdict = tuple[list[RungVerdict], list[RuleVerdict]]
+
+
+@task(task_run_name="drill {stage}", cache_policy=NO_CACHE, persist_result=False)
+def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> State[StageVerdict]:
+    """Exercise every rung of one stage, in shadow; see `tasks.drill.exercise`."""
+    runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
+    rungs, rules = exercise(PIPELINE, stage, item_ids, settings, runtime)
+    for rung in rungs:
+        get_run_logger().info("%s.%s: %s on %s items %s", stage, rung.rung, rung.verdict, rung.items, rung.reason)
+    failed = [f"{rung.rung}: {rung.reason}" for rung in rungs if rung.reason] + [r.reason for r in rules if r.reason]
+    if failed:
+        return Completed(name="Failed the drill", message="; ".join(failed), data=(rungs, rules))
+    return Completed(message=f"{len(rungs)} rungs passed", data=(rungs, rules))

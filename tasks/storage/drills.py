@@ -1,0 +1,57 @@
+"""The history of drills."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.storage.database import Database
+from tasks.storage.schema import drills
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    """One drill that ended. `report` is what `drill --json` said."""
+
+    id: str
+    flow_run_id: str | None
+    started_at: datetime
+    finished_at: datetime
+    verdict: str
+    report: Mapping[str, Any]
+
+
+def keep(
+    database: Database,
+    flow_run_id: str | None,
+    started_at: datetime,
+    finished_at: datetime,
+    report: Mapping[str, Any],
+) -> str:
+    """Add a drill to the history; its id."""
+    row = {"flow_run_id": flow_run_id, "started_at": started_at, "finished_at": finished_at}
+    id_ = str(uuid.uuid4())
+    with database.write() as connection:
+        connection.execute(
+            sa.insert(drills).values({**row, "id": id_, "verdict": report["verdict"], "report": dict(report)})
+        )
+    return id_
+
+
+def latest(database: Database, count: int = 2) -> list[Drill]:
+    """The drills that ended last, the last one first."""
+    with database.read() as connection:
+        rows = connection.execute(sa.select(drills).order_by(drills.c.finished_at.desc()).limit(count)).mappings()
+        return [Drill(**row) for row in rows]
+
+
+def of_flow_run(database: Database, flow_run_id: str) -> Drill | None:
+    """The drill of a Prefect flow run; None where it ended before there was a verdict."""
+    with database.read() as connection:
+        row = connection.execute(sa.select(drills).where(drills.c.flow_run_id == flow_run_id)).mappings().first()
+    return Drill(**row) if row else None

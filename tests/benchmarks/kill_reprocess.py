@@ -1,0 +1,179 @@
+"""`kill -9` of `repli reprocess`, again and again on one store: nothing is lost, nothing is done twice.
+
+``python -m tests.benchmarks.kill_reprocess`` degrades some items, begins `repli reprocess` twenty times, and kills its
+process group at a random moment of its work each time. After each kill every item has to be whole, or queued, or
+claimed with a lease; what was whole before has to be the same result still. Then the leases are made to run out, as
+they would by themselves in two minutes. At the end one run that nobody disturbs has to lift all that is left.
+
+`tests/flows/test_reprocess_killed.py` does the same with fewer kills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from distributed import Client
+
+from flows.cluster import cluster
+from tasks.settings import RetryPolicy, Settings
+from tasks.storage import runs
+from tasks.storage.database import Database, database_time
+from tasks.storage.schema import items, retries, retry_queue, step_results
+from tests.flows.commandline import environment, write_manifest
+from tests.flows.preloaded import Preloaded, Shop
+
+FORCED_DOWN = ("--force", "classify_image=cpu", "--force", "embed_text=hashed")
+"""What brings items to 0.72 and moves no breaker."""
+ITEMS_PER_KILL = 8
+AT_WORK_FOR_S = 2.0
+"""A run is killed at most so long after it began."""
+BATCH = 2
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """Where every item of a store is, seen at one moment, and when each whole result came to be."""
+
+    done: frozenset[str]
+    queued: frozenset[str]
+    claimed: frozenset[str]
+    whole: Mapping[tuple[str, str], datetime]
+
+    @classmethod
+    def of(cls, store: Database) -> Census:
+        """Raises AssertionError for an item that is nowhere, in two places, or held without an end."""
+        done, queued, claimed = set(), set(), set()
+        with store.read() as connection:
+            now = database_time(connection)
+            queued_as = (retry_queue.c[name] for name in ("item_id", "holder", "claimed_until", "is_parked"))
+            everybody = sa.select(items.c.id, items.c.state, items.c.quality, *queued_as)
+            for row in connection.execute(everybody.join_from(items, retry_queue, isouter=True)):
+                assert row.state == "stored", f"{row.id} is {row.state}"
+                if row.item_id is None:
+                    assert row.quality == 1, f"{row.id} is lost at {row.quality}"
+                    done.add(row.id)
+                    continue
+                assert row.quality < 1, f"{row.id} is whole, and still queued"
+                assert not row.is_parked, f"{row.id} is parked"
+                assert (row.holder is None) == (row.claimed_until is None), f"{row.id} is held for ever"
+                is_claimed = row.holder is not None and row.claimed_until > now
+                (claimed if is_claimed else queued).add(row.id)
+                if is_claimed:
+                    assert row.claimed_until <= now + timedelta(seconds=RetryPolicy().lease_s)
+            columns = step_results.c.item_id, step_results.c.stage, step_results.c.finished_at
+            is_whole = sa.and_(step_results.c.status == "succeeded", step_results.c.stage != "store")
+            whole = {(row[0], row[1]): row[2] for row in connection.execute(sa.select(*columns).where(is_whole))}
+            twice = sa.select(retries.c.item_id).where(retries.c.outcome == "upgraded")
+            twice = twice.group_by(retries.c.item_id).having(sa.func.count() > 1)
+            assert not connection.execute(twice).all(), "an item was lifted twice"
+        return cls(done=frozenset(done), queued=frozenset(queued), claimed=frozenset(claimed), whole=whole)
+
+    def check_follows(self, earlier: Census) -> None:
+        """Raise AssertionError where something whole was lost, or done again."""
+        assert self.done >= earlier.done
+        assert self.done | self.queued | self.claimed == earlier.done | earlier.queued | earlier.claimed
+        for key, finished_at in earlier.whole.items():
+            assert self.whole.get(key) == finished_at, f"{key} was whole, and was done again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """What it came to: the census after each kill, whether the run lived until then, and the last run's answer."""
+
+    censuses: tuple[Census, ...]
+    killed_at_work: int
+    last: Any
+
+
+def campaign(shop: Shop, folder: Path, address: str, *, kills: int, seed: int) -> Campaign:
+    """Kill `repli reprocess` so many times, and then let it be. Raises AssertionError where a promise is broken."""
+    draw = random.Random(seed)
+    manifest = write_manifest(folder, ITEMS_PER_KILL * kills)
+    shop.json("run", manifest, *FORCED_DOWN)
+    censuses, killed_at_work = [Census.of(shop.store)], 0
+    assert len(censuses[0].queued) == ITEMS_PER_KILL * kills
+    with Client(address, set_as_default=False) as client:
+        for _ in range(kills):
+            killed_at_work += _killed_at_work(shop, draw.uniform(0, AT_WORK_FOR_S))
+            censuses.append(Census.of(shop.store))
+            censuses[-1].check_follows(censuses[-2])
+            _let_the_leases_run_out(shop.store, client)
+    last = shop.json("reprocess")
+    censuses.append(Census.of(shop.store))
+    censuses[-1].check_follows(censuses[-2])
+    return Campaign(censuses=tuple(censuses), killed_at_work=killed_at_work, last=last)
+
+
+def _killed_at_work(shop: Shop, after_s: float) -> bool:
+    """Begin a run, and kill it so long after its first claim; whether it was still at work."""
+    earlier = runs.latest(shop.store, runs.REPROCESS)
+    command = shop.begin("reprocess", "--batch-size", str(BATCH))
+
+    def has_begun() -> bool:
+        run = runs.latest(shop.store, runs.REPROCESS)
+        return run is not None and (earlier is None or run.id != earlier.id)
+
+    _wait_until(lambda: has_begun() or command.has_ended(), "no run began")
+    if command.has_ended(after_s):
+        done = command.done()
+        assert done.returncode == 0, done.stderr
+        return False
+    command.kill()
+    return True
+
+
+def _let_the_leases_run_out(store: Database, client: Client) -> None:
+    """As if two minutes had passed: what the workers still had in hand is over, and so are the claims."""
+    _wait_until(lambda: not any(client.run(_busy_threads).values()), "the workers are still busy")
+    with store.write() as connection:
+        over = database_time(connection) - timedelta(seconds=1)
+        connection.execute(sa.update(retry_queue).where(retry_queue.c.holder.is_not(None)).values(claimed_until=over))
+
+
+def _busy_threads(dask_worker: Any) -> int:
+    """How many tasks a worker runs, those that nobody waits for any more among them."""
+    return len(dask_worker.active_threads)
+
+
+def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.update(REPLI_HOME=str(folder / "home"), REPLI_GPU_DEVICE="cpu")
+        with cluster(Settings.from_environment()) as address:
+            standing = {**environment(folder), **os.environ, "REPLI_DASK_ADDRESS": address}
+            with Preloaded(standing, folder) as preloaded:
+                shop = Shop(preloaded, folder / "home")
+                outcome = campaign(shop, folder / "items", address, kills=arguments.kills, seed=arguments.seed)
+    print("| kill | done | queued | claimed with a lease |\n|---:|---:|---:|---:|")
+    for number, census in enumerate(outcome.censuses[1:-1], 1):
+        print(f"| {number} | {len(census.done)} | {len(census.queued)} | {len(census.claimed)} |")
+    print(f"\n{outcome.killed_at_work} of {arguments.kills} runs were killed at work; the last one: {outcome.last}")
+    if outcome.censuses[-1].queued or outcome.censuses[-1].claimed:
+        sys.exit("the last run did not lift all that was left")
+
+
+if __name__ == "__main__":
+    main()

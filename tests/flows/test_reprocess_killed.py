@@ -1,0 +1,27 @@
+"""`repli reprocess` under `kill -9`: no item is lost, none is done twice, and what is left is taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.kill_reprocess import ITEMS_PER_KILL, campaign
+from tests.flows.preloaded import Preloaded, Shop
+
+pytestmark = pytest.mark.timeout(300)
+
+KILLS = 20
+
+
+def test_it_may_be_killed_at_any_moment(preloaded: Preloaded, tmp_path: Path, standing: dict[str, str]) -> None:
+    """After each kill every item is whole, queued, or claimed for a while; one run that is let be lifts the rest."""
+    shop = Shop(preloaded, tmp_path / "home")
+    outcome = campaign(shop, tmp_path / "items", standing["REPLI_DASK_ADDRESS"], kills=KILLS, seed=11)
+    after_kills = outcome.censuses[1:-1]
+    assert outcome.killed_at_work == KILLS, "none ended before its time"
+    assert sum(bool(census.claimed) for census in after_kills) > KILLS / 2, "most were in the middle of something"
+    left = after_kills[-1].queued | after_kills[-1].claimed
+    assert left, "there was something left to lift"
+    assert outcome.last["claimed"] == outcome.last["upgraded"] == len(left)
+    assert len(outcome.censuses[-1].done) == ITEMS_PER_KILL * KILLS

@@ -1,0 +1,120 @@
+"""The standing form, run natively, that several tests share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.compose_file import ports
+from infra.postgres import installed
+from tasks.fallback import RepliError
+
+ROOT = Path(__file__).parent.parent.parent
+STOPS_WITHIN_S = 60
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """An environment in which nothing is set but free ports, and where the scheduler finds these tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REPLI_", "PREFECT_", "PG"))}
+    free = {name: str(free_port()) for name in ports({})}
+    return {**kept, **free, "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(ROOT), **variables}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Native:
+    """One `python -m infra.native`, and what it has printed."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.environment = environment(**self.variables)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "infra.native", "--folder", str(self.folder), *self.options],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.printed: list[str] = []
+
+    def read_until(self, beginning: str) -> str:
+        """The first line from here on that begins so; fails where the output ends first."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.printed.append(line)
+            if line.startswith(beginning):
+                return line
+        self.process.stdout.close()
+        pytest.fail(f"it ended with {self.process.wait()} before it printed {beginning!r}: {self.printed}")
+
+    def started(self) -> list[psutil.Process]:
+        """Every process that it has started and that lives, and those that they have."""
+        return list(psutil.Process(self.process.pid).children(recursive=True))
+
+    def end(self, how: signal.Signals) -> tuple[int, list[psutil.Process]]:
+        """Its exit status after this signal, and the processes that it left behind."""
+        started = self.started()
+        self.process.send_signal(how)
+        return self.ended(started)
+
+    def ended(self, started: list[psutil.Process]) -> tuple[int, list[psutil.Process]]:
+        """The same, where it ends by itself."""
+        out, _ = self.process.communicate(timeout=STOPS_WITHIN_S)
+        self.printed += out.splitlines(keepends=True)
+        return self.process.returncode, [process for process in started if process.is_running()]
+
+    def kill(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.end(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL can reach, whoever it runs as: pytest's own are closed to others."""
+    try:
+        installed()
+    except RepliError as error:
+        pytest.skip(str(error))
+    with tempfile.TemporaryDirectory(prefix="repli-standing-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def standing_form(open_folder: Path) -> Iterator[tuple[Native, dict[str, str]]]:
+    """The whole topology with a worker tagged `GPU`, and the environment that it says to export."""
+    native = Native(open_folder / "standing", ("--gpu", "--workers", "2"), {"REPLI_GPU_DEVICE": "cpu"})
+    try:
+        native.read_until("export PREFECT_API_URL=")
+        exports = "".join(line for line in native.printed if line.startswith("export "))
+        shell = subprocess.run(
+            ["bash", "-c", 'eval "$1"; env -0', "bash", exports],
+            env=native.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        yield native, dict(line.split("=", 1) for line in shell.stdout.split("\0") if line)
+    finally:
+        native.kill()
