@@ -6,6 +6,7 @@ Both are started for the run, on this machine, unless the environment names stan
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import subprocess
@@ -184,7 +185,10 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
         scheduler = {"cls": Scheduler, "options": {**quiet, "host": "127.0.0.1", "port": 0}}
         with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
             _warm_up(local, settings)
-            yield local.scheduler_address
+            try:
+                yield local.scheduler_address
+            finally:
+                logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is still at work is not wanted now
 
 
 def _warm_up(local: Any, settings: Settings) -> None:

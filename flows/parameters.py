@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -35,12 +34,6 @@ def _is_one_of(choices: tuple[str, ...], value: str) -> str:
     if value not in choices:
         raise ValueError(f"there is no {value[:200]!r}; choose from {', '.join(choices)}")
     return value
-
-
-def _absolute(source: str) -> str:
-    if not Path(source).is_absolute():
-        raise ValueError(f"{source[:200]!r} is not absolute: a flow run has no folder of its own; write /…")
-    return source
 
 
 def _once_a_stage(rungs: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,7 +81,6 @@ class FaultToInject(BaseModel):
 
 Source = Annotated[
     str,
-    AfterValidator(_absolute),
     _shown(
         "Source",
         "A JSONL, CSV or Parquet file, or a directory of images: its absolute path on the machine that runs the flow.",

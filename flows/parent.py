@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import threading
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ def when_parent_ends(act: Callable[[], None]) -> None:
     """Call `act` in a thread once standard input closes, which it does by itself when the parent process ends."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):  # sys.stdin has a lock, which a thread that waits would keep from the interpreter's end
             pass
         act()
 

@@ -17,6 +17,7 @@ NAME is `STAGE.RUNG`, so that an automation can match one rung or, with ``*``, a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ def breakers_moved_now(moves: Iterable[Move]) -> None:
     """The same for several, waiting until they are sent: for a process that ends right after."""
     from prefect.events.worker import EventsWorker
 
+    logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)  # it says aloud how much it has left
     for move in moves:
         breaker_moved(move)
     EventsWorker.drain_all(timeout=DRAIN_LIMIT_S)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,6 +13,7 @@ from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +24,7 @@ from tasks.fallback import (
     Failed,
     Incompatible,
     ItemError,
+    Outcome,
     Rule,
     Served,
     Status,
@@ -40,7 +44,7 @@ from tests.conftest import fresh_store
 from tests.fleet import Fleet
 from tests.in_process import fresh_runtime
 from tests.stored import emptied
-from tests.writers import ON_WHAT_IS_BETTER, ON_WHAT_IS_POOR, PENALTIES, Order
+from tests.writers import ON_WHAT_IS_BETTER, ON_WHAT_IS_POOR, PENALTIES, Call, Order
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 EARLIER = PIPELINE.chains[:-1]
@@ -232,23 +236,24 @@ class TestStore:
         assert isinstance(mark(database, "nobody")["nobody"], ItemError)
 
 
-RULE = Rule("look", {"poor", SKIP}, forbids="tell.best", because="a guess tells nothing")
+RULE = ON_WHAT_IS_POOR[0]
+
+
+def serve_all(name: str, inputs: Sequence[object]) -> Sequence[Outcome[str]]:
+    return [Served(name) for _ in inputs]
 
 
 class TestMended:
     """A pair that came together behind the stages' back."""
 
     @pytest.fixture
-    def run(self, database: Database, settings: Settings) -> Callable[..., dict[str, StageReport]]:
-        """Takes items through three stages, whose rungs all serve, and into the store."""
+    def run(self, database: Database, settings: Settings) -> Callable[..., StageReport]:
+        """Takes items through a stage, whose rungs all serve unless `call` says otherwise."""
+        here = replace(settings, database_url=database.url.render_as_string(hide_password=False))
 
-        def run(*ids: str) -> dict[str, StageReport]:
-            stages = [*writers.stages(lambda name, inputs: [Served(name) for _ in inputs]), store.STAGE]
-            pipeline = Pipeline(stages, [RULE])
-            url = database.url.render_as_string(hide_password=False)
-            here = replace(settings, database_url=url)
-            options = RunOptions(run_id="run")
-            return {name: run_stage(pipeline, name, ids, options, here, fresh_runtime()) for name in pipeline.names}
+        def run(stage: str, *ids: str, call: Call = serve_all, table: Sequence[Rule] = (RULE,)) -> StageReport:
+            pipeline = Pipeline([*writers.stages(call), store.STAGE], table)
+            return run_stage(pipeline, stage, ids, RunOptions(run_id="run"), here, fresh_runtime())
 
         return run
 
@@ -265,36 +270,128 @@ class TestMended:
             ],
         )
 
+    @pytest.mark.parametrize("was_stored", [False, True])
     def test_it_is_not_stored_and_is_queued(
-        self, database: Database, registered: Callable[..., str], settings: Settings
+        self, database: Database, registered: Callable[..., str], run: Callable[..., StageReport], was_stored: bool
     ) -> None:
-        """The item fails in `store`, with the rule, and may be tried again; its neighbour is stored."""
+        """The item fails in `store`, with the rule, though it was stored before; its neighbour is stored."""
         registered("pair", "neighbour")
-        self.put(database, "pair", look="poor", read="best", tell="best")
+        self.put(database, "pair", look="poor", read="best", tell="fair")
         self.put(database, "neighbour", look="best", read="best", tell="best")
-        here = replace(settings, database_url=database.url.render_as_string(hide_password=False))
-        pipeline = Pipeline([*writers.stages(lambda name, inputs: []), store.STAGE], [RULE])
-        options = RunOptions(run_id="run")
-        report = run_stage(pipeline, "store", ["pair", "neighbour"], options, here, fresh_runtime())
-        assert report.statuses == {"failed": 1, "succeeded": 1}
+        if was_stored:
+            assert run("store", "pair").statuses == {"succeeded": 1}
+            assert in_the_store(database)["pair"] == ("stored", 0.5963)
+        self.put(database, "pair", tell="best")
+        assert run("store", "pair", "neighbour").statuses == {"failed": 1, "succeeded": 1}
         assert in_the_store(database) == {"pair": ("failed", None), "neighbour": ("stored", 1.0)}
         refused = self.kept(database, "pair")["store"]
         assert refused.error and refused.retryable
         assert refused.error.type == "Incompatible"
         assert str(RULE) in refused.error.message
-        assert [entry.item_id for entry in retry_queue.entries(database, 10)] == ["pair"]
+        [entry] = retry_queue.entries(database, 10)
+        assert (entry.item_id, entry.priority) == ("pair", retry_queue.Priority.NORMAL)
 
     def test_the_next_run_does_the_later_stage_again(
-        self, database: Database, registered: Callable[..., str], run: Callable[..., dict[str, StageReport]]
+        self, database: Database, registered: Callable[..., str], run: Callable[..., StageReport]
     ) -> None:
-        """By a rung that goes, though it is worse; then the item is stored, and leaves the queue with its reason."""
+        """By a rung that goes, though it is worse; then the item is stored."""
         registered("pair", "neighbour")
         self.put(database, "pair", look="poor", read="best", tell="best")
         self.put(database, "neighbour", look="best", read="best", tell="best")
-        reports = run("pair", "neighbour")
-        assert {name: report.items for name, report in reports.items()} == {"look": 0, "read": 0, "tell": 1, "store": 2}
+        run("store", "pair", "neighbour")
+        reports = [run(name, "pair", "neighbour") for name in (*PENALTIES, "store")]
+        assert [report.items for report in reports] == [0, 0, 1, 1]
         assert self.kept(database, "pair")["tell"].rung == "fair"
         assert in_the_store(database) == {"pair": ("stored", 0.5963), "neighbour": ("stored", 1.0)}
+
+    def test_two_runs_that_meet_in_the_middle(
+        self, database: Database, registered: Callable[..., str], run: Callable[..., StageReport]
+    ) -> None:
+        """While one makes what goes with the old result, another lifts that, and stores the item: what the first one
+        then saves is better, and forbidden. The item is not stored with it, and the next run mends it."""
+        registered("a")
+        self.put(database, "a", look="best", read=SKIP)
+        table = ON_WHAT_IS_BETTER
+
+        def meanwhile(name: str, inputs: Sequence[object]) -> Sequence[Outcome[str]]:
+            self.put(database, "a", read="fair", tell="poor")
+            assert run("store", "a", table=table).statuses == {"succeeded": 1}
+            assert in_the_store(database) == {"a": ("stored", 0.4819)}
+            return serve_all(name, inputs)
+
+        run("tell", "a", call=meanwhile, table=table)
+        assert {stage: one.rung for stage, one in self.kept(database, "a").items()} == {
+            "look": "best",
+            "read": "fair",
+            "tell": "best",
+            "store": "database",
+        }
+        run("store", "a", table=table)
+        assert in_the_store(database) == {"a": ("failed", None)}
+        for stage in (*PENALTIES, "store"):
+            run(stage, "a", table=table)
+        assert in_the_store(database) == {"a": ("stored", 0.5293)}
+
+
+@pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)  # on SQLite writers queue by themselves
+class TestTurns:
+    """Two writers of the same items at the same moment."""
+
+    def waiting(self, database: Database) -> int:
+        """How many wait for another's lock."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        with database.read() as connection:
+            return int(connection.scalar(sa.text(query)) or 0)
+
+    def until_it_waits(self, database: Database, others: int, job: Future[Any]) -> None:
+        """Until the job waits for a lock, beside so many others, or has ended."""
+        while self.waiting(database) <= others and not job.done():
+            wait([job], 0.01)
+
+    def test_who_marks_second_waits_and_merges_what_is_there_then(
+        self, database: Database, registered: Callable[..., str]
+    ) -> None:
+        """Just before an item is marked with what was kept a moment ago, somebody else does better and marks it too."""
+        registered("a")
+        results.save(database, steps("a", {**WAYS[0], "embed_text": "text_only"}))
+        with ThreadPoolExecutor() as threads:
+            others: list[Future[Any]] = []
+            saved_before: list[bool] = []
+            has_saved = threading.Event()
+
+            def do_better() -> None:
+                results.save(database, steps("a", WAYS[0]))
+                has_saved.set()
+                mark(database, "a")
+
+            def get_in(connection: object, cursor: object, statement: str, *_: object) -> None:
+                if statement.startswith("UPDATE items") and not others:
+                    others.append(threads.submit(do_better))
+                    self.until_it_waits(database, 0, others[0])
+                    saved_before.append(has_saved.is_set())
+
+            sa.event.listen(database.engine, "before_cursor_execute", get_in)
+            assert mark(database, "a") == {"a": Decimal("0.95")}
+            sa.event.remove(database.engine, "before_cursor_execute", get_in)
+            others[0].result()
+        assert saved_before == [False]
+        assert in_the_store(database) == {"a": ("stored", 1.0)}
+
+    def test_no_two_wait_for_each_other(self, database: Database, registered: Callable[..., str]) -> None:
+        """One saves failures of two items that lie in one order while another marks them in the other."""
+        registered("b", "a")
+        for id_ in ("a", "b"):
+            results.save(database, steps(id_, WAYS[0]))
+        with ThreadPoolExecutor() as threads:
+            with database.write() as connection:
+                connection.execute(sa.select(items.c.id).where(items.c.id == "b").with_for_update())
+                saves = threads.submit(results.save, database, [failed(id_, "extra") for id_ in ("a", "b")])
+                self.until_it_waits(database, 0, saves)
+                marks = threads.submit(mark, database, "a", "b")
+                self.until_it_waits(database, 1, marks)
+            saves.result()
+            marks.result()
+        assert in_the_store(database) == {"a": ("failed", None), "b": ("failed", None)}
 
 
 IDS = ("a", "B", "b", "Ä", "z z", "10", "9", "🦜", "_", "A")
@@ -392,9 +489,7 @@ class TestManyWriters:
         assert {"stored", "refused"} <= kinds
 
     @pytest.mark.parametrize(
-        ("table", "mended"),
-        [(ON_WHAT_IS_POOR, 0), (ON_WHAT_IS_BETTER, 1)],
-        ids=["as the project's", "on what is better"],
+        "table", [ON_WHAT_IS_POOR, ON_WHAT_IS_BETTER], ids=["as the project's", "on what is better"]
     )
     def test_no_stored_item_has_a_forbidden_pair(
         self,
@@ -403,17 +498,22 @@ class TestManyWriters:
         fleet: Fleet,
         tmp_path: Path,
         table: Sequence[Rule],
-        mended: int,
     ) -> None:
-        """Whole runs beside each other, each of which refreshes what the others did. Under rules as the project's they
-        never bring anything together; under others, what they did bring together the next run mends."""
+        """Whole runs beside each other, each of which refreshes what the others did; and after another one by itself
+        every item is stored."""
         registered(*IDS)
         run = {"ids": IDS, "home": str(tmp_path), "table": table}
+
+        def ways() -> dict[str, dict[str, str | None]]:
+            states = results.load(database, IDS)
+            return {one.item.id: {stage: one.results[stage].rung for stage in PENALTIES} for one in states}
+
         fleet.do(database, writers.enrich, [{**run, "seed": n, "rounds": 4, "failing": 0.7} for n in range(4)])
-        fleet.do(database, writers.enrich, [{**run, "seed": 4, "rounds": mended, "failing": 0.0}])
         now = in_the_store(database)
-        for state in results.load(database, IDS):
-            way = {stage: state.results[stage].rung for stage in PENALTIES}
+        assert not [id_ for id_, way in ways().items() if now[id_][0] == "stored" and breaks(way, table)]
+        fleet.do(database, writers.enrich, [{**run, "seed": 4, "rounds": 1, "failing": 0.0}])
+        now = in_the_store(database)
+        for id_, way in ways().items():
             assert not breaks(way, table)
-            assert now[state.item.id][0] == "stored"
-            assert BY_QUALITY[now[state.item.id][1] or 0] == way
+            assert now[id_][0] == "stored"
+            assert BY_QUALITY[now[id_][1] or 0] == way

@@ -15,6 +15,7 @@ from tasks import store
 from tasks.fallback import (
     SKIP,
     AnyChain,
+    AnyRung,
     Chain,
     Failed,
     ItemError,
@@ -56,12 +57,11 @@ Call = Callable[[str, Sequence[Any]], Sequence[Outcome[str]]]
 def stages(call: Call) -> list[Stage[Any, str]]:
     """The stages, each rung of which does what `call` does under its name. `tell` is told what `look` has seen."""
 
+    def rung(name: str, penalty: str) -> AnyRung:
+        return Rung(name, lambda inputs, context: call(name, inputs), penalty=penalty, time_limit_s=60)
+
     def chain(stage: str, penalties: dict[str, str]) -> AnyChain:
-        rungs = [
-            Rung(name, lambda inputs, context, name=name: call(name, inputs), penalty=penalty, time_limit_s=60)
-            for name, penalty in penalties.items()
-            if name != SKIP
-        ]
+        rungs = [rung(name, penalty) for name, penalty in penalties.items() if name != SKIP]
         return Chain(stage, *rungs, Skip(penalty=penalties[SKIP]))
 
     def what_is_told(state: ItemState) -> list[str]:

@@ -71,7 +71,8 @@ def mark_stored(
     then. Items of low quality are queued to be done again. Idempotent.
 
     Returns:
-        Each item's quality, or what `merge` raised: such an item is left as it is.
+        Each item's quality, or what `merge` raised: such an item is left as it is, but where it was stored before,
+        that it was does not stand in the way of a `store` that failed.
     """
     merged: dict[str, Decimal | RungError] = {}
     with database.write() as connection:
@@ -82,6 +83,9 @@ def mark_stored(
                 merged[id_] = merge({stage: one for stage, one in steps.get(id_, {}).items() if stage != "store"})
             except RungError as error:
                 merged[id_] = error
+        refused = [id_ for id_, one in merged.items() if not isinstance(one, Decimal)]
+        was_stored = step_results.c.item_id.in_(refused), step_results.c.stage == "store"
+        connection.execute(sa.delete(step_results).where(*was_stored))
         qualities = {id_: float(one) for id_, one in sorted(merged.items()) if isinstance(one, Decimal)}
         if qualities:
             connection.execute(

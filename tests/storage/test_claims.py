@@ -415,6 +415,7 @@ def waits_s(queue: Queue, run_id: str, item_id: str) -> float:
     return waits.total_seconds()
 
 
+@pytest.mark.timeout(30)  # or it waits for itself
 @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)  # on SQLite writers take turns
 def test_claims_of_one_moment_are_of_different_items(queue: Queue) -> None:
     """What one transaction is just about to claim another passes over, without waiting, and takes the next ones."""

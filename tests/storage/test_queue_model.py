@@ -304,5 +304,5 @@ def test_the_queue_is_the_one_in_the_model(queue: Queue) -> None:
     """Whatever happens to items and holders, in whatever order: same places, same claims, same books."""
     run_state_machine_as_test(
         lambda: QueueBesideModel(queue),
-        settings=settings(derandomize=True, deadline=None, max_examples=25, stateful_step_count=25),
+        settings=settings(derandomize=True, deadline=None, max_examples=20, stateful_step_count=20),
     )
