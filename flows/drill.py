@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_dask import DaskTaskRunner
 
+from flows.configuration import configured_settings, task_runner
 from flows.parameters import Sample
 from flows.routing import Routing
 from tasks import events
@@ -26,6 +27,7 @@ from tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
 from tasks.drill_task import StageVerdict, drill_stage
 from tasks.fallback import RepliError
 from tasks.settings import Settings
+from tasks.stage import Pipeline
 from tasks.stages import PIPELINE
 from tasks.storage import drills
 from tasks.storage.database import Database
@@ -34,30 +36,31 @@ from tasks.storage.sample import stratified
 SAMPLE = 200
 
 
-@flow(name="drill", task_runner=cast(Any, DaskTaskRunner()), persist_result=False)
+@flow(name="drill", task_runner=task_runner(), persist_result=False)
 def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
     """Call every rung of every chain on a sample of the stored items, in shadow, and judge what they answer.
 
     The parameters are those of `flows.parameters`.
     """
-    settings = Settings.from_environment()
+    settings = configured_settings()
+    pipeline = PIPELINE.under(settings.policy)
     database = Database(settings.database_url)
     database.migrate()
     started_at = datetime.now(UTC)
     item_ids = stratified(database, sample)
     if not item_ids:
         raise RepliError(f"there is nothing in {database} to drill on; run `repli run SOURCE` first")
-    verdict = _drill_stages(database, item_ids, settings)
+    verdict = _drill_stages(database, item_ids, settings, pipeline)
     report = verdict.as_json()
     drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
     return _ending(database, verdict)
 
 
-def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings) -> DrillVerdict:
+def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:
     """Every stage on a worker that its primary can run on; the stages beside each other."""
     routing = Routing(cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client, database)
     futures = {}
-    for stage in PIPELINE.stages:
+    for stage in pipeline.stages:
         wanted = dict(stage.chain.primary.resources)
         is_there = routing.has_carrier(stage.chain.primary)
         with dask.annotate(resources=wanted) if wanted and is_there else nullcontext():
@@ -77,8 +80,8 @@ def _drill_stages(database: Database, item_ids: Sequence[str], settings: Setting
             rules += of_rules
             continue
         rungs += [
-            RungVerdict(stage=name, rung=rung, is_reached=False, reason=problems[-1])
-            for rung in PIPELINE.stage(name).chain.rung_names
+            RungVerdict(stage=name, rung=rung, is_reached=False, reason="its stage could not be drilled")
+            for rung in pipeline.stage(name).chain.rung_names
         ]
     return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems)
 

@@ -24,7 +24,7 @@ StageVerdict = tuple[list[RungVerdict], list[RuleVerdict]]
 def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> State[StageVerdict]:
     """Exercise every rung of one stage, in shadow; see `tasks.drill.exercise`."""
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
-    rungs, rules = exercise(PIPELINE, stage, item_ids, settings, runtime)
+    rungs, rules = exercise(PIPELINE.under(settings.policy), stage, item_ids, settings, runtime)
     for rung in rungs:
         get_run_logger().info("%s.%s: %s on %s items %s", stage, rung.rung, rung.verdict, rung.items, rung.reason)
     failed = [f"{rung.rung}: {rung.reason}" for rung in rungs if rung.reason] + [r.reason for r in rules if r.reason]

@@ -191,15 +191,18 @@ class TestStore:
         assert waiting == sum(not is_forbidden(way) and quality_of(way) < Decimal("0.8") for way in WAYS)
 
     def test_what_is_refused_stays_as_it_was(self, database: Database, registered: Callable[..., str]) -> None:
-        """Its state, its quality, its run; its neighbours are stored by the new one."""
+        """Its state, its quality, its run: only that it was stored is no result any more. Its neighbours are stored."""
         registered("poisoned", "neighbour")
         before = {**POISONED, "embed_text": "text_only"}
         results.save(database, [one for id_ in ("poisoned", "neighbour") for one in steps(id_, before)])
         mark(database, "poisoned", "neighbour", run_id="first")
+        results.save(database, [step(id_, "store", "database", Decimal(1)) for id_ in ("poisoned", "neighbour")])
         results.save(database, [one for one in steps("poisoned", POISONED) if one.stage == "embed_text"])
         results.save(database, [one for one in steps("neighbour", WAYS[0]) if one.stage == "classify_image"])
         answers = mark(database, "poisoned", "neighbour", run_id="second")
         assert isinstance(answers["poisoned"], Incompatible)
+        kept = {state.item.id: state.results for state in results.load(database, ["poisoned", "neighbour"])}
+        assert ["store" in kept[id_] for id_ in ("poisoned", "neighbour")] == [False, True]
         with database.read() as connection:
             rows = connection.execute(sa.select(items.c.id, items.c.state, items.c.quality, items.c.run_id))
             assert {tuple(row) for row in rows} == {

@@ -83,9 +83,9 @@ def mark_stored(
                 merged[id_] = merge({stage: one for stage, one in steps.get(id_, {}).items() if stage != "store"})
             except RungError as error:
                 merged[id_] = error
-        refused = [id_ for id_, one in merged.items() if not isinstance(one, Decimal)]
-        was_stored = step_results.c.item_id.in_(refused), step_results.c.stage == "store"
-        connection.execute(sa.delete(step_results).where(*was_stored))
+        if refused := [id_ for id_, one in merged.items() if not isinstance(one, Decimal)]:
+            was_stored = step_results.c.item_id.in_(refused), step_results.c.stage == "store"
+            connection.execute(sa.delete(step_results).where(*was_stored))
         qualities = {id_: float(one) for id_, one in sorted(merged.items()) if isinstance(one, Decimal)}
         if qualities:
             connection.execute(
@@ -117,13 +117,12 @@ def _steps(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict
 
 
 def _make_pending(connection: sa.Connection, void: Iterable[StepResult]) -> None:
-    rows = [{"item": one.item_id, "of_stage": one.stage, "by_run": one.run_id, "then": one.finished_at} for one in void]
+    rows = [{"item": one.item_id, "of_stage": one.stage, "then": one.finished_at} for one in void]
     if rows:
         connection.execute(
             sa.delete(step_results).where(
                 step_results.c.item_id == sa.bindparam("item"),
                 step_results.c.stage == sa.bindparam("of_stage"),
-                step_results.c.run_id == sa.bindparam("by_run"),
                 step_results.c.finished_at == sa.bindparam("then"),
             ),
             sorted(rows, key=lambda row: str(row["item"])),

@@ -1,0 +1,64 @@
+"""The drill as its user holds it: a verdict, the history, an exit status, and a store that is as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from flows.demo_catalogue import build
+from tasks.stages import CHAINS
+from tasks.storage import drills
+from tasks.storage.database import Database
+from tasks.storage.schema import breaker_failures, breakers, items, retry_queue, step_results
+from tests.flows.commandline import Repli
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_drill_passes_and_another_fails(
+    repli: Repli, store: Database, tmp_path: Path, standing: dict[str, str]
+) -> None:
+    """Every declared rung is reached on a sound machine; without the device that a rung needs the drill fails, names it
+    and ends with exit status 1. Nothing of either touches items, breakers or the queue."""
+    manifest = build(tmp_path / "items", items=12, broken=False, every_item_with_photo=True, min_words=0)
+    done = repli("run", manifest, "--force", "classify_image=rules", "--force", "embed_text=hashed", **standing)
+    assert done.returncode == 0, done.stderr
+    before = content(store)
+
+    sound = repli("drill", "--sample", "12", "--json", **standing)
+    assert sound.returncode == 0, sound.stderr
+    report = json.loads(sound.stdout)
+    declared = [(chain.stage, rung) for chain in CHAINS for rung in chain.rung_names]
+    assert (report["verdict"], report["rungs_declared"], report["rungs_reached"]) == ("passed", 18, 18)
+    assert [(rung["stage"], rung["rung"]) for rung in report["rungs"]] == declared
+    asked = {"stage", "rung", "verdict", "reason", "agreement", "interval", "seconds_per_item"}
+    assert all(asked | {"penalty", "penalty_justified"} <= rung.keys() for rung in report["rungs"])
+
+    shown = repli("drill", "--sample", "6", **{**standing, "REPLI_GPU_DEVICE": "cuda:7", "COLUMNS": "240"})
+    assert shown.returncode == 1
+    assert "failed: 17 of 18 rungs reached" in shown.stdout
+    assert "failed, was passed" in shown.stdout
+    assert "classify_image.gpu: it is unavailable" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+    assert content(store) == before
+    assert [drill.verdict for drill in drills.latest(store)] == ["failed", "passed"]
+
+
+def test_there_has_to_be_something_to_drill_on(repli: Repli, standing: dict[str, str]) -> None:
+    """Without a store the drill is refused before anything is started."""
+    done = repli("drill", **standing)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "make one with `repli run SOURCE`" in done.stderr
+
+
+def content(store: Database) -> list[list[tuple[object, ...]]]:
+    """The items, what their stages left, the breakers and the queue."""
+    with store.read() as connection:
+        return [
+            sorted(map(tuple, connection.execute(sa.select(table)).all()), key=repr)
+            for table in (items, step_results, breakers, breaker_failures, retry_queue)
+        ]
