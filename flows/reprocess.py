@@ -1,6 +1,7 @@
 """The healing flow: what was stored degraded, or failed, is done again where it may succeed now, and nothing else is.
 
-It goes by stages. A stage may be done again where some rung better than the one that served can be called; a few items
+First comes what an earlier run was killed over: items with better results than they are stored with. Then it goes by
+stages. A stage may be done again where some rung better than the one that served can be called; a few items
 of each go ahead as a probe, and the others follow only at the stages where the probe gained something.
 """
 
@@ -94,15 +95,16 @@ class _Healing:
         self.ending = ""
 
     def run(self) -> list[str]:
-        """Probe, and go on where that gained something; what went wrong on the way."""
+        """Finish, probe, and go on where the probe gained something; what went wrong on the way."""
+        problems = self._send(self._batches({"store": ["database"]}), frozenset())
         self._hopeful = set(self._missing())
         probe = [claim for stage in STAGE_NAMES for claim in self._claim([stage], PROBE_ITEMS)]
         if not probe:
             self.ending = "nothing that waits may be tried now"
-            return []
+            return problems
         stages = frozenset(self._hopeful)
         self._hopeful = set()  # from here on a stage has to show that it gains something
-        problems = self._send([self._batch(probe)], stages)
+        problems += self._send([self._batch(probe)], stages)
         if not self._hopeful:
             self.ending = f"the probe of {len(probe)} items did no better, so the others wait"
             return problems

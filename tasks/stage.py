@@ -242,6 +242,8 @@ def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options
         return _Due() if kept.retryable else None
     if is_forbidden:
         return _Due(is_void=True)
+    if kept.status is Status.SUCCEEDED and kept.retryable:  # a `store` of what has changed since
+        return _Due()
     answers_another = kept.made_from is not None and made_from is not None and kept.made_from != made_from
     if answers_another or (options.refresh and kept.run_id != options.run_id):
         return _Due()

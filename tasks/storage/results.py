@@ -31,6 +31,7 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
     """Keep the `results` in one transaction, each where nothing better is kept already.
 
     Idempotent. Items with a result that failed are marked so, and queued to be tried again, in the same transaction.
+    That an item was stored before is retryable from here on: who comes after a run that was killed in between sees it.
 
     Args:
         void: kept results that must not stand, such as those that a rule forbids. They are pending from here on, so
@@ -51,6 +52,7 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
         _lock(connection, [row["item_id"] for row in rows])
         _make_pending(connection, void)
         connection.execute(guarded, rows)
+        _store_again(connection, rows)
         if failed:
             is_kept = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
             connection.execute(
@@ -94,8 +96,22 @@ def mark_stored(
                 .values(state="stored", quality=sa.bindparam("new_quality"), run_id=run_id),
                 [{"item": id_, "new_quality": quality} for id_, quality in qualities.items()],
             )
+            was_stored = step_results.c.item_id.in_(list(qualities)), step_results.c.stage == "store"
+            connection.execute(sa.update(step_results).where(*was_stored).values(retryable=False))
             retry_queue.review(database, connection, list(qualities), retry_below)
     return merged
+
+
+def _store_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Of the items that were stored before, note on those where one of these `rows` was kept that `store` is owed."""
+    new = step_results.alias()
+    is_kept = sa.exists().where(
+        new.c.item_id == step_results.c.item_id,
+        new.c.stage.in_({row["stage"] for row in rows} - {"store"}),
+        new.c.run_id.in_({row["run_id"] for row in rows}),
+    )
+    of_these = step_results.c.item_id.in_([row["item_id"] for row in rows]), step_results.c.stage == "store"
+    connection.execute(sa.update(step_results).where(*of_these, is_kept).values(retryable=True))
 
 
 def _lock(connection: sa.Connection, item_ids: Sequence[str]) -> None:
