@@ -33,7 +33,7 @@ from flows.window import Window, full_width
 from tasks import events
 from tasks.retry_report import RetryReport, markdown, retry_report_on
 from tasks.settings import Settings
-from tasks.stage import RunOptions, StageReport, Upgrade
+from tasks.stage import AnyStage, RunOptions, StageReport, Upgrade
 from tasks.stage_task import Batch
 from tasks.stages import PIPELINE, STAGE_NAMES
 from tasks.storage import claims, runs
@@ -96,26 +96,32 @@ class _Healing:
 
     def run(self) -> list[str]:
         """Finish, probe, and go on where the probe gained something; what went wrong on the way."""
-        problems = self._send(self._batches({"store": ["database"]}), frozenset())
+        problems = self._send(self._unfinished(), frozenset(self._missing()), self._pipeline.stages)
         self._hopeful = set(self._missing())
-        probe = [claim for stage in STAGE_NAMES for claim in self._claim([stage], PROBE_ITEMS)]
+        probe = [claim for stage in STAGE_NAMES for claim in self._claim(self._missing_at([stage]), PROBE_ITEMS)]
         if not probe:
             self.ending = "nothing that waits may be tried now"
             return problems
         stages = frozenset(self._hopeful)
         self._hopeful = set()  # from here on a stage has to show that it gains something
-        problems += self._send([self._batch(probe)], stages)
+        problems += self._send([self._batch(probe)], stages, self._from(stages))
         if not self._hopeful:
             self.ending = f"the probe of {len(probe)} items did no better, so the others wait"
             return problems
-        problems += self._send(self._batches(), frozenset(self._hopeful))
+        stages = frozenset(self._hopeful)
+        problems += self._send(self._batches(), stages, self._from(stages))
         self.ending = "" if self._hopeful else "the stages that were tried stopped gaining, so the others wait"
         return problems
 
-    def _send(self, batches: Sequence[Batch] | Iterator[Batch], stages: frozenset[str]) -> list[str]:
-        """Take batches through the first of the `stages` and all that come after it."""
+    def _from(self, stages: Collection[str]) -> Sequence[AnyStage]:
+        """The first of these stages, and all that come after it: what it makes they are made from."""
+        return self._pipeline.stages[min(STAGE_NAMES.index(stage) for stage in stages) :]
+
+    def _send(
+        self, batches: Sequence[Batch] | Iterator[Batch], stages: frozenset[str], through: Sequence[AnyStage]
+    ) -> list[str]:
+        """Take batches `through` some stages, for something better at those of them that are in `stages`."""
         self._stages = stages
-        first = min(STAGE_NAMES.index(stage) for stage in stages)
         directives = self._request.directives()
         upgrade = Upgrade(holder=self._run_id, stages=stages)
         window = Window(
@@ -132,7 +138,7 @@ class _Healing:
                 place_of=self._routing.place_of,
                 on_move=events.breaker_moved,
             ),
-            stages=self._pipeline.stages[first:],
+            stages=through,
             width=self._width,
         )
         problems = window.run(batches)
@@ -140,21 +146,27 @@ class _Healing:
         return problems
 
     def _batches(self) -> Iterator[Batch]:
-        while taken := self._claim(self._hopeful, self._size()):
+        while taken := self._claim(self._missing_at(self._hopeful), self._size()):
+            yield self._batch(taken)
+
+    def _unfinished(self) -> Iterator[Batch]:
+        while taken := self._claim({"store": [PIPELINE.stage("store").chain.primary.name]}, self._size()):
             yield self._batch(taken)
 
     def _batch(self, taken: Sequence[Claim]) -> Batch:
         return Batch(number=next(self._numbers), item_ids=tuple(claim.item_id for claim in taken))
 
-    def _claim(self, stages: Collection[str], limit: int) -> list[Claim]:
-        """The next items that owe one of these `stages`."""
-        missing = {stage: rungs for stage, rungs in self._missing().items() if stage in stages}
+    def _claim(self, missing: Mapping[str, Collection[str | None]], limit: int) -> list[Claim]:
+        """The next items that owe one of these stages; see `claims.claim`."""
         limit = limit if self._left is None else min(limit, self._left)
         taken = claims.claim(self._database, self._run_id, missing, limit, self._settings.retry.lease_s)
         if self._left is not None:
             self._left -= len(taken)
         self._in_hand.update((claim.item_id, claim) for claim in taken)
         return taken
+
+    def _missing_at(self, stages: Collection[str]) -> Mapping[str, Collection[str | None]]:
+        return {stage: rungs for stage, rungs in self._missing().items() if stage in stages}
 
     def _missing(self) -> Mapping[str, Collection[str | None]]:
         """For each stage, the rungs that something better can be called for now; None is no rung at all: it failed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ def ask(standing: dict[str, str], path: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def events(standing: dict[str, str], name: str) -> list[dict[str, Any]]:
-    """The events of this name, once there is one."""
+def told(standing: dict[str, str], name: str, is_it: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The events of this name with such a payload, once there is one; tests before this one have left others."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         found = ask(standing, "events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
-        if found:
+        if found := [event for event in found if is_it(event["payload"])]:
             return list(found)
         time.sleep(0.2)
     return []
@@ -70,7 +71,8 @@ def test_a_dead_primary_is_called_a_few_times_and_then_refused(
     assert (step["status"], step["retryable"], step["error"]["type"]) == ("degraded", True, "BreakerOpen")
     assert "InjectedFault" in step["error"]["message"]
 
-    [opened] = [event for event in events(standing, "repli.breaker.opened") if event["payload"]["place"]]
+    here = view["place"], view["opened_at"]
+    [opened] = told(standing, "repli.breaker.opened", lambda payload: (payload["place"], payload["at"]) == here)
     assert opened["resource"]["prefect.resource.id"] == f"repli.breaker.{GPU}"
     assert (opened["payload"]["old"], opened["payload"]["new"]) == ("closed", "open")
     assert opened["payload"]["cause"] == "too many failures"
@@ -96,7 +98,7 @@ def test_a_person_forces_a_breaker(repli: Repli, tmp_path: Path, standing: dict[
     assert breaker(repli)["state"] == "closed"
     again = repli("run", manifest, "--refresh", "--json", **standing)
     assert json.loads(again.stdout)["rungs"]["classify_image"] == {"gpu": 2}
-    assert {event["payload"]["new"] for event in events(standing, "repli.breaker.closed")} >= {"forced_closed"}
+    assert told(standing, "repli.breaker.closed", lambda payload: payload["new"] == "forced_closed")
 
 
 def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(

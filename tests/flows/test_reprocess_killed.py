@@ -11,7 +11,7 @@ from tests.flows.preloaded import Preloaded, Shop
 
 pytestmark = pytest.mark.timeout(300)
 
-KILLS = 20
+KILLS = 6
 
 
 def test_it_may_be_killed_at_any_moment(preloaded: Preloaded, tmp_path: Path, standing: dict[str, str]) -> None:
@@ -20,7 +20,7 @@ def test_it_may_be_killed_at_any_moment(preloaded: Preloaded, tmp_path: Path, st
     outcome = campaign(shop, tmp_path / "items", standing["REPLI_DASK_ADDRESS"], kills=KILLS, seed=11)
     after_kills = outcome.censuses[1:-1]
     assert outcome.killed_at_work == KILLS, "none ended before its time"
-    assert sum(bool(census.claimed) for census in after_kills) > KILLS / 2, "most were in the middle of something"
+    assert sum(bool(census.claimed) for census in after_kills) >= KILLS / 3, "some were in the middle of something"
     left = after_kills[-1].queued | after_kills[-1].claimed
     assert left, "there was something left to lift"
     assert outcome.last["claimed"] == outcome.last["upgraded"] == len(left)

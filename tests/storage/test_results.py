@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -189,3 +190,26 @@ def test_an_item_is_shown_with_every_stage(database: Database, registered: Calla
     assert view.degraded == ["classify_image"]
     assert view.as_json()["stages"]["embed_text"]["status"] == "pending"
     assert lookup.view(database, "nobody", []) is None
+
+
+def test_what_changed_since_it_was_stored_is_owed_to_the_store(
+    database: Database, registered: Callable[..., str]
+) -> None:
+    """Who is killed between a better result and its store leaves a sign of that; nothing worse leaves one."""
+    registered("a", "b")
+
+    def stored(item_id: str, quality: str) -> None:
+        store_at(database, "run", {item_id: Decimal(quality)})
+        results.save(database, [step(item_id, "store", **ENDS[0])])
+
+    def owed() -> set[str]:
+        return {id_ for id_ in "ab" if kept(database, id_)["store"].retryable}
+
+    for item_id in "ab":
+        results.save(database, [step(item_id, **ENDS[2])])
+        stored(item_id, "0.8")
+    later = {"run_id": "later", "finished_at": NOW}
+    results.save(database, [replace(step("a", **ENDS[0]), **later), replace(step("b", **ENDS[3]), **later)])
+    assert owed() == {"a"}
+    stored("a", "1.0")
+    assert owed() == set()
