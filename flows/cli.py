@@ -198,6 +198,55 @@ def drill(
 
 
 @app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Words, or a sentence.")],
+    mode: Annotated[str, typer.Option(metavar="hybrid|keyword|vector", help="What is looked at.")] = "hybrid",
+    limit: Annotated[int, typer.Option(metavar="N", help="Show the best N.")] = 10,
+    min_quality: Annotated[float, typer.Option(metavar="Q", help="Leave out what is of a lower quality.")] = 0.0,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The items that go best with QUERY, by words and by meaning, those of full quality first among equals."""
+    from flows import commands, terminal
+    from tasks.search import Mode, Query
+
+    with _interruptible(), _stdout_kept(as_json) as stdout:
+        asked = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
+        found = commands.search(_settings(database), asked)
+        if as_json:
+            _print_json(found.as_json(), stdout)
+        else:
+            _print(terminal.hits_page(found))
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="FILE.jsonl or FILE.parquet.")],
+    min_quality: Annotated[
+        float | None, typer.Option(metavar="Q", help="Only what is stored at least so well.")
+    ] = None,
+    max_quality: Annotated[float | None, typer.Option(metavar="Q", help="Only what is stored at most so well.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(metavar="STATE|STAGE=STATUS", help="Only items of this state or status.")
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every item, with every status, as a file for other tools."""
+    from flows import commands
+    from tasks.stages import STAGE_NAMES
+    from tasks.storage.browse import Selection
+
+    with _interruptible():
+        selection = Selection.parse(status or (), STAGE_NAMES, min_quality, max_quality)
+        count = commands.export(_settings(database), file, selection)
+    if as_json:
+        _print_json({"file": str(file), "items": count}, sys.stdout)
+    else:
+        _tell(f"{count} items in {file}")
+
+
+@app.command()
 def serve(
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="The port of the Prefect UI.")] = 4200,
     nightly: Annotated[

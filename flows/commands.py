@@ -6,17 +6,21 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import tasks.search
 from flows.cluster import known_server
 from flows.run_request import RetryRequest, RunRequest
 from tasks.fallback import Cause, Order, RepliError, UsageError
 from tasks.report import Report, report_on
 from tasks.retry_report import RetryReport, retry_report_on
+from tasks.search import Found, Query
 from tasks.settings import Settings
 from tasks.stages import STAGE_NAMES, declared_breakers
 from tasks.storage import breakers, drills, lookup, retry_queue, runs
 from tasks.storage.breakers import BreakerView, Key
+from tasks.storage.browse import Selection, browse
 from tasks.storage.database import Database
 from tasks.storage.drills import Drill
 from tasks.storage.lookup import ItemView
@@ -262,6 +266,26 @@ def retry(settings: Settings, item_ids: Sequence[str]) -> tuple[list[str], list[
         named = ", ".join(repr(id_[:200]) for id_ in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         raise RepliError(f"there is no item {named} in {database}, so nothing was queued; see `repli queue`")
     return retry_queue.ask_for(database, item_ids)
+
+
+def search(settings: Settings, query: Query) -> Found:
+    """The items that go best with a query.
+
+    Raises:
+        RepliError: there is no store, or nothing in it that could be compared with the query.
+    """
+    return tasks.search.search(settings, _existing(settings), query)
+
+
+def export(settings: Settings, path: Path, selection: Selection) -> int:
+    """Write the items that meet a selection to a file; how many.
+
+    Raises:
+        RepliError: there is no store, or the file cannot be written.
+    """
+    from tasks import export as exporter
+
+    return exporter.export(browse(_existing(settings), STAGE_NAMES, selection), STAGE_NAMES, path)
 
 
 def _existing(settings: Settings) -> Database:

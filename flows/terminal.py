@@ -3,6 +3,7 @@ that is handed in; JSON goes to stdout elsewhere."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from tasks.drill.verdict import FAILED
 from tasks.fallback import AttemptOutcome, Position, RepliError, Status
 from tasks.report import LISTED, Report, colour
 from tasks.retry_report import RetryReport
+from tasks.search import Found
 from tasks.storage import retries, retry_queue, runs
 from tasks.storage.breakers import BreakerView, Move
 from tasks.storage.database import Database
@@ -26,6 +28,7 @@ from tasks.storage.drills import Drill
 from tasks.storage.lookup import Finding, ItemView
 from tasks.storage.retry_queue import CLAIMED, PARKED, Entry, QueueTally
 from tasks.storage.runs import Run, Tally
+from tasks.storage.search import BEGIN, END
 
 POLL_S = 0.5
 PATIENCE = 20
@@ -288,6 +291,27 @@ def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
         )
     orders = "Times are UTC. `repli breakers open|close NAME` forces one, `reset NAME` lets it go."
     return Group(table, "", Text(orders))
+
+
+def hits_page(found: Found) -> RenderableType:
+    """What a search found, the words that were looked for in bold."""
+    parts: list[RenderableType] = [Text(_short(note, 300), style="yellow") for note in found.notes]
+    for hit in found.hits:
+        degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
+        head = Text.assemble(
+            (_short(hit.name or hit.id, 80), "bold"),
+            f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",
+            (f"quality {hit.quality:g}{degraded}", colour(hit.quality)),
+        )
+        parts += [head, _highlighted(hit.snippet), ""]
+    return Group(*(parts or [Text("Nothing was found.")]))
+
+
+def _highlighted(snippet: str) -> Text:
+    text = Text("  ")
+    for number, part in enumerate(re.split(f"[{BEGIN}{END}]", snippet)):
+        text.append(_short(part, 400), style="bold yellow" if number % 2 else "")
+    return text
 
 
 def item_page(view: ItemView) -> RenderableType:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.comparison import VECTORS
 from tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip
 from tasks.items import Embedding, ItemState
 from tasks.stage import Stage, StageContext
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 HASHED_DIMENSIONS = 1024
 HASHED_SPACE = f"hashing-vectorizer:1:{HASHED_DIMENSIONS}-words-l2"
@@ -42,16 +46,20 @@ def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Ou
 
 def hashed(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
     """No model: hashed words, in a space of their own (scikit-learn's HashingVectorizer)."""
-    import numpy as np
-
-    texts = [passage.words(with_label=False)[:HASHED_MAX_CHARACTERS] for passage in passages]
-    vectors = _vectorizer().transform(texts).toarray().astype(np.float32)
     return [
         Served(Embedding(space=HASHED_SPACE, vector=vector))
         if vector.any()
         else Failed.because(ItemError("there is not one word to hash in the name and the text"))
-        for vector in vectors
+        for vector in hashed_words([passage.words(with_label=False) for passage in passages])
     ]
+
+
+def hashed_words(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Unit vectors of `HASHED_SPACE`, of shape (texts, `HASHED_DIMENSIONS`); zeros for a text without a word."""
+    import numpy as np
+
+    short = [text[:HASHED_MAX_CHARACTERS] for text in texts]
+    return np.asarray(_vectorizer().transform(short).toarray(), dtype=np.float32)
 
 
 def check(embedding: Embedding) -> None:

@@ -26,6 +26,16 @@ class ItemView:
     quality: float | None
     stages: Mapping[str, StepResult]
 
+    @classmethod
+    def of(cls, state: ItemState, quality: float | None, stages: Sequence[str]) -> ItemView:
+        """The item with what its `stages` left, in their order."""
+        left = state.results
+        return cls(
+            state=state,
+            quality=quality,
+            stages={name: left.get(name) or StepResult.pending(state.item.id, name) for name in stages},
+        )
+
     @property
     def degraded(self) -> list[str]:
         """The stages that a fallback served, or that were given up."""
@@ -48,12 +58,7 @@ def view(database: Database, item_id: str, stages: Sequence[str]) -> ItemView | 
         return None
     with database.read() as connection:
         quality = connection.scalar(sa.select(items.c.quality).where(items.c.id == item_id))
-    left = states[0].results
-    return ItemView(
-        state=states[0],
-        quality=quality,
-        stages={name: left.get(name) or StepResult.pending(item_id, name) for name in stages},
-    )
+    return ItemView.of(states[0], quality, stages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

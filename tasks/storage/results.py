@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
 from tasks.items import Embedding, Item, ItemState, as_json
-from tasks.storage import retry_queue
+from tasks.storage import documents, retry_queue
 from tasks.storage.database import Database
 from tasks.storage.schema import items, step_results
 
@@ -21,8 +21,13 @@ def load(database: Database, item_ids: Sequence[str]) -> list[ItemState]:
     Values come in their outside form (JSON), without vectors.
     """
     with database.read() as connection:
-        records = connection.execute(sa.select(items.c.id, items.c.record).where(items.c.id.in_(item_ids))).all()
-        by_item = _steps(connection, item_ids)
+        return load_with(connection, item_ids)
+
+
+def load_with(connection: sa.Connection, item_ids: Sequence[str]) -> list[ItemState]:
+    """The same over a connection that reads already."""
+    records = connection.execute(sa.select(items.c.id, items.c.record).where(items.c.id.in_(item_ids))).all()
+    by_item = _steps(connection, item_ids)
     found = {row.id: Item(id=row.id, **{**row.record, "repaired": tuple(row.record["repaired"])}) for row in records}
     return [ItemState(item=found[id_], results=by_item.get(id_, {})) for id_ in item_ids if id_ in found]
 
@@ -76,6 +81,7 @@ def mark_stored(
         Each item's quality, or what `merge` raised: such an item is left as it is, but where it was stored before,
         that it was does not stand in the way of a `store` that failed.
     """
+    documents.make_room(database, item_ids)
     merged: dict[str, Decimal | RungError] = {}
     with database.write() as connection:
         _lock(connection, item_ids)
@@ -98,6 +104,7 @@ def mark_stored(
             )
             was_stored = step_results.c.item_id.in_(list(qualities)), step_results.c.stage == "store"
             connection.execute(sa.update(step_results).where(*was_stored).values(retryable=False))
+            documents.index(database, connection, list(qualities))
             retry_queue.review(database, connection, list(qualities), retry_below)
     return merged
 

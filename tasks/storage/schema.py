@@ -217,3 +217,18 @@ drills = Table(
     Column("report", JSON, nullable=False),
     Index("drills_by_time", "finished_at"),
 )
+
+# What search reads of each stored item, brought up to date in the transaction that stores it. `number` is its row in
+# the matrices of vectors, `revision` the turn in which it changed last.
+documents = Table(
+    "documents",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("item_id", String(512), ForeignKey("items.id"), nullable=False, unique=True),
+    Column("name", Text),
+    Column("label", Text),
+    Column("text", Text),
+    Column("space", String(255)),
+    Column("revision", Integer, nullable=False),
+    Index("documents_by_revision", "revision"),
+)

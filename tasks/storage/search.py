@@ -1,0 +1,339 @@
+"""Search over the stored items: by words, by vectors of one space at a time, fused by reciprocal ranks.
+
+Each way of looking gives a list of items in their order. An item's score is the sum over the lists of the reciprocal of
+its rank plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009), times its quality. Vectors
+of different spaces are never compared: each space is a list of its own, in which ranks are stretched as if the space
+were the whole store, so that the best of a few is not taken for the best of all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from tasks.fallback import Status
+from tasks.storage.database import Database
+from tasks.storage.documents import as_pgvector, has_pgvector
+from tasks.storage.matrices import Matrices
+from tasks.storage.schema import documents, items, step_results
+
+RANK_CONSTANT = 60
+"""The constant of the paper that brought the method."""
+CANDIDATES = 100
+"""Of each list, at least so many are looked at."""
+MAX_WORDS = 64
+"""Of a query; what comes after is left out."""
+WEIGHTS = {"name": 4.0, "label": 1.0, "text": 1.0}
+"""Of a word's place, for bm25."""
+BEGIN, END = "\x02", "\x03"
+"""Around the words of a snippet that were looked for."""
+SNIPPET_WORDS = 24
+_VECTORS_PER_READ = 5000
+
+Vector = npt.NDArray[np.float32]
+Vectors = Mapping[str, Vector]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One item that was found. `score` is 1 for an item of full quality that is the first of every list.
+
+    `snippet` marks the words that were looked for by `BEGIN` and `END`.
+    """
+
+    id: str
+    name: str | None
+    score: float
+    quality: float
+    degraded: tuple[str, ...] = ()
+    snippet: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "name": self.name,
+            "score": round(self.score, 6),
+            "quality": self.quality,
+            "degraded": list(self.degraded),
+            "snippet": re.sub(f"[{BEGIN}{END}]", "**", self.snippet),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The numbers of documents, best first, and the share of the store that they were chosen from."""
+
+    numbers: Sequence[int]
+    share: float = 1.0
+
+
+def words_of(query: str) -> list[str]:
+    """The words of a query, each once."""
+    return list(dict.fromkeys(re.findall(r"\w+", query.lower())))[:MAX_WORDS]
+
+
+def spaces(database: Database) -> dict[str, int]:
+    """How many stored items have a vector of each space."""
+    with database.read() as connection:
+        query = sa.select(documents.c.space, sa.func.count()).join(items).where(items.c.state == "stored")
+        found = connection.execute(query.where(documents.c.space.is_not(None)).group_by(documents.c.space))
+        return {str(space): count for space, count in found}
+
+
+def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
+    """The items that go best with some words, or with a query's vectors, or with both.
+
+    Args:
+        words: to look for; none for a search by vectors alone.
+        vectors: of the query, unit length, one for each space that is searched.
+        min_quality: items below it are left out.
+    """
+    pool = max(CANDIDATES, 2 * limit)
+    ways: list[list[Ranking]] = []
+    with database.read() as connection:
+        if words:
+            ways.append([by_words(database, connection, words, pool, min_quality)])
+    if vectors:
+        ways.append(list(by_vectors(database, vectors, pool, min_quality)))
+    with database.read() as connection:
+        hits = _fused(connection, ways, limit)
+        return _with_snippets(database, connection, hits, words)
+
+
+def by_words(
+    database: Database, connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float
+) -> Ranking:
+    """The documents in which the rarest of the words stand most often; any of them is enough."""
+    if database.is_sqlite:
+        weights = ", ".join(map(str, WEIGHTS.values()))
+        query = (
+            f"SELECT number FROM documents_words JOIN documents ON number = documents_words.rowid "  # noqa: S608
+            "JOIN items ON items.id = item_id WHERE documents_words MATCH :words "
+            "AND items.state = 'stored' AND items.quality >= :min_quality "
+            f"ORDER BY bm25(documents_words, {weights}), number LIMIT :limit"
+        )
+        look_for = _fts5(words)
+    else:
+        query = (
+            "SELECT number FROM documents JOIN items ON items.id = item_id, "
+            "to_tsquery('english', :words) AS wanted WHERE words @@ wanted "
+            "AND items.state = 'stored' AND items.quality >= :min_quality "
+            "ORDER BY ts_rank(words, wanted, 1) DESC, number LIMIT :limit"
+        )
+        look_for = _tsquery(words)
+    bound = {"words": look_for, "min_quality": min_quality, "limit": limit}
+    return Ranking(list(connection.scalars(sa.text(query), bound)))
+
+
+def _fts5(words: Iterable[str]) -> str:
+    return " OR ".join(f'"{word}"' for word in words)
+
+
+def _tsquery(words: Iterable[str]) -> str:
+    return " | ".join(f"'{word}'" for word in words)
+
+
+def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
+    """The nearest documents of each space, by cosine."""
+    sizes = spaces(database)
+    together = sum(sizes.values())
+    with _nearest(database) as nearest:
+        for space, vector in vectors.items():
+            if size := sizes.get(space):
+                yield Ranking(nearest(space, vector, limit, min_quality), size / together)
+
+
+@contextmanager
+def _nearest(database: Database) -> Iterator[Any]:
+    """A function from a space, a unit vector, a limit and a quality to the numbers of documents, nearest first."""
+    if has_pgvector(database):
+        yield _PgVector(database)
+    elif database.is_sqlite:
+        with Matrices(database).open() as matrices:
+            yield _InMatrices(database, matrices)
+    else:
+        yield _InResults(database)
+
+
+class _PgVector:
+    """pgvector, by the HNSW index of the space."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+        cast = f"vector({len(vector)})"
+        query = sa.text(
+            f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
+            "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
+            f"ORDER BY CAST(embedding AS {cast}) <=> CAST(:vector AS {cast}) LIMIT :limit"
+        ).bindparams(sa.bindparam("space", space, literal_execute=True))  # the planner looks for it in the index
+        bound = {"vector": as_pgvector(vector), "min_quality": min_quality, "limit": limit}
+        with self._database.read() as connection:
+            connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
+            connection.execute(sa.text(f"SET LOCAL hnsw.ef_search = {max(40, min(limit, 1000))}"))
+            return list(connection.scalars(query, bound))
+
+
+class _InMatrices:
+    """Every vector of the space, in a memory-mapped matrix."""
+
+    def __init__(self, database: Database, matrices: Mapping[str, Vector]) -> None:
+        self._database = database
+        self._matrices = matrices
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+        if space not in self._matrices:
+            return []
+        cosines = self._matrices[space] @ vector
+        return _best(cosines, np.arange(len(cosines)), limit, self._database, space, min_quality)
+
+
+class _InResults:
+    """Every vector of the space, from the step results: slow, and everywhere."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+        query = (
+            sa.select(documents.c.number, step_results.c.vector)
+            .join(step_results, step_results.c.item_id == documents.c.item_id)
+            .where(documents.c.space == space, step_results.c.stage == "embed_text", step_results.c.vector.is_not(None))
+            .execution_options(yield_per=_VECTORS_PER_READ)
+        )
+        numbers, cosines = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        with self._database.read() as connection:
+            for rows in connection.execute(query).partitions():
+                matrix = np.frombuffer(b"".join(row.vector for row in rows), np.float32).reshape(len(rows), -1)
+                numbers.append(np.fromiter((row.number for row in rows), np.int64, len(rows)))
+                cosines.append(matrix @ vector)
+        return _best(np.concatenate(cosines), np.concatenate(numbers), limit, self._database, space, min_quality)
+
+
+def _best(
+    cosines: Vector, numbers: npt.NDArray[Any], limit: int, database: Database, space: str, min_quality: float
+) -> list[int]:
+    """The nearest that are stored at such a quality. More and more are looked at until there are enough of them."""
+    look_at = 2 * limit
+    while True:
+        look_at = min(look_at, len(cosines))
+        first = np.argpartition(-cosines, look_at - 1)[:look_at] if look_at < len(cosines) else np.arange(len(cosines))
+        first = first[np.argsort(-cosines[first], kind="stable")]
+        in_order = [int(number) for number in numbers[first]]
+        kept = _stored(database, in_order, space, min_quality)
+        found = [number for number in in_order if number in kept]
+        if len(found) >= limit or look_at == len(cosines):
+            return found[:limit]
+        look_at *= 4
+
+
+def _stored(database: Database, numbers: Sequence[int], space: str, min_quality: float) -> set[int]:
+    query = sa.select(documents.c.number).join(items)
+    wanted = items.c.state == "stored", items.c.quality >= min_quality, documents.c.space == space
+    kept: set[int] = set()
+    with database.read() as connection:
+        for start in range(0, len(numbers), _VECTORS_PER_READ):
+            some = documents.c.number.in_(numbers[start : start + _VECTORS_PER_READ])
+            kept.update(connection.scalars(query.where(some, *wanted)))
+    return kept
+
+
+def _fused(connection: sa.Connection, ways: Sequence[Sequence[Ranking]], limit: int) -> list[tuple[int, Hit]]:
+    """The best of all lists, with their documents' numbers."""
+    scores: dict[int, float] = {}
+    for way in ways:
+        for ranking in way:
+            for rank, number in enumerate(ranking.numbers, 1):
+                stretched = 1 + (rank - 1) / ranking.share
+                scores[number] = scores.get(number, 0.0) + (1 + RANK_CONSTANT) / (stretched + RANK_CONSTANT) / len(ways)
+    hits: list[tuple[int, Hit]] = []
+    columns = documents.c.number, items.c.id, items.c.name, items.c.quality
+    numbers = list(scores)
+    for start in range(0, len(numbers), _VECTORS_PER_READ):
+        some = documents.c.number.in_(numbers[start : start + _VECTORS_PER_READ])
+        for row in connection.execute(sa.select(*columns).join(items).where(some, items.c.quality.is_not(None))):
+            score = scores[row.number] * row.quality
+            hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
+    hits.sort(key=lambda hit: (-hit[1].score, hit[1].id))
+    return hits[:limit]
+
+
+def _with_snippets(
+    database: Database, connection: sa.Connection, hits: Sequence[tuple[int, Hit]], words: Sequence[str]
+) -> list[Hit]:
+    numbers = [number for number, _ in hits]
+    snippets = _snippets(database, connection, numbers, words) if words else {}
+    beginnings = _beginnings(connection, [number for number in numbers if not snippets.get(number)])
+    degraded = _degraded(connection, [hit.id for _, hit in hits])
+    return [
+        replace(
+            hit,
+            degraded=tuple(degraded.get(hit.id, ())),
+            snippet=snippets.get(number) or beginnings.get(number) or hit.name or "",
+        )
+        for number, hit in hits
+    ]
+
+
+def _snippets(
+    database: Database, connection: sa.Connection, numbers: Sequence[int], words: Sequence[str]
+) -> dict[int, str]:
+    """The passage of each document in which most of the words stand, for those that have one."""
+    if not numbers:
+        return {}
+    if database.is_sqlite:
+        query = (
+            "SELECT rowid AS number, snippet(documents_words, 2, :begin, :end, '…', :length) AS passage "
+            "FROM documents_words WHERE documents_words MATCH :words AND rowid IN :numbers"
+        )
+        look_for = f"text : ({_fts5(words)})"
+    else:
+        query = (
+            "SELECT number, ts_headline('english', left(text, 250000), wanted, :options) AS passage "
+            "FROM documents, to_tsquery('english', :words) AS wanted "
+            "WHERE number IN :numbers AND to_tsvector('english', left(text, 250000)) @@ wanted"
+        )
+        look_for = _tsquery(words)
+    bound = {
+        "begin": BEGIN,
+        "end": END,
+        "length": SNIPPET_WORDS,
+        "options": f"StartSel={BEGIN}, StopSel={END}, MaxWords={SNIPPET_WORDS}, MinWords={SNIPPET_WORDS // 2}",
+        "words": look_for,
+        "numbers": list(numbers),
+    }
+    text = sa.text(query).bindparams(sa.bindparam("numbers", expanding=True))
+    wanted = {name: value for name, value in bound.items() if f":{name}" in query}
+    return {row.number: _one_line(row.passage) for row in connection.execute(text, wanted)}
+
+
+def _beginnings(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, str]:
+    """The first words of documents."""
+    query = sa.select(documents.c.number, sa.func.substr(documents.c.text, 1, 400).label("text"))
+    found: dict[int, str] = {}
+    for row in connection.execute(query.where(documents.c.number.in_(numbers))):
+        words = _one_line(row.text or "").split(" ")
+        found[row.number] = " ".join(words[:SNIPPET_WORDS]) + (" …" if len(words) > SNIPPET_WORDS else "")
+    return found
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _degraded(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The stages of items that a fallback served, or that were given up, in the order in which they ended."""
+    less = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
+    query = sa.select(step_results.c.item_id, step_results.c.stage).where(step_results.c.item_id.in_(item_ids), less)
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(query.order_by(step_results.c.finished_at, step_results.c.stage)):
+        found.setdefault(row.item_id, []).append(row.stage)
+    return found

@@ -1,0 +1,108 @@
+"""`repli serve` as a process that tests ask things of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.flows.commandline import command, environment
+
+READY = "Ctrl-C ends it"
+STARTS_WITHIN_S = 180.0
+ENDS_WITHIN_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Serving:
+    """One `repli serve` on a home of its own, once it answers.
+
+    Args:
+        variables: set in its environment, and in that of the commands beside it.
+    """
+
+    def __init__(self, home: Path, *options: str, **variables: str) -> None:
+        self.port = free_port()
+        self.ui_url = f"http://127.0.0.1:{self.port}"
+        self.home = home
+        self.environment = {**environment(home), **variables}
+        self._process = subprocess.Popen(
+            command("serve", "--port", str(self.port), *options),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.page = self._read_until(READY)
+
+    def _read_until(self, words: str) -> str:
+        assert self._process.stdout
+        read = ""
+        while words not in read:
+            line = self._process.stdout.readline()
+            assert line, f"it ended: {read}"
+            read += line
+        return read
+
+    def repli(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """A command beside it, on the same home."""
+        return subprocess.run(
+            command(*arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=200
+        )
+
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """What the API of its Prefect server answers."""
+        request = urllib.request.Request(
+            f"{self.ui_url}/api/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
+        """The runs of a flow, the last first."""
+        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 50}
+        return list(self.ask("flow_runs/filter", wanted))
+
+    def processes(self) -> list[psutil.Process]:
+        """It, and all that it started."""
+        me = psutil.Process(self._process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str, list[psutil.Process]]:
+        """Send it a signal: its exit status, what it said last, and what of it lives on."""
+        family = self.processes()
+        os.kill(self._process.pid, how)
+        said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        return self._process.returncode, said, alive
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+
+def until(condition: Callable[[], Any], within_s: float = 90.0, otherwise: str = "it does not come to be") -> Any:
+    """What the condition gives once that is true."""
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.2)
+    return found

@@ -1,0 +1,167 @@
+"""`repli serve` as its user has it: one command, and what is deployed there does its work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.commandline import command, environment, write_manifest
+from tests.flows.serving import Serving, free_port, until
+
+pytestmark = pytest.mark.timeout(300)
+
+GPU = "classify_image.gpu"
+
+
+@pytest.fixture(scope="module")
+def nightly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is enriched every night."""
+    return write_manifest(tmp_path_factory.mktemp("nightly"), 2)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, nightly: Path) -> Iterator[Serving]:
+    """One that several tests use; the last of them ends it. Whatever is not whole is queued."""
+    serving = Serving(tmp_path_factory.mktemp("served"), "--nightly", str(nightly), REPLI_RETRY_BELOW="1")
+    yield serving
+    if serving.is_alive:
+        serving.end()
+
+
+def deployment(served: Serving, name: str) -> dict[str, Any]:
+    return dict(served.ask(f"deployments/name/{name}/{name}"))
+
+
+def test_it_says_where_everything_is(served: Serving) -> None:
+    """The page names the UI, the store and the cluster, and when what runs; the UI answers there."""
+    for words in (served.ui_url, "repli.db", "tcp://127.0.0.1:", "every 15 minutes", "Sundays at 04:00"):
+        assert words in served.page
+    assert "prefect" in served.ask("health") or served.ask("health") is True
+
+
+@pytest.mark.parametrize(
+    ("name", "schedules"),
+    [
+        ("enrich", [("nightly", "0 1 * * *", True)]),
+        ("reprocess", [("every-15-minutes", "*/15 * * * *", True)]),
+        ("drill", [("weekly", "0 4 * * 0", True)]),
+    ],
+)
+def test_what_is_deployed_is_scheduled(
+    served: Serving, nightly: Path, name: str, schedules: list[tuple[str, str, bool]]
+) -> None:
+    """The API tells each schedule; the night has the source that was named."""
+    found = deployment(served, name)
+    assert [(one["slug"], one["schedule"]["cron"], one["active"]) for one in found["schedules"]] == schedules
+    assert found["status"] == "READY"
+    assert found["description"]
+    if name == "enrich":
+        assert found["schedules"][0]["parameters"] == {"source": str(nightly)}
+
+
+def test_blocks_and_automations_are_there(served: Serving) -> None:
+    """Registered and declared, without a hand on it."""
+    types = {one["slug"] for one in served.ask("block_types/filter", {"limit": 200})}
+    assert types >= {"item-store", "enrichment-policy", "repli-cluster"}
+    automations = {one["name"]: one["enabled"] for one in served.ask("automations/filter", {})}
+    assert automations.keys() >= {"repli: a breaker closed", "repli: a run failed", "repli: the drill failed"}
+    assert all(automations.values())
+
+
+def test_the_form_rejects_nonsense(served: Serving) -> None:
+    """What the schema of a parameter does not allow is refused before a run is made, with the parameter's name."""
+    properties = deployment(served, "enrich")["parameter_openapi_schema"]["properties"]
+    assert all(one["title"] and one["description"] for one in properties.values())
+    id_ = deployment(served, "enrich")["id"]
+    for parameters, named in (
+        ({"source": "relative.jsonl"}, "source"),
+        ({"source": "/x", "limit": 0}, "limit"),
+        ({"source": "/x", "batch_size": 10**9}, "batch_size"),
+        ({"source": "/x", "force": ["classify_image.tpu"]}, "force"),
+        ({"source": "/x", "faults": [{"rung": GPU, "kind": "oom", "rate": 2}]}, "faults"),
+    ):
+        before = len(served.flow_runs("enrich"))
+        with pytest.raises(OSError, match=r"409|422"):
+            served.ask(f"deployments/{id_}/create_flow_run", {"parameters": parameters})
+        assert len(served.flow_runs("enrich")) == before, named
+
+
+def test_a_breaker_that_closes_sets_reprocess_off(served: Serving, tmp_path: Path) -> None:
+    """Items fall back while the primary is gone; its breaker closes, and soon they are whole, by the automation."""
+    manifest = write_manifest(tmp_path / "items", 12)
+    run = served.repli("run", manifest, "--batch-size", "4", "--fault", f"{GPU}=error", "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["quality"] == {"0.9": 12}
+    before = {one["id"] for one in served.flow_runs("reprocess")}
+
+    ordered = served.repli("breakers", "reset", GPU)
+    assert ordered.returncode == 0, ordered.stderr
+
+    def healed() -> Any:
+        runs = [one for one in served.flow_runs("reprocess") if one["id"] not in before]
+        by_hand = [one for one in runs if one["created_by"] and one["created_by"]["type"] == "AUTOMATION"]
+        return [one for one in by_hand if one["state_type"] == "COMPLETED"]
+
+    until(healed, 120, "no run of `reprocess` by the automation came to its end")
+    status = json.loads(served.repli("status", "--json").stdout)
+    assert status["quality"] == {"1.0": 12}
+    assert json.loads(served.repli("queue", "--json").stdout)["items"] == []
+
+
+def test_one_source_is_enriched_by_one_run_at_a_time(served: Serving, tmp_path: Path) -> None:
+    """Of two runs of one source, started from the UI at once, one does the work, and the other ends cancelled."""
+    manifest = write_manifest(tmp_path / "items", 8)
+    id_ = deployment(served, "enrich")["id"]
+    body = {"parameters": {"source": str(manifest), "batch_size": 1}}
+    both = [served.ask(f"deployments/{id_}/create_flow_run", body)["id"] for _ in range(2)]
+
+    def ended() -> list[str]:
+        states = [served.ask(f"flow_runs/{one}")["state_type"] for one in both]
+        return sorted(states) if all(state in {"COMPLETED", "CANCELLED", "FAILED"} for state in states) else []
+
+    assert until(ended, 150) == ["CANCELLED", "COMPLETED"]
+
+
+def test_a_second_one_says_so(served: Serving) -> None:
+    """On the same home there is one, and the other ends with one line that says where."""
+    done = served.repli("serve", "--port", str(free_port()))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "already" in done.stderr
+    assert served.ui_url in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    """One line says which, and how to choose another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        words, home = command("serve", "--port", port), environment(tmp_path / "home")
+        done = subprocess.run(words, env=home, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"port {port} cannot be had" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_ctrl_c_leaves_nothing_behind(served: Serving, tmp_path: Path) -> None:
+    """In the midst of a run: all of it ends, and the next `repli run` goes on where that was."""
+    manifest = write_manifest(tmp_path / "items", 40)
+    body = {"parameters": {"source": str(manifest), "batch_size": 1}}
+    run = served.ask(f"deployments/{deployment(served, 'enrich')['id']}/create_flow_run", body)
+    until(lambda: served.ask(f"flow_runs/{run['id']}")["state_type"] == "RUNNING")
+    time.sleep(1)
+    status, said, alive = served.end(signal.SIGINT)
+    assert (status, alive) == (0, [])
+    assert "stopped" in said
+    assert "Traceback" not in said
+    again = served.repli("run", manifest, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["stored"] == 40
