@@ -9,9 +9,10 @@ were the whole store, so that the best of a few is not taken for the best of all
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def by_words(
             f"SELECT number FROM documents_words JOIN documents ON number = documents_words.rowid "  # noqa: S608
             "JOIN items ON items.id = item_id WHERE documents_words MATCH :words "
             "AND items.state = 'stored' AND items.quality >= :min_quality "
-            f"ORDER BY bm25(documents_words, {weights}), number LIMIT :limit"
+            f"ORDER BY bm25(documents_words, {weights}), items.quality DESC, number LIMIT :limit"
         )
         look_for = _fts5(words)
     else:
@@ -125,7 +126,7 @@ def by_words(
             "SELECT number FROM documents JOIN items ON items.id = item_id, "
             "to_tsquery('english', :words) AS wanted WHERE words @@ wanted "
             "AND items.state = 'stored' AND items.quality >= :min_quality "
-            "ORDER BY ts_rank(words, wanted, 1) DESC, number LIMIT :limit"
+            "ORDER BY ts_rank(words, wanted, 1) DESC, items.quality DESC, number LIMIT :limit"
         )
         look_for = _tsquery(words)
     bound = {"words": look_for, "min_quality": min_quality, "limit": limit}
@@ -144,14 +145,14 @@ def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: fl
     """The nearest documents of each space, by cosine."""
     sizes = spaces(database)
     together = sum(sizes.values())
-    with _nearest(database) as nearest:
+    with _nearest_of(database) as nearest_of:
         for space, vector in vectors.items():
             if size := sizes.get(space):
-                yield Ranking(nearest(space, vector, limit, min_quality), size / together)
+                yield Ranking(nearest_of(space, vector, limit, min_quality), size / together)
 
 
 @contextmanager
-def _nearest(database: Database) -> Iterator[Any]:
+def _nearest_of(database: Database) -> Iterator[Any]:
     """A function from a space, a unit vector, a limit and a quality to the numbers of documents, nearest first."""
     if has_pgvector(database):
         yield _PgVector(database)
@@ -193,7 +194,8 @@ class _InMatrices:
         if space not in self._matrices:
             return []
         cosines = self._matrices[space] @ vector
-        return _best(cosines, np.arange(len(cosines)), limit, self._database, space, min_quality)
+        are_stored = partial(_stored, self._database, space, min_quality)
+        return nearest(cosines, np.arange(len(cosines)), limit, are_stored)
 
 
 class _InResults:
@@ -215,27 +217,28 @@ class _InResults:
                 matrix = np.frombuffer(b"".join(row.vector for row in rows), np.float32).reshape(len(rows), -1)
                 numbers.append(np.fromiter((row.number for row in rows), np.int64, len(rows)))
                 cosines.append(matrix @ vector)
-        return _best(np.concatenate(cosines), np.concatenate(numbers), limit, self._database, space, min_quality)
+        are_stored = partial(_stored, self._database, space, min_quality)
+        return nearest(np.concatenate(cosines), np.concatenate(numbers), limit, are_stored)
 
 
-def _best(
-    cosines: Vector, numbers: npt.NDArray[Any], limit: int, database: Database, space: str, min_quality: float
+def nearest(
+    cosines: Vector, numbers: npt.NDArray[Any], limit: int, are_stored: Callable[[Sequence[int]], Collection[int]]
 ) -> list[int]:
-    """The nearest that are stored at such a quality. More and more are looked at until there are enough of them."""
+    """The numbers of the highest cosines, of those that `are_stored`. More are looked at until there are enough."""
     look_at = 2 * limit
     while True:
         look_at = min(look_at, len(cosines))
         first = np.argpartition(-cosines, look_at - 1)[:look_at] if look_at < len(cosines) else np.arange(len(cosines))
         first = first[np.argsort(-cosines[first], kind="stable")]
         in_order = [int(number) for number in numbers[first]]
-        kept = _stored(database, in_order, space, min_quality)
+        kept = are_stored(in_order)
         found = [number for number in in_order if number in kept]
         if len(found) >= limit or look_at == len(cosines):
             return found[:limit]
         look_at *= 4
 
 
-def _stored(database: Database, numbers: Sequence[int], space: str, min_quality: float) -> set[int]:
+def _stored(database: Database, space: str, min_quality: float, numbers: Sequence[int]) -> set[int]:
     query = sa.select(documents.c.number).join(items)
     wanted = items.c.state == "stored", items.c.quality >= min_quality, documents.c.space == space
     kept: set[int] = set()

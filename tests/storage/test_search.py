@@ -1,0 +1,342 @@
+"""Search over stored items, on both databases: words, vectors of one space at a time, and quality."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tasks.fallback import Status, StepResult
+from tasks.items import Embedding, Item, Text
+from tasks.storage import catalogue, documents, results, runs, search
+from tasks.storage.database import Database
+from tasks.storage.matrices import Matrices
+from tasks.storage.search import BEGIN, END, Hit, words_of
+from tests.stored import emptied, store_at
+
+NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+SPACE, OTHER = "model:1", "hashing:1"
+FISH = "A fish lives in the sea. It breathes by gills, and swims by its fins."
+
+
+def unit(*numbers: float) -> search.Vector:
+    """A vector of length 1, of three dimensions."""
+    vector = np.asarray([*numbers, 0, 0][:3], dtype=np.float32)
+    return vector / np.float32(np.linalg.norm(vector))
+
+
+class Shelf:
+    """Puts items into a store as the stages would, and looks for them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._runs = 0
+
+    def put(
+        self,
+        item_id: str,
+        text: str = "",
+        *,
+        label: str | None = None,
+        vector: search.Vector | None = None,
+        space: str = SPACE,
+        quality: str = "1",
+    ) -> None:
+        """Store an item, or store it anew; below 1 its image was degraded."""
+        self._runs += 1
+        run_id = f"run-{self._runs}"
+        common: dict[str, Any] = {"item_id": item_id, "run_id": run_id, "finished_at": NOW}
+        whole: dict[str, Any] = {"status": Status.SUCCEEDED, "penalty": Decimal(1)}
+        less: dict[str, Any] = {"status": Status.DEGRADED, "penalty": Decimal(quality)}
+        steps = [
+            StepResult(stage="extract_text", value=Text(text=text), **common, **whole),
+            StepResult(stage="classify_image", value={"label": label}, **common, **(whole if quality == "1" else less)),
+        ]
+        if vector is not None:
+            steps.append(StepResult(stage="embed_text", value=Embedding(space=space, vector=vector), **common, **whole))
+        results.save(self.database, steps)
+        store_at(self.database, run_id, {item_id: Decimal(quality)})
+
+    def register(self, *item_ids: str) -> None:
+        run_id = runs.start(self.database, str(uuid.uuid4()), "manifest.jsonl", {}, datetime.now(UTC))
+        catalogue.register(self.database, run_id, [Item(id=item_id, name=item_id) for item_id in item_ids])
+
+    def find(self, query: str = "", *, limit: int = 10, min_quality: float = 0, **vectors: search.Vector) -> list[Hit]:
+        """The hits of a query; vectors are given by `model` and `hashing`."""
+        by_space = {{"model": SPACE, "hashing": OTHER}[name]: vector for name, vector in vectors.items()}
+        return search.search(self.database, words_of(query), by_space, limit=limit, min_quality=min_quality)
+
+    def ids(self, *arguments: Any, **options: Any) -> list[str]:
+        return [hit.id for hit in self.find(*arguments, **options)]
+
+
+@pytest.fixture
+def database(kept_database: Database) -> Database:
+    """A store of each kind with nothing in it."""
+    return emptied(kept_database)
+
+
+@pytest.fixture
+def shelf(database: Database) -> Shelf:
+    return Shelf(database)
+
+
+def test_words_find_what_has_them(shelf: Shelf) -> None:
+    """By name, label or text, in any form of the word; the passage is shown with the words marked."""
+    shelf.register("fish", "bird", "stone")
+    shelf.put("fish", FISH)
+    shelf.put("bird", "It flies.", label="seagull")
+    shelf.put("stone", "It does nothing.")
+    [hit] = shelf.find("swimming")
+    assert hit.id == "fish"
+    assert f"{BEGIN}swims{END}" in hit.snippet
+    assert hit.as_json()["snippet"].count("**swims**") == 1
+    assert shelf.ids("seagulls") == ["bird"]
+    assert set(shelf.ids("stone fish")) == {"stone", "fish"}
+    assert shelf.ids("whale") == []
+
+
+def test_a_hit_says_its_quality_and_what_is_degraded(shelf: Shelf) -> None:
+    """Of two that say the same, the whole one comes first."""
+    shelf.register("carp", "tuna")
+    shelf.put("carp", FISH, quality="0.72")
+    shelf.put("tuna", FISH)
+    second = shelf.find("gills")[1]
+    assert shelf.ids("gills") == ["tuna", "carp"]
+    assert (second.id, second.quality, second.degraded) == ("carp", 0.72, ("classify_image",))
+    assert second.score < 0.73
+    assert shelf.find("gills")[0].score == 1
+    assert shelf.ids("gills", min_quality=0.8) == ["tuna"]
+    assert shelf.ids("gills", limit=1) == ["tuna"]
+
+
+def test_items_without_a_vector_are_found_by_words(shelf: Shelf) -> None:
+    """Beside those that have one, in one list."""
+    shelf.register("near", "far", "none")
+    shelf.put("near", "Whatever.", vector=unit(1, 0, 0))
+    shelf.put("far", "Whatever.", vector=unit(0, 1, 0))
+    shelf.put("none", FISH)
+    assert shelf.ids(model=unit(1, 0.1, 0)) == ["near", "far"]
+    assert set(shelf.ids("gills", model=unit(1, 0.1, 0))) == {"near", "far", "none"}
+    assert shelf.ids("gills", model=unit(1, 0.1, 0))[0] in {"near", "none"}
+
+
+def test_vectors_of_different_spaces_are_never_compared(shelf: Shelf) -> None:
+    """A vector of another space is not near, whatever its numbers are, and one that moved is in its new space only."""
+    shelf.register("model", "hashed", "moved")
+    shelf.put("model", vector=unit(0, 1, 0))
+    shelf.put("hashed", vector=unit(1, 0, 0), space=OTHER)
+    shelf.put("moved", vector=unit(1, 0, 0), space=OTHER)
+    assert shelf.ids(model=unit(1, 0, 0)) == ["model"]
+    assert set(shelf.ids(hashing=unit(1, 0, 0))) == {"hashed", "moved"}
+    shelf.put("moved", vector=unit(1, 0, 0), space=SPACE)
+    assert shelf.ids(hashing=unit(1, 0, 0)) == ["hashed"]
+    assert shelf.ids(model=unit(1, 0, 0)) == ["moved", "model"]
+
+
+def test_the_best_of_a_few_is_not_the_best_of_all(shelf: Shelf) -> None:
+    """Both spaces give a first; the second of a space of two stands behind the second of one of twenty."""
+    many = [f"many-{number:02}" for number in range(20)]
+    shelf.register(*many, "few-0", "few-1")
+    for number, item_id in enumerate(many):
+        shelf.put(item_id, vector=unit(1, number / 10, 0))
+    for number in range(2):
+        shelf.put(f"few-{number}", vector=unit(1, number / 10, 0), space=OTHER)
+    found = shelf.ids(model=unit(1, 0, 0), hashing=unit(1, 0, 0), limit=20)
+    assert set(found[:2]) == {"many-00", "few-0"}
+    assert found.index("few-1") > found.index("many-05")
+
+
+def test_the_index_is_never_stale(shelf: Shelf) -> None:
+    """What is stored is found at once, by what it says now; what failed since is not found at all."""
+    shelf.register("a", "b")
+    shelf.put("a", "An old story.", vector=unit(1, 0))
+    shelf.put("b", "Another.", vector=unit(0, 1))
+    assert shelf.ids("old") == ["a"]
+    shelf.put("a", "A new tale.", vector=unit(0, 1))
+    assert shelf.ids("old") == []
+    assert shelf.ids("tale") == ["a"]
+    assert shelf.find(model=unit(0, 1))[0].score == shelf.find(model=unit(0, 1))[1].score * 62 / 61
+    failed = StepResult(item_id="b", stage="validate", status=Status.FAILED, run_id="last", finished_at=NOW)
+    results.save(shelf.database, [failed])
+    assert shelf.ids("another") == []
+    assert shelf.ids(model=unit(0, 1)) == ["a"]
+
+
+def test_nothing_is_made_anew_for_one_item(shelf: Shelf, database: Database) -> None:
+    """A search after a batch takes in what that batch changed, and leaves every other row of the matrix alone."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL keeps its index itself")
+    shelf.register("a", "b", "c")
+    shelf.put("a", vector=unit(1, 0))
+    shelf.put("b", vector=unit(1, 1))
+    assert shelf.ids(model=unit(1, 0)) == ["a", "b"]
+    [path] = Path(f"{database.url.database}.vectors").glob("*.f32")
+    matrix = np.memmap(path, np.float32, "r+").reshape(-1, 3)
+    [spoiled] = np.flatnonzero(matrix[:, 1] > 0.5)
+    matrix[spoiled] = unit(-1, 0)
+    matrix.flush()
+    shelf.put("c", vector=unit(1, 0.5))
+    assert shelf.ids(model=unit(1, 0)) == ["a", "c", "b"], "a row was written again that nothing had changed"
+
+
+def test_a_cache_that_is_gone_or_foreign_is_made_again(shelf: Shelf, database: Database) -> None:
+    """The folder beside a SQLite store may be deleted, and one that another store left is not believed."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL keeps its index itself")
+    shelf.register("a", "b")
+    shelf.put("a", vector=unit(1, 0))
+    shelf.put("b", vector=unit(0, 1))
+    folder = Path(f"{database.url.database}.vectors")
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+    shutil.rmtree(folder)
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+    state = folder / "state.json"
+    state.write_text(state.read_text().replace('"store": "', '"store": "another-'))
+    [path] = folder.glob("*.f32")
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+    state.write_text("{ half a sta")
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+
+
+HOSTILE = [
+    '"',
+    "'; DROP TABLE items; --",
+    'fish" OR "1"="1',
+    "NEAR(fish gills, 2)",
+    "fish AND NOT gills",
+    "text: fish",
+    "^fish* -gills",
+    "fish & | ! <-> gills:*",
+    "(((",
+    "\\x02 \x02\x03 %s %(name)s :words",
+    "🐟 gills",
+    "fish " * 2_500,
+    " ".join(f"word{number}" for number in range(1_500)),
+    "é̂ß İstanbul ﬁsh 魚 рыба",
+    "a_b c__d _",
+    "²³ ½ ª",
+]
+
+
+@pytest.mark.parametrize("query", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_query_breaks_it(shelf: Shelf, query: str) -> None:
+    """Quotes, operators, 10 kB, emoji: an answer, and the item where a word of it is there."""
+    shelf.register("fish")
+    shelf.put("fish", FISH)
+    assert shelf.ids(query) == (["fish"] if {"fish", "gills", "text"} & {*words_of(query)} - {"text"} else [])
+
+
+@pytest.mark.parametrize("text", ["", "\x02BEGIN\x03 fish", "fish\n\n\tfish", "<b>fish</b> **fish**", "fish " * 50_000])
+def test_no_text_breaks_it(shelf: Shelf, text: str) -> None:
+    """Whatever an item's text is, its snippet is one line of it, and not a long one."""
+    shelf.register("fish")
+    shelf.put("fish", text)
+    [hit] = shelf.find("fish")
+    assert "\n" not in hit.snippet
+    assert hit.snippet
+    assert len(hit.snippet) < 400
+
+
+def test_a_filter_does_not_empty_the_list(shelf: Shelf) -> None:
+    """The nearest of enough quality are found behind any number of nearer ones."""
+    low, high = [f"low-{n:03}" for n in range(300)], ["high-0", "high-1"]
+    shelf.register(*low, *high)
+    for number, item_id in enumerate(low):
+        shelf.put(item_id, vector=unit(1, number / 1000), quality="0.72")
+    for number, item_id in enumerate(high):
+        shelf.put(item_id, vector=unit(0.1, 1 + number))
+    assert shelf.ids(model=unit(1, 0), min_quality=0.9) == high
+
+
+def _open(url: str, ready: Any) -> list[int]:
+    ready.wait()
+    with Matrices(Database(url)).open() as matrices:
+        return [len(matrix) for matrix in matrices.values()]
+
+
+def test_processes_may_open_the_matrices_at_once(shelf: Shelf, database: Database) -> None:
+    """Several that find the cache empty make it once, and see it whole."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL keeps its index itself")
+    shelf.register("a", "b")
+    shelf.put("a", vector=unit(1, 0))
+    shelf.put("b", vector=unit(0, 1))
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(3) as pool:
+        ready = manager.Barrier(3)
+        url = database.url.render_as_string(hide_password=False)
+        opened = pool.starmap(_open, [(url, ready)] * 3)
+    assert opened == [opened[0]] * 3
+    assert opened[0][0] >= 2
+
+
+class TestPostgreSQL:
+    """What only PostgreSQL has."""
+
+    @pytest.fixture(autouse=True)
+    def _only_there(self, database: Database) -> Iterator[None]:
+        if database.is_sqlite:
+            pytest.skip("SQLite has its matrices")
+        yield
+        documents._is_there.cache_clear()
+
+    def test_the_index_of_a_space_serves_its_searches(self, shelf: Shelf, database: Database) -> None:
+        """The plan of a search uses the HNSW index of its own space, and no other."""
+        shelf.register("a", "b")
+        shelf.put("a", vector=unit(1, 0))
+        shelf.put("b", vector=unit(1, 0, 0), space=OTHER)
+        plans: list[str] = []
+
+        def explain(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+            if "FROM document_vectors" in statement and not statement.startswith("EXPLAIN"):
+                with connection.connection.cursor() as other:
+                    other.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
+                    other.execute("EXPLAIN " + statement, parameters)
+                    plans.append("\n".join(row[0] for row in other.fetchall()))
+
+        sa.event.listen(database.engine, "before_cursor_execute", explain)
+        assert shelf.ids(model=unit(1, 0)) == ["a"]
+        assert shelf.ids(hashing=unit(1, 0, 0)) == ["b"]
+        indexes = [plan.partition("Index Scan using document_vectors_")[2][:16] for plan in plans]
+        assert all(indexes), plans
+        assert len(set(indexes)) == 2
+
+    def test_without_pgvector_it_is_slower_and_the_same(self, shelf: Shelf, database: Database) -> None:
+        """Where the extension is not there, vectors are read from the results."""
+        with database.write() as connection:
+            connection.execute(sa.text("ALTER TABLE document_vectors RENAME TO put_away"))
+        documents._is_there.cache_clear()
+        shelf.register("a", "b")
+        shelf.put("a", vector=unit(1, 0))
+        shelf.put("b", vector=unit(0, 1))
+        assert not documents.has_pgvector(database)
+        assert shelf.ids(model=unit(0.1, 1)) == ["b", "a"]
+        with database.write() as connection:
+            connection.execute(sa.text("ALTER TABLE put_away RENAME TO document_vectors"))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    vectors=st.lists(st.tuples(*[st.integers(-50, 50)] * 3).filter(any), min_size=1, max_size=30, unique=True),
+    query=st.tuples(*[st.integers(-50, 50)] * 3).filter(any),
+)
+def test_nearest_means_nearest(vectors: Sequence[tuple[int, ...]], query: tuple[int, ...]) -> None:
+    """What is taken from a matrix is in the order of the cosines, whatever the numbers."""
+    matrix = np.stack([unit(*vector) for vector in vectors])
+    cosines = matrix @ unit(*query)
+
+    best = search.nearest(cosines, np.arange(len(matrix)), 5, are_stored=set)
+    assert [cosines[number] for number in best] == sorted(cosines, reverse=True)[:5]
