@@ -2,8 +2,8 @@
 
 Each way of looking gives a list of items in their order. An item's score is the sum over the lists of the reciprocal of
 its rank plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009), times its quality. Vectors
-of different spaces are never compared: each space is a list of its own, in which ranks are stretched as if the space
-were the whole store, so that the best of a few is not taken for the best of all.
+of different spaces are never compared: each space is a list of its own, in which ranks are divided by its share of the
+vectors, so that the best of a few is not taken for the best of all.
 """
 
 from __future__ import annotations
@@ -255,8 +255,8 @@ def _fused(connection: sa.Connection, ways: Sequence[Sequence[Ranking]], limit: 
     for way in ways:
         for ranking in way:
             for rank, number in enumerate(ranking.numbers, 1):
-                stretched = 1 + (rank - 1) / ranking.share
-                scores[number] = scores.get(number, 0.0) + (1 + RANK_CONSTANT) / (stretched + RANK_CONSTANT) / len(ways)
+                reciprocal = (1 + RANK_CONSTANT) / (rank / ranking.share + RANK_CONSTANT)
+                scores[number] = scores.get(number, 0.0) + reciprocal / len(ways)
     hits: list[tuple[int, Hit]] = []
     columns = documents.c.number, items.c.id, items.c.name, items.c.quality
     numbers = list(scores)

@@ -146,7 +146,7 @@ def test_vectors_of_different_spaces_are_never_compared(shelf: Shelf) -> None:
 
 
 def test_the_best_of_a_few_is_not_the_best_of_all(shelf: Shelf) -> None:
-    """Both spaces give a first; the second of a space of two stands behind the second of one of twenty."""
+    """The first of a space of two stands where it would be expected among all: behind some of the twenty."""
     many = [f"many-{number:02}" for number in range(20)]
     shelf.register(*many, "few-0", "few-1")
     for number, item_id in enumerate(many):
@@ -154,8 +154,9 @@ def test_the_best_of_a_few_is_not_the_best_of_all(shelf: Shelf) -> None:
     for number in range(2):
         shelf.put(f"few-{number}", vector=unit(1, number / 10, 0), space=OTHER)
     found = shelf.ids(model=unit(1, 0, 0), hashing=unit(1, 0, 0), limit=20)
-    assert set(found[:2]) == {"many-00", "few-0"}
-    assert found.index("few-1") > found.index("many-05")
+    assert found[:5] == many[:5]
+    assert found.index("few-0") in range(8, 12)
+    assert "few-1" not in found or found.index("few-1") > 18
 
 
 def test_the_index_is_never_stale(shelf: Shelf) -> None:
