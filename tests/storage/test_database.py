@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -25,10 +27,24 @@ def test_head_is_alembics_head() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
+FULL_TEXT = ("documents_words", *(f"documents_words_{part}" for part in ("config", "data", "docsize", "idx")))
+MADE_BY_HAND = {
+    *(("table", None, name) for name in (*FULL_TEXT, "document_vectors")),
+    ("column", "documents", "words"),
+    ("index", "documents", "documents_by_word"),
+}
+"""What migration 0005 makes in the database's own words: SQLAlchemy has none for it, and no code asks it to."""
+
+
+def _is_declared(name: str | None, kind: str, parents: MutableMapping[Any, str | None]) -> bool:
+    return (kind, parents.get("table_name") if kind != "table" else None, name) not in MADE_BY_HAND
+
+
 def test_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
     """There is no difference between the migrated store and the schema."""
     with database.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": _is_declared})
+        assert compare_metadata(context, metadata) == []
 
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:
