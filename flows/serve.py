@@ -6,18 +6,21 @@ cluster. What they offer is found by every `repli` command on the same home; see
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
+from deployments import WORK_POOL
 from flows.cluster import QUIET, PrivateServer, dask_cluster, environment
 from flows.served import Served, serving
 from tasks.fallback import RepliError, UsageError
@@ -25,6 +28,7 @@ from tasks.settings import Settings
 from tasks.storage.database import Database
 
 WATCH_EVERY_S = 0.5
+WORKER_START_LIMIT_S = 120
 WORKER_STOP_LIMIT_S = 40
 POLL_FOR_WORK_S = 3
 
@@ -49,12 +53,15 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
                 tell("starting: what is declared is brought to the server")
                 _set_up(server.home, nightly)
                 with _worker(server.home) as worker:
+                    _wait_for_work(server, worker)
                     served = Served(
                         ui_url=server.api_url.removesuffix("/api"), environment=server.environment, dask_address=dask
                     )
                     publish(served)
                     tell(_page(served, settings, nightly))
-                    _watch(server, worker)
+                    while True:
+                        time.sleep(WATCH_EVERY_S)
+                        _check_are_alive(server, worker)
         except KeyboardInterrupt:
             tell("stopped")
         finally:
@@ -122,13 +129,25 @@ def _child(module: str, arguments: Sequence[str], log: Path) -> Iterator[subproc
             process.stdin.close()
 
 
-def _watch(server: PrivateServer, worker: subprocess.Popen[bytes]) -> NoReturn:
-    while True:
+def _wait_for_work(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
+    """Return once the worker has asked the server for work: from then on the UI shows the deployments as ready."""
+    begun, deadline = datetime.now(UTC), time.monotonic() + WORKER_START_LIMIT_S
+    queue = f"{server.api_url}/work_pools/{WORK_POOL}/queues/default"
+    while time.monotonic() < deadline:
+        _check_are_alive(server, worker)
+        with suppress(OSError), urllib.request.urlopen(queue, timeout=30) as answer:  # noqa: S310  http on loopback
+            asked = json.load(answer)["last_polled"]
+            if asked and datetime.fromisoformat(asked) >= begun:
+                return
         time.sleep(WATCH_EVERY_S)
-        if not server.is_alive():
-            raise RepliError(f"the Prefect server ended; see {server.home / 'server.log'}, and start this again")
-        if worker.poll() is not None:
-            raise RepliError(f"the worker ended; see {server.home / 'worker.log'}, and start this again")
+    raise RepliError(f"the worker did not ask for work; see {server.home / 'worker.log'}, and start this again")
+
+
+def _check_are_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
+    if not server.is_alive():
+        raise RepliError(f"the Prefect server ended; see {server.home / 'server.log'}, and start this again")
+    if worker.poll() is not None:
+        raise RepliError(f"the worker ended; see {server.home / 'worker.log'}, and start this again")
 
 
 @contextmanager

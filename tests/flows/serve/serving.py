@@ -11,14 +11,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
 from tests.flows.commandline import command, environment
 
 READY = "Ctrl-C ends it"
-STARTS_WITHIN_S = 180.0
 ENDS_WITHIN_S = 60.0
 
 
@@ -37,19 +36,28 @@ class Serving:
     """
 
     def __init__(self, home: Path, *options: str, **variables: str) -> None:
-        self.port = free_port()
-        self.ui_url = f"http://127.0.0.1:{self.port}"
         self.home = home
+        port = free_port()
+        self.ui_url = f"http://127.0.0.1:{port}"
+        self.variables = variables
         self.environment = {**environment(home), **variables}
         self._process = subprocess.Popen(
-            command("serve", "--port", str(self.port), *options),
+            command("serve", "--port", str(port), *options),
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            start_new_session=True,  # a Ctrl-C at the tests is not for it
         )
         self.page = self._read_until(READY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """End it, where no test has."""
+        if self._process.poll() is None:
+            self.end()
 
     def _read_until(self, words: str) -> str:
         assert self._process.stdout
@@ -76,6 +84,17 @@ class Serving:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
+    def deployment(self, name: str) -> dict[str, Any]:
+        return dict(self.ask(f"deployments/name/{name}/{name}"))
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """Have a deployment run, as its form does: the id of the run."""
+        body = {"parameters": parameters}
+        return str(self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
+
+    def flow_run(self, id_: str) -> dict[str, Any]:
+        return dict(self.ask(f"flow_runs/{id_}"))
+
     def flow_runs(self, flow: str) -> list[dict[str, Any]]:
         """The runs of a flow, the last first."""
         wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 50}
@@ -93,10 +112,6 @@ class Serving:
         said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
         _, alive = psutil.wait_procs(family, timeout=20)
         return self._process.returncode, said, alive
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
 
 
 def until(condition: Callable[[], Any], within_s: float = 90.0, otherwise: str = "it does not come to be") -> Any:

@@ -1,0 +1,24 @@
+"""A `repli serve` that the tests of this folder share. Starting one takes a quarter of a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.commandline import write_manifest
+from tests.flows.serve.serving import Serving
+
+
+@pytest.fixture(scope="package")
+def nightly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is enriched every night."""
+    return write_manifest(tmp_path_factory.mktemp("nightly"), 2)
+
+
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory, nightly: Path) -> Iterator[Serving]:
+    """One on a fresh home, where whatever is not whole is queued."""
+    with Serving(tmp_path_factory.mktemp("served"), "--nightly", str(nightly), REPLI_RETRY_BELOW="1") as serving:
+        yield serving
