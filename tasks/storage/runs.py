@@ -56,7 +56,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One row of `runs`."""
+    """One row of `runs`. `quality` counts all items that were stored when it ended, by quality."""
 
     id: str
     flow_run_id: str | None
@@ -70,6 +70,7 @@ class Run:
     duplicates: int = 0
     notes: Sequence[str] | None = None
     summary: Mapping[str, Any] | None = None
+    quality: Mapping[str, int] | None = None
 
 
 ENRICH, REPROCESS = "enrich", "reprocess"
@@ -113,9 +114,13 @@ def finish(
     notes: Iterable[str] = (),
     summary: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note that a run ended, and what its report is to say besides the counts."""
-    told = {"notes": list(notes), "summary": dict(summary) if summary else None}
+    """Note that a run ended, how good the store is then, and what its report is to say besides the counts."""
+    told: dict[str, Any] = {"notes": list(notes), "summary": dict(summary) if summary else None}
+    stored = sa.select(items.c.quality, sa.func.count()).where(items.c.state == "stored").group_by(items.c.quality)
     with database.write() as connection:
+        told["quality"] = {
+            str(quality): count for quality, count in connection.execute(stored.order_by(items.c.quality))
+        }
         connection.execute(sa.update(runs).where(runs.c.id == run_id).values(finished_at=now, **told))
 
 
@@ -155,8 +160,7 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
         ).all()
         steps = connection.execute(
             sa.select(step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count())
-            .join(items, items.c.id == step_results.c.item_id)
-            .where(mine)
+            .where(sa.true() if run_id is None else step_results.c.item_id.in_(_ids_of(run_id)))
             .group_by(step_results.c.stage, step_results.c.status, step_results.c.rung)
         ).all()
     total = sum(count for *_, count in states)
@@ -214,4 +218,8 @@ def of_run(run_id: str | None) -> sa.ColumnElement[bool]:
     """The condition on `items` that they belong to a run; all items where there is no `run_id`."""
     if run_id is None:
         return sa.true()
-    return items.c.id.in_(sa.select(run_items.c.item_id).where(run_items.c.run_id == run_id))
+    return items.c.id.in_(_ids_of(run_id))
+
+
+def _ids_of(run_id: str) -> sa.Select[Any]:
+    return sa.select(run_items.c.item_id).where(run_items.c.run_id == run_id)

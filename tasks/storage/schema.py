@@ -42,7 +42,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
-# One row per run. `kind` is the flow; `alive_at` is brought up to date while it works.
+# One row per run. `kind` is the flow; `alive_at` is brought up to date while it works. `quality` counts what was stored
+# when it ended, in this run or another, by quality.
 runs = Table(
     "runs",
     metadata,
@@ -58,6 +59,7 @@ runs = Table(
     Column("duplicates", Integer, nullable=False, default=0),
     Column("notes", JSON),
     Column("summary", JSON),
+    Column("quality", JSON),
 )
 
 # The catalogue. `state` is pending, stored or failed; `quality` is set while stored.
@@ -71,7 +73,7 @@ items = Table(
     Column("state", String(16), nullable=False),
     Column("quality", Float),
     Column("run_id", String(36)),
-    Index("items_by_state", "state"),
+    Index("items_by_quality", "state", "quality"),
 )
 
 # A manifest on its way into `items`, so that of two lines with one id only the later is ever compared.
