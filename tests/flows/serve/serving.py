@@ -111,6 +111,8 @@ class Serving:
         os.kill(self._process.pid, how)
         said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
         _, alive = psutil.wait_procs(family, timeout=20)
+        for process in alive:  # it is a test that failed, and no other is to meet them
+            process.kill()
         return self._process.returncode, said, alive
 
 
