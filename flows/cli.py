@@ -229,6 +229,7 @@ def export(
     status: Annotated[
         list[str] | None, typer.Option(metavar="STATE|STAGE=STATUS", help="Only items of this state or status.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")] = False,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -239,7 +240,7 @@ def export(
 
     with _interruptible():
         selection = Selection.parse(status or (), STAGE_NAMES, min_quality, max_quality)
-        count = commands.export(_settings(database), file, selection)
+        count = commands.export(_settings(database), file, selection, overwrite=overwrite)
     if as_json:
         _print_json({"file": str(file), "items": count}, sys.stdout)
     else:

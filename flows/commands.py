@@ -277,15 +277,17 @@ def search(settings: Settings, query: Query) -> Found:
     return tasks.search.search(settings, _existing(settings), query)
 
 
-def export(settings: Settings, path: Path, selection: Selection) -> int:
+def export(settings: Settings, path: Path, selection: Selection, *, overwrite: bool) -> int:
     """Write the items that meet a selection to a file; how many.
 
     Raises:
+        UsageError: the file is there and not to be overwritten, or of an unknown kind.
         RepliError: there is no store, or the file cannot be written.
     """
     from tasks import export as exporter
 
-    return exporter.export(browse(_existing(settings), STAGE_NAMES, selection), STAGE_NAMES, path)
+    found = browse(_existing(settings), STAGE_NAMES, selection)
+    return exporter.export(found, STAGE_NAMES, path, overwrite=overwrite)
 
 
 def _existing(settings: Settings) -> Database:

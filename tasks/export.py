@@ -20,16 +20,18 @@ from tasks.storage.browse import Browsed
 ROWS_PER_GROUP = 2000
 
 
-def export(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
+def export(found: Iterable[Browsed], stages: Sequence[str], path: Path, *, overwrite: bool = False) -> int:
     """Write items to a file; how many. The file appears, or is replaced, when it is whole.
 
     Raises:
-        UsageError: the file's name ends in neither .jsonl nor .parquet.
+        UsageError: the file's name ends in neither .jsonl nor .parquet, or it is there and not to be overwritten.
         RepliError: it cannot be written.
     """
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise UsageError(f"{path.name}: choose a name that ends in {' or '.join(_WRITERS)}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already; choose another name, or add --overwrite")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
@@ -38,7 +40,7 @@ def export(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise RepliError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+        raise RepliError(f"{path} cannot be written ({error.strerror or error}); choose another place") from None
     return count
 
 
@@ -76,7 +78,7 @@ def _parquet(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int
     columns = _columns(stages)
     schema = pa.schema([(name, kinds[kind]) for name, (kind, _) in columns.items()])
     count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for rows in _portions(found, ROWS_PER_GROUP):
             arrays = [
                 pa.array([read(row) for row in rows], type=field.type)
