@@ -169,18 +169,27 @@ def moves_since(database: Database, start: datetime, end: datetime | None = None
     order = (breaker_moves.c.at, breaker_moves.c.name, breaker_moves.c.place, breaker_moves.c.version)
     with database.read() as connection:
         rows = connection.execute(query.order_by(*order)).mappings().all()
-    return [
-        Move(
-            key=Key(row["name"], row["place"]),
-            number=row["version"],
-            at=row["at"],
-            old=Position(row["old"]),
-            new=Position(row["new"]),
-            cause=Cause(row["cause"]),
-            why=row["why"],
-        )
-        for row in rows
-    ]
+    return [_move(row) for row in rows]
+
+
+def last_moves(database: Database, count: int) -> list[Move]:
+    """The moves of all breakers that came last, the last one first."""
+    order = (breaker_moves.c.at.desc(), breaker_moves.c.name, breaker_moves.c.place, breaker_moves.c.version.desc())
+    with database.read() as connection:
+        rows = connection.execute(sa.select(breaker_moves).order_by(*order).limit(count)).mappings().all()
+    return [_move(row) for row in rows]
+
+
+def _move(row: sa.RowMapping) -> Move:
+    return Move(
+        key=Key(row["name"], row["place"]),
+        number=row["version"],
+        at=row["at"],
+        old=Position(row["old"]),
+        new=Position(row["new"]),
+        cause=Cause(row["cause"]),
+        why=row["why"],
+    )
 
 
 def _of(table: sa.Table, key: Key) -> sa.ColumnElement[bool]:

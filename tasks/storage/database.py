@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ class Database:
 
     Every write is one short transaction that takes its lock when it begins, so that on SQLite many processes
     queue instead of failing half-way.
+
+    Args:
+        is_read_only: nothing can be written, and no file is made; a store has to be there.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_read_only: bool = False) -> None:
         try:
             parsed = sa.make_url(url)
             if parsed.drivername == "postgresql":
@@ -43,7 +47,7 @@ class Database:
             if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
                 raise UsageError("a store in memory cannot be shared with the workers; write sqlite:///FILE")
             self.url = parsed
-            self.engine = _engine(parsed.render_as_string(hide_password=False))
+            self.engine = _engine(parsed.render_as_string(hide_password=False), is_read_only)
         except (ArgumentError, NoSuchModuleError, ValueError) as error:
             raise UsageError(
                 f"the database URL cannot be read ({error}); write sqlite:///FILE or postgresql://…"
@@ -145,16 +149,26 @@ def _shown(url: sa.URL) -> str:
 
 
 @lru_cache(maxsize=8)
-def _engine(url: str) -> sa.Engine:
-    """One pool a process and URL."""
+def _engine(url: str, is_read_only: bool) -> sa.Engine:
+    """One pool a process, URL and purpose."""
     parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and is_read_only:
+        uri = f"{Path(str(parsed.database)).absolute().as_uri()}?mode=ro"
+        engine = sa.create_engine(parsed, creator=partial(_open_sqlite_to_read, uri), hide_parameters=True)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
     if parsed.get_backend_name() == "sqlite":
         engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     limits = {"connect_timeout": CONNECT_TIMEOUT_S}
-    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
+    engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
+    return engine.execution_options(postgresql_readonly=True) if is_read_only else engine
+
+
+def _open_sqlite_to_read(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
