@@ -265,6 +265,17 @@ def serve(
 
 
 @app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Its port on this machine.")] = 8501,
+    database: DatabaseOption = None,
+) -> None:
+    """The store in the browser: quality, stages, breakers, queue, drills, search and each item. It reads only."""
+    from flows import commands
+
+    commands.dashboard(_settings(database), port)
+
+
+@app.command()
 def demo(
     items: Annotated[int, typer.Option(metavar="N", help="Items in the catalogue.")] = 300,
     database: DatabaseOption = None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import tasks.search
 from flows.cluster import known_server
@@ -26,6 +29,8 @@ from tasks.storage.drills import Drill
 from tasks.storage.lookup import ItemView
 from tasks.storage.retry_queue import Entry, QueueTally
 from tasks.storage.runs import Run, Tally
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +293,39 @@ def export(settings: Settings, path: Path, selection: Selection, *, overwrite: b
 
     found = browse(_existing(settings), STAGE_NAMES, selection)
     return exporter.export(found, STAGE_NAMES, path, overwrite=overwrite)
+
+
+def dashboard(settings: Settings, port: int) -> NoReturn:
+    """Become the dashboard's server, on this machine's own address. It reads its settings from the environment.
+
+    Raises:
+        RepliError: the extra is not installed, there is no store of today's kind, or the port is taken.
+    """
+    from tasks.storage.figures import opened
+
+    if importlib.util.find_spec("streamlit") is None:
+        raise RepliError("the dashboard needs the extra: pip install 'repli[dashboard]'")
+    opened(settings.database_url).engine.dispose()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise RepliError(f"port {port} cannot be had ({error.strerror}); choose another with --port") from None
+    options = {
+        "server.address": LOOPBACK,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "browser.serverAddress": LOOPBACK,
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+        "runner.magicEnabled": "false",
+    }
+    page = Path(__file__).with_name("dashboard.py")
+    asked = [f"--{name}={value}" for name, value in options.items()]
+    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(page), *asked])  # noqa: S606
 
 
 def _existing(settings: Settings) -> Database:

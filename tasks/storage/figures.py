@@ -137,11 +137,11 @@ def quality_over_time(database: Database, count: int) -> list[RunQuality]:
 
 AGES: Mapping[str, timedelta] = {
     "under 5 min": timedelta(minutes=5),
-    "5 min to 1 h": timedelta(hours=1),
-    "1 to 6 h": timedelta(hours=6),
-    "6 to 24 h": timedelta(days=1),
+    "under 1 h": timedelta(hours=1),
+    "under 6 h": timedelta(hours=6),
+    "under 1 day": timedelta(days=1),
 }
-OLDEST = "over a day"
+OLDEST = "older"
 
 
 def waiting(database: Database, now: datetime) -> list[Waiting]:

@@ -75,12 +75,12 @@ def test_the_queue_is_told_by_priority_and_age(database: Database, reader: Datab
     queue.fail("f")
     with reader.read() as connection:
         assert figures.waiting(reader, figures.database_time(connection)) == [
-            Waiting(priority=Priority.HIGH, age="5 min to 1 h", items=1),
+            Waiting(priority=Priority.HIGH, age="under 1 h", items=1),
             Waiting(priority=Priority.NORMAL, age="under 5 min", items=1),
             Waiting(priority=Priority.LOW, age="under 5 min", items=1),
-            Waiting(priority=Priority.LOW, age="5 min to 1 h", items=1),
-            Waiting(priority=Priority.LOW, age="6 to 24 h", items=1),
-            Waiting(priority=None, age="6 to 24 h", items=1),
+            Waiting(priority=Priority.LOW, age="under 1 h", items=1),
+            Waiting(priority=Priority.LOW, age="under 1 day", items=1),
+            Waiting(priority=None, age="under 1 day", items=1),
         ]
 
 
