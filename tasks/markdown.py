@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from tasks.storage.breakers import Move
@@ -31,7 +32,9 @@ def moves_table(moves: Sequence[Move]) -> str:
 def cell(text: str, longest: int = 240) -> str:
     """`text` as it may stand in a table: on one line, with nothing that Markdown or HTML would act on."""
     short = text if len(text) <= longest else text[: longest - 1] + "…"
-    return " ".join(short.split()).translate(_ENTITIES)
+    return _ACTED_ON.sub(r"\\\g<0>", " ".join(short.split()))
 
 
-_ENTITIES = {ord(character): f"&#{ord(character)};" for character in "&<>|`*_~[]\\"}
+_ACTED_ON = re.compile(r"[&<>|`*_~\[\]\\]|:(?=//)|(?<=www)\.")
+"""What Markdown or HTML would act on, links without brackets included. It is escaped by a backslash, since the Prefect
+UI shows an entity (`&#95;`) as it is written."""

@@ -456,7 +456,7 @@ def test_a_rung_that_does_not_go_with_another_is_named(
             ("text_only", "served"),
         ]
         assert step["attempts"][0]["error"] == step["error"] == {"type": "Incompatible", "message": str(rule)}
-        report = report_of(standing, "enrich-report").replace("&#95;", "_")
+        report = report_of(standing, "enrich-report").replace("\\_", "_")
         assert f"## Rungs passed over as incompatible\n\n| rule | items |\n| --- | ---: |\n| {rule} | 4 |\n" in report
     page = shop.repli("show", "item-1", COLUMNS="400").stdout
     assert "text_and_label incompatible → text_only served" in page

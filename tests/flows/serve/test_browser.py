@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -27,9 +26,9 @@ def choose(page: Page, title: str, option: str) -> None:
     page.get_by_text(option, exact=True).last.click()
 
 
-def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path: Path) -> None:
+def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The `enrich` deployment is run from its form with a fault, ends *Degraded*, and its report shows the chart."""
-    manifest = write_manifest(tmp_path / "catalogue", 12)
+    manifest = write_manifest(tmp_path_factory.mktemp("my_catalogue", numbered=False), 12)
     with open_page(height=1400) as page:
         page.goto(f"{served.ui_url}/deployments")
         page.get_by_role("link", name="enrich", exact=True).first.click()
@@ -56,6 +55,7 @@ def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path: Path) -> N
 
         report.click()
         expect(page.get_by_text("12 of 12 items stored, mean quality 0.900, 12 degraded").first).to_be_visible()
+        expect(page.get_by_text(f"Source {manifest} ·")).to_be_visible()  # its underscore as it is
         chart = page.locator("img[src^='data:image/png']")
         expect(chart).to_be_visible()
         assert chart.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
