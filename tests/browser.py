@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-WIDTH = 1180
+WIDTH, HEIGHT = 1180, 1000
 SECONDS = 1000.0
+DRAWN_AFTER = 2 * SECONDS
 
 
 @contextmanager
-def open_page(*, height: int = 1000) -> Iterator[Page]:
+def open_page() -> Iterator[Page]:
     """A page of a browser with nothing in it; skips the test where there is no browser."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
@@ -24,13 +25,16 @@ def open_page(*, height: int = 1000) -> Iterator[Page]:
     with sync_playwright() as playwright:
         # Its sandbox refuses root, which containers often are. All that is shown is our own.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": height})
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(30 * SECONDS)
         yield page
         browser.close()
 
 
-def picture(page: Page, name: str) -> None:
-    """Save what the page shows now as `name`.png, where `REPLI_SCREENSHOTS` names a folder."""
+def picture(page: Page, name: str, *, height: int) -> None:
+    """Save what the page shows now as `name.png`, where `REPLI_SCREENSHOTS` names a folder."""
     if folder := os.environ.get("REPLI_SCREENSHOTS"):
+        page.set_viewport_size({"width": WIDTH, "height": height})
+        page.wait_for_timeout(DRAWN_AFTER)
         page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})

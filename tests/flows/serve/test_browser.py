@@ -29,7 +29,7 @@ def choose(page: Page, title: str, option: str) -> None:
 def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The `enrich` deployment is run from its form with a fault, ends *Degraded*, and its report shows the chart."""
     manifest = write_manifest(tmp_path_factory.mktemp("my_catalogue", numbered=False), 12)
-    with open_page(height=1400) as page:
+    with open_page() as page:
         page.goto(f"{served.ui_url}/deployments")
         page.get_by_role("link", name="enrich", exact=True).first.click()
         page.get_by_role("button", name="Run", exact=True).click()
@@ -41,17 +41,17 @@ def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: py
         choose(page, "Rung", "classify_image.gpu")
         choose(page, "Kind", "oom")
         expect(parameter(page, "Rate").locator("input")).to_have_value("1")
-        page.get_by_text("Run Name").scroll_into_view_if_needed()
-        picture(page, "serve-form")
+        picture(page, "serve-form", height=1520)
         page.get_by_role("button", name="Submit").click()
 
         page.get_by_role("button", name="View run").first.dispatch_event("click")  # it slides in, and covers itself
         state = page.locator(".page-heading").get_by_text("Degraded", exact=True)
         expect(state).to_be_visible(timeout=90 * SECONDS)
+        page.reload()
         report = page.get_by_text("enrich-report", exact=True)
         page.get_by_text("Artifacts", exact=True).click()
         expect(report).to_be_visible()
-        picture(page, "serve-run")
+        picture(page, "serve-run", height=850)
 
         report.click()
         expect(page.get_by_text("12 of 12 items stored, mean quality 0.900, 12 degraded").first).to_be_visible()
@@ -59,4 +59,4 @@ def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: py
         chart = page.locator("img[src^='data:image/png']")
         expect(chart).to_be_visible()
         assert chart.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
-        picture(page, "report")
+        picture(page, "report", height=1240)
