@@ -1,0 +1,77 @@
+"""`deployments/` as its user has it who has a Prefect server: the commands that its README names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def check_out(folder: Path) -> Path:
+    """What a clone would hold: the files that git knows, and no other."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_what_is_deployed_from_a_clean_checkout(standing_server: dict[str, str], tmp_path: Path) -> None:
+    """Pool, deployments and automations, by Prefect's own commands; each schedule is as declared. The nightly one waits
+    for a source."""
+    checkout = check_out(tmp_path / "checkout")
+    environment = {"PATH": str(Path(sys.executable).parent), "HOME": str(tmp_path), **standing_server}
+
+    def prefect(*words: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def ask(path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        url, headers = f"{standing_server['PREFECT_API_URL']}/{path}", {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as answer:
+            return json.load(answer)
+
+    prefect("work-pool", "create", "repli", "--type", "process")
+    prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    prefect("automation", "create", "--from-file", "deployments/automations.yaml")
+
+    deployed = {one["name"]: one for one in ask("deployments/filter", {})}
+    schedules = {
+        name: [(one["slug"], one["schedule"]["cron"], one["schedule"]["timezone"], one["active"]) for one in listed]
+        for name, listed in ((name, one["schedules"]) for name, one in deployed.items())
+    }
+    assert schedules == {
+        "enrich": [("nightly", "0 1 * * *", "UTC", False)],
+        "reprocess": [("every-15-minutes", "*/15 * * * *", "UTC", True)],
+        "drill": [("weekly", "0 4 * * 0", "UTC", True)],
+    }
+    limits = {name: (one["global_concurrency_limit"] or {}).get("limit") for name, one in deployed.items()}
+    assert limits == {"enrich": None, "reprocess": 1, "drill": 1}
+    for name, one in deployed.items():
+        assert (one["work_pool_name"], one["entrypoint"]) == ("repli", f"flows.{name}.{name}")
+        assert (one["enforce_parameter_schema"], one["pull_steps"]) == (True, [])
+
+    automations = {one["name"]: one for one in ask("automations/filter", {})}
+    assert automations.keys() == {"repli: a breaker closed", "repli: a run failed", "repli: the drill failed"}
+    closed = automations["repli: a breaker closed"]
+    assert closed["trigger"]["expect"] == ["repli.breaker.closed"]
+    assert [one["deployment_id"] for one in closed["actions"]] == [deployed["reprocess"]["id"]]
