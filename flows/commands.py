@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import sys
@@ -303,8 +302,10 @@ def dashboard(settings: Settings, port: int) -> NoReturn:
     """
     from tasks.storage.figures import opened
 
-    if importlib.util.find_spec("streamlit") is None:
-        raise RepliError("the dashboard needs the extra: pip install 'repli[dashboard]'")
+    try:
+        import streamlit  # noqa: F401
+    except ModuleNotFoundError:
+        raise RepliError("the dashboard needs the extra: pip install 'repli[dashboard]'") from None
     opened(settings.database_url).engine.dispose()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -47,10 +47,10 @@ def page() -> None:
     sidebar(settings)
     try:
         if item_id := asked.get("item"):
-            st.html('<a href="?">← the whole store</a>')
+            st.html('<a class="repli-back" href="?">← the whole store</a>')
             item_page(settings, item_id)
         elif asked.get("q"):
-            st.html('<a href="?">← the whole store</a>')
+            st.html('<a class="repli-back" href="?">← the whole store</a>')
             search_page(settings)
         else:
             overview(settings)
@@ -284,7 +284,7 @@ def item_page(settings: Settings, item_id: str) -> None:
     item = view.state.item
     st.html(
         f'<div class="repli-name">{plain(str(item.name or item.id))}</div>'
-        f'<div class="repli-quiet" id="item">{plain(item.id)} · {_state(view)}</div>'
+        f'<div class="repli-quiet" id="repli-item">{plain(item.id)} · {_state(view)}</div>'
     )
     st.html(" ".join([quality_badge(view.quality).text, *(chip(f"{stage} degraded") for stage in view.degraded)]))
     left, right = st.columns([1, 2])
@@ -293,7 +293,7 @@ def item_page(settings: Settings, item_id: str) -> None:
         label(view)
     with right:
         text = (view.state.value("extract_text") or {}).get("text")
-        st.html(f'<div class="repli-text" id="text">{plain(text or "No text.", TEXT_CHARACTERS)}</div>')
+        st.html(f'<div class="repli-text" id="repli-text">{plain(text or "No text.", TEXT_CHARACTERS)}</div>')
         declared = [(name, str(value)) for name, value in (("document", item.document), ("image", item.image)) if value]
         declared += [(str(name), str(value)) for name, value in item.attributes.items()]
         st.html(table("declared", ("declared", ""), declared))
@@ -313,7 +313,7 @@ def picture(settings: Settings, view: ItemView) -> None:
         quiet("No picture.")
         return
     try:
-        st.image(_thumbnail(Blobs(settings.blobs).read(asset["sha256"])))
+        st.image(_thumbnail(Blobs(settings.blobs).read(asset["sha256"])), width="stretch")
     except (OSError, ItemError) as error:
         quiet(f"The picture cannot be shown: {error}")
 
@@ -332,7 +332,7 @@ def label(view: ItemView) -> None:
     seen = view.state.value("classify_image") or {}
     if seen:
         named = seen.get("label") or "unknown"
-        st.html(f'<div id="label"><b>{plain(named)}</b></div>')
+        st.html(f'<div id="repli-label"><b>{plain(named)}</b></div>')
         guesses = [(guess["label"], float(guess["confidence"])) for guess in seen.get("top") or ()]
         if guesses:
             st.html(table("guesses", ("label", "confidence"), [(name, f"{sure:.1%}") for name, sure in guesses]))
@@ -353,7 +353,7 @@ def trail(view: ItemView) -> None:
         for attempt in step.attempts:
             why = attempt.error.line if attempt.error else ""
             attempts.append((stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", why))
-    headers = ("stage", "status", "rung", "penalty", "confidence", "may be tried again", "ended", "error")
+    headers = ("stage", "status", "rung", "penalty", "confidence", "retryable", "ended", "error")
     st.html(table("steps", headers, steps))
     st.subheader("Attempts", anchor=False)
     st.html(table("attempts", ("stage", "rung", "outcome", "seconds", "error"), attempts))

@@ -29,9 +29,10 @@ STYLE = """
 .repli-table tr { border: 0; border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
 .repli-table td.number, .repli-table th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .repli-table td:first-child { min-width: 8.5rem; }
-.repli-table a, .repli-hit a { color: #1c7ed6; text-decoration: none; }
+.repli-table a, .repli-hit a, .repli-back { color: #1c7ed6; text-decoration: none; }
 .stMainBlockContainer { padding-top: 2.5rem; }
-.repli-table td { overflow-wrap: anywhere; max-width: 32rem; }
+.repli-table td { overflow-wrap: break-word; max-width: 32rem; }
+.repli-table td:last-child { overflow-wrap: anywhere; }
 .repli-badge { border-radius: 0.75rem; padding: 0.05rem 0.55rem; color: #fff; font-size: 0.8rem; white-space: nowrap; }
 .repli-chip { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 0.75rem; padding: 0 0.5rem;
   font-size: 0.8rem; white-space: nowrap; }
@@ -69,7 +70,7 @@ def table(name: str, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> 
         for row in rows
     )
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-    return f'<div class="repli-table" id="{name}">{whole}</div>'
+    return f'<div class="repli-table" id="repli-{name}">{whole}</div>'
 
 
 def item_link(item_id: str, text: str | None = None) -> Html:
