@@ -131,7 +131,7 @@ def test_the_whole_store_is_shown(served: Served) -> None:
             "mean quality": f"{tally.mean_quality:.3f}",
         }
         assert tally.failed > 0 < tally.degraded < tally.stored
-        page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] canvas').length === 6")
+        page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 6")
         picture(page, "dashboard", height=1750)
         order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed")
         for stage, *counts, rungs in rows(page, "stages"):
