@@ -128,7 +128,7 @@ def prepare(database_url: str, password: str | None = None) -> str | None:
             if statement.strip():
                 _execute(url, password, statement)
     except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile):
-        note = "this PostgreSQL has no pgvector; nothing in Repli needs it yet"
+        note = "this PostgreSQL has no pgvector: search compares vectors one by one, without an index"
     except psycopg.Error as error:
         why = str(error).partition("\n")[0]
         raise StoreError(

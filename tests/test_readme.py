@@ -7,13 +7,15 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tasks import events
 from tasks.compatibility import RULES
-from tasks.fallback import SKIP, Position, Rule, Rules, Status, Work, run_chain
+from tasks.fallback import SKIP, Cause, Position, Rule, Rules, Status, Work, run_chain
 from tasks.fallback.breaker import MOVES
 from tasks.process import process_runtime
 from tasks.settings import Settings
 from tasks.stage import StageContext
 from tasks.stages import CHAINS
+from tasks.storage.breakers import Key, Move
 from tasks.storage.database import Database
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -69,6 +71,16 @@ def test_every_status_is_explained() -> None:
     assert re.findall(r"^\| `(\w+)` \| (?!`)", README, re.MULTILINE)[: len(Status)] == [
         str(status) for status in Status
     ]
+
+
+def test_the_table_of_events_is_the_code() -> None:
+    """Every event that is sent is in the table, and no other; what a breaker's says is what the table says."""
+    sent = {*events.BREAKER_EVENTS.values(), events.RUN_DEGRADED, events.DRILL_PASSED, events.DRILL_FAILED}
+    rows = dict(re.findall(r"^\| `(repli\.\w+\.\w+)` \|.*\| (.*) \|$", README, re.MULTILINE))
+    assert rows.keys() == sent
+    now, old, new = datetime.now(UTC), Position.CLOSED, Position.FORCED_OPEN
+    move = Move(key=Key("a.b"), number=1, at=now, old=old, new=new, cause=Cause.FORCED_OPEN, why="")
+    assert re.findall(r"`(\w+)`", rows["repli.breaker.opened"]) == list(events.payload_of(move))
 
 
 def test_every_variable_is_one_that_is_read() -> None:

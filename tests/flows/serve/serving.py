@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +21,7 @@ from tests.flows.commandline import command, environment
 
 READY = "Ctrl-C ends it"
 ENDS_WITHIN_S = 60.0
+ANSWERS_WITHIN_S = 20.0
 
 
 def free_port() -> int:
@@ -75,14 +78,22 @@ class Serving:
         )
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """What the API of its Prefect server answers."""
+        """What the API of its Prefect server answers. It is asked again where its database was locked just then, as
+        Prefect's own clients do."""
         request = urllib.request.Request(
             f"{self.ui_url}/api/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return dict(self.ask(f"deployments/name/{name}/{name}"))

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.flows.commandline import command, environment, write_manifest
@@ -25,6 +26,18 @@ def test_it_says_where_everything_is(served: Serving) -> None:
         assert words in served.page
     with urllib.request.urlopen(served.ui_url, timeout=30) as answer:
         assert "<title>Prefect" in answer.read().decode()
+
+
+def test_only_this_machine_reaches_it(served: Serving) -> None:
+    """Every port of every process is on loopback: Dask runs whatever it is sent."""
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in served.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 3
+    assert {ip for _, ip in listening} == {"127.0.0.1"}, listening
 
 
 @pytest.mark.parametrize(
