@@ -177,12 +177,13 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
     environ = "distributed.nanny.pre-spawn-environ"
     memory = {f"{environ}.{name}": value for name, value in _KEEP_MEMORY.items()}
     with dask.config.set({"distributed.scheduler.allowed-failures": 0, **memory}):
+        # On loopback alone: whoever reaches a worker runs any code there.
+        near = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
         workers = {
-            number: {"cls": Nanny, "options": {"nthreads": 1, "name": f"worker-{number}", **options}}
+            number: {"cls": Nanny, "options": {**near, "nthreads": 1, "name": f"worker-{number}", **options}}
             for number, options in enumerate(worker_options(settings))
         }
-        quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-        scheduler = {"cls": Scheduler, "options": {**quiet, "host": "127.0.0.1", "port": 0}}
+        scheduler = {"cls": Scheduler, "options": {**near, "port": 0}}
         with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
             _warm_up(local, settings)
             try:
