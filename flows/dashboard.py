@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from io import BytesIO
+from pathlib import Path
 
 import streamlit as st
 
 from flows import dashboard_charts as charts
-from flows.dashboard_html import STYLE, Cell, badge, chip, item_link, notice, plain, quality_badge, snippet, table
+from flows.dashboard_html import STYLE, Cell, Html, badge, chip, item_link, notice, plain, quality_badge, snippet, table
 from tasks.fallback import ItemError, Position, RepliError, Status
 from tasks.models.image_classifier import open_image
 from tasks.search import Found, Mode, Query, search
@@ -22,6 +23,7 @@ from tasks.storage import lookup
 from tasks.storage.blobs import Blobs
 from tasks.storage.figures import Figures, figures, opened
 from tasks.storage.lookup import ItemView
+from tasks.storage.runs import ENRICH
 
 REFRESH_S = 4
 """A page that is open shows the store anew so often."""
@@ -130,18 +132,19 @@ def headline(shown: Figures) -> None:
         column.metric(name, value)
     if shown.is_running:
         st.progress((tally.stored + tally.failed) / max(1, tally.items))
-    quiet(f"{_last_run(shown)} · as of {_time(shown.at)}, as all times here in UTC")
+    quiet(f"{_last_run(shown)} · as of {_time(shown.at)} UTC")
 
 
 def _last_run(shown: Figures) -> str:
     last = shown.last_run
     if last is None:
         return "No run has begun yet: `repli run SOURCE` begins one"
+    what = f"{last.kind} of {Path(last.source).name}" if last.kind == ENRICH else last.kind
     if shown.is_running:
-        return f"{last.kind} is at work on {last.source}, since {_time(last.started_at)}"
+        return f"at work: {what}, since {_time(last.started_at)}"
     if last.finished_at:
-        return f"last run: {last.kind} of {last.source}, ended {_time(last.finished_at)}"
-    return f"last run: {last.kind} of {last.source}, begun {_time(last.started_at)}, and not heard of any more"
+        return f"last run: {what}, ended {_time(last.finished_at)}"
+    return f"last run: {what}, begun {_time(last.started_at)}, and not heard of any more"
 
 
 def stages(shown: Figures) -> None:
@@ -154,7 +157,7 @@ def stages(shown: Figures) -> None:
         quiet("Statuses")
         st.altair_chart(charts.status_by_stage(shown.tally.stages))
     with right:
-        quiet("Which rung served: green at no penalty, the redder the higher it is")
+        quiet("Rungs, the redder the higher their penalty")
         if any(shown.tally.rungs.values()):
             st.altair_chart(charts.rung_by_stage(shown.tally.rungs, CHAINS))
     rows: list[tuple[Cell, ...]] = [
@@ -178,8 +181,8 @@ def breakers(shown: Figures) -> None:
             badge(view.state.position.replace("_", " "), POSITION_COLOURS[view.state.position]),
             view.breaker.scope,
             len(view.state.failures),
-            _time(view.state.opened_at),
-            _time(view.state.probe_at),
+            _when(view.state.opened_at),
+            _when(view.state.probe_at),
             view.state.why,
         )
         for view in shown.breakers
@@ -187,7 +190,7 @@ def breakers(shown: Figures) -> None:
     st.html(table("breakers", ("breaker", "state", "scope", "failures", "opened", "next probe", "why"), rows))
     if shown.moves:
         moves = [
-            (_time(move.at), str(move.key), f"{move.old} → {move.new}".replace("_", " "), str(move.cause), move.why)
+            (_when(move.at), str(move.key), f"{move.old} → {move.new}".replace("_", " "), str(move.cause), move.why)
             for move in shown.moves
         ]
         with st.expander(f"The last {len(moves)} moves", expanded=len(moves) <= 10):
@@ -215,7 +218,7 @@ def queue(shown: Figures) -> None:
             quality_badge(entry.quality),
             entry.state,
             entry.tries,
-            _time(entry.not_before),
+            _when(entry.not_before),
         )
         for entry in shown.first_in_queue
     ]
@@ -233,7 +236,7 @@ def drills(shown: Figures) -> None:
     st.altair_chart(charts.drill(last))
     rows = [
         (
-            _time(one.finished_at),
+            _when(one.finished_at),
             badge(one.verdict, "#2f9e44" if one.verdict == "passed" else "#c92a2a"),
             f"{one.report['rungs_reached']} of {one.report['rungs_declared']}",
             "; ".join(
@@ -349,7 +352,7 @@ def trail(view: ItemView) -> None:
         confidence = "" if step.confidence is None else f"{step.confidence:.3f}"
         error = step.error.line if step.error else ""
         again = "yes" if step.retryable else ""
-        steps.append((stage, status, step.rung, penalty, confidence, again, _time(step.finished_at), error))
+        steps.append((stage, status, step.rung, penalty, confidence, again, _when(step.finished_at), error))
         for attempt in step.attempts:
             why = attempt.error.line if attempt.error else ""
             attempts.append((stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", why))
@@ -386,6 +389,11 @@ def hits(found: Found) -> None:
 def quiet(text: str) -> None:
     """A line in a small voice, as plain text."""
     st.html(f'<div class="repli-quiet">{plain(text, 1000)}</div>')
+
+
+def _when(time: datetime | None) -> Html:
+    """A time in a table, on one line."""
+    return Html(f'<span class="repli-time">{_time(time)}</span>')
 
 
 def _time(when: datetime | None) -> str:

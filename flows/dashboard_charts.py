@@ -111,7 +111,7 @@ def _factor(chain: AnyChain, rung: str) -> Any:
 def _shares(rows: Sequence[tuple[str, str, int, int]], of: str, scale: alt.Scale, legend: alt.Legend | None) -> Any:
     frame = pd.DataFrame(rows, columns=["stage", of, "place", "items"])
     return _chart(
-        alt.Chart(frame, height=HEIGHT + (60 if legend else 0))
+        alt.Chart(frame, height=HEIGHT + (110 if legend else 0))
         .mark_bar(size=20, stroke="white", strokeWidth=1)
         .encode(
             y=alt.Y("stage:N", sort=None, title=None, axis=alt.Axis(labelLimit=200)),

@@ -199,13 +199,6 @@ def test_an_item_is_shown_whole(served: Served) -> None:
         ]
 
 
-def test_an_item_that_there_is_not_is_told(served: Served) -> None:
-    """By the name that was asked for, as text."""
-    with watched_page() as page:
-        page.goto(served.at(item="<b>nobody</b>"))
-        expect(page.get_by_role("alert")).to_have_text("There is no item '<b>nobody</b>' in this store.")
-
-
 def test_what_a_catalogue_says_is_only_text(served: Served) -> None:
     """A name, a text, an id and an error that mean harm are shown letter by letter, wherever they are."""
     with watched_page() as page:
@@ -223,18 +216,15 @@ def test_what_a_catalogue_says_is_only_text(served: Served) -> None:
         assert page.locator("main :is(script, .katex, b), img[src=x], a[href^=javascript]").count() == 0
 
 
-@pytest.mark.parametrize(
-    ("query", "told"),
-    [
-        ({"q": "tea", "mode": "<b>"}, "choose from hybrid, keyword, vector"),
-        ({"q": "!?", "mode": "keyword"}, "there is no word in '!?' to look for"),
-    ],
-)
-def test_a_search_that_cannot_be_made_is_told(served: Served, query: dict[str, str], told: str) -> None:
-    """A message that says what to do, and no traceback."""
+def test_what_cannot_be_shown_is_told(served: Served) -> None:
+    """By the name that was asked for, as text, or with what to do; there is no traceback."""
     with watched_page() as page:
-        page.goto(served.at(**query))
-        expect(page.get_by_role("alert")).to_contain_text(told)
+        page.goto(served.at(item="<b>nobody</b>"))
+        expect(page.get_by_role("alert")).to_have_text("There is no item '<b>nobody</b>' in this store.")
+        page.goto(served.at(q="tea", mode="<b>"))
+        expect(page.get_by_role("alert")).to_contain_text("choose from hybrid, keyword, vector")
+        page.goto(served.at(q="!?", mode="keyword"))
+        expect(page.get_by_role("alert")).to_contain_text("there is no word in '!?' to look for")
 
 
 def test_an_open_page_follows_the_store(served: Served) -> None:
@@ -245,7 +235,7 @@ def test_an_open_page_follows_the_store(served: Served) -> None:
         run_id = runs.start(served.database, "a flow run", "new.jsonl", {}, datetime.now(UTC))
         catalogue.register(served.database, run_id, [Item(id="new", name="new")])
         breakers.order(served.database, declared_breakers()[GPU], Key(GPU), Cause.RESET)
-        expect(page.get_by_text("enrich is at work on new.jsonl")).to_be_visible(timeout=REFRESHED)
+        expect(page.get_by_text("at work: enrich of new.jsonl")).to_be_visible(timeout=REFRESHED)
         expect(page.locator("#repli-breakers")).not_to_contain_text("forced open", timeout=REFRESHED)
         shown = tiles(page)
         assert (shown["items"], shown["pending"]) == (str(items + 1), "1")
