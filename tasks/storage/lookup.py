@@ -81,7 +81,8 @@ def lowest(database: Database, run_id: str | None, limit: int) -> list[Finding]:
 
 def failed(database: Database, run_id: str | None, limit: int) -> list[Finding]:
     """The items that failed."""
-    query = sa.select(items.c.id, items.c.name, items.c.quality).where(of_run(run_id), items.c.state == "failed")
+    is_failed = items.c.quality.is_(None), items.c.state == "failed"  # an index has both
+    query = sa.select(items.c.id, items.c.name, items.c.quality).where(of_run(run_id), *is_failed)
     return _findings(database, query.order_by(items.c.id).limit(limit), (Status.FAILED.value,))
 
 

@@ -73,7 +73,7 @@ items = Table(
     Column("state", String(16), nullable=False),
     Column("quality", Float),
     Column("run_id", String(36)),
-    Index("items_by_quality", "state", "quality"),
+    Index("items_by_quality", "quality", "state"),
 )
 
 # A manifest on its way into `items`, so that of two lines with one id only the later is ever compared.
