@@ -344,6 +344,8 @@ def label(view: ItemView) -> None:
 def trail(view: ItemView) -> None:
     """What each stage left, and every rung that was considered for it."""
     st.subheader("Stages", anchor=False)
+    ended = [step.finished_at for step in view.stages.values() if step.finished_at]
+    quiet(f"ended {_time(max(ended))} UTC" if ended else "nothing has been done yet")
     steps: list[tuple[Cell, ...]] = []
     attempts: list[tuple[Cell, ...]] = []
     for stage, step in view.stages.items():
@@ -352,11 +354,11 @@ def trail(view: ItemView) -> None:
         confidence = "" if step.confidence is None else f"{step.confidence:.3f}"
         error = step.error.line if step.error else ""
         again = "yes" if step.retryable else ""
-        steps.append((stage, status, step.rung, penalty, confidence, again, _when(step.finished_at), error))
+        steps.append((stage, status, step.rung, penalty, confidence, again, error))
         for attempt in step.attempts:
             why = attempt.error.line if attempt.error else ""
             attempts.append((stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", why))
-    headers = ("stage", "status", "rung", "penalty", "confidence", "retryable", "ended", "error")
+    headers = ("stage", "status", "rung", "penalty", "confidence", "retryable", "error")
     st.html(table("steps", headers, steps))
     st.subheader("Attempts", anchor=False)
     st.html(table("attempts", ("stage", "rung", "outcome", "seconds", "error"), attempts))

@@ -70,7 +70,7 @@ def quality_over_time(ended: Sequence[RunQuality]) -> Any:
         alt.Chart(frame, height=HEIGHT)
         .mark_bar(size=26)
         .encode(
-            x=alt.X("end of run (UTC):N", sort=None, axis=alt.Axis(labelAngle=-35, labelOverlap=True)),
+            x=alt.X("end of run (UTC):N", sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("items:Q", title="stored items", axis=alt.Axis(tickMinStep=1, format=",d")),
             color=alt.Color("quality:N", scale=colours, legend=alt.Legend(orient="top", title=None)),
             order="place:Q",

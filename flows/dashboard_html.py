@@ -33,7 +33,7 @@ STYLE = """
 .stMainBlockContainer { padding-top: 2.5rem; }
 .repli-table td { overflow-wrap: break-word; max-width: 32rem; }
 .repli-time { white-space: nowrap; }
-.repli-table td:last-child { overflow-wrap: anywhere; }
+.repli-table td:last-child:not(:first-child) { overflow-wrap: anywhere; }
 .repli-badge { border-radius: 0.75rem; padding: 0.05rem 0.55rem; color: #fff; font-size: 0.8rem; white-space: nowrap; }
 .repli-chip { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 0.75rem; padding: 0 0.5rem;
   font-size: 0.8rem; white-space: nowrap; }
