@@ -30,6 +30,7 @@ STYLE = """
 .repli-table td.number, .repli-table th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .repli-table td:first-child { min-width: 8.5rem; }
 .repli-table a, .repli-hit a, .repli-back { color: #1c7ed6; text-decoration: none; }
+[data-stale="true"] { opacity: 1 !important; } /* no fading at each refresh */
 .stMainBlockContainer { padding-top: 2.5rem; }
 .repli-table td { overflow-wrap: break-word; max-width: 32rem; }
 .repli-time { white-space: nowrap; }
