@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import dask
@@ -26,6 +26,8 @@ from tasks.stage_task import Batch, task_of
 WORKER_WAIT_S = 60
 LOOK_EVERY_S = 2.0
 """While a batch is waited for, the workers are looked at so often."""
+GATHERED_WITHIN_S = 10.0
+"""The report of a task that is over is here by then, or it was lost."""
 AHEAD = 2
 
 
@@ -144,13 +146,12 @@ class Window:
         into `reports`."""
         for position, stage in enumerate(self._stages):
             try:
-                while not self._is_done(in_flight[0].futures[position]):
-                    self._see_to_the_waiting(in_flight, stage)
-                result = in_flight[0].futures[position].result(raise_on_failure=False)
+                while (result := result_of(in_flight[0].futures[position])) is None:
+                    self._see_to_the_waiting(in_flight)
             except KilledWorker as error:
                 _mark_crashed(in_flight[0].futures[position], str(error))
                 return stage.name, error
-            except (OSError, TimeoutError, CancelledError, FutureCancelledError) as error:
+            except (OSError, CancelledError, FutureCancelledError) as error:
                 why = str(error) or type(error).__name__
                 raise RepliError(
                     f"the Dask cluster was lost ({why}); start the run again, it goes on from here"
@@ -161,36 +162,44 @@ class Window:
             reports.append(result)
         return self._stages[-1].name, None
 
-    def _is_done(self, future: PrefectDaskFuture[StageReport]) -> bool:
-        """Wait a moment for a task; whether it is over, one way or another."""
-        try:
-            future.wrapped_future.exception(timeout=LOOK_EVERY_S)
-        except TimeoutError:
-            return False
-        except CancelledError:
-            return True  # its result says so
-        return True
-
-    def _see_to_the_waiting(self, in_flight: deque[InFlight], stage: AnyStage) -> None:
+    def _see_to_the_waiting(self, in_flight: deque[InFlight]) -> None:
         """Send again what waits for a worker in vain. Raises `RepliError` where there has been none at all for long."""
         if self._routing.is_deserted():
             raise RepliError(
                 f"the Dask cluster has had no worker for {DESERTED_AFTER_S:g} s; start one, and the run again"
             )
-        if self._routing.is_lost(stage):
-            in_flight.extend([self._unbound(in_flight.popleft(), stage) for _ in range(len(in_flight))])
+        lost = {stage.name for stage in self._stages if self._routing.is_lost(stage)}
+        in_flight.extend([self._unbound(in_flight.popleft(), lost) for _ in range(len(in_flight))])
 
-    def _unbound(self, sent: InFlight, stage: AnyStage) -> InFlight:
-        """The batch with `stage` and those after it sent again to any worker, where it waits for a worker in vain."""
-        position = self._stages.index(stage)
-        waiting = sent.futures[position:]
-        if stage.name not in sent.bound or waiting[0].wrapped_future.done():
+    def _unbound(self, sent: InFlight, lost: set[str]) -> InFlight:
+        """The batch, sent again to any worker from the first stage on that waits for one of the `lost` in vain.
+
+        That may be a stage that was done before: what it came to died with its worker, and those after it wait for it.
+        """
+        for position, stage in enumerate(self._stages):
+            if stage.name in sent.bound & lost and not sent.futures[position].wrapped_future.done():
+                break
+        else:
             return sent
-        self._client.cancel([future.wrapped_future for future in waiting], force=True)
+        self._client.cancel([future.wrapped_future for future in sent.futures[position:]], force=True)
         futures = list(sent.futures[:position])
-        for later in self._stages[position:]:
-            futures.append(self._send(later, sent.batch, futures[-1:]))
-        return replace(sent, futures=tuple(futures), bound=frozenset())
+        for stage in self._stages[position:]:
+            futures.append(self._send(stage, sent.batch, futures[-1:]))
+        still_bound = sent.bound & {stage.name for stage in self._stages[:position]}
+        return replace(sent, futures=tuple(futures), bound=still_bound)
+
+
+def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:
+    """Wait a moment for a task: its report, the error that it ended with, or None while there is neither.
+
+    A task that is over may have no result yet: it died with its worker, and the task has to run again.
+    """
+    try:
+        with suppress(CancelledError):  # the result says so
+            future.wrapped_future.exception(timeout=LOOK_EVERY_S)
+        return future.result(timeout=GATHERED_WITHIN_S, raise_on_failure=False)
+    except TimeoutError:
+        return None
 
 
 def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:
