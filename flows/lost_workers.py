@@ -26,9 +26,13 @@ FATAL_DEATHS = 2
 """An item over which so many workers died, the last time alone, is set aside."""
 
 
-def suspects(batch: Batch, *, was_alone: bool) -> list[Batch]:
-    """The pieces in which to run a batch again whose worker died; none where it is an item to set aside."""
-    deaths = batch.deaths + was_alone
+def suspects(batch: Batch, *, is_blamed: bool) -> list[Batch]:
+    """The pieces in which to run a batch again whose worker died; none where it is an item to set aside.
+
+    Args:
+        is_blamed: whether the death says something of the items: they were alone.
+    """
+    deaths = batch.deaths + is_blamed
     if len(batch.item_ids) == 1 and deaths >= FATAL_DEATHS:
         return []
     size = max(1, -(-len(batch.item_ids) // PIECES))
@@ -85,24 +89,33 @@ class Deaths:
         self._on_move = on_move
         self._excusable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
 
-    def died(self, batch: Batch, stage: str, worker: str | None) -> None:
-        """A worker died over `batch` at `stage`. It counts where the batch was alone and nobody forced a rung."""
+    def died(self, batch: Batch, stage: str, worker: str | None) -> bool:
+        """A worker died over `batch` at `stage`: whether that says something of its items.
+
+        It counts against the rung where the batch was alone and nobody forced a rung. A probe of a rung that was
+        refused already says nothing of the items that it was tried with.
+        """
         place = self._place_of(worker) if worker else None
         if not batch.is_suspect or place is None or stage in self._directives.forced:
-            return
+            return True
         chain = self._pipeline.stage(stage).chain
         for rung in chain.rungs:
             if rung.breaker is None:
-                return
+                return True
             name = f"{stage}.{rung.name}"
             key = Key(name, EVERYWHERE if rung.breaker.scope == "fleet" else place)
             states, _ = breakers.read(self._database, rung.breaker, [key, Key(name)])
+            why = f"WorkerDied: {name} killed its worker"
+            if lease := states[key].lease:
+                self._tell(rung.breaker, key, Ended(lease.token, Verdict.FAILED, why))
+                return False
             is_called = Position.CLOSED, Position.FORCED_CLOSED
             if states[key].position in is_called and states[Key(name)].position in is_called:
                 token = uuid.uuid4().hex
                 self._excusable[rung.breaker, key].add(token)
-                self._tell(rung.breaker, key, Ended(token, Verdict.FAILED, f"WorkerDied: {name} killed its worker"))
-                return
+                self._tell(rung.breaker, key, Ended(token, Verdict.FAILED, why))
+                return True
+        return True
 
     def came_through(self, batch: Batch) -> None:
         """`batch` was served: what killed the workers before it was an item's doing."""

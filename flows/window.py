@@ -107,8 +107,8 @@ class Window:
                 self._deaths.came_through(batch)
                 self._on_done(batch, reports)
             elif isinstance(error, KilledWorker):
-                self._deaths.died(batch, stage, error.last_worker.address if error.last_worker else None)
-                pieces = suspects(batch, was_alone=batch.is_suspect)
+                is_telling = self._deaths.died(batch, stage, error.last_worker.address if error.last_worker else None)
+                pieces = suspects(batch, is_blamed=batch.is_suspect and is_telling)
                 suspected.extend(pieces)
                 if not pieces:
                     self._set_aside(batch, stage)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from distributed import Client
+from prefect.client.base import PrefectHttpxSyncClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import URL
 
@@ -98,7 +99,7 @@ def registered(standing: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def server(standing: dict[str, str], registered: str) -> Iterator[Server]:
     """The shared server, without blocks before and after."""
-    with httpx.Client(base_url=standing["PREFECT_API_URL"]) as api:
+    with PrefectHttpxSyncClient(base_url=standing["PREFECT_API_URL"], raise_on_all_errors=False) as api:
         server = Server(api)
         yield server
         for slug in KINDS:

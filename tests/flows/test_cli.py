@@ -51,7 +51,7 @@ def test_a_whole_outage_is_stored_at_exactly_072(repli: Repli, tmp_path: Path, h
     """With the accelerator and the text model gone, every item is stored at 1.0 × 0.9 × 0.8, and says why."""
     manifest = write_manifest(tmp_path / "items", 40)
     faults = [argument for fault in FULL_OUTAGE for argument in ("--fault", fault)]
-    done = repli("run", manifest, "--batch-size", "20", "--json", *faults)
+    done = repli("run", manifest, "--json", *faults)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["quality"] == {"0.72": 40}

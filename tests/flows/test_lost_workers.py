@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 
-from flows.lost_workers import FATAL_DEATHS, PIECES, set_aside, suspects
-from tasks.fallback import Status
+from flows.lost_workers import FATAL_DEATHS, PIECES, Deaths, set_aside, suspects
+from tasks.fallback import Asked, Cause, Decision, Directives, Ended, Position, Status, Verdict
 from tasks.stage_task import Batch
-from tasks.storage import results
+from tasks.stages import PIPELINE, declared_breakers
+from tasks.storage import breakers, results
+from tasks.storage.breakers import Key, Move
 from tasks.storage.database import Database
 
 
@@ -18,7 +22,7 @@ def batch(*item_ids: str, deaths: int = 0) -> Batch:
 def test_a_batch_comes_again_in_pieces() -> None:
     """Every item is in exactly one piece, and each piece is a suspect."""
     ids = tuple(map(str, range(100)))
-    pieces = suspects(batch(*ids), was_alone=False)
+    pieces = suspects(batch(*ids), is_blamed=False)
     assert len(pieces) == PIECES
     assert tuple(item for piece in pieces for item in piece.item_ids) == ids
     assert all(piece.is_suspect and piece.deaths == 0 for piece in pieces)
@@ -26,16 +30,40 @@ def test_a_batch_comes_again_in_pieces() -> None:
 
 def test_a_death_counts_only_where_it_can_have_one_cause() -> None:
     """Of a batch that was not alone nothing is held against its items."""
-    assert [piece.deaths for piece in suspects(batch("a", "b"), was_alone=True)] == [1, 1]
-    assert [piece.deaths for piece in suspects(batch("a", "b"), was_alone=False)] == [0, 0]
+    assert [piece.deaths for piece in suspects(batch("a", "b"), is_blamed=True)] == [1, 1]
+    assert [piece.deaths for piece in suspects(batch("a", "b"), is_blamed=False)] == [0, 0]
 
 
 def test_an_item_is_set_aside_after_its_second_death_alone() -> None:
     """An item that was alone is tried once more; after that nothing is left to run."""
-    (again,) = suspects(batch("a"), was_alone=True)
+    (again,) = suspects(batch("a"), is_blamed=True)
     assert again.deaths == FATAL_DEATHS - 1
-    assert suspects(again, was_alone=True) == []
-    assert len(suspects(again, was_alone=False)) == 1
+    assert suspects(again, is_blamed=True) == []
+    assert len(suspects(again, is_blamed=False)) == 1
+
+
+def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(database: Database) -> None:
+    """The breaker opens again for longer. Of a rung that is not refused a death is a failure, and the item's too."""
+    name = "classify_image.gpu"
+    breaker, key = declared_breakers()[name], Key(name, "here/0")
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(breaker.failures):
+        failed = Ended(str(number), Verdict.FAILED)
+        breakers.apply(database, breaker, key, failed, clock=lambda _: start)
+    moves: list[Move] = []
+    deaths = Deaths(database, Directives(), pipeline=PIPELINE, place_of=lambda _: key.place, on_move=moves.append)
+    alone = replace(batch("a"), is_suspect=True)
+
+    assert breakers.apply(database, breaker, key, Asked("probe")).decision is Decision.PROBE
+    assert deaths.died(alone, "classify_image", "tcp://one") is False
+    assert [(move.new, move.cause) for move in moves] == [(Position.OPEN, Cause.PROBE_FAILED)]
+    states, _ = breakers.read(database, breaker, [key])
+    assert states[key].failed_probes == 1
+
+    breakers.order(database, breaker, key, Cause.RESET)
+    assert deaths.died(alone, "classify_image", "tcp://one") is True
+    states, _ = breakers.read(database, breaker, [key])
+    assert len(states[key].failures) == 1
 
 
 def test_what_is_set_aside_is_failed_and_may_be_tried_again(database: Database, registered: Callable[..., str]) -> None:
