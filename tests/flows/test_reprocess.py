@@ -479,7 +479,7 @@ def test_runs_side_by_side_share_the_work(preloaded: Preloaded, tmp_path: Path) 
     others = tmp_path / "others.jsonl"
     others.write_text("".join(json.dumps({"id": f"new-{n}", "name": f"New thing {n}"}) + "\n" for n in range(16)))
     begun = [
-        *(shop.begin("reprocess", "--batch-size", "16", "--json") for _ in range(2)),
+        *(shop.begin("reprocess", "--batch-size", "8", "--json") for _ in range(2)),
         shop.begin("run", others, "--batch-size", "4", "--json"),
         shop.begin("run", manifest, "--limit", "6", "--refresh", "--batch-size", "2", "--json"),
     ]
