@@ -310,6 +310,7 @@ except TimedOut:
 def test_interrupt_of_the_caller_leaves_nothing_in_the_way() -> None:
     """After Ctrl-C during a call the next one does not wait behind it."""
     done, seconds = run_script("""
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 calm = TimeLimiter()
 threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
 try:
