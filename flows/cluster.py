@@ -173,10 +173,8 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
     import dask.config
     from distributed import Nanny, Scheduler, SpecCluster
 
-    # The flow answers a worker's death itself, with smaller batches: Dask is not to try the same again first.
-    environ = "distributed.nanny.pre-spawn-environ"
-    memory = {f"{environ}.{name}": value for name, value in _KEEP_MEMORY.items()}
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0, **memory}):
+    with dask.config.set(_dask_options()):
+        _preload_workers()
         # On loopback alone: whoever reaches a worker runs any code there.
         near = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
         workers = {
@@ -190,6 +188,26 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
                 yield local.scheduler_address
             finally:
                 logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is still at work is not wanted now
+
+
+def _dask_options() -> dict[str, Any]:
+    # What C libraries read once, before there is a worker.
+    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, _cores() // _worker_count()))}
+    options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
+    # The flow answers a worker's death itself, with smaller batches: Dask is not to try the same again first.
+    options["distributed.scheduler.allowed-failures"] = 0
+    if sys.platform == "linux":  # as Python 3.14 starts processes by itself; elsewhere not every library bears it
+        options["distributed.worker.multiprocessing-method"] = "forkserver"
+    return options
+
+
+def _preload_workers() -> None:
+    """Have the fork server, if workers come from one, import what all of them need."""
+    from distributed.utils import get_mp_context
+
+    context = get_mp_context()
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["flows.worker_imports"])
 
 
 def _warm_up(local: Any, settings: Settings) -> None:
@@ -210,12 +228,11 @@ def worker_options(settings: Settings) -> list[dict[str, Any]]:
     A worker that has an accelerator carries the resource `GPU`: with `cuda` one worker for each device that this
     machine shows, with an emulated device every worker.
     """
-    from dask.system import CPU_COUNT  # what the container has, where there is one
     from distributed.system import MEMORY_LIMIT
 
-    workers = max(1, min(CPU_COUNT, MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER))
-    threads = max(1, CPU_COUNT // workers)
-    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": {"OMP_NUM_THREADS": str(threads)}}
+    workers = _worker_count()
+    # The fork server's environment is that of its start; a worker has the one of this moment, Prefect's server named.
+    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": dict(os.environ)}
     if settings.is_gpu_emulated:
         return [{**plain, "resources": {"GPU": 1}} for _ in range(workers)]
     devices = visible_devices()
@@ -225,6 +242,18 @@ def worker_options(settings: Settings) -> list[dict[str, Any]]:
     ]
     others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
     return options + [others] * (workers - len(options))
+
+
+def _worker_count() -> int:
+    from distributed.system import MEMORY_LIMIT
+
+    return int(max(1, min(_cores(), MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER)))
+
+
+def _cores() -> int:
+    from dask.system import CPU_COUNT  # what the container has, where there is one
+
+    return int(CPU_COUNT)
 
 
 def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> list[str]:

@@ -1,0 +1,62 @@
+"""The Dask cluster of a run: real workers, from a fork server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from flows.cluster import dask_cluster, environment, visible_devices
+from tasks.settings import Settings
+
+
+def seen() -> dict[str, Any]:
+    """What a worker sees of the process that it is."""
+    import torch
+
+    return {
+        "api": os.environ["PREFECT_API_URL"],
+        "home": os.environ["REPLI_HOME"],
+        "threads": torch.get_num_threads(),
+        "trim": os.environ["MALLOC_TRIM_THRESHOLD_"],
+        "is_in_bad_fork": torch.cuda._is_in_bad_fork(),
+        "parent": os.getppid(),
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers come from a fork server on Linux alone")
+def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
+    """Whatever the fork server was started with: a second cluster of the same process has another Prefect server."""
+    parents = set()
+    for number in range(2):
+        home, api = str(tmp_path / f"home-{number}"), f"http://127.0.0.1:{number}/api"
+        with (
+            environment({"PREFECT_API_URL": api, "REPLI_HOME": home, "REPLI_GPU_DEVICE": "cpu"}),
+            dask_cluster(Settings.from_environment()) as address,
+            Client(address, set_as_default=False) as client,
+        ):
+            workers = list(client.run(seen).values())
+            cores = os.cpu_count() or 1
+        assert {(worker["api"], worker["home"]) for worker in workers} == {(api, home)}
+        assert {worker["threads"] for worker in workers} == {max(1, cores // len(workers))}
+        assert {worker["trim"] for worker in workers} == {str(4 * 1024**3)}
+        assert not any(worker["is_in_bad_fork"] for worker in workers), "CUDA can be begun in every worker"
+        parents |= {worker["parent"] for worker in workers}
+    assert len(parents) == 1
+    assert os.getpid() not in parents, "they are forks of one process that has imported what they need"
+
+
+@pytest.mark.parametrize(
+    ("named", "devices"), [(None, ["0", "1"]), ("1", ["1"]), ("0, 1", ["0", "1"]), ("", []), ("GPU-ab", ["GPU-ab"])]
+)
+def test_devices_are_those_that_are_left_visible(tmp_path: Path, named: str | None, devices: list[str]) -> None:
+    """All of the machine, unless `CUDA_VISIBLE_DEVICES` names some; none where there is none."""
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    variables = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
+    assert visible_devices(variables, tmp_path) == devices
+    assert visible_devices(variables, tmp_path / "no-such-folder") == []
