@@ -10,7 +10,7 @@ demo: install
 	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: install
 	$(BIN)/ruff check .

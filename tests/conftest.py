@@ -19,6 +19,18 @@ from tasks.storage import catalogue, runs
 from tasks.storage.database import Database
 
 
+SHARED = ("standing", "served", "standing_form")
+"""Fixtures that take long to make: where tests run in several processes, all that use one of them share a process."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for `pytest -n`: by what they share, or else by their file."""
+    for item in items:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL server of this session's own. Not in pytest's folder, which sessions beside it may tidy away."""
