@@ -17,7 +17,7 @@ from tasks.items import Item
 from tasks.settings import Settings
 from tasks.storage import catalogue, runs
 from tasks.storage.database import Database
-
+from tests.stored import emptied
 
 SHARED = ("standing", "served", "standing_form")
 """Fixtures that take long to make: where tests run in several processes, all that use one of them share a process."""
@@ -66,11 +66,17 @@ def fresh_store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Databa
     admin.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A fresh, migrated store of each kind: what holds for one holds for the other."""
-    with fresh_store(request, tmp_path) as store:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def kept_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A migrated store of each kind that stays from test to test: what holds for one holds for the other."""
+    with fresh_store(request, tmp_path_factory.mktemp("store")) as store:
         yield store
+
+
+@pytest.fixture
+def database(kept_database: Database) -> Database:
+    """A store of each kind with nothing in it."""
+    return emptied(kept_database)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ FLEET = Breaker(scope="fleet", failures=3, within_s=600, open_for_s=60, lease_s=
 HOST = Breaker(scope="host", failures=3, within_s=600, open_for_s=60, lease_s=30)
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 
-on_one_store = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+on_one_store = pytest.mark.parametrize("kept_database", ["sqlite"], indirect=True)
 """For what is this process's own affair: that the stores do the same is tested beside them."""
 
 

@@ -40,10 +40,8 @@ from tasks.storage.database import Database
 from tasks.storage.schema import items
 from tasks.store import Enriched, in_database, merge
 from tests import writers
-from tests.conftest import fresh_store
 from tests.fleet import Fleet
 from tests.in_process import fresh_runtime
-from tests.stored import emptied
 from tests.writers import ON_WHAT_IS_BETTER, ON_WHAT_IS_POOR, PENALTIES, Call, Order
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -56,18 +54,6 @@ WAYS: list[dict[str, str | None]] = [
 POISONED: dict[str, str | None] = {**dict.fromkeys(PIPELINE.names[:-1]), "classify_image": "rules"}
 POISONED["embed_text"] = "text_and_label"
 MAY_MERGE = partial(merge, PIPELINE.rules)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def kept_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A store of each kind that stays from test to test."""
-    with fresh_store(request, tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-@pytest.fixture
-def database(kept_database: Database) -> Database:
-    return emptied(kept_database)
 
 
 def is_forbidden(way: Mapping[str, str | None]) -> bool:

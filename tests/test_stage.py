@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -42,9 +42,8 @@ from tasks.stages import CHAINS, PIPELINE, STAGE_NAMES, STAGES
 from tasks.storage import breakers, catalogue, claims, results, retry_queue, runs
 from tasks.storage.breakers import Key
 from tasks.storage.database import Database
-from tests.conftest import fresh_store
 from tests.in_process import enrich, fresh_runtime, kept
-from tests.stored import emptied, store_at
+from tests.stored import store_at
 
 IDS = ("a", "b", "c")
 
@@ -437,18 +436,6 @@ class Two:
 def gains(report: StageReport) -> tuple[list[str], list[str]]:
     """The items for which a rung was called, and those that gained by it."""
     return sorted(report.tried), sorted(report.lifted)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def kept_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A store of each kind that stays from test to test."""
-    with fresh_store(request, tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-@pytest.fixture
-def database(kept_database: Database) -> Database:
-    return emptied(kept_database)
 
 
 @pytest.fixture

@@ -90,11 +90,13 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
-    """What it came to: the census after each kill, whether the run lived until then, and the last run's answer."""
+    """What it came to: the census after each kill, how many runs lived until then, the last run's answer, and how many
+    items were left to it."""
 
     censuses: tuple[Census, ...]
     killed_at_work: int
     last: Any
+    left: int
 
 
 def campaign(shop: Shop, folder: Path, address: str, *, kills: int, seed: int) -> Campaign:
@@ -110,10 +112,11 @@ def campaign(shop: Shop, folder: Path, address: str, *, kills: int, seed: int) -
             censuses.append(Census.of(shop.store))
             censuses[-1].check_follows(censuses[-2])
             _let_the_leases_run_out(shop.store, client)
+    left = len(Census.of(shop.store).queued)  # what the workers still had in hand is over
     last = shop.json("reprocess")
     censuses.append(Census.of(shop.store))
     censuses[-1].check_follows(censuses[-2])
-    return Campaign(censuses=tuple(censuses), killed_at_work=killed_at_work, last=last)
+    return Campaign(censuses=tuple(censuses), killed_at_work=killed_at_work, last=last, left=left)
 
 
 def _killed_at_work(shop: Shop, after_s: float) -> bool:

@@ -225,7 +225,7 @@ def test_a_variable_goes_before_a_block(server: Server, standing: dict[str, str]
             configured_settings({})
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
 def test_a_deployed_flow_goes_by_the_blocks_alone(
     database: Database, server: Server, standing: dict[str, str], tmp_path: Path
 ) -> None:
@@ -249,7 +249,7 @@ def test_a_deployed_flow_goes_by_the_blocks_alone(
     assert_kept_to_itself(server)
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
 def test_no_command_shows_the_secret(database: Database, shop: Shop, server: Server, tmp_path: Path) -> None:
     """Neither what it prints, on either stream, nor what Prefect keeps of it: logs, artifacts, parameters, events."""
     manifest = write_manifest(tmp_path / "items", 2)

@@ -336,7 +336,7 @@ class TestRaces:
         lease = shared.state().lease
         assert lease and lease.token == str(decisions.index(Decision.PROBE))
 
-    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # on SQLite writers queue
+    @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)  # on SQLite writers queue
     def test_who_comes_second_begins_again(self, shared: Shared) -> None:
         """The first change has no row to wait for: somebody else's gets in, is kept, and ours is worked out anew."""
         shared.breaker = replace(BREAKER, failures=2)
@@ -347,7 +347,7 @@ class TestRaces:
         assert [change.move] == shared.moves()
         assert change.move and change.move.number == 2
 
-    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+    @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
     def test_who_never_gets_through_says_so(self, shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
         """After so many tries that is an error of the store, and nothing was changed by it."""
         monkeypatch.setattr(breakers, "TRIES", 1)

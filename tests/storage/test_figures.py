@@ -124,8 +124,13 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "told"), [("0005", "older Repli; `repli status` brings"), ("9999", "newer Repli")])
 def test_a_store_of_another_age_is_told(database: Database, reader: Database, version: str, told: str) -> None:
     """It is left as it is, and the message says what to do."""
+    aged = sa.text("UPDATE alembic_version SET version_num = :version")
     with database.write() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = :version"), {"version": version})
-    with pytest.raises(RepliError, match=told):
-        opened(reader.url.render_as_string(hide_password=False))
-    assert database.version() == version != HEAD
+        connection.execute(aged, {"version": version})
+    try:
+        with pytest.raises(RepliError, match=told):
+            opened(reader.url.render_as_string(hide_password=False))
+        assert database.version() == version != HEAD
+    finally:
+        with database.write() as connection:
+            connection.execute(aged, {"version": HEAD})

@@ -23,7 +23,7 @@ from tasks.storage import catalogue, documents, results, runs, search
 from tasks.storage.database import Database
 from tasks.storage.matrices import Matrices
 from tasks.storage.search import BEGIN, END, Hit, words_of
-from tests.stored import emptied, store_at
+from tests.stored import store_at
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
 SPACE, OTHER = "model:1", "hashing:1"
@@ -79,12 +79,6 @@ class Shelf:
 
     def ids(self, *arguments: Any, **options: Any) -> list[str]:
         return [hit.id for hit in self.find(*arguments, **options)]
-
-
-@pytest.fixture
-def database(kept_database: Database) -> Database:
-    """A store of each kind with nothing in it."""
-    return emptied(kept_database)
 
 
 @pytest.fixture
