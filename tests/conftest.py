@@ -1,4 +1,4 @@
-"""Stores to test against: a fresh SQLite file, and where the package is there, a real PostgreSQL."""
+"""Stores to test against: SQLite, and where the package is there, a real PostgreSQL. And which tests go together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from xdist.scheduler import LoadScopeScheduling
 
 from tasks.items import Item
 from tasks.settings import Settings
@@ -19,16 +20,19 @@ from tasks.storage import catalogue, runs
 from tasks.storage.database import Database
 from tests.stored import emptied
 
-SHARED = ("standing", "served", "standing_form")
-"""Fixtures that take long to make: where tests run in several processes, all that use one of them share a process."""
+
+class ByFolder(LoadScopeScheduling):
+    """For `pytest -n`: the tests of a folder share what is dear to start, so one process has them all; those of this
+    folder share nothing, and go by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder = file.rpartition("/")[0]
+        return file if folder == "tests" else folder
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for `pytest -n`: by what they share, or else by their file."""
-    for item in items:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    return ByFolder(config, log)
 
 
 @pytest.fixture(scope="session")
