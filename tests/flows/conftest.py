@@ -12,7 +12,7 @@ import pytest
 
 from tasks.storage.database import Database
 from tests.flows.commandline import Repli, command, environment
-from tests.flows.preloaded import Preloaded
+from tests.flows.preloaded import Preloaded, Shop
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +61,16 @@ def repli(home: Path) -> Repli:
         return subprocess.run(
             command(*arguments), env={**environment(home), **variables}, capture_output=True, text=True, check=False
         )
+
+    return run
+
+
+@pytest.fixture
+def quick_repli(preloaded: Preloaded, home: Path) -> Repli:
+    """Runs a command to its end, on the standing server and cluster, its imports done before."""
+
+    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return Shop(preloaded, home).begin(*arguments, **variables).done()
 
     return run
 

@@ -49,21 +49,21 @@ def told(standing: dict[str, str], name: str, is_it: Callable[[dict[str, Any]], 
 
 
 def test_a_dead_primary_is_called_a_few_times_and_then_refused(
-    repli: Repli, tmp_path: Path, standing: dict[str, str]
+    quick_repli: Repli, tmp_path: Path, standing: dict[str, str]
 ) -> None:
     """The breaker opens in the run: later items say so, the report names the move, and Prefect hears of it."""
     manifest = write_manifest(tmp_path / "items", 24)
-    done = repli("run", manifest, "--batch-size", "4", "--fault", f"{GPU}=error", "--json", **standing)
+    done = quick_repli("run", manifest, "--batch-size", "4", "--fault", f"{GPU}=error", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["quality"] == {"0.9": 24}
 
-    view = breaker(repli)
+    view = breaker(quick_repli)
     assert (view["state"], view["scope"], view["failures"]) == ("open", "host", 5)
     assert view["opened_at"] < view["next_probe_at"]
     assert "InjectedFault" in view["why"]
 
-    step = json.loads(repli("show", "item-23", "--json").stdout)["stages"]["classify_image"]
+    step = json.loads(quick_repli("show", "item-23", "--json").stdout)["stages"]["classify_image"]
     assert [(attempt["rung"], attempt["outcome"]) for attempt in step["attempts"]] == [
         ("gpu", "refused"),
         ("cpu", "served"),
@@ -82,36 +82,34 @@ def test_a_dead_primary_is_called_a_few_times_and_then_refused(
     assert "too many failures" in report
 
 
-def test_a_person_forces_a_breaker(repli: Repli, tmp_path: Path, standing: dict[str, str]) -> None:
+def test_a_person_forces_a_breaker(quick_repli: Repli, tmp_path: Path, standing: dict[str, str]) -> None:
     """Open: the primary is not called, though it would serve. Closed and reset: it is. Prefect hears of each order."""
-    assert repli("breakers", "open", GPU, **standing).returncode == 0
-    assert breaker(repli)["state"] == "forced_open"
+    assert quick_repli("breakers", "open", GPU).returncode == 0
+    assert breaker(quick_repli)["state"] == "forced_open"
     manifest = write_manifest(tmp_path / "items", 2)
-    run = repli("run", manifest, "--json", **standing)
+    run = quick_repli("run", manifest, "--json")
     assert json.loads(run.stdout)["rungs"]["classify_image"] == {"cpu": 2}
-    shown = json.loads(repli("show", "item-1", "--json").stdout)["stages"]["classify_image"]
+    shown = json.loads(quick_repli("show", "item-1", "--json").stdout)["stages"]["classify_image"]
     assert "forced open" in shown["error"]["message"]
 
-    assert repli("breakers", "close", GPU, **standing).returncode == 0
-    assert breaker(repli)["state"] == "forced_closed"
-    assert repli("breakers", "reset", GPU, **standing).returncode == 0
-    assert breaker(repli)["state"] == "closed"
-    again = repli("run", manifest, "--refresh", "--json", **standing)
+    assert quick_repli("breakers", "close", GPU).returncode == 0
+    assert breaker(quick_repli)["state"] == "forced_closed"
+    assert quick_repli("breakers", "reset", GPU).returncode == 0
+    assert breaker(quick_repli)["state"] == "closed"
+    again = quick_repli("run", manifest, "--refresh", "--json")
     assert json.loads(again.stdout)["rungs"]["classify_image"] == {"gpu": 2}
     assert told(standing, "repli.breaker.closed", lambda payload: payload["new"] == "forced_closed")
 
 
-def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(
-    repli: Repli, tmp_path: Path, standing: dict[str, str]
-) -> None:
+def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(quick_repli: Repli, tmp_path: Path) -> None:
     """Where every item kills, deaths open the breaker, and the items fall back instead of being set aside."""
     manifest = write_manifest(tmp_path / "items", 12)
-    done = repli("run", manifest, "--json", "--fault", f"{GPU}=kill", **standing)
+    done = quick_repli("run", manifest, "--json", "--fault", f"{GPU}=kill")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["stored"], summary["failed"]) == (12, 0)
     assert summary["quality"] == {"0.9": 12}
-    view = breaker(repli)
+    view = breaker(quick_repli)
     assert view["state"] == "open"
     assert "WorkerDied" in view["why"]
 
@@ -125,17 +123,17 @@ def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(
         (("breakers", "smash", GPU), 2, "choose from open, close, reset"),
     ],
 )
-def test_a_wrong_order_is_one_line(repli: Repli, arguments: tuple[str, ...], status: int, message: str) -> None:
+def test_a_wrong_order_is_one_line(quick_repli: Repli, arguments: tuple[str, ...], status: int, message: str) -> None:
     """What cannot be done is told in one line that names the way out."""
-    done = repli(*arguments)
+    done = quick_repli(*arguments)
     assert (done.returncode, done.stderr.count("\n")) == (status, 1)
     assert message in done.stderr
 
 
-def test_the_page_fits_a_terminal(repli: Repli) -> None:
+def test_the_page_fits_a_terminal(quick_repli: Repli) -> None:
     """Every declared breaker is listed by its whole name on 80 columns."""
-    repli("breakers", "open", GPU)
-    done = repli("breakers", COLUMNS="80")
+    quick_repli("breakers", "open", GPU)
+    done = quick_repli("breakers", COLUMNS="80")
     for name in (GPU, "classify_image.cpu", "embed_text.text_and_label", "embed_text.text_only"):
         assert name in done.stdout
     assert "forced_open" in done.stdout

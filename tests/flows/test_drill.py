@@ -18,17 +18,15 @@ from tests.flows.commandline import Repli
 pytestmark = pytest.mark.timeout(300)
 
 
-def test_a_drill_passes_and_another_fails(
-    repli: Repli, store: Database, tmp_path: Path, standing: dict[str, str]
-) -> None:
+def test_a_drill_passes_and_another_fails(quick_repli: Repli, store: Database, tmp_path: Path) -> None:
     """Every declared rung is reached on a sound machine; without the device that a rung needs the drill fails, names it
     and ends with exit status 1. Nothing of either touches items, breakers or the queue."""
     manifest = build(tmp_path / "items", items=12, broken=False, every_item_with_photo=True, min_words=0)
-    done = repli("run", manifest, "--force", "classify_image=rules", "--force", "embed_text=hashed", **standing)
+    done = quick_repli("run", manifest, "--force", "classify_image=rules", "--force", "embed_text=hashed")
     assert done.returncode == 0, done.stderr
     before = content(store)
 
-    sound = repli("drill", "--sample", "12", "--json", **standing)
+    sound = quick_repli("drill", "--sample", "12", "--json")
     assert sound.returncode == 0, sound.stderr
     report = json.loads(sound.stdout)
     declared = [(chain.stage, rung) for chain in CHAINS for rung in chain.rung_names]
@@ -37,7 +35,7 @@ def test_a_drill_passes_and_another_fails(
     asked = {"stage", "rung", "verdict", "reason", "agreement", "interval", "seconds_per_item"}
     assert all(asked | {"penalty", "penalty_justified"} <= rung.keys() for rung in report["rungs"])
 
-    shown = repli("drill", "--sample", "6", **{**standing, "REPLI_GPU_DEVICE": "cuda:7", "COLUMNS": "240"})
+    shown = quick_repli("drill", "--sample", "6", REPLI_GPU_DEVICE="cuda:7", COLUMNS="240")
     assert shown.returncode == 1
     assert "failed: 17 of 18 rungs reached" in shown.stdout
     assert "failed, was passed" in shown.stdout
@@ -48,9 +46,9 @@ def test_a_drill_passes_and_another_fails(
     assert [drill.verdict for drill in drills.latest(store)] == ["failed", "passed"]
 
 
-def test_there_has_to_be_something_to_drill_on(repli: Repli, standing: dict[str, str]) -> None:
+def test_there_has_to_be_something_to_drill_on(quick_repli: Repli) -> None:
     """Without a store the drill is refused before anything is started."""
-    done = repli("drill", **standing)
+    done = quick_repli("drill")
     assert (done.returncode, done.stdout) == (1, "")
     assert "make one with `repli run SOURCE`" in done.stderr
 
