@@ -188,12 +188,20 @@ def queue_page(tally: QueueTally, entries: Sequence[Entry]) -> RenderableType:
 def drill_page(drills: Sequence[Drill]) -> RenderableType:
     """The last drill, beside the one before it."""
     last, before = drills[0].report, drills[1].report if len(drills) > 1 else None
-    table = Table(*HEADERS, box=None)
-    for row in rows(last, before):
-        style = "red" if row[1].startswith(FAILED) else ""
-        table.add_row(*(Text(_short(text, 200), style=style) for text in row))
+    table = Table(box=None)
+    table.add_column(HEADERS[0], no_wrap=True)
+    for header in HEADERS[1:-1]:
+        table.add_column(header)
+    stage, failures = "", []
+    for name, *cells, why in rows(last, before):
+        if name.partition(".")[0] != stage:
+            stage = name.partition(".")[0]
+            table.add_row(Text(stage, style="bold"))
+        style = "red" if cells[0].startswith(FAILED) else ""
+        table.add_row(*(Text(_short(text, 200), style=style) for text in ("  " + name.partition(".")[2], *cells)))
+        failures += [Text(f"{name}: {_short(why, 200)}", style=style)] if why else []
     reached = f"{last['rungs_reached']} of {last['rungs_declared']} rungs reached on {last['sample']} items"
-    parts: list[RenderableType] = [Text(f"{last['verdict']}: {reached}", style="bold"), "", table]
+    parts: list[RenderableType] = [Text(f"{last['verdict']}: {reached}", style="bold"), "", table, "", *failures]
     for rule in last["rules"]:
         parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
     return Group(*parts, *(Text(_short(problem, 300), style="red") for problem in last["problems"]))
