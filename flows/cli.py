@@ -26,6 +26,11 @@ app = typer.Typer(
 DatabaseOption = Annotated[
     str | None, typer.Option("--database", metavar="URL", help="The store: sqlite:///FILE or postgresql://…")
 ]
+DaskOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one of its own.")
+]
+BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")]
+FaultOption = Annotated[list[str] | None, typer.Option(metavar="SPEC", help=r"Inject a fault: STAGE.RUNG=KIND\[@RATE].")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; all else goes to stderr.")]
 
 
@@ -33,17 +38,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 def run(
     source: Annotated[Path, typer.Argument(help="A JSONL, CSV or Parquet file, or a directory of images.")],
     limit: Annotated[int | None, typer.Option(metavar="N", help="Take only the first N lines.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")
-    ] = None,
+    batch_size: BatchSizeOption = None,
     refresh: Annotated[bool, typer.Option(help="Do everything again, keeping what is better already.")] = False,
     force: Annotated[list[str] | None, typer.Option(metavar="STAGE=RUNG", help="Begin a stage at this rung.")] = None,
-    fault: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="Inject a fault: STAGE.RUNG=KIND[@RATE].")
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one for this run.")
-    ] = None,
+    fault: FaultOption = None,
+    dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,15 +116,9 @@ def breakers(
 @app.command()
 def reprocess(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Take at most N items.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")
-    ] = None,
-    fault: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="Inject a fault: STAGE.RUNG=KIND[@RATE].")
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one for this run.")
-    ] = None,
+    batch_size: BatchSizeOption = None,
+    fault: FaultOption = None,
+    dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -178,9 +171,7 @@ def queue(
 @app.command()
 def drill(
     sample: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Items to drill on.")] = 200,
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one for this run.")
-    ] = None,
+    dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -253,9 +244,7 @@ def serve(
     nightly: Annotated[
         Path | None, typer.Option(metavar="SOURCE", help="Enrich this every night, at 01:00 UTC.")
     ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one of its own.")
-    ] = None,
+    dask: DaskOption = None,
     database: DatabaseOption = None,
 ) -> None:
     """The Prefect UI, deployments and schedules on this machine, until Ctrl-C."""

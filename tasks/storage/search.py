@@ -24,6 +24,9 @@ from tasks.storage.database import Database
 from tasks.storage.documents import as_pgvector, has_pgvector
 from tasks.storage.matrices import Matrices
 from tasks.storage.schema import documents, items, step_results
+from tasks.storage.snippets import BEGIN as BEGIN
+from tasks.storage.snippets import END as END
+from tasks.storage.snippets import one_line, snippets
 
 RANK_CONSTANT = 60
 """The constant of the paper that brought the method."""
@@ -33,9 +36,6 @@ MAX_WORDS = 64
 """Of a query; what comes after is left out."""
 WEIGHTS = {"name": 4.0, "label": 1.0, "text": 1.0}
 """Of a word's place, for bm25."""
-BEGIN, END = "\x02", "\x03"
-"""Around the words of a snippet that were looked for."""
-SNIPPET_WORDS = 24
 _VECTORS_PER_READ = 5000
 
 Vector = npt.NDArray[np.float32]
@@ -105,7 +105,7 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         ways.append(list(by_vectors(database, vectors, pool, min_quality)))
     with database.read() as connection:
         hits = _fused(connection, ways, limit)
-        return _with_snippets(database, connection, hits, words)
+        return _described(database, connection, hits, words)
 
 
 def by_words(
@@ -120,7 +120,6 @@ def by_words(
             "AND items.state = 'stored' AND items.quality >= :min_quality "
             f"ORDER BY bm25(documents_words, {weights}), items.quality DESC, number LIMIT :limit"
         )
-        look_for = _fts5(words)
     else:
         query = (
             "SELECT number FROM documents JOIN items ON items.id = item_id, "
@@ -128,16 +127,14 @@ def by_words(
             "AND items.state = 'stored' AND items.quality >= :min_quality "
             "ORDER BY ts_rank(words, wanted, 1) DESC, items.quality DESC, number LIMIT :limit"
         )
-        look_for = _tsquery(words)
-    bound = {"words": look_for, "min_quality": min_quality, "limit": limit}
+    bound = {"words": _query_of(database, words), "min_quality": min_quality, "limit": limit}
     return Ranking(list(connection.scalars(sa.text(query), bound)))
 
 
-def _fts5(words: Iterable[str]) -> str:
-    return " OR ".join(f'"{word}"' for word in words)
-
-
-def _tsquery(words: Iterable[str]) -> str:
+def _query_of(database: Database, words: Iterable[str]) -> str:
+    """Any of the words, in the language of the database's full-text search."""
+    if database.is_sqlite:
+        return " OR ".join(f'"{word}"' for word in words)
     return " | ".join(f"'{word}'" for word in words)
 
 
@@ -269,67 +266,20 @@ def _fused(connection: sa.Connection, ways: Sequence[Sequence[Ranking]], limit: 
     return hits[:limit]
 
 
-def _with_snippets(
-    database: Database, connection: sa.Connection, hits: Sequence[tuple[int, Hit]], words: Sequence[str]
+def _described(
+    database: Database, connection: sa.Connection, found: Sequence[tuple[int, Hit]], words: Sequence[str]
 ) -> list[Hit]:
-    numbers = [number for number, _ in hits]
-    snippets = _snippets(database, connection, numbers, words) if words else {}
-    beginnings = _beginnings(connection, [number for number in numbers if not snippets.get(number)])
-    degraded = _degraded(connection, [hit.id for _, hit in hits])
+    """The hits with their snippets, and with what is degraded of them."""
+    passages = snippets(database, connection, [number for number, _ in found], _query_of(database, words))
+    degraded = _degraded(connection, [hit.id for _, hit in found])
     return [
         replace(
             hit,
             degraded=tuple(degraded.get(hit.id, ())),
-            snippet=snippets.get(number) or beginnings.get(number) or hit.name or "",
+            snippet=passages.get(number) or one_line(hit.name or ""),
         )
-        for number, hit in hits
+        for number, hit in found
     ]
-
-
-def _snippets(
-    database: Database, connection: sa.Connection, numbers: Sequence[int], words: Sequence[str]
-) -> dict[int, str]:
-    """The passage of each document in which most of the words stand, for those that have one."""
-    if not numbers:
-        return {}
-    if database.is_sqlite:
-        query = (
-            "SELECT rowid AS number, snippet(documents_words, 2, :begin, :end, '…', :length) AS passage "
-            "FROM documents_words WHERE documents_words MATCH :words AND rowid IN :numbers"
-        )
-        look_for = f"text : ({_fts5(words)})"
-    else:
-        query = (
-            "SELECT number, ts_headline('english', left(text, 250000), wanted, :options) AS passage "
-            "FROM documents, to_tsquery('english', :words) AS wanted "
-            "WHERE number IN :numbers AND to_tsvector('english', left(text, 250000)) @@ wanted"
-        )
-        look_for = _tsquery(words)
-    bound = {
-        "begin": BEGIN,
-        "end": END,
-        "length": SNIPPET_WORDS,
-        "options": f"StartSel={BEGIN}, StopSel={END}, MaxWords={SNIPPET_WORDS}, MinWords={SNIPPET_WORDS // 2}",
-        "words": look_for,
-        "numbers": list(numbers),
-    }
-    text = sa.text(query).bindparams(sa.bindparam("numbers", expanding=True))
-    wanted = {name: value for name, value in bound.items() if f":{name}" in query}
-    return {row.number: _one_line(row.passage) for row in connection.execute(text, wanted)}
-
-
-def _beginnings(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, str]:
-    """The first words of documents."""
-    query = sa.select(documents.c.number, sa.func.substr(documents.c.text, 1, 400).label("text"))
-    found: dict[int, str] = {}
-    for row in connection.execute(query.where(documents.c.number.in_(numbers))):
-        words = _one_line(row.text or "").split(" ")
-        found[row.number] = " ".join(words[:SNIPPET_WORDS]) + (" …" if len(words) > SNIPPET_WORDS else "")
-    return found
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _degraded(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, list[str]]:

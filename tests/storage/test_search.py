@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +24,8 @@ from tasks.items import Embedding, Item, Text
 from tasks.storage import catalogue, documents, results, runs, search
 from tasks.storage.database import Database
 from tasks.storage.matrices import Matrices
-from tasks.storage.search import BEGIN, END, Hit, words_of
+from tasks.storage.search import Hit, words_of
+from tasks.storage.snippets import BEGIN, END, TOKENIZER
 from tests.stored import store_at
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
@@ -234,15 +237,49 @@ def test_no_query_breaks_it(shelf: Shelf, query: str) -> None:
     assert shelf.ids(query) == (["fish"] if {"fish", "gills", "text"} & {*words_of(query)} - {"text"} else [])
 
 
-@pytest.mark.parametrize("text", ["", "\x02BEGIN\x03 fish", "fish\n\n\tfish", "<b>fish</b> **fish**", "fish " * 50_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\x02BEGIN\x03 fish",
+        "fish\n\n\tfish",
+        "<b>fish</b> **fish**",
+        "fish " * 50_000,
+        "fish-" * 50_000,
+        "f" * 9_999,
+    ],
+)
 def test_no_text_breaks_it(shelf: Shelf, text: str) -> None:
-    """Whatever an item's text is, its snippet is one line of it, and not a long one."""
+    """Whatever an item's text is, its snippet is one line of it, and not a long one, with marks in pairs, found soon."""
     shelf.register("fish")
     shelf.put("fish", text)
+    began = time.monotonic()
     [hit] = shelf.find("fish")
+    assert time.monotonic() - began < 3
     assert "\n" not in hit.snippet
     assert hit.snippet
-    assert len(hit.snippet) < 400
+    assert len(re.sub(f"[{BEGIN}{END}]", "", hit.snippet)) < 1000
+    assert re.fullmatch(f"([^{BEGIN}{END}]|{BEGIN}[^{BEGIN}{END}]+{END})*", hit.snippet)
+
+
+def test_a_snippet_is_where_most_of_the_words_are(shelf: Shelf) -> None:
+    """Of a long text, the passage with most of the words looked for, each counted once, with what stands around it."""
+    shelf.register("long")
+    filler = " ".join(["nothing"] * 100)
+    shelf.put("long", f"Gills. {filler} fish fish fish fish. {filler} A fish breathes by gills. {filler} Fish, gills.")
+    [hit] = shelf.find("gill fish")
+    assert f"nothing A {BEGIN}fish{END} breathes by {BEGIN}gills{END}. nothing" in hit.snippet
+    assert hit.snippet[0] == hit.snippet[-1] == "…" or not shelf.database.is_sqlite
+    assert hit.snippet.count("nothing") < 24
+
+
+def test_snippets_mark_what_the_index_finds(database: Database) -> None:
+    """Words are taken apart for a snippet as they are in the full-text index."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL marks by itself")
+    with database.read() as connection:
+        made = connection.scalar(sa.text("SELECT sql FROM sqlite_master WHERE name = 'documents_words'"))
+    assert f"tokenize='{TOKENIZER}'" in str(made)
 
 
 def test_a_filter_does_not_empty_the_list(shelf: Shelf) -> None:
