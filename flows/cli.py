@@ -30,7 +30,7 @@ DaskOption = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one of its own.")
 ]
 BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")]
-FaultOption = Annotated[list[str] | None, typer.Option(metavar="SPEC", help=r"Inject a fault: STAGE.RUNG=KIND\[@RATE].")]
+FaultOption = Annotated[list[str] | None, typer.Option(metavar="SPEC", help=r"A fault: STAGE.RUNG=KIND\[@RATE].")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; all else goes to stderr.")]
 
 
@@ -95,8 +95,8 @@ def show(item_id: str, database: DatabaseOption = None, as_json: JsonOption = Fa
 
 @app.command()
 def breakers(
-    order: Annotated[str | None, typer.Argument(metavar="[open|close|reset]", help="Force it, or let it go.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="STAGE.RUNG, or STAGE.RUNG@PLACE.")] = None,
+    order: Annotated[str | None, typer.Argument(metavar="open|close|reset", help="Force it, or let it go.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="STAGE.RUNG, or STAGE.RUNG@PLACE.")] = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,8 +140,8 @@ def reprocess(
 
 @app.command()
 def queue(
-    verb: Annotated[str | None, typer.Argument(metavar="[retry]", help="Put items first in line.")] = None,
-    item_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]…", help="Their ids.")] = None,
+    verb: Annotated[str | None, typer.Argument(metavar="retry", help="Put items first in line.")] = None,
+    item_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Their ids.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show the first N.")] = 100,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
