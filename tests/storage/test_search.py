@@ -250,7 +250,7 @@ def test_no_query_breaks_it(shelf: Shelf, query: str) -> None:
     ],
 )
 def test_no_text_breaks_it(shelf: Shelf, text: str) -> None:
-    """Whatever an item's text is, its snippet is one line of it, and not a long one, with marks in pairs, found soon."""
+    """Whatever an item's text is, its snippet is one line of it, not a long one, its marks in pairs, found soon."""
     shelf.register("fish")
     shelf.put("fish", text)
     began = time.monotonic()
@@ -264,12 +264,14 @@ def test_no_text_breaks_it(shelf: Shelf, text: str) -> None:
 
 def test_a_snippet_is_where_most_of_the_words_are(shelf: Shelf) -> None:
     """Of a long text, the passage with most of the words looked for, each counted once, with what stands around it."""
+    if not shelf.database.is_sqlite:
+        pytest.skip("PostgreSQL chooses by itself")
     shelf.register("long")
     filler = " ".join(["nothing"] * 100)
     shelf.put("long", f"Gills. {filler} fish fish fish fish. {filler} A fish breathes by gills. {filler} Fish, gills.")
     [hit] = shelf.find("gill fish")
     assert f"nothing A {BEGIN}fish{END} breathes by {BEGIN}gills{END}. nothing" in hit.snippet
-    assert hit.snippet[0] == hit.snippet[-1] == "…" or not shelf.database.is_sqlite
+    assert hit.snippet[0] == hit.snippet[-1] == "…"
     assert hit.snippet.count("nothing") < 24
 
 
