@@ -1,8 +1,11 @@
 """The vectors of a SQLite store as matrices in memory-mapped files, one for each space.
 
-A cache beside the store: a search first brings it up to date with the documents that changed since, and no others. Row
-`number` of a matrix is the vector of the document of that number; a row of zeros is none. Deleting the folder costs one
-slower search, and so does another store at the same place.
+A cache beside the store: a search first brings it up to date with the documents that changed since, and no others.
+Deleting the folder costs one slower search, and so does another store at the same place, or a folder of an older Repli.
+
+A matrix has a row for each vector of its space, and beside it the number of the document in each row. A document that
+left the space leaves a free row, which the next one takes. Vectors are written first, then the numbers, then up to
+which revision: whoever is killed in between leaves rows that nobody sees, or that the next writes once more.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,18 @@ from tasks.storage.database import Database
 from tasks.storage.schema import documents, runs, step_results
 
 ROWS_PER_READ = 2000
-GROWTH = 1.5
+FORMAT = 2
+"""Of the files; those of another are made anew."""
+FREE = -1
+"""In place of a number, a row without a document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The vectors of one space, float32 of shape (rows, dimensions), and the number of the document in each row."""
+
+    numbers: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float32]
 
 
 class Matrices:
@@ -34,23 +49,51 @@ class Matrices:
         self._folder = Path(f"{database.url.database}.vectors")
 
     @contextmanager
-    def open(self) -> Iterator[Mapping[str, npt.NDArray[np.float32]]]:
-        """The matrices as the store stands now, by space: float32 of shape (rows, dimensions), for the block."""
+    def open(self) -> Iterator[Mapping[str, Matrix]]:
+        """The matrices as the store stands now, by space, for the block.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            state = self._read_state(self._store())
-            if self._catch_up(state):
-                self._write_state(state)
             fcntl.flock(lock, fcntl.LOCK_SH)  # readers do not wait for each other; who writes waits for them
-            yield {
-                space: np.memmap(self._path(space), np.float32, "r", shape=(found["rows"], found["dimensions"]))
-                for space, found in state["spaces"].items()
-            }
+            if (matrices := self._current()) is None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._catch_up()
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                matrices = self._opened(self._read_state())
+            yield matrices
 
-    def _catch_up(self, state: dict[str, Any]) -> bool:
-        """Copy the vectors of the documents that changed since last time; whether there were any."""
-        changed = False
+    def _current(self) -> Mapping[str, Matrix] | None:
+        """The matrices, where they are whole and those of the store as it stands."""
+        state = self._read_state()
+        return self._whole(state) if state and (state["store"], state["revision"]) == self._store() else None
+
+    def _whole(self, state: Mapping[str, Any]) -> Mapping[str, Matrix] | None:
+        try:
+            return self._opened(state)
+        except (OSError, ValueError):
+            return None
+
+    def _opened(self, state: Mapping[str, Any]) -> Mapping[str, Matrix]:
+        return {space: self._matrix(space, dimensions) for space, dimensions in state.get("dimensions", {}).items()}
+
+    def _matrix(self, space: str, dimensions: int) -> Matrix:
+        numbers = np.load(self._path(space, "npy"), mmap_mode="r")
+        shape = len(numbers), dimensions
+        return Matrix(numbers, np.memmap(self._path(space, "f32"), np.float32, "r", shape=shape))
+
+    def _catch_up(self) -> None:
+        """Copy the vectors of the documents that changed since last time."""
+        state = self._read_state()
+        store, revision = self._store()
+        is_ours = bool(state) and state["store"] == store and state["revision"] <= revision
+        if (kept := self._whole(state) if is_ours else None) is None:
+            kept, state = {}, {"format": FORMAT, "store": store, "revision": 0, "dimensions": {}}
+            for path in self._folder.glob("*.*"):
+                path.unlink()
+        numbers = {space: np.array(matrix.numbers) for space, matrix in kept.items()}
         query = (
             sa.select(documents.c.number, documents.c.revision, documents.c.space, step_results.c.vector)
             .outerjoin(
@@ -63,54 +106,73 @@ class Matrices:
         )
         with self._database.read() as connection:
             for rows in connection.execute(query).partitions():
-                changed = True
-                self._take(state, rows)
-        return changed
+                self._take(state, numbers, rows)
+        for space, of_space in numbers.items():
+            with _replaced(self._path(space, "npy")) as fresh, fresh.open("wb") as file:
+                np.save(file, of_space)
+        with _replaced(self._folder / "state.json") as fresh:
+            fresh.write_text(json.dumps(state), encoding="utf-8")
 
-    def _take(self, state: dict[str, Any], rows: Any) -> None:
-        most = max(row.number for row in rows) + 1
-        by_space: dict[str, list[tuple[int, bytes]]] = {}
+    def _take(self, state: dict[str, Any], numbers: dict[str, npt.NDArray[np.int64]], rows: Sequence[Any]) -> None:
+        changed = [row.number for row in rows]
+        vectors: dict[str, dict[int, npt.NDArray[np.float32]]] = {space: {} for space in numbers}
         for row in rows:
             if row.space and row.vector:
-                by_space.setdefault(row.space, []).append((row.number, row.vector))
-        for space, vectors in by_space.items():
-            self._grow(state, space, most, len(vectors[0][1]) // 4)
-        for space, found in state["spaces"].items():
-            matrix = np.memmap(self._path(space), np.float32, "r+", shape=(found["rows"], found["dimensions"]))
-            gone = [row.number for row in rows if row.space != space and row.number < found["rows"]]
-            matrix[gone] = 0
-            for number, vector in by_space.get(space, ()):
-                matrix[number] = np.frombuffer(vector, dtype=np.float32)
-            matrix.flush()
+                vectors.setdefault(row.space, {})[row.number] = np.frombuffer(row.vector, np.float32)
+        for space, of_space in vectors.items():
+            before = numbers.get(space, np.empty(0, np.int64))
+            numbers[space], placed = _placed(before, changed, list(of_space))
+            if of_space:
+                state["dimensions"][space] = len(next(iter(of_space.values())))
+                self._write(space, np.stack(list(of_space.values())), placed)
         state["revision"] = max(row.revision for row in rows)
 
-    def _grow(self, state: dict[str, Any], space: str, rows: int, dimensions: int) -> None:
-        found = state["spaces"].setdefault(space, {"rows": 0, "dimensions": dimensions})
-        if found["rows"] < rows:
-            found["rows"] = max(rows, int(found["rows"] * GROWTH))
-            with self._path(space).open("ab") as file:
-                file.truncate(found["rows"] * dimensions * 4)  # what is new reads as zeros
+    def _write(self, space: str, vectors: npt.NDArray[np.float32], rows: Sequence[int]) -> None:
+        path = self._path(space, "f32")
+        path.touch()
+        with path.open("r+b") as file:
+            for row, vector in zip(rows, vectors, strict=True):
+                file.seek(row * vector.nbytes)
+                file.write(vector.tobytes())
 
-    def _path(self, space: str) -> Path:
-        return self._folder / f"{hashlib.sha256(space.encode()).hexdigest()[:16]}.f32"
+    def _path(self, space: str, ending: str) -> Path:
+        return self._folder / f"{hashlib.sha256(space.encode()).hexdigest()[:16]}.{ending}"
 
-    def _store(self) -> str | None:
-        """What tells this store from another that was at its place before: its first run."""
+    def _store(self) -> tuple[str | None, int]:
+        """What tells this store from another that was at its place before: its first run. And its last revision."""
+        first = sa.select(runs.c.id).order_by(runs.c.started_at, runs.c.id).limit(1)
         with self._database.read() as connection:
-            return connection.scalar(sa.select(runs.c.id).order_by(runs.c.started_at, runs.c.id).limit(1))
+            return connection.scalar(first), connection.scalar(sa.select(sa.func.max(documents.c.revision))) or 0
 
-    def _read_state(self, store: str | None) -> dict[str, Any]:
+    def _read_state(self) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             state = {}
-        if state and state["store"] == store:
-            return state
-        for path in self._folder.glob("*.f32"):
-            path.unlink()
-        return {"store": store, "revision": 0, "spaces": {}}
+        return state if state.get("format") == FORMAT else {}
 
-    def _write_state(self, state: dict[str, Any]) -> None:
-        fresh = self._folder / "state.json.new"
-        fresh.write_text(json.dumps(state), encoding="utf-8")
-        fresh.replace(self._folder / "state.json")
+
+def _placed(
+    numbers: npt.NDArray[np.int64], changed: Sequence[int], kept: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """The numbers of the rows once some documents changed, and the rows of those that have a vector."""
+    numbers = numbers.copy()
+    had = np.flatnonzero(np.isin(numbers, changed))
+    row_of = {int(numbers[row]): int(row) for row in had}
+    gone = [row_of[number] for number in row_of.keys() - set(kept)]
+    numbers[gone] = FREE
+    new = [number for number in kept if number not in row_of]
+    free = np.flatnonzero(numbers == FREE)[: len(new)]
+    rows = [*free.tolist(), *range(len(numbers), len(numbers) + len(new) - len(free))]
+    row_of |= dict(zip(new, rows, strict=True))
+    numbers = np.concatenate([numbers, np.full(len(new) - len(free), FREE, np.int64)])
+    numbers[rows] = new
+    return numbers, [row_of[number] for number in kept]
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A path to write to, which then takes the place of another at once."""
+    fresh = path.with_name(f"{path.name}.new")
+    yield fresh
+    fresh.replace(path)

@@ -220,8 +220,8 @@ drills = Table(
     Index("drills_by_time", "finished_at"),
 )
 
-# What search reads of each stored item, brought up to date in the transaction that stores it. `number` is its row in
-# the matrices of vectors, `revision` the turn in which it changed last.
+# What search reads of each stored item, brought up to date in the transaction that stores it. The full-text index and
+# the matrices of vectors know it by its `number`; `revision` is the turn in which it changed last.
 documents = Table(
     "documents",
     metadata,
@@ -233,4 +233,5 @@ documents = Table(
     Column("space", String(255)),
     Column("revision", Integer, nullable=False),
     Index("documents_by_revision", "revision"),
+    Index("documents_by_space", "space"),
 )

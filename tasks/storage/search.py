@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from tasks.fallback import Status
 from tasks.storage.database import Database
 from tasks.storage.documents import as_pgvector, has_pgvector
-from tasks.storage.matrices import Matrices
+from tasks.storage.matrices import FREE, Matrices, Matrix
 from tasks.storage.schema import documents, items, step_results
 from tasks.storage.snippets import BEGIN as BEGIN
 from tasks.storage.snippets import END as END
@@ -81,19 +81,27 @@ def words_of(query: str) -> list[str]:
 
 
 def spaces(database: Database) -> dict[str, int]:
-    """How many stored items have a vector of each space."""
+    """How many items have a vector of each space, those that failed since they were stored among them."""
+    query = sa.select(documents.c.space, sa.func.count()).where(documents.c.space.is_not(None))
     with database.read() as connection:
-        query = sa.select(documents.c.space, sa.func.count()).join(items).where(items.c.state == "stored")
-        found = connection.execute(query.where(documents.c.space.is_not(None)).group_by(documents.c.space))
-        return {str(space): count for space, count in found}
+        return {str(space): count for space, count in connection.execute(query.group_by(documents.c.space))}
 
 
-def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
+def search(
+    database: Database,
+    words: Sequence[str],
+    vectors: Vectors,
+    *,
+    sizes: Mapping[str, int],
+    limit: int,
+    min_quality: float,
+) -> list[Hit]:
     """The items that go best with some words, or with a query's vectors, or with both.
 
     Args:
         words: to look for; none for a search by vectors alone.
         vectors: of the query, unit length, one for each space that is searched.
+        sizes: the `spaces` of the store.
         min_quality: items below it are left out.
     """
     pool = max(CANDIDATES, 2 * limit)
@@ -102,7 +110,7 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         if words:
             ways.append([by_words(database, connection, words, pool, min_quality)])
     if vectors:
-        ways.append(list(by_vectors(database, vectors, pool, min_quality)))
+        ways.append(list(by_vectors(database, vectors, sizes, pool, min_quality)))
     with database.read() as connection:
         hits = _fused(connection, ways, limit)
         return _described(database, connection, hits, words)
@@ -138,9 +146,10 @@ def _query_of(database: Database, words: Iterable[str]) -> str:
     return " | ".join(f"'{word}'" for word in words)
 
 
-def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
+def by_vectors(
+    database: Database, vectors: Vectors, sizes: Mapping[str, int], limit: int, min_quality: float
+) -> Iterator[Ranking]:
     """The nearest documents of each space, by cosine."""
-    sizes = spaces(database)
     together = sum(sizes.values())
     with _nearest_of(database) as nearest_of:
         for space, vector in vectors.items():
@@ -151,13 +160,23 @@ def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: fl
 @contextmanager
 def _nearest_of(database: Database) -> Iterator[Any]:
     """A function from a space, a unit vector, a limit and a quality to the numbers of documents, nearest first."""
-    if has_pgvector(database):
-        yield _PgVector(database)
-    elif database.is_sqlite:
-        with Matrices(database).open() as matrices:
+    with ExitStack() as opened:
+        if has_pgvector(database):
+            yield _PgVector(database)
+        elif (matrices := _matrices(database, opened)) is not None:
             yield _InMatrices(database, matrices)
-    else:
-        yield _InResults(database)
+        else:
+            yield _InResults(database)
+
+
+def _matrices(database: Database, opened: ExitStack) -> Mapping[str, Matrix] | None:
+    """The matrices beside a SQLite store, None where they cannot be written or the store is another."""
+    if not database.is_sqlite:
+        return None
+    try:
+        return opened.enter_context(Matrices(database).open())
+    except OSError:
+        return None
 
 
 class _PgVector:
@@ -183,16 +202,17 @@ class _PgVector:
 class _InMatrices:
     """Every vector of the space, in a memory-mapped matrix."""
 
-    def __init__(self, database: Database, matrices: Mapping[str, Vector]) -> None:
+    def __init__(self, database: Database, matrices: Mapping[str, Matrix]) -> None:
         self._database = database
         self._matrices = matrices
 
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
         if space not in self._matrices:
             return []
-        cosines = self._matrices[space] @ vector
+        matrix = self._matrices[space]
+        taken = np.flatnonzero(matrix.numbers != FREE)
         are_stored = partial(_stored, self._database, space, min_quality)
-        return nearest(cosines, np.arange(len(cosines)), limit, are_stored)
+        return nearest((matrix.vectors @ vector)[taken], matrix.numbers[taken], limit, are_stored)
 
 
 class _InResults:
@@ -236,13 +256,15 @@ def nearest(
 
 
 def _stored(database: Database, space: str, min_quality: float, numbers: Sequence[int]) -> set[int]:
-    query = sa.select(documents.c.number).join(items)
-    wanted = items.c.state == "stored", items.c.quality >= min_quality, documents.c.space == space
+    # No condition but the numbers: SQLite, which nobody lets count, would walk an index of one of the others instead.
+    query = sa.select(documents.c.number, documents.c.space, items.c.state, items.c.quality).join(items)
     kept: set[int] = set()
     with database.read() as connection:
         for start in range(0, len(numbers), _VECTORS_PER_READ):
             some = documents.c.number.in_(numbers[start : start + _VECTORS_PER_READ])
-            kept.update(connection.scalars(query.where(some, *wanted)))
+            for number, of_space, state, quality in connection.execute(query.where(some)):
+                if of_space == space and state == "stored" and quality >= min_quality:
+                    kept.add(number)
     return kept
 
 

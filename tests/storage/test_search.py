@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import re
 import shutil
@@ -78,7 +79,10 @@ class Shelf:
     def find(self, query: str = "", *, limit: int = 10, min_quality: float = 0, **vectors: search.Vector) -> list[Hit]:
         """The hits of a query; vectors are given by `model` and `hashing`."""
         by_space = {{"model": SPACE, "hashing": OTHER}[name]: vector for name, vector in vectors.items()}
-        return search.search(self.database, words_of(query), by_space, limit=limit, min_quality=min_quality)
+        sizes = search.spaces(self.database)
+        return search.search(
+            self.database, words_of(query), by_space, sizes=sizes, limit=limit, min_quality=min_quality
+        )
 
     def ids(self, *arguments: Any, **options: Any) -> list[str]:
         return [hit.id for hit in self.find(*arguments, **options)]
@@ -207,6 +211,16 @@ def test_a_cache_that_is_gone_or_foreign_is_made_again(shelf: Shelf, database: D
     assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
     state.write_text("{ half a sta")
     assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+    whole = json.loads(state.read_text())
+    state.write_text(json.dumps({**whole, "revision": whole["revision"] + 1}))  # of a store that was put back since
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+    path.write_bytes(b"")
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
+    rows_of_zeros = {"store": whole["store"], "revision": whole["revision"]}
+    state.write_text(json.dumps({**rows_of_zeros, "spaces": {SPACE: {"rows": 9, "dimensions": 3}}}))  # before 0007
+    path.write_bytes(b"\0" * 108)
+    assert shelf.ids(model=unit(0, 1)) == ["b", "a"]
 
 
 HOSTILE = [
@@ -295,10 +309,50 @@ def test_a_filter_does_not_empty_the_list(shelf: Shelf) -> None:
     assert shelf.ids(model=unit(1, 0), min_quality=0.9) == high
 
 
+def test_a_search_that_cannot_keep_its_matrices_is_slower_and_the_same(shelf: Shelf, database: Database) -> None:
+    """Where the folder beside a SQLite store cannot be written, vectors are read from the results."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL keeps its index itself")
+    shelf.register("a", "b")
+    shelf.put("a", vector=unit(1, 0))
+    shelf.put("b", vector=unit(0, 1))
+    folder = Path(f"{database.url.database}.vectors")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("a file is in its place")
+    assert shelf.ids(model=unit(0.1, 1)) == ["b", "a"]
+    folder.unlink()
+    assert shelf.ids(model=unit(0.1, 1)) == ["b", "a"]
+
+
+def test_a_matrix_is_as_long_as_its_space(shelf: Shelf, database: Database) -> None:
+    """One row for each vector, whatever else is in the store; a row that was left is taken by the next."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL keeps its index itself")
+    many = [f"many-{number:02}" for number in range(20)]
+    shelf.register(*many, "few-0", "few-1")
+    for item_id in many:
+        shelf.put(item_id, vector=unit(1, 0))
+    shelf.put("few-0", vector=unit(0, 1), space=OTHER)
+
+    def rows() -> dict[str, int]:
+        with Matrices(database).open() as matrices:
+            assert all(len(matrix.numbers) == len(matrix.vectors) for matrix in matrices.values())
+            return {space: len(matrix.vectors) for space, matrix in matrices.items()}
+
+    assert rows() == {SPACE: 20, OTHER: 1}
+    shelf.put("many-07", vector=unit(1, 0), space=OTHER)
+    assert rows() == {SPACE: 20, OTHER: 2}
+    assert set(shelf.ids(model=unit(1, 0), limit=20)) == {*many} - {"many-07"}
+    shelf.put("few-1", vector=unit(0, 1))
+    assert rows() == {SPACE: 20, OTHER: 2}
+    assert shelf.ids(model=unit(0, 1), limit=1) == ["few-1"]
+    assert shelf.ids(hashing=unit(0, 1)) == ["few-0", "many-07"]
+
+
 def _open(url: str, ready: Any) -> list[int]:
     ready.wait()
     with Matrices(Database(url)).open() as matrices:
-        return [len(matrix) for matrix in matrices.values()]
+        return [len(matrix.vectors) for matrix in matrices.values()]
 
 
 def test_processes_may_open_the_matrices_at_once(shelf: Shelf, database: Database) -> None:
