@@ -81,12 +81,11 @@ def search(settings: Settings, database: Database, query: Query) -> Found:
     words = store.words_of(text) if query.mode is not Mode.VECTOR else []
     vectors: Vectors = {}
     notes: list[str] = []
-    sizes = store.spaces(database) if query.mode is not Mode.KEYWORD else {}
     if query.mode is not Mode.KEYWORD:
-        vectors, notes = _vectors(text, sizes, settings.models.text)
+        vectors, notes = _vectors(text, store.spaces(database), settings.models.text)
         if not (words or vectors):
             raise RepliError(f"{'; '.join(notes) or 'no stored item has a vector'}; try --mode keyword")
-    hits = store.search(database, words, vectors, sizes=sizes, limit=query.limit, min_quality=query.min_quality)
+    hits = store.search(database, words, vectors, limit=query.limit, min_quality=query.min_quality)
     return Found(query=query, hits=hits, notes=notes)
 
 

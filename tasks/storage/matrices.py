@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,11 @@ class Matrices:
 
     def _matrix(self, space: str, dimensions: int) -> Matrix:
         numbers = np.load(self._path(space, "npy"), mmap_mode="r")
-        shape = len(numbers), dimensions
-        return Matrix(numbers, np.memmap(self._path(space, "f32"), np.float32, "r", shape=shape))
+        path = self._path(space, "f32")
+        file = path.stat()
+        if file.st_size < len(numbers) * dimensions * 4:
+            raise ValueError(f"{path} was cut off")
+        return Matrix(numbers, _mapped(path, file.st_ino, len(numbers), dimensions))
 
     def _catch_up(self) -> None:
         """Copy the vectors of the documents that changed since last time."""
@@ -150,6 +154,12 @@ class Matrices:
         except (OSError, ValueError):
             state = {}
         return state if state.get("format") == FORMAT else {}
+
+
+@lru_cache(maxsize=8)
+def _mapped(path: Path, inode: int, rows: int, dimensions: int) -> npt.NDArray[np.float32]:
+    """A file as a matrix. Kept, since a new mapping takes as long as a search; what is written later shows in it."""
+    return np.memmap(path, np.float32, "r", shape=(rows, dimensions))
 
 
 def _placed(

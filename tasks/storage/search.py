@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -80,28 +80,28 @@ def words_of(query: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"\w+", query.lower())))[:MAX_WORDS]
 
 
-def spaces(database: Database) -> dict[str, int]:
-    """How many items have a vector of each space, those that failed since they were stored among them."""
+def spaces(database: Database) -> list[str]:
+    """The spaces of the store's vectors. It looks once for each, however many vectors there are."""
+    after = sa.select(sa.func.min(documents.c.space).label("space")).cte("after", recursive=True)
+    following = sa.select(sa.func.min(documents.c.space)).where(documents.c.space > after.c.space).scalar_subquery()
+    after = after.union_all(sa.select(following).where(after.c.space.is_not(None)))
+    with database.read() as connection:
+        return list(connection.scalars(sa.select(after.c.space).where(after.c.space.is_not(None))))
+
+
+def _sizes(database: Database) -> dict[str, int]:
+    """How many vectors each space has, those of items that failed since they were stored among them."""
     query = sa.select(documents.c.space, sa.func.count()).where(documents.c.space.is_not(None))
     with database.read() as connection:
         return {str(space): count for space, count in connection.execute(query.group_by(documents.c.space))}
 
 
-def search(
-    database: Database,
-    words: Sequence[str],
-    vectors: Vectors,
-    *,
-    sizes: Mapping[str, int],
-    limit: int,
-    min_quality: float,
-) -> list[Hit]:
+def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
     """The items that go best with some words, or with a query's vectors, or with both.
 
     Args:
         words: to look for; none for a search by vectors alone.
         vectors: of the query, unit length, one for each space that is searched.
-        sizes: the `spaces` of the store.
         min_quality: items below it are left out.
     """
     pool = max(CANDIDATES, 2 * limit)
@@ -110,7 +110,7 @@ def search(
         if words:
             ways.append([by_words(database, connection, words, pool, min_quality)])
     if vectors:
-        ways.append(list(by_vectors(database, vectors, sizes, pool, min_quality)))
+        ways.append(list(by_vectors(database, vectors, pool, min_quality)))
     with database.read() as connection:
         hits = _fused(connection, ways, limit)
         return _described(database, connection, hits, words)
@@ -146,27 +146,31 @@ def _query_of(database: Database, words: Iterable[str]) -> str:
     return " | ".join(f"'{word}'" for word in words)
 
 
-def by_vectors(
-    database: Database, vectors: Vectors, sizes: Mapping[str, int], limit: int, min_quality: float
-) -> Iterator[Ranking]:
+def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
     """The nearest documents of each space, by cosine."""
-    together = sum(sizes.values())
-    with _nearest_of(database) as nearest_of:
+    with ExitStack() as opened:
+        nearest_of = _nearest_of(database, opened)
+        together = sum(nearest_of.sizes.values())
         for space, vector in vectors.items():
-            if size := sizes.get(space):
+            if size := nearest_of.sizes.get(space):
                 yield Ranking(nearest_of(space, vector, limit, min_quality), size / together)
 
 
-@contextmanager
-def _nearest_of(database: Database) -> Iterator[Any]:
-    """A function from a space, a unit vector, a limit and a quality to the numbers of documents, nearest first."""
-    with ExitStack() as opened:
-        if has_pgvector(database):
-            yield _PgVector(database)
-        elif (matrices := _matrices(database, opened)) is not None:
-            yield _InMatrices(database, matrices)
-        else:
-            yield _InResults(database)
+class _NearestOf(Protocol):
+    """Finds the documents nearest to a vector of unit length. `sizes` has how many vectors each space has."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]: ...
+
+
+def _nearest_of(database: Database, opened: ExitStack) -> _NearestOf:
+    if has_pgvector(database):
+        return _PgVector(database)
+    if (matrices := _matrices(database, opened)) is not None:
+        return _InMatrices(database, matrices)
+    return _InResults(database)
 
 
 def _matrices(database: Database, opened: ExitStack) -> Mapping[str, Matrix] | None:
@@ -184,6 +188,7 @@ class _PgVector:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sizes = _sizes(database)
 
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
         cast = f"vector({len(vector)})"
@@ -205,10 +210,9 @@ class _InMatrices:
     def __init__(self, database: Database, matrices: Mapping[str, Matrix]) -> None:
         self._database = database
         self._matrices = matrices
+        self.sizes = {space: int(np.sum(matrix.numbers != FREE)) for space, matrix in matrices.items()}
 
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
-        if space not in self._matrices:
-            return []
         matrix = self._matrices[space]
         taken = np.flatnonzero(matrix.numbers != FREE)
         are_stored = partial(_stored, self._database, space, min_quality)
@@ -220,6 +224,7 @@ class _InResults:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sizes = _sizes(database)
 
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
         query = (
@@ -242,17 +247,30 @@ def nearest(
     cosines: Vector, numbers: npt.NDArray[Any], limit: int, are_stored: Callable[[Sequence[int]], Collection[int]]
 ) -> list[int]:
     """The numbers of the highest cosines, of those that `are_stored`. More are looked at until there are enough."""
-    look_at = 2 * limit
-    while True:
-        look_at = min(look_at, len(cosines))
-        first = np.argpartition(-cosines, look_at - 1)[:look_at] if look_at < len(cosines) else np.arange(len(cosines))
-        first = first[np.argsort(-cosines[first], kind="stable")]
-        in_order = [int(number) for number in numbers[first]]
+    found: list[int] = []
+    for places in _downwards(cosines, 2 * limit):
+        in_order = numbers[places].tolist()
         kept = are_stored(in_order)
-        found = [number for number in in_order if number in kept]
-        if len(found) >= limit or look_at == len(cosines):
-            return found[:limit]
-        look_at *= 4
+        found += [number for number in in_order if number in kept]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _downwards(cosines: Vector, count: int) -> Iterator[npt.NDArray[np.intp]]:
+    """The places of the cosines, the highest first: so many, for which not all are sorted, and then ever more."""
+    if count >= len(cosines):
+        yield np.argsort(-cosines, kind="stable")
+        return
+    parted = np.argpartition(-cosines, count - 1)
+    first, others = np.sort(parted[:count]), np.sort(parted[count:])
+    yield first[np.argsort(-cosines[first], kind="stable")]
+    others = others[np.argsort(-cosines[others], kind="stable")]
+    begin = 0
+    while begin < len(others):
+        count *= 4
+        yield others[begin : begin + count]
+        begin += count
 
 
 def _stored(database: Database, space: str, min_quality: float, numbers: Sequence[int]) -> set[int]:

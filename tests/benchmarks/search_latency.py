@@ -64,8 +64,9 @@ def _measure(database: Database, count: int, queries: int) -> None:
 
     def look(n: int, *, by_words: bool = True, by_vectors: bool = True, least: float = 0) -> object:
         of_words, of_vectors = asked[n] if by_words else [], vectors[n] if by_vectors else {}
-        sizes = search.spaces(database) if by_vectors else {}
-        return search.search(database, of_words, of_vectors, sizes=sizes, limit=TOP, min_quality=least)
+        if by_vectors:
+            search.spaces(database)  # which vectors are made of the query
+        return search.search(database, of_words, of_vectors, limit=TOP, min_quality=least)
 
     ways: dict[str, Callable[[int], object]] = {
         "keyword": partial(look, by_vectors=False),

@@ -89,6 +89,7 @@ def compare(folder: Path, items: int, count: int, *, tuning: bool) -> None:
 
     for name, home in (("", healthy), ("after the outage, ", outage)):
         store = Database(f"sqlite:///{home / 'repli.db'}")
+        store.migrate()
 
         def found(words: Sequence[str], number: int | None, store: Database = store) -> list[str]:
             query_vectors = {} if number is None else vectors(number)
@@ -132,9 +133,10 @@ def _mixed(store: Database, space: str, queries: search.Vector) -> Callable[[int
     hasher = HashingVectorizer(n_features=queries.shape[1], norm="l2")
     matrix = np.zeros((len(rows), queries.shape[1]), np.float32)
     with Matrices(store).open() as matrices:
+        by_model = dict(zip(matrices[space].numbers.tolist(), matrices[space].vectors, strict=True))
         for place, row in enumerate(rows):
             if row.space == space:
-                matrix[place] = matrices[space][row.number]
+                matrix[place] = by_model[row.number]
             elif row.space == HASHED_SPACE:
                 matrix[place] = hasher.transform([f"{row.name}. {row.text}"]).toarray()[0]
     ids = [row.item_id for row in rows]

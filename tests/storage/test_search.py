@@ -79,10 +79,7 @@ class Shelf:
     def find(self, query: str = "", *, limit: int = 10, min_quality: float = 0, **vectors: search.Vector) -> list[Hit]:
         """The hits of a query; vectors are given by `model` and `hashing`."""
         by_space = {{"model": SPACE, "hashing": OTHER}[name]: vector for name, vector in vectors.items()}
-        sizes = search.spaces(self.database)
-        return search.search(
-            self.database, words_of(query), by_space, sizes=sizes, limit=limit, min_quality=min_quality
-        )
+        return search.search(self.database, words_of(query), by_space, limit=limit, min_quality=min_quality)
 
     def ids(self, *arguments: Any, **options: Any) -> list[str]:
         return [hit.id for hit in self.find(*arguments, **options)]
@@ -131,6 +128,17 @@ def test_items_without_a_vector_are_found_by_words(shelf: Shelf) -> None:
     assert shelf.ids(model=unit(1, 0.1, 0)) == ["near", "far"]
     assert set(shelf.ids("gills", model=unit(1, 0.1, 0))) == {"near", "far", "none"}
     assert shelf.ids("gills", model=unit(1, 0.1, 0))[0] in {"near", "none"}
+
+
+def test_spaces_are_those_of_the_vectors(shelf: Shelf) -> None:
+    """Each once, and none of an empty store, or of items without a vector."""
+    assert search.spaces(shelf.database) == []
+    shelf.register("a", "b", "c", "d")
+    shelf.put("d", "No vector.")
+    assert search.spaces(shelf.database) == []
+    for item_id, space in {"a": SPACE, "b": SPACE, "c": OTHER}.items():
+        shelf.put(item_id, vector=unit(1), space=space)
+    assert search.spaces(shelf.database) == sorted([SPACE, OTHER])
 
 
 def test_vectors_of_different_spaces_are_never_compared(shelf: Shelf) -> None:
