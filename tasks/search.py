@@ -14,6 +14,7 @@ from tasks.models import text_embedder
 from tasks.settings import Settings
 from tasks.storage import search as store
 from tasks.storage.database import Database
+from tasks.storage.neighbours import spaces
 from tasks.storage.search import Hit, Vectors
 
 MAX_LIMIT = 1000
@@ -82,18 +83,18 @@ def search(settings: Settings, database: Database, query: Query) -> Found:
     vectors: Vectors = {}
     notes: list[str] = []
     if query.mode is not Mode.KEYWORD:
-        vectors, notes = _vectors(text, store.spaces(database), settings.models.text)
+        vectors, notes = _vectors(text, spaces(database), settings.models.text)
         if not (words or vectors):
             raise RepliError(f"{'; '.join(notes) or 'no stored item has a vector'}; try --mode keyword")
     hits = store.search(database, words, vectors, limit=query.limit, min_quality=query.min_quality)
     return Found(query=query, hits=hits, notes=notes)
 
 
-def _vectors(text: str, spaces: Collection[str], model: str) -> tuple[Vectors, list[str]]:
+def _vectors(text: str, of_store: Collection[str], model: str) -> tuple[Vectors, list[str]]:
     """The query in each of the spaces in which it can be said, and which are left out."""
     vectors: Vectors = {}
     notes: list[str] = []
-    left = set(spaces)
+    left = set(of_store)
     if HASHED_SPACE in left:
         left.discard(HASHED_SPACE)
         [hashed] = hashed_words([text])

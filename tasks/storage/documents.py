@@ -20,6 +20,7 @@ from tasks.storage.schema import documents, items, step_results
 
 MAX_INDEXED_DIMENSIONS = 2000
 """pgvector's HNSW takes no more; longer vectors are compared one by one."""
+ROWS_PER_READ = 5000
 _MAKE_ROOM_LOCK = 0x726F6F6D
 
 
@@ -99,6 +100,21 @@ def _is_there(engine: sa.Engine) -> bool:
 def has_pgvector(database: Database) -> bool:
     """Whether the store keeps vectors for pgvector to search."""
     return not database.is_sqlite and _is_there(database.engine)
+
+
+def qualities(
+    connection: sa.Connection, numbers: Sequence[int], min_quality: float, space: str | None = None
+) -> dict[int, float]:
+    """Of these documents, those whose items are stored at `min_quality` or above, with it. If asked, of one space."""
+    # No condition but the numbers: SQLite, which nobody lets count, would walk an index of one of the others instead.
+    query = sa.select(documents.c.number, documents.c.space, items.c.state, items.c.quality).join(items)
+    kept: dict[int, float] = {}
+    for start in range(0, len(numbers), ROWS_PER_READ):
+        some = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
+        for number, of_space, state, quality in connection.execute(query.where(some)):
+            if state == "stored" and quality >= min_quality and space in {None, of_space}:
+                kept[number] = quality
+    return kept
 
 
 _indexed: set[tuple[sa.URL, str]] = set()

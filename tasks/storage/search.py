@@ -1,44 +1,45 @@
 """Search over the stored items: by words, by vectors of one space at a time, fused by reciprocal ranks.
 
-Each way of looking gives a list of items in their order. An item's score is the sum over the lists of the reciprocal of
-its rank plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009), times its quality. Vectors
-of different spaces are never compared: each space is a list of its own, in which ranks are divided by its share of the
-vectors, so that the best of a few is not taken for the best of all.
+Each way of looking gives a list of items in their order, and an item has from each list the reciprocal of its rank
+plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009). Its score is the weighted mean of
+these over the lists that it could be in, times its quality. Vectors of different spaces are never compared: each space
+is a list of its own, in which ranks are divided by its share of the vectors, so that the best of a few is not taken for
+the best of all, and which counts by that share. So an item without a vector, or with one of a small space, is judged by
+its words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from tasks.fallback import Status
+from tasks.storage import neighbours
 from tasks.storage.database import Database
-from tasks.storage.documents import as_pgvector, has_pgvector
-from tasks.storage.matrices import FREE, Matrices, Matrix
+from tasks.storage.documents import ROWS_PER_READ, qualities
+from tasks.storage.neighbours import Vector
 from tasks.storage.schema import documents, items, step_results
 from tasks.storage.snippets import BEGIN as BEGIN
 from tasks.storage.snippets import END as END
 from tasks.storage.snippets import one_line, snippets
 
-RANK_CONSTANT = 60
-"""The constant of the paper that brought the method."""
+RANK_CONSTANT = 3
+"""The paper has 60, with which a quality of 0.8 weighs as much as 15 ranks; with 3 it weighs as much as one. This and
+`WORDS_WEIGHT` were chosen on the tuning half of `tests/benchmarks/search_quality.py`."""
+WORDS_WEIGHT = 0.7
+"""Of the list by words, beside one by vectors that are all of one space."""
 CANDIDATES = 100
 """Of each list, at least so many are looked at."""
 MAX_WORDS = 64
 """Of a query; what comes after is left out."""
 WEIGHTS = {"name": 4.0, "label": 1.0, "text": 1.0}
 """Of a word's place, for bm25."""
-_VECTORS_PER_READ = 5000
 
-Vector = npt.NDArray[np.float32]
 Vectors = Mapping[str, Vector]
 
 
@@ -67,33 +68,30 @@ class Hit:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The numbers of documents, best first, and the share of the store that they were chosen from."""
+    """The numbers of documents, best first.
+
+    `space` is that of the vectors that were compared, None where every document could have been in the list; `share` is
+    that of the documents which could, among those that have a vector.
+    """
 
     numbers: Sequence[int]
+    weight: float
+    space: str | None = None
     share: float = 1.0
+
+    def reciprocals(self) -> dict[int, float]:
+        """By number: 1 for the first of all, and less for those that follow."""
+        return {
+            number: (1 + RANK_CONSTANT) / (rank / self.share + RANK_CONSTANT)
+            for rank, number in enumerate(self.numbers, 1)
+        }
 
 
 def words_of(query: str) -> list[str]:
     """The words of a query, each once."""
     return list(dict.fromkeys(re.findall(r"\w+", query.lower())))[:MAX_WORDS]
-
-
-def spaces(database: Database) -> list[str]:
-    """The spaces of the store's vectors. It looks once for each, however many vectors there are."""
-    after = sa.select(sa.func.min(documents.c.space).label("space")).cte("after", recursive=True)
-    following = sa.select(sa.func.min(documents.c.space)).where(documents.c.space > after.c.space).scalar_subquery()
-    after = after.union_all(sa.select(following).where(after.c.space.is_not(None)))
-    with database.read() as connection:
-        return list(connection.scalars(sa.select(after.c.space).where(after.c.space.is_not(None))))
-
-
-def _sizes(database: Database) -> dict[str, int]:
-    """How many vectors each space has, those of items that failed since they were stored among them."""
-    query = sa.select(documents.c.space, sa.func.count()).where(documents.c.space.is_not(None))
-    with database.read() as connection:
-        return {str(space): count for space, count in connection.execute(query.group_by(documents.c.space))}
 
 
 def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
@@ -105,14 +103,14 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         min_quality: items below it are left out.
     """
     pool = max(CANDIDATES, 2 * limit)
-    ways: list[list[Ranking]] = []
+    rankings: list[Ranking] = []
     with database.read() as connection:
         if words:
-            ways.append([by_words(database, connection, words, pool, min_quality)])
+            rankings.append(by_words(database, connection, words, pool, min_quality))
     if vectors:
-        ways.append(list(by_vectors(database, vectors, pool, min_quality)))
+        rankings += by_vectors(database, vectors, pool, min_quality)
     with database.read() as connection:
-        hits = _fused(connection, ways, limit)
+        hits = fused(connection, rankings, limit)
         return _described(database, connection, hits, words)
 
 
@@ -120,23 +118,35 @@ def by_words(
     database: Database, connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float
 ) -> Ranking:
     """The documents in which the rarest of the words stand most often; any of them is enough."""
-    if database.is_sqlite:
-        weights = ", ".join(map(str, WEIGHTS.values()))
-        query = (
-            f"SELECT number FROM documents_words JOIN documents ON number = documents_words.rowid "  # noqa: S608
-            "JOIN items ON items.id = item_id WHERE documents_words MATCH :words "
-            "AND items.state = 'stored' AND items.quality >= :min_quality "
-            f"ORDER BY bm25(documents_words, {weights}), items.quality DESC, number LIMIT :limit"
-        )
-    else:
-        query = (
-            "SELECT number FROM documents JOIN items ON items.id = item_id, "
-            "to_tsquery('english', :words) AS wanted WHERE words @@ wanted "
-            "AND items.state = 'stored' AND items.quality >= :min_quality "
-            "ORDER BY ts_rank(words, wanted, 1) DESC, items.quality DESC, number LIMIT :limit"
-        )
-    bound = {"words": _query_of(database, words), "min_quality": min_quality, "limit": limit}
-    return Ranking(list(connection.scalars(sa.text(query), bound)))
+    ranked = _by_fts5 if database.is_sqlite else _by_tsvector
+    numbers = ranked(connection, _query_of(database, words), limit, min_quality)
+    return Ranking(numbers=numbers, weight=WORDS_WEIGHT)
+
+
+def _by_fts5(connection: sa.Connection, look_for: str, limit: int, min_quality: float) -> list[int]:
+    """FTS5 ranks many times faster by itself than in a join, so which of them are stored is asked for afterwards."""
+    query = sa.text(
+        "SELECT rowid, rank FROM documents_words WHERE documents_words MATCH :words AND rank MATCH :weighted "
+        "ORDER BY rank LIMIT :count"
+    )
+    bound = {"words": look_for, "weighted": f"bm25({', '.join(map(str, WEIGHTS.values()))})"}
+    count = 2 * limit
+    while True:
+        ranks = {row.rowid: row.rank for row in connection.execute(query, {**bound, "count": count})}
+        kept = qualities(connection, list(ranks), min_quality)
+        if len(kept) >= limit or len(ranks) < count:
+            return sorted(kept, key=lambda number: (ranks[number], -kept[number], number))[:limit]
+        count *= 4
+
+
+def _by_tsvector(connection: sa.Connection, look_for: str, limit: int, min_quality: float) -> list[int]:
+    query = sa.text(
+        "SELECT number FROM documents JOIN items ON items.id = item_id, "
+        "to_tsquery('english', :words) AS wanted WHERE words @@ wanted "
+        "AND items.state = 'stored' AND items.quality >= :min_quality "
+        "ORDER BY ts_rank(words, wanted, 1) DESC, items.quality DESC, number LIMIT :limit"
+    )
+    return list(connection.scalars(query, {"words": look_for, "min_quality": min_quality, "limit": limit}))
 
 
 def _query_of(database: Database, words: Iterable[str]) -> str:
@@ -149,159 +159,31 @@ def _query_of(database: Database, words: Iterable[str]) -> str:
 def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
     """The nearest documents of each space, by cosine."""
     with ExitStack() as opened:
-        nearest_of = _nearest_of(database, opened)
+        nearest_of = neighbours.of(database, opened)
         together = sum(nearest_of.sizes.values())
         for space, vector in vectors.items():
             if size := nearest_of.sizes.get(space):
-                yield Ranking(nearest_of(space, vector, limit, min_quality), size / together)
+                numbers = nearest_of(space, vector, limit, min_quality)
+                yield Ranking(numbers=numbers, space=space, share=size / together, weight=size / together)
 
 
-class _NearestOf(Protocol):
-    """Finds the documents nearest to a vector of unit length. `sizes` has how many vectors each space has."""
-
-    @property
-    def sizes(self) -> Mapping[str, int]: ...
-
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]: ...
-
-
-def _nearest_of(database: Database, opened: ExitStack) -> _NearestOf:
-    if has_pgvector(database):
-        return _PgVector(database)
-    if (matrices := _matrices(database, opened)) is not None:
-        return _InMatrices(database, matrices)
-    return _InResults(database)
-
-
-def _matrices(database: Database, opened: ExitStack) -> Mapping[str, Matrix] | None:
-    """The matrices beside a SQLite store, None where they cannot be written or the store is another."""
-    if not database.is_sqlite:
-        return None
-    try:
-        return opened.enter_context(Matrices(database).open())
-    except OSError:
-        return None
-
-
-class _PgVector:
-    """pgvector, by the HNSW index of the space."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.sizes = _sizes(database)
-
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
-        cast = f"vector({len(vector)})"
-        query = sa.text(
-            f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
-            "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
-            f"ORDER BY CAST(embedding AS {cast}) <=> CAST(:vector AS {cast}) LIMIT :limit"
-        ).bindparams(sa.bindparam("space", space, literal_execute=True))  # the planner looks for it in the index
-        bound = {"vector": as_pgvector(vector), "min_quality": min_quality, "limit": limit}
-        with self._database.read() as connection:
-            connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
-            connection.execute(sa.text(f"SET LOCAL hnsw.ef_search = {max(40, min(limit, 1000))}"))
-            return list(connection.scalars(query, bound))
-
-
-class _InMatrices:
-    """Every vector of the space, in a memory-mapped matrix."""
-
-    def __init__(self, database: Database, matrices: Mapping[str, Matrix]) -> None:
-        self._database = database
-        self._matrices = matrices
-        self.sizes = {space: int(np.sum(matrix.numbers != FREE)) for space, matrix in matrices.items()}
-
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
-        matrix = self._matrices[space]
-        taken = np.flatnonzero(matrix.numbers != FREE)
-        are_stored = partial(_stored, self._database, space, min_quality)
-        return nearest((matrix.vectors @ vector)[taken], matrix.numbers[taken], limit, are_stored)
-
-
-class _InResults:
-    """Every vector of the space, from the step results: slow, and everywhere."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.sizes = _sizes(database)
-
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
-        query = (
-            sa.select(documents.c.number, step_results.c.vector)
-            .join(step_results, step_results.c.item_id == documents.c.item_id)
-            .where(documents.c.space == space, step_results.c.stage == "embed_text", step_results.c.vector.is_not(None))
-            .execution_options(yield_per=_VECTORS_PER_READ)
-        )
-        numbers, cosines = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        with self._database.read() as connection:
-            for rows in connection.execute(query).partitions():
-                matrix = np.frombuffer(b"".join(row.vector for row in rows), np.float32).reshape(len(rows), -1)
-                numbers.append(np.fromiter((row.number for row in rows), np.int64, len(rows)))
-                cosines.append(matrix @ vector)
-        are_stored = partial(_stored, self._database, space, min_quality)
-        return nearest(np.concatenate(cosines), np.concatenate(numbers), limit, are_stored)
-
-
-def nearest(
-    cosines: Vector, numbers: npt.NDArray[Any], limit: int, are_stored: Callable[[Sequence[int]], Collection[int]]
-) -> list[int]:
-    """The numbers of the highest cosines, of those that `are_stored`. More are looked at until there are enough."""
-    found: list[int] = []
-    for places in _downwards(cosines, 2 * limit):
-        in_order = numbers[places].tolist()
-        kept = are_stored(in_order)
-        found += [number for number in in_order if number in kept]
-        if len(found) >= limit:
-            break
-    return found[:limit]
-
-
-def _downwards(cosines: Vector, count: int) -> Iterator[npt.NDArray[np.intp]]:
-    """The places of the cosines, the highest first: so many, for which not all are sorted, and then ever more."""
-    if count >= len(cosines):
-        yield np.argsort(-cosines, kind="stable")
-        return
-    parted = np.argpartition(-cosines, count - 1)
-    first, others = np.sort(parted[:count]), np.sort(parted[count:])
-    yield first[np.argsort(-cosines[first], kind="stable")]
-    others = others[np.argsort(-cosines[others], kind="stable")]
-    begin = 0
-    while begin < len(others):
-        count *= 4
-        yield others[begin : begin + count]
-        begin += count
-
-
-def _stored(database: Database, space: str, min_quality: float, numbers: Sequence[int]) -> set[int]:
-    # No condition but the numbers: SQLite, which nobody lets count, would walk an index of one of the others instead.
-    query = sa.select(documents.c.number, documents.c.space, items.c.state, items.c.quality).join(items)
-    kept: set[int] = set()
-    with database.read() as connection:
-        for start in range(0, len(numbers), _VECTORS_PER_READ):
-            some = documents.c.number.in_(numbers[start : start + _VECTORS_PER_READ])
-            for number, of_space, state, quality in connection.execute(query.where(some)):
-                if of_space == space and state == "stored" and quality >= min_quality:
-                    kept.add(number)
-    return kept
-
-
-def _fused(connection: sa.Connection, ways: Sequence[Sequence[Ranking]], limit: int) -> list[tuple[int, Hit]]:
+def fused(connection: sa.Connection, rankings: Sequence[Ranking], limit: int) -> list[tuple[int, Hit]]:
     """The best of all lists, with their documents' numbers."""
-    scores: dict[int, float] = {}
-    for way in ways:
-        for ranking in way:
-            for rank, number in enumerate(ranking.numbers, 1):
-                reciprocal = (1 + RANK_CONSTANT) / (rank / ranking.share + RANK_CONSTANT)
-                scores[number] = scores.get(number, 0.0) + reciprocal / len(ways)
+    reciprocals = [ranking.reciprocals() for ranking in rankings]
+    numbers = list(dict.fromkeys(number for of_ranking in reciprocals for number in of_ranking))
     hits: list[tuple[int, Hit]] = []
-    columns = documents.c.number, items.c.id, items.c.name, items.c.quality
-    numbers = list(scores)
-    for start in range(0, len(numbers), _VECTORS_PER_READ):
-        some = documents.c.number.in_(numbers[start : start + _VECTORS_PER_READ])
+    columns = documents.c.number, documents.c.space, items.c.id, items.c.name, items.c.quality
+    for start in range(0, len(numbers), ROWS_PER_READ):
+        some = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
         for row in connection.execute(sa.select(*columns).join(items).where(some, items.c.quality.is_not(None))):
-            score = scores[row.number] * row.quality
-            hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
+            weight = total = 0.0
+            for ranking, of_ranking in zip(rankings, reciprocals, strict=True):
+                if ranking.space in {None, row.space}:
+                    weight += ranking.weight
+                    total += ranking.weight * of_ranking.get(row.number, 0.0)
+            if total:
+                score = total / weight * row.quality
+                hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
     hits.sort(key=lambda hit: (-hit[1].score, hit[1].id))
     return hits[:limit]
 

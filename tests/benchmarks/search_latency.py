@@ -20,7 +20,7 @@ import numpy as np
 
 from tasks.embed_text import HASHED_SPACE
 from tasks.stages import STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, figures, lookup, retry_queue, runs, search
+from tasks.storage import breakers, figures, lookup, neighbours, retry_queue, runs, search
 from tasks.storage.database import Database, database_time
 from tests.benchmarks.large_store import HASHED_DIMENSIONS, SPACE, VOCABULARY, make, unit
 
@@ -65,7 +65,7 @@ def _measure(database: Database, count: int, queries: int) -> None:
     def look(n: int, *, by_words: bool = True, by_vectors: bool = True, least: float = 0) -> object:
         of_words, of_vectors = asked[n] if by_words else [], vectors[n] if by_vectors else {}
         if by_vectors:
-            search.spaces(database)  # which vectors are made of the query
+            neighbours.spaces(database)  # which vectors are made of the query
         return search.search(database, of_words, of_vectors, limit=TOP, min_quality=least)
 
     ways: dict[str, Callable[[int], object]] = {
@@ -92,7 +92,7 @@ def _measure(database: Database, count: int, queries: int) -> None:
         _row(count, f"dashboard: {name}", lambda _, figure=figure: figure(), 10)
 
 
-def _nearest(matrix: search.Vector, vector: search.Vector) -> Sequence[int]:
+def _nearest(matrix: neighbours.Vector, vector: neighbours.Vector) -> Sequence[int]:
     cosines = matrix @ vector
     first = np.argpartition(-cosines, TOP)[:TOP]
     return first[np.argsort(-cosines[first])]

@@ -7,7 +7,7 @@ was tuned; the figures are of the other half.
 
 Then the same after an outage: a third of the items have a vector of hashed words or none. `repli`'s search, which keeps
 spaces apart and weighs by quality, is put beside one that compares all vectors with each other, as one matrix of model
-vectors and hashed words of the same length would have it.
+vectors and hashed words of the same length would have it, and knows of no quality; it fuses by the same constants.
 
 WordNet 3.0 is Debian's: ``apt-get install wordnet-base``.
 """
@@ -28,13 +28,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 
 from tasks.embed_text import HASHED_SPACE, hashed_words
 from tasks.models import text_embedder
 from tasks.settings import ModelSettings
-from tasks.storage import search
+from tasks.storage import neighbours, search
 from tasks.storage.database import Database
 from tasks.storage.matrices import Matrices
+from tasks.storage.schema import documents, items
 
 NOUNS = Path("/usr/share/wordnet/data.noun")
 TOP = 10
@@ -68,12 +70,12 @@ def main() -> None:
             shutil.rmtree(folder)
 
 
-def compare(folder: Path, items: int, count: int, *, tuning: bool) -> None:
-    manifest = _catalogue(folder, items)
+def compare(folder: Path, total: int, count: int, *, tuning: bool) -> None:
+    manifest = _catalogue(folder, total)
     healthy, outage = folder / "healthy", folder / "outage"
-    if not healthy.exists():
+    if _stored(healthy) < total:
         _enrich(healthy, manifest)
-    if not outage.exists():
+    if _stored(outage) < total:
         for rung, part in _parts(manifest).items():
             _enrich(outage, part, *(["--force", f"embed_text={rung}"] if rung else []))
     queries = list(_glosses(manifest))[int(tuning) :: 2][:count]
@@ -81,10 +83,10 @@ def compare(folder: Path, items: int, count: int, *, tuning: bool) -> None:
     by_meaning = embedder.embed([query.text for query in queries])
     by_hash = hashed_words([query.text for query in queries])
     apart = sum(not query.shares_a_word for query in queries)
-    print(f"{len(queries)} glosses, {apart} of which share no word with the title, over {items} items\n")
+    print(f"{len(queries)} glosses, {apart} of which share no word with the title, over {total} items\n")
     print("| | hit@1 | hit@10 | MRR@10 | no shared word: hit@1 | hit@10 | MRR@10 |\n|---|---|---|---|---|---|---|")
 
-    def vectors(number: int) -> dict[str, search.Vector]:
+    def vectors(number: int) -> dict[str, neighbours.Vector]:
         return {embedder.space: by_meaning[number], HASHED_SPACE: by_hash[number]}
 
     for name, home in (("", healthy), ("after the outage, ", outage)):
@@ -102,7 +104,9 @@ def compare(folder: Path, items: int, count: int, *, tuning: bool) -> None:
             "hybrid": lambda n: found(search.words_of(queries[n].text), n),
         }
         if home is outage:
-            ways["vector, spaces mixed"] = _mixed(store, embedder.space, by_meaning)
+            mixed = _Mixed(store, embedder.space, by_meaning)
+            ways["vector, spaces mixed"] = lambda n, mixed=mixed: mixed.found(n, [])  # type: ignore[misc]
+            ways["hybrid, spaces mixed"] = lambda n, mixed=mixed: mixed.found(n, search.words_of(queries[n].text))  # type: ignore[misc]
         for way, look in ways.items():
             ranks = [_rank(look(number), query.item_id) for number, query in enumerate(queries)]
             hard = [rank for rank, query in zip(ranks, queries, strict=True) if not query.shares_a_word]
@@ -120,34 +124,56 @@ def _figures(ranks: Sequence[int | None]) -> str:
     return " | ".join(f"{value / len(ranks):.3f}" for value in (first, ten, reciprocal))
 
 
-def _mixed(store: Database, space: str, queries: search.Vector) -> Callable[[int], list[str]]:
+class _Mixed:
     """A search that takes every vector for one of the model's: words are hashed to as many numbers."""
-    import sqlalchemy as sa
-    from sklearn.feature_extraction.text import HashingVectorizer
 
-    from tasks.storage.schema import documents
+    def __init__(self, store: Database, space: str, queries: neighbours.Vector) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
 
+        self._store, self._queries = store, queries
+        with store.read() as connection:
+            columns = documents.c.number, documents.c.item_id, documents.c.name, documents.c.text, documents.c.space
+            rows = connection.execute(sa.select(*columns)).all()
+        hasher = HashingVectorizer(n_features=queries.shape[1], norm="l2")
+        self._matrix = np.zeros((len(rows), queries.shape[1]), np.float32)
+        with Matrices(store).open() as matrices:
+            by_model = dict(zip(matrices[space].numbers.tolist(), matrices[space].vectors, strict=True))
+            for place, row in enumerate(rows):
+                if row.space == space:
+                    self._matrix[place] = by_model[row.number]
+                elif row.space == HASHED_SPACE:
+                    self._matrix[place] = hasher.transform([f"{row.name}. {row.text}"]).toarray()[0]
+        self._numbers = np.array([row.number for row in rows])
+        self._ids = {row.number: row.item_id for row in rows}
+
+    def found(self, number: int, words: Sequence[str]) -> list[str]:
+        """The ids of the best, by the vector of a query, and by words too where there are any."""
+        order = np.argsort(-(self._matrix @ self._queries[number]), kind="stable")[: search.CANDIDATES]
+        rankings = [search.Ranking(numbers=self._numbers[order].tolist(), weight=1)]
+        if words:
+            with self._store.read() as connection:
+                rankings.append(search.by_words(self._store, connection, words, search.CANDIDATES, 0))
+        scores: dict[int, float] = defaultdict(float)
+        for ranking in rankings:
+            for found, reciprocal in ranking.reciprocals().items():
+                scores[found] += ranking.weight * reciprocal
+        return [self._ids[found] for found in sorted(scores, key=lambda found: -scores[found])[:TOP]]
+
+
+def _stored(home: Path) -> int:
+    """How many items the store of this home has."""
+    store = Database(f"sqlite:///{home / 'repli.db'}")
+    if store.version() is None:
+        return 0
     with store.read() as connection:
-        columns = documents.c.number, documents.c.item_id, documents.c.name, documents.c.text, documents.c.space
-        rows = connection.execute(sa.select(*columns)).all()
-    hasher = HashingVectorizer(n_features=queries.shape[1], norm="l2")
-    matrix = np.zeros((len(rows), queries.shape[1]), np.float32)
-    with Matrices(store).open() as matrices:
-        by_model = dict(zip(matrices[space].numbers.tolist(), matrices[space].vectors, strict=True))
-        for place, row in enumerate(rows):
-            if row.space == space:
-                matrix[place] = by_model[row.number]
-            elif row.space == HASHED_SPACE:
-                matrix[place] = hasher.transform([f"{row.name}. {row.text}"]).toarray()[0]
-    ids = [row.item_id for row in rows]
-    return lambda number: [ids[place] for place in np.argsort(-(matrix @ queries[number]), kind="stable")[:TOP]]
+        return connection.scalar(sa.select(sa.func.count()).where(items.c.state == "stored")) or 0
 
 
-def _catalogue(folder: Path, items: int) -> Path:
+def _catalogue(folder: Path, total: int) -> Path:
     from flows.demo_catalogue import build
 
     manifest = folder / "catalogue" / "catalogue.jsonl"
-    return manifest if manifest.exists() else build(folder / "catalogue", items=items, broken=False, min_words=0)
+    return manifest if manifest.exists() else build(folder / "catalogue", items=total, broken=False, min_words=0)
 
 
 def _records(manifest: Path) -> list[dict[str, str]]:
