@@ -77,8 +77,20 @@ class _Seen:
     raised: list[Exception] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Called:
+    """What came of calling a rung: walked to over some of the sample, then forced on all of it."""
+
+    walked: Sequence[StepResult]
+    forced: Sequence[StepResult]
+
+
 class _StageDrill:
-    """One stage over the sample, in a shadow store."""
+    """One stage over the sample, in a shadow store.
+
+    The rungs are called last one first, so that none lives on what a better one left in the shadow: `cached` is to find
+    what was fetched before the drill. Each is walked to before it is forced and timed: by then its model is loaded.
+    """
 
     def __init__(
         self, pipeline: Pipeline, name: str, item_ids: Sequence[str], settings: Settings, runtime: Runtime
@@ -102,18 +114,20 @@ class _StageDrill:
                     self._works.append(Work(state.item.id, value))
                 if kept := state.results.get(name):
                     self._kept[state.item.id] = kept
-        self._run(self._works[:WALKED])  # models are loaded before anything is timed
-        self._primary = _answers(self._run(self._works), self._chain.primary.name)
+        self._called = {rung: self._call(rung) for rung in reversed(self._chain.rung_names)}
+        primary = self._chain.primary.name
+        self._primary = _answers(self._called[primary].forced, primary)
 
     def judge(self, rung: str) -> RungVerdict:
-        """Force the rung, walk the fall to it, and compare."""
+        """What the rung answered, beside the primary's answers."""
         factor = self._chain.skip.factor if self._chain.skip and rung == SKIP else self._rung(rung).factor
         verdict = RungVerdict(stage=self._stage.name, rung=rung, penalty=float(factor))
         if not self._works:
             return replace(verdict, is_reached=False, reason="no item of the sample has this stage to do")
-        forced = self._run(self._works, Directives(forced={self._stage.name: rung}))
-        walked = self._run(self._works[:WALKED], Directives(faults=self._faults_before(rung)))
-        return self._judge_skip(verdict, forced, walked) if rung == SKIP else self._judge(verdict, forced, walked)
+        called = self._called[rung]
+        if rung == SKIP:
+            return self._judge_skip(verdict, called.forced, called.walked)
+        return self._judge(verdict, called.forced, called.walked)
 
     def try_forbidden(self, rule: Rule) -> RuleVerdict:
         """Ask for the pair that the rule forbids: the chain is to pass it over, and the merge to refuse it."""
@@ -170,7 +184,7 @@ class _StageDrill:
             agreement=agreement,
             interval=reach,
             seconds_per_item=fmean(seconds) if seconds else None,
-            penalty_justified=1.0 if rung is self._chain.primary else agreement and max(0.01, round(agreement, 2)),
+            penalty_justified=1.0 if rung is self._chain.primary else _justified(agreement),
         )
 
     def _judge_skip(
@@ -248,8 +262,25 @@ class _StageDrill:
             return f"its vectors live in {', '.join(spaces)}, those in the store in {', '.join(sorted(stored))}"
         return None
 
-    def _run(self, works: Sequence[Work[Any]], directives: Directives = Directives()) -> list[StepResult]:
-        return run_chain(self._chain, works, self._context, run_id=RUN_ID, runtime=self._runtime, directives=directives)
+    def _call(self, rung: str) -> _Called:
+        walked = self._run(self._works[:WALKED], Directives(faults=self._faults_before(rung)))
+        return _Called(walked=walked, forced=self._run(self._works, Directives(forced={self._stage.name: rung})))
+
+    def _run(self, works: Sequence[Work[Any]], directives: Directives) -> list[StepResult]:
+        """The results of these, in batches as a night has them: a rung's time limit is meant for one."""
+        size = self._context.settings.batch_size
+        return [
+            result
+            for start in range(0, len(works), size)
+            for result in run_chain(
+                self._chain,
+                works[start : start + size],
+                self._context,
+                run_id=RUN_ID,
+                runtime=self._runtime,
+                directives=directives,
+            )
+        ]
 
     def _rung(self, name: str) -> AnyRung:
         return next(rung for rung in self._chain.rungs if rung.name == name)
@@ -278,6 +309,11 @@ def _watched(chain: AnyChain, seen: Mapping[str, _Seen]) -> AnyChain:
 def _answers(found: Sequence[StepResult], rung: str) -> dict[str, StepResult]:
     """The results that the rung served, by item."""
     return {result.item_id: result for result in found if result.rung == rung}
+
+
+def _justified(agreement: float | None) -> float | None:
+    """The penalty that an agreement would justify; one of 0 is none, so at least 0.01."""
+    return None if agreement is None else max(0.01, round(agreement, 2))
 
 
 def _error(found: Sequence[StepResult], rung: str) -> str:

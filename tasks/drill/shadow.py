@@ -2,48 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import sqlalchemy as sa
 
+from tasks.items import Asset
 from tasks.settings import Settings
-from tasks.storage.blobs import Blobs
+from tasks.storage.blobs import Blobs, last_copies, remember_copies
 from tasks.storage.database import Database
 from tasks.storage.schema import items, step_results
+
+PREFIX = "repli-drill-"
+LEFT_BEHIND_AFTER_S = 24 * 3600.0
+"""No drill lasts so long: a folder this old is of one that was killed."""
+NAMES_AT_ONCE = 10_000
+"""Names a query; SQLite takes three times as many."""
 
 
 @contextmanager
 def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
-    """The settings with a store in the place of theirs that holds these items and their results, and with a home in
-    which the fetched bytes of these items can be read. Whatever is written there is gone when the block ends."""
+    """The settings with a store in the place of theirs that holds these items, their results and the last good copies
+    of their assets, and with a home in which the fetched bytes can be read. Whatever is written there is gone when the
+    block ends."""
     original = Database(settings.database_url)
-    with TemporaryDirectory(prefix="repli-drill-") as folder:
+    _remove_left_behind()
+    with TemporaryDirectory(prefix=PREFIX) as folder:
         home = Path(folder)
         copy = Database(f"sqlite:///{home / 'repli.db'}")
         copy.migrate()
         shadowed = replace(settings, home=home, database_url=copy.url.render_as_string(hide_password=False))
+        assets: list[dict[str, Any]] = []
         with original.read() as source, copy.write() as target:
             for table, key in ((items, items.c.id), (step_results, step_results.c.item_id)):
                 rows = [dict(row) for row in source.execute(sa.select(table).where(key.in_(item_ids))).mappings()]
                 if rows:
                     target.execute(sa.insert(table), rows)
                 if table is step_results:
-                    _link_blobs(rows, Blobs(settings.blobs), Blobs(shadowed.blobs))
+                    assets = [asset for row in rows if row["stage"] == "fetch" for asset in _assets(row["value"])]
+        copies = _good_copies(original, {asset["uri"] for asset in assets})
+        remember_copies(copy, copies.items(), datetime.now(UTC))
+        content = {asset["sha256"] for asset in assets} | {kept.sha256 for kept in copies.values()}
+        _link_blobs(content, Blobs(settings.blobs), Blobs(shadowed.blobs))
         try:
             yield shadowed
         finally:
             copy.engine.dispose()
 
 
-def _link_blobs(rows: Sequence[dict[str, Any]], original: Blobs, shadowed: Blobs) -> None:
-    """Make the bytes that `fetch` left readable in the shadow, without copying them."""
-    for row in rows:
-        for asset in (row["value"] or {}).values() if row["stage"] == "fetch" else ():
-            if asset and not (link := shadowed.path(asset["sha256"])).is_symlink():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(original.path(asset["sha256"]))
+def _assets(fetched: Any) -> list[dict[str, Any]]:
+    return [asset for asset in (fetched or {}).values() if asset]
+
+
+def _good_copies(original: Database, uris: Iterable[str]) -> dict[str, Asset]:
+    """The last good copies of these, by name. `tasks.fetch` keeps apart what it read with leave to reach private
+    addresses."""
+    names = [name for uri in sorted(uris) for name in (uri, f"private {uri}")]
+    copies: dict[str, Asset] = {}
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        copies.update(last_copies(original, names[start : start + NAMES_AT_ONCE]))
+    return copies
+
+
+def _link_blobs(content: Iterable[str], original: Blobs, shadowed: Blobs) -> None:
+    """Make these bytes readable in the shadow, without copying them."""
+    for sha256 in content:
+        link = shadowed.path(sha256)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(original.path(sha256))
+
+
+def _remove_left_behind() -> None:
+    """Remove the shadows of drills that were killed."""
+    for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > LEFT_BEHIND_AFTER_S
+        except OSError:  # another drill was as quick
+            continue
+        if is_old:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +22,19 @@ from tasks import classify_image, embed_text
 from tasks.compatibility import RULES
 from tasks.drill.exercise import exercise
 from tasks.drill.pictures import PICTURE_MISTAKES
+from tasks.drill.shadow import LEFT_BEHIND_AFTER_S, shadow
 from tasks.drill.verdict import RungVerdict
-from tasks.fallback import Chain, Outcome, Rule, Rung, Served, Skip, Unavailable
-from tasks.items import Classification, Embedding
-from tasks.settings import Settings
+from tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip, Unavailable
+from tasks.fetch import _copy_name
+from tasks.items import Asset, Classification, Embedding
+from tasks.settings import FetchLimits, Settings
+from tasks.sources import Place
 from tasks.stage import AnyStage, Pipeline, Stage, StageContext
 from tasks.stages import PIPELINE, STAGES
+from tasks.storage import results
+from tasks.storage.blobs import Blobs, last_copies, remember_copies
 from tasks.storage.database import Database
-from tasks.storage.schema import metadata
+from tasks.storage.schema import good_copies, metadata
 from tests.in_process import enrich, fresh_runtime
 
 pytestmark = pytest.mark.timeout(300)
@@ -42,6 +52,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[str]]
     settings = Settings.from_environment({"REPLI_HOME": str(folder / "home"), "REPLI_GPU_DEVICE": "cpu", **same_model})
     manifest = build(folder / "catalogue", items=PHOTOS, broken=False, every_item_with_photo=True, min_words=0)
     return settings, list(enrich(settings, manifest))
+
+
+@dataclass
+class Ticks:
+    """A clock that stands still but for what is called."""
+
+    now: float = 0.0
 
 
 def planted(stage: AnyStage, primary: Run, *others: Run) -> Pipeline:
@@ -181,6 +198,140 @@ def test_a_rung_that_cannot_be_reached_is_found(shop: tuple[Settings, list[str]]
     assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
 
 
+def test_a_rung_that_is_not_reached_by_falling_is_found(shop: tuple[Settings, list[str]]) -> None:
+    """One that serves when it is forced, and did not when all before it failed, is not reached."""
+    calls: list[int] = []
+
+    def late(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+        calls.append(len(pictures))
+        if len(calls) == 1:
+            return [Failed.because(ItemError("not yet")) for _ in pictures]
+        return classify_image.by_rules(pictures, context)
+
+    verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, late), classify_image.STAGE, shop)
+    assert verdicts["second"].items == FEW
+    assert verdicts["second"].reason == "it was not reached when all before it failed"
+    assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
+
+
+@pytest.fixture
+def pages(settings: Settings, tmp_path: Path) -> tuple[Settings, list[str], Path]:
+    """A store of items whose documents were fetched, their ids, and the folder that they came from."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    lines = []
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(f"This is what there is to say of thing {number}.")
+        lines.append(json.dumps({"id": str(number), "name": f"Thing {number}", "document": f"{number}.txt"}))
+    manifest = folder / "items.jsonl"
+    manifest.write_text("\n".join(lines))
+    return settings, list(enrich(settings, manifest)), folder
+
+
+def fetch_verdicts(settings: Settings, ids: Sequence[str]) -> dict[str, RungVerdict]:
+    rungs, _ = exercise(PIPELINE, "fetch", ids, settings, fresh_runtime())
+    return {rung.rung: rung for rung in rungs}
+
+
+def test_cached_serves_what_was_fetched_before_the_drill(pages: tuple[Settings, list[str], Path]) -> None:
+    """With the origin gone `cached` passes on the store's own copies: that is the night it is there for."""
+    settings, ids, folder = pages
+    for page in folder.glob("*.txt"):
+        page.unlink()
+    verdicts = fetch_verdicts(settings, ids)
+    assert verdicts["origin"].reason
+    assert (verdicts["cached"].reason, verdicts["cached"].items) == ("", 6)
+
+
+def test_cached_does_not_live_on_what_the_drill_fetched(pages: tuple[Settings, list[str], Path]) -> None:
+    """With the store's copies gone `cached` fails, though the drill itself has just fetched them all."""
+    settings, ids, _ = pages
+    with Database(settings.database_url).write() as connection:
+        connection.execute(sa.delete(good_copies))
+    shutil.rmtree(settings.blobs)
+    verdicts = fetch_verdicts(settings, ids)
+    assert (verdicts["origin"].reason, verdicts["origin"].items) == ("", 6)
+    assert "it served none of 6 items" in verdicts["cached"].reason
+    assert "never fetched before" in verdicts["cached"].reason
+
+
+def test_a_copy_from_a_private_address_is_in_the_shadow(pages: tuple[Settings, list[str], Path]) -> None:
+    """It has another name, and is found under it."""
+    settings, ids, _ = pages
+    database = Database(settings.database_url)
+    uri = results.load(database, ids[:1])[0].results["fetch"].value["document"]["uri"]
+    place = Place(uri=uri, address=uri, declared=uri, scheme="http")
+    name = _copy_name(place, FetchLimits(allow_private_addresses=True))
+    assert name != uri
+    copy = Asset(uri=uri, sha256="f" * 64, size=1, media_type="text/plain", source="origin")
+    remember_copies(database, [(name, copy)], datetime(2026, 1, 1, tzinfo=UTC))
+    with shadow(settings, ids[:1]) as shadowed:
+        assert last_copies(Database(shadowed.database_url), [name])[name].sha256 == copy.sha256
+        assert Blobs(shadowed.blobs).path(copy.sha256).is_symlink()
+
+
+def test_what_a_killed_drill_left_is_removed(
+    pages: tuple[Settings, list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shadow that is a day old has nobody any more; a younger one may be another drill's."""
+    settings, ids, _ = pages
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, young = tmp_path / "repli-drill-old", tmp_path / "repli-drill-young"
+    for folder in (old, young):
+        (folder / "blobs").mkdir(parents=True)
+    os.utime(old, (0, time.time() - LEFT_BEHIND_AFTER_S - 60))
+    with shadow(settings, ids):
+        assert young.exists()
+        assert not old.exists()
+
+
+def test_a_large_sample_is_called_in_batches(shop: tuple[Settings, list[str]]) -> None:
+    """No call carries more than a night's would: a rung's time limit is meant for that."""
+    calls: list[int] = []
+
+    def counted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+        calls.append(len(pictures))
+        return classify_image.by_rules(pictures, context)
+
+    settings, ids = shop
+    small = replace(settings, batch_size=3)
+    verdicts = drill(planted(classify_image.STAGE, counted), classify_image.STAGE, (small, ids))
+    assert (verdicts["first"].reason, verdicts["first"].items) == ("", FEW)
+    assert max(calls) == 3
+
+
+def test_loading_a_model_is_not_timed(shop: tuple[Settings, list[str]]) -> None:
+    """The first call of a rung takes as long as it takes; the seconds an item are those of the calls after it."""
+    clock = Ticks()
+    calls: list[int] = []
+
+    def loading(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+        calls.append(len(pictures))
+        clock.now += 1000 if len(calls) == 1 else len(pictures)
+        return classify_image.by_rules(pictures, context)
+
+    settings, ids = shop
+    pipeline = planted(classify_image.STAGE, classify_image.by_rules, loading)
+    runtime = replace(fresh_runtime(), timer=lambda: clock.now)
+    rungs, _ = exercise(pipeline, "classify_image", ids[:FEW], settings, runtime)
+    assert [rung.seconds_per_item for rung in rungs if rung.rung == "second"] == [1]
+
+
+def test_no_agreement_at_all_justifies_the_least_penalty(shop: tuple[Settings, list[str]]) -> None:
+    """0 is no penalty: what agrees with nothing is worth as little as can be said."""
+
+    def shout(names: Sequence[str], context: StageContext) -> Sequence[Outcome[str]]:
+        return [Served(name.upper()) for name in names]
+
+    def backwards(names: Sequence[str], context: StageContext) -> Sequence[Outcome[str]]:
+        return [Served(name[::-1] + "!") for name in names]
+
+    rungs = (Rung("loud", shout, time_limit_s=5), Rung("back", backwards, penalty="0.9", time_limit_s=5))
+    stage: Stage[str, str] = Stage(Chain("shout", *rungs), lambda state: str(state.item.name))
+    verdicts = drill(Pipeline([*STAGES[:-1], stage, STAGES[-1]], RULES), stage, shop)
+    assert (verdicts["back"].agreement, verdicts["back"].penalty_justified) == (0, 0.01)
+
+
 def test_a_stage_of_ones_own_is_drilled(shop: tuple[Settings, list[str]]) -> None:
     """A chain that a project adds is covered like the six, without a word about how to compare."""
 
@@ -197,7 +348,7 @@ def test_a_stage_of_ones_own_is_drilled(shop: tuple[Settings, list[str]]) -> Non
     assert verdicts["low"].penalty_justified == 0.75
 
 
-def test_a_rule_that_is_not_kept_is_found(shop: tuple[Settings, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_is_not_kept_is_found(shop: tuple[Settings, list[str]]) -> None:
     """Where the merge takes what a rule forbids, the rule fails."""
     settings, ids = shop
     pipeline = Pipeline(STAGES, RULES)
