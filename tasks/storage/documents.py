@@ -59,12 +59,25 @@ def _left_by(result: sa.FromClause, stage: str) -> sa.ColumnElement[bool]:
     return sa.and_(result.c.item_id == items.c.id, result.c.stage == stage)
 
 
+def is_vector_of_document() -> sa.ColumnElement[bool]:
+    """Whether a step result is the vector that a document was stored with.
+
+    `embed_text` leaves a vector before `store` marks the item: in between it may be of another space than the document.
+    """
+    return sa.and_(
+        step_results.c.item_id == documents.c.item_id,
+        step_results.c.stage == "embed_text",
+        step_results.c.vector.is_not(None),
+        step_results.c.value["space"].as_string() == documents.c.space,
+    )
+
+
 def _index_vectors(connection: sa.Connection, item_ids: Sequence[str]) -> None:
     mine = documents.c.item_id.in_(item_ids)
     query = (
         sa.select(documents.c.number, documents.c.space, step_results.c.vector)
-        .join(step_results, step_results.c.item_id == documents.c.item_id)
-        .where(mine, step_results.c.stage == "embed_text", step_results.c.vector.is_not(None))
+        .join(step_results, is_vector_of_document())
+        .where(mine)
     )
     rows = [
         {"number": row.number, "space": row.space, "embedding": as_pgvector(np.frombuffer(row.vector, np.float32))}

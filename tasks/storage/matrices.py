@@ -25,6 +25,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from tasks.storage.database import Database
+from tasks.storage.documents import is_vector_of_document
 from tasks.storage.schema import documents, runs, step_results
 
 ROWS_PER_READ = 2000
@@ -100,10 +101,7 @@ class Matrices:
         numbers = {space: np.array(matrix.numbers) for space, matrix in kept.items()}
         query = (
             sa.select(documents.c.number, documents.c.revision, documents.c.space, step_results.c.vector)
-            .outerjoin(
-                step_results,
-                sa.and_(step_results.c.item_id == documents.c.item_id, step_results.c.stage == "embed_text"),
-            )
+            .outerjoin(step_results, is_vector_of_document())
             .where(documents.c.revision > state["revision"])
             .order_by(documents.c.revision, documents.c.number)
             .execution_options(yield_per=ROWS_PER_READ)
@@ -121,7 +119,7 @@ class Matrices:
         changed = [row.number for row in rows]
         vectors: dict[str, dict[int, npt.NDArray[np.float32]]] = {space: {} for space in numbers}
         for row in rows:
-            if row.space and row.vector:
+            if row.vector:
                 vectors.setdefault(row.space, {})[row.number] = np.frombuffer(row.vector, np.float32)
         for space, of_space in vectors.items():
             before = numbers.get(space, np.empty(0, np.int64))

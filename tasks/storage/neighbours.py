@@ -15,7 +15,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from tasks.storage.database import Database
-from tasks.storage.documents import ROWS_PER_READ, as_pgvector, has_pgvector, qualities
+from tasks.storage.documents import ROWS_PER_READ, as_pgvector, has_pgvector, is_vector_of_document, qualities
 from tasks.storage.matrices import FREE, Matrices, Matrix
 from tasks.storage.schema import documents, step_results
 
@@ -114,8 +114,8 @@ class _InResults:
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
         query = (
             sa.select(documents.c.number, step_results.c.vector)
-            .join(step_results, step_results.c.item_id == documents.c.item_id)
-            .where(documents.c.space == space, step_results.c.stage == "embed_text", step_results.c.vector.is_not(None))
+            .join(step_results, is_vector_of_document())
+            .where(documents.c.space == space)
             .execution_options(yield_per=ROWS_PER_READ)
         )
         numbers, cosines = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
