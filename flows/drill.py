@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import dask
 from distributed import KilledWorker
@@ -20,20 +21,22 @@ from prefect_dask import DaskTaskRunner
 
 from flows.configuration import configured_settings, task_runner
 from flows.parameters import Sample
-from flows.routing import Routing
+from flows.routing import ORDINARY, Routing
 from tasks import events
 from tasks.drill.report import markdown
 from tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
 from tasks.drill_task import StageVerdict, drill_stage
 from tasks.fallback import RepliError
 from tasks.settings import Settings
-from tasks.stage import Pipeline
+from tasks.stage import AnyStage, Pipeline
 from tasks.stages import PIPELINE
 from tasks.storage import drills
 from tasks.storage.database import Database
 from tasks.storage.sample import stratified
 
 SAMPLE = 200
+BACK_WITHIN_S = 10.0
+"""A worker that its nanny restarts is back earlier."""
 
 
 @flow(name="drill", task_runner=task_runner(), persist_result=False)
@@ -58,32 +61,64 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
 
 def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:
     """Every stage on a worker that its primary can run on; the stages beside each other."""
-    routing = Routing(cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client, database)
-    futures = {}
-    for stage in pipeline.stages:
-        wanted = dict(stage.chain.primary.resources)
-        is_there = routing.has_carrier(stage.chain.primary)
-        with dask.annotate(resources=wanted) if wanted and is_there else nullcontext():
-            futures[stage.name] = drill_stage.submit(stage.name, item_ids, settings)
+    client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
+    routing = Routing(client, database)
+    workers = max(1, len(routing.workers()))
+
+    def begin(stage: AnyStage) -> Drilling:
+        with suppress(TimeoutError):  # one that died is soon back
+            client.wait_for_workers(workers, timeout=BACK_WITHIN_S)
+        asked = replace(stage.chain.primary, resources=stage.chain.primary.resources or ORDINARY)
+        wanted = dict(asked.resources) if routing.has_carrier(asked) else {}
+        with dask.annotate(resources=wanted) if wanted else nullcontext():
+            return drill_stage.submit(stage.name, item_ids, settings)
+
     rungs: list[RungVerdict] = []
     rules: list[RuleVerdict] = []
     problems: list[str] = []
-    for name, future in futures.items():
-        try:
-            of_rungs, of_rules = cast(StageVerdict, future.result())
-        except KilledWorker:
-            problems.append(f"{name}: a rung of it killed its worker, or hung where nothing could cut it off")
-        except Exception as error:  # noqa: BLE001  a drill that cannot be held is a drill that failed
-            problems.append(f"{name}: {type(error).__name__}: {error}")
-        else:
-            rungs += of_rungs
-            rules += of_rules
+    for stage, ended in drilled(pipeline.stages, begin):
+        if not isinstance(ended, Exception):
+            rungs += ended[0]
+            rules += ended[1]
             continue
+        problems.append(f"{stage.name}: {_why(ended)}")
         rungs += [
-            RungVerdict(stage=name, rung=rung, is_reached=False, reason="its stage could not be drilled")
-            for rung in pipeline.stage(name).chain.rung_names
+            RungVerdict(stage=stage.name, rung=rung, is_reached=False, reason="its stage could not be drilled")
+            for rung in stage.chain.rung_names
         ]
     return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems)
+
+
+class Drilling(Protocol):
+    """The drill of one stage, somewhere. `result` waits for its end."""
+
+    def result(self) -> Any: ...
+
+
+def drilled(
+    stages: Sequence[AnyStage], begin: Callable[[AnyStage], Drilling]
+) -> list[tuple[AnyStage, StageVerdict | Exception]]:
+    """How the drill of each stage ended, in the order of the stages.
+
+    Dask blames every stage that waited on a worker that died. Those are begun again, one at a time with nothing else
+    beside it: what dies then did it itself.
+    """
+    begun = [(stage, begin(stage)) for stage in stages]
+    ended = [(stage, _ended(drilling)) for stage, drilling in begun]
+    return [(stage, _ended(begin(stage)) if isinstance(verdict, KilledWorker) else verdict) for stage, verdict in ended]
+
+
+def _ended(drilling: Drilling) -> StageVerdict | Exception:
+    try:
+        return cast(StageVerdict, drilling.result())
+    except Exception as error:  # noqa: BLE001  a drill that cannot be held is a drill that failed
+        return error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KilledWorker):
+        return "a rung of it killed its worker, or hung where nothing could cut it off"
+    return f"{type(error).__name__}: {error}"
 
 
 def _ending(database: Database, verdict: DrillVerdict) -> State[dict[str, Any]]:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
+import dask.config
 import pytest
 import sqlalchemy as sa
+from distributed import Client, KilledWorker, LocalCluster
 
 from flows.demo_catalogue import build
-from tasks.stages import CHAINS
+from flows.drill import drilled
+from tasks.drill.verdict import RungVerdict
+from tasks.drill_task import StageVerdict
+from tasks.stages import CHAINS, STAGES
 from tasks.storage import drills
 from tasks.storage.database import Database
 from tasks.storage.schema import breaker_failures, breakers, items, retry_queue, step_results
 from tests.flows.commandline import Repli
+from tests.prefect_api import events
 
 pytestmark = pytest.mark.timeout(300)
 
 
-def test_a_drill_passes_and_another_fails(quick_repli: Repli, store: Database, tmp_path: Path) -> None:
+def test_a_drill_passes_and_another_fails(
+    quick_repli: Repli, store: Database, standing: dict[str, str], tmp_path: Path
+) -> None:
     """Every declared rung is reached on a sound machine; without the device that a rung needs the drill fails, names it
-    and ends with exit status 1. Nothing of either touches items, breakers or the queue."""
+    and ends with exit status 1. Prefect hears of both. Nothing of either touches items, breakers or the queue."""
     manifest = build(tmp_path / "items", items=12, broken=False, every_item_with_photo=True, min_words=0)
     done = quick_repli("run", manifest, "--force", "classify_image=rules", "--force", "embed_text=hashed")
     assert done.returncode == 0, done.stderr
@@ -42,8 +53,38 @@ def test_a_drill_passes_and_another_fails(quick_repli: Repli, store: Database, t
     assert "classify_image.gpu: it is unavailable" in shown.stderr
     assert "Traceback" not in shown.stderr
 
+    [told] = events(standing, "repli.drill.passed", lambda payload: payload["rungs_reached"] == 18)
+    assert told["resource"]["prefect.resource.id"] == "repli.drill"
+    assert told["payload"] == {"verdict": "passed", "rungs_declared": 18, "rungs_reached": 18, "failures": []}
+    [told] = events(standing, "repli.drill.failed", lambda payload: payload["rungs_reached"] == 17)
+    assert told["resource"]["prefect.resource.id"] == "repli.drill"
+    assert (told["payload"]["verdict"], told["payload"]["rungs_declared"]) == ("failed", 18)
+    assert [failure.partition(": ")[0] for failure in told["payload"]["failures"]] == ["classify_image.gpu"]
+
     assert content(store) == before
     assert [drill.verdict for drill in drills.latest(store)] == ["failed", "passed"]
+
+
+def killing(stage: str, killer: str) -> StageVerdict:
+    """The drill of a stage, in a worker: one of them kills it."""
+    time.sleep(0.2)  # so that the others wait on the same worker by then
+    if stage == killer:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [RungVerdict(stage=stage, rung="primary")], []
+
+
+def test_a_stage_that_kills_its_worker_is_blamed_alone() -> None:
+    """All stages wait on one worker, which one of them kills. Begun again, each alone, the others are drilled."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        killer = STAGES[3].name
+        ended = drilled(STAGES, lambda stage: client.submit(killing, stage.name, killer, pure=False))
+    assert [stage.name for stage, _ in ended] == [stage.name for stage in STAGES]
+    assert [stage.name for stage, verdict in ended if isinstance(verdict, Exception)] == [killer]
+    assert [type(verdict) for _, verdict in ended if isinstance(verdict, Exception)] == [KilledWorker]
 
 
 def test_there_has_to_be_something_to_drill_on(quick_repli: Repli) -> None:
