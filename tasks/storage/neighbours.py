@@ -67,24 +67,33 @@ def _matrices(database: Database, opened: ExitStack) -> Mapping[str, Matrix] | N
 
 
 class _PgVector:
-    """pgvector, by the HNSW index of the space."""
+    """pgvector, by the HNSW index of the space; all of the space where the index does not come to enough.
+
+    A walk through the index ends after some 20,000 vectors, whether or not there is one among them that is wanted.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.sizes = _sizes(database)
 
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
-        cast = f"vector({len(vector)})"
-        query = sa.text(
-            f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
-            "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
-            f"ORDER BY CAST(embedding AS {cast}) <=> CAST(:vector AS {cast}) LIMIT :limit"
-        ).bindparams(sa.bindparam("space", space, literal_execute=True))  # the planner looks for it in the index
         bound = {"vector": as_pgvector(vector), "min_quality": min_quality, "limit": limit}
         with self._database.read() as connection:
             connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
             connection.execute(sa.text(f"SET LOCAL hnsw.ef_search = {max(40, min(limit, 1000))}"))
-            return list(connection.scalars(query, bound))
+            found = list(connection.scalars(_by_distance(space, f"vector({len(vector)})"), bound))
+            if len(found) < limit:
+                found = list(connection.scalars(_by_distance(space, "vector"), bound))
+        return found
+
+
+def _by_distance(space: str, kind: str) -> sa.TextClause:
+    """The stored documents of a space, nearest first. Its index is of vectors of a `kind` with their length."""
+    return sa.text(
+        f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
+        "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
+        f"ORDER BY CAST(embedding AS {kind}) <=> CAST(:vector AS {kind}) LIMIT :limit"
+    ).bindparams(sa.bindparam("space", space, literal_execute=True))  # the planner looks for it in the index
 
 
 class _InMatrices:
