@@ -1,7 +1,8 @@
 """The vectors of a SQLite store as matrices in memory-mapped files, one for each space.
 
 A cache beside the store: a search first brings it up to date with the documents that changed since, and no others.
-Deleting the folder costs one slower search, and so does another store at the same place, or a folder of an older Repli.
+Deleting the folder costs one slower search, and so does another store at the same place, a backup that was put back
+there, or a folder of an older Repli.
 
 A matrix has a row for each vector of its space, and beside it the number of the document in each row. A document that
 left the space leaves a free row, which the next one takes. Vectors are written first, then the numbers, then up to
@@ -16,6 +17,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from tasks.storage.documents import is_vector_of_document
 from tasks.storage.schema import documents, runs, step_results
 
 ROWS_PER_READ = 2000
-FORMAT = 2
+FORMAT = 3
 """Of the files; those of another are made anew."""
 FREE = -1
 """In place of a number, a row without a document."""
@@ -70,7 +72,11 @@ class Matrices:
     def _current(self) -> Mapping[str, Matrix] | None:
         """The matrices, where they are whole and those of the store as it stands."""
         state = self._read_state()
-        return self._whole(state) if state and (state["store"], state["revision"]) == self._store() else None
+        if not state:
+            return None
+        with self._database.read() as connection:
+            is_up_to_date = state["revision"] == _revision(connection) and _knows(connection, state["run"])
+        return self._whole(state) if is_up_to_date else None
 
     def _whole(self, state: Mapping[str, Any]) -> Mapping[str, Matrix] | None:
         try:
@@ -92,12 +98,14 @@ class Matrices:
     def _catch_up(self) -> None:
         """Copy the vectors of the documents that changed since last time."""
         state = self._read_state()
-        store, revision = self._store()
-        is_ours = bool(state) and state["store"] == store and state["revision"] <= revision
+        with self._database.read() as connection:
+            is_ours = bool(state) and state["revision"] <= _revision(connection) and _knows(connection, state["run"])
+            run = _last_run(connection)
         if (kept := self._whole(state) if is_ours else None) is None:
-            kept, state = {}, {"format": FORMAT, "store": store, "revision": 0, "dimensions": {}}
+            kept, state = {}, {"format": FORMAT, "revision": 0, "dimensions": {}}
             for path in self._folder.glob("*.*"):
                 path.unlink()
+        state["run"] = run
         numbers = {space: np.array(matrix.numbers) for space, matrix in kept.items()}
         query = (
             sa.select(documents.c.number, documents.c.revision, documents.c.space, step_results.c.vector)
@@ -140,18 +148,37 @@ class Matrices:
     def _path(self, space: str, ending: str) -> Path:
         return self._folder / f"{hashlib.sha256(space.encode()).hexdigest()[:16]}.{ending}"
 
-    def _store(self) -> tuple[str | None, int]:
-        """What tells this store from another that was at its place before: its first run. And its last revision."""
-        first = sa.select(runs.c.id).order_by(runs.c.started_at, runs.c.id).limit(1)
-        with self._database.read() as connection:
-            return connection.scalar(first), connection.scalar(sa.select(sa.func.max(documents.c.revision))) or 0
-
     def _read_state(self) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             state = {}
         return state if state.get("format") == FORMAT else {}
+
+
+def _revision(connection: sa.Connection) -> int:
+    """The last turn in which documents changed."""
+    return connection.scalar(sa.select(sa.func.max(documents.c.revision))) or 0
+
+
+def _last_run(connection: sa.Connection) -> tuple[str, str] | None:
+    """The run that was heard of last, and when.
+
+    It tells the store from others that were or will be at its place. A backup that is put back there does not know the
+    run, or not that it lived so long.
+    """
+    row = connection.execute(sa.select(runs.c.id, _HEARD_OF).order_by(_HEARD_OF.desc(), runs.c.id).limit(1)).first()
+    return (row.id, row.heard_of.isoformat()) if row else None
+
+
+def _knows(connection: sa.Connection, run: Sequence[str] | None) -> bool:
+    if run is None:
+        return False
+    is_it = runs.c.id == run[0], _HEARD_OF >= datetime.fromisoformat(run[1])
+    return connection.execute(sa.select(runs.c.id).where(*is_it)).first() is not None
+
+
+_HEARD_OF = sa.func.coalesce(runs.c.alive_at, runs.c.started_at).label("heard_of")
 
 
 @lru_cache(maxsize=8)
