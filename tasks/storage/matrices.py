@@ -167,18 +167,18 @@ def _last_run(connection: sa.Connection) -> tuple[str, str] | None:
     It tells the store from others that were or will be at its place. A backup that is put back there does not know the
     run, or not that it lived so long.
     """
-    row = connection.execute(sa.select(runs.c.id, _HEARD_OF).order_by(_HEARD_OF.desc(), runs.c.id).limit(1)).first()
+    row = connection.execute(sa.select(runs.c.id, _heard_of).order_by(_heard_of.desc(), runs.c.id).limit(1)).first()
     return (row.id, row.heard_of.isoformat()) if row else None
 
 
 def _knows(connection: sa.Connection, run: Sequence[str] | None) -> bool:
     if run is None:
         return False
-    is_it = runs.c.id == run[0], _HEARD_OF >= datetime.fromisoformat(run[1])
+    is_it = runs.c.id == run[0], _heard_of >= datetime.fromisoformat(run[1])
     return connection.execute(sa.select(runs.c.id).where(*is_it)).first() is not None
 
 
-_HEARD_OF = sa.func.coalesce(runs.c.alive_at, runs.c.started_at).label("heard_of")
+_heard_of = sa.func.coalesce(runs.c.alive_at, runs.c.started_at).label("heard_of")
 
 
 @lru_cache(maxsize=8)
