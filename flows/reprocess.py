@@ -1,14 +1,14 @@
 """The healing flow: what was stored degraded, or failed, is done again where it may succeed now, and nothing else is.
 
 First comes what an earlier run was killed over: items with better results than they are stored with. Then it goes by
-stages. A stage may be done again where some rung better than the one that served can be called; a few items
-of each go ahead as a probe, and the others follow only at the stages where the probe gained something.
+stages. A stage may be done again where some rung better than the one that served can be called; a few items of each go
+ahead as a probe, more where these say nothing of the others, and all follow at the stages where something was gained.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
@@ -27,6 +27,7 @@ from flows.configuration import configured_settings, task_runner
 from flows.heartbeat import heartbeat
 from flows.lost_workers import Deaths, set_aside
 from flows.parameters import BatchSize, Faults, Limit, fault_specs
+from flows.prospects import PROBE_ITEMS, Prospect, Verdict, gaps
 from flows.routing import Routing
 from flows.run_request import RetryRequest
 from flows.window import Window, full_width
@@ -37,11 +38,11 @@ from tasks.stage import AnyStage, RunOptions, StageReport, Upgrade
 from tasks.stage_task import Batch
 from tasks.stages import PIPELINE, STAGE_NAMES
 from tasks.storage import claims, runs
-from tasks.storage.claims import Claim
+from tasks.storage.claims import Claim, Gap
 from tasks.storage.database import Database
 
-PROBE_ITEMS = 4
-"""Of each stage: enough to tell one bad item from a rung that is still gone."""
+OWED_TO_THE_STORE = Gap(stage="store", served=(None, PIPELINE.stage("store").chain.primary.name))
+"""What failed there, or has changed since it was stored."""
 SHARE = 8
 """While an `enrich` works, one batch of a `SHARE`th of its usual size is in flight, beside `enrich`'s two a worker."""
 
@@ -89,29 +90,51 @@ class _Healing:
         self._in_hand: dict[str, Claim] = {}
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
-        self._hopeful: set[str] = set()
+        self._prospects: dict[str, Prospect] = {}
         self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
         self.notes: list[str] = []
         self.ending = ""
 
     def run(self) -> list[str]:
-        """Finish, probe, and go on where the probe gained something; what went wrong on the way."""
-        problems = self._send(self._unfinished(), frozenset(self._missing()), self._pipeline.stages)
-        self._hopeful = set(self._missing())
-        probe = [claim for stage in STAGE_NAMES for claim in self._claim(self._missing_at([stage]), PROBE_ITEMS)]
-        if not probe:
-            self.ending = "nothing that waits may be tried now"
-            return problems
-        stages = frozenset(self._hopeful)
-        self._hopeful = set()  # from here on a stage has to show that it gains something
-        problems += self._send([self._batch(probe)], stages, self._from(stages))
-        if not self._hopeful:
-            self.ending = f"the probe of {len(probe)} items did no better, so the others wait"
-            return problems
-        stages = frozenset(self._hopeful)
-        problems += self._send(self._batches(), stages, self._from(stages))
-        self.ending = "" if self._hopeful else "the stages that were tried stopped gaining, so the others wait"
+        """Finish, probe, and go on where something was gained; what went wrong on the way."""
+        problems = self._send(self._unfinished(), self._improvable(), self._pipeline.stages)
+        self._prospects = dict.fromkeys(STAGE_NAMES[:-1], Prospect())
+        probed, went_wrong = self._probe()
+        problems += went_wrong
+        if stages := self._stages_that_are(Verdict.WORTHWHILE):
+            problems += self._send(self._batches(), stages, self._from(stages))
+        self.ending = self._why_it_ended(probed)
         return problems
+
+    def _probe(self) -> tuple[int, list[str]]:
+        """Send a few items of each stage, and more of those of which these say nothing.
+
+        Returns:
+            How many were sent, and what went wrong on the way.
+        """
+        probed, size, problems = 0, PROBE_ITEMS, list[str]()
+        while not problems:
+            stages = self._improvable() - self._stages_that_are(Verdict.HOPELESS)
+            asked = sorted(stages & self._stages_that_are(Verdict.OPEN), key=STAGE_NAMES.index)
+            taken = [claim for stage in asked for claim in self._claim(self._gaps([stage]), size)]
+            if not taken:
+                break
+            problems = self._send(self._cut(taken), stages, self._from(stages))
+            probed += len(taken)
+            size = max(PROBE_ITEMS, min(2 * size, self._size()))
+        return probed, problems
+
+    def _why_it_ended(self, probed: int) -> str:
+        if self._stages_that_are(Verdict.WORTHWHILE):
+            return ""
+        if any(prospect.has_gained for prospect in self._prospects.values()):
+            return "the stages that were tried stopped gaining, so the others wait"
+        if probed:
+            return f"the probe of {probed} items did no better, so the others wait"
+        return "nothing that waits may be tried now"
+
+    def _stages_that_are(self, verdict: Verdict) -> frozenset[str]:
+        return frozenset(stage for stage, prospect in self._prospects.items() if prospect.verdict is verdict)
 
     def _from(self, stages: Collection[str]) -> Sequence[AnyStage]:
         """The first of these stages, and all that come after it: what it makes they are made from."""
@@ -146,50 +169,53 @@ class _Healing:
         return problems
 
     def _batches(self) -> Iterator[Batch]:
-        while taken := self._claim(self._missing_at(self._hopeful), self._size()):
+        while taken := self._claim(self._gaps(self._stages_that_are(Verdict.WORTHWHILE)), self._size()):
             yield self._batch(taken)
 
     def _unfinished(self) -> Iterator[Batch]:
-        while taken := self._claim({"store": [PIPELINE.stage("store").chain.primary.name]}, self._size()):
+        while taken := self._claim([OWED_TO_THE_STORE], self._size()):
             yield self._batch(taken)
+
+    def _cut(self, taken: Sequence[Claim]) -> Iterator[Batch]:
+        """What was taken, in batches of the usual size."""
+        while taken:
+            size = self._size()
+            yield self._batch(taken[:size])
+            taken = taken[size:]
 
     def _batch(self, taken: Sequence[Claim]) -> Batch:
         return Batch(number=next(self._numbers), item_ids=tuple(claim.item_id for claim in taken))
 
-    def _claim(self, missing: Mapping[str, Collection[str | None]], limit: int) -> list[Claim]:
-        """The next items that owe one of these stages; see `claims.claim`."""
+    def _claim(self, gaps: Sequence[Gap], limit: int) -> list[Claim]:
+        """The next items that have one of these gaps; see `claims.claim`."""
         limit = limit if self._left is None else min(limit, self._left)
-        taken = claims.claim(self._database, self._run_id, missing, limit, self._settings.retry.lease_s)
+        taken = claims.claim(self._database, self._run_id, gaps, limit, self._settings.retry.lease_s)
         if self._left is not None:
             self._left -= len(taken)
         self._in_hand.update((claim.item_id, claim) for claim in taken)
         return taken
 
-    def _missing_at(self, stages: Collection[str]) -> Mapping[str, Collection[str | None]]:
-        return {stage: rungs for stage, rungs in self._missing().items() if stage in stages}
+    def _improvable(self) -> frozenset[str]:
+        """The stages at which some rung can be called now, but the last, which takes what the others leave."""
+        return frozenset(gap.stage for gap in self._gaps(STAGE_NAMES[:-1]))
 
-    def _missing(self) -> Mapping[str, Collection[str | None]]:
-        """For each stage, the rungs that something better can be called for now; None is no rung at all: it failed."""
-        missing: dict[str, list[str | None]] = {}
+    def _gaps(self, stages: Collection[str]) -> list[Gap]:
+        """What may be gained at these stages now."""
+        found: list[Gap] = []
         for chain in self._pipeline.chains:
-            may_be_called = [self._routing.may_be_called(chain.stage, rung) for rung in chain.rungs]
-            if any(may_be_called):
-                best = may_be_called.index(True)
+            if chain.stage in stages:
+                callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
                 declared = PIPELINE.stage(chain.stage).chain.rung_names
-                worse = declared[declared.index(chain.rung_names[best]) + 1 :]
-                left_out = [rung for rung in worse if rung not in chain.rung_names]  # by the policy; some have results
-                missing[chain.stage] = [None, *chain.rung_names[best + 1 :], *left_out]
-        return missing
+                found += gaps(chain, declared, callable_now, self._pipeline.rules)
+        return found
 
     def _came_through(self, batch: Batch, reports: Sequence[StageReport]) -> None:
         tried: set[str] = set()
         for report in reports:
             tried |= report.tried
             self.calls[report.stage] += len(report.tried)
-            if report.lifted and report.stage in self._stages:
-                self._hopeful.add(report.stage)
-            elif report.tried:
-                self._hopeful.discard(report.stage)
+            if report.stage in self._stages and report.stage in self._prospects:
+                self._prospects[report.stage] = self._prospects[report.stage].after(report)
         self._settle(batch, tried)
 
     def _set_aside(self, batch: Batch, stage: str) -> None:

@@ -148,7 +148,8 @@ class StageReport:
     """What a stage did to one batch.
 
     `items` counts those it had work on; `rungs` counts those each rung served; `notes` are for the run's report. Of
-    an upgrade, `tried` are the items for which a rung was called, and `lifted` those with a better result than before.
+    an upgrade, `tried` are the items for which a rung was called, `lifted` those with a better result than before, and
+    `let_down` those without that better rungs were broken or gone for, through no fault of the item.
     """
 
     stage: str
@@ -159,6 +160,7 @@ class StageReport:
     notes: tuple[str, ...] = ()
     tried: frozenset[str] = frozenset()
     lifted: frozenset[str] = frozenset()
+    let_down: frozenset[str] = frozenset()
 
     @property
     def is_degraded(self) -> bool:
@@ -255,19 +257,22 @@ def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options
 def report(stage: str, finished: Sequence[StepResult], before: Mapping[str, StepResult] = {}) -> StageReport:
     """The counts of a batch's results; with those `before` them, what was gained."""
     penalties = [result.penalty for result in finished if result.penalty is not None]
+    again = [result for result in finished if result.item_id in before]
+    lifted = frozenset(result.item_id for result in again if _is_better(result, before[result.item_id]))
     return StageReport(
         stage=stage,
         items=len(finished),
         statuses=Counter(result.status.value for result in finished),
         rungs=Counter(result.rung for result in finished if result.rung),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
-        tried=frozenset(result.item_id for result in finished if result.item_id in before and result.was_called),
-        lifted=frozenset(
-            result.item_id
-            for result in finished
-            if result.item_id in before and result.standing > before[result.item_id].standing
-        ),
+        tried=frozenset(result.item_id for result in again if result.was_called),
+        lifted=lifted,
+        let_down=frozenset(result.item_id for result in again if result.was_let_down) - lifted,
     )
+
+
+def _is_better(result: StepResult, before: StepResult) -> bool:
+    return result.standing > before.standing
 
 
 def quality_so_far(state: ItemState) -> Decimal | None:

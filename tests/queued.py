@@ -16,13 +16,13 @@ from tasks.items import Item
 from tasks.settings import RetryPolicy
 from tasks.storage import catalogue, claims, results, runs
 from tasks.storage import retry_queue as queue_store
-from tasks.storage.claims import Claim
+from tasks.storage.claims import Claim, Gap
 from tasks.storage.database import Database
 from tasks.storage.retry_queue import Entry
 from tasks.storage.schema import items, retries, retry_queue, step_results
 
 STAGE = "classify_image"
-OWED: Mapping[str, Collection[str | None]] = {STAGE: [None, "cpu"]}
+OWED = [Gap(stage=STAGE, served=[None, "cpu"])]
 POLICY = RetryPolicy()
 NIGHT = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
@@ -86,14 +86,14 @@ class Queue:
         self,
         holder: str,
         limit: int = 100,
-        missing: Mapping[str, Collection[str | None]] = OWED,
+        gaps: Sequence[Gap] = OWED,
         lease_s: float = POLICY.lease_s,
     ) -> list[Claim]:
-        return claims.claim(self.database, holder, missing, limit, lease_s)
+        return claims.claim(self.database, holder, gaps, limit, lease_s)
 
-    def claimed(self, holder: str, limit: int = 100, missing: Mapping[str, Collection[str | None]] = OWED) -> list[str]:
+    def claimed(self, holder: str, limit: int = 100, gaps: Sequence[Gap] = OWED) -> list[str]:
         """The ids that `claim` gives."""
-        return [claim.item_id for claim in self.claim(holder, limit, missing)]
+        return [claim.item_id for claim in self.claim(holder, limit, gaps)]
 
     def take(self, holder: str, *item_ids: str) -> set[str]:
         with self.database.write() as connection:

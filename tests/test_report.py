@@ -21,6 +21,7 @@ from tasks.settings import RetryPolicy, Settings
 from tasks.stages import CHAINS, STAGE_NAMES, declared_breakers
 from tasks.storage import breakers, catalogue, claims, lookup, results, runs
 from tasks.storage.breakers import Key
+from tasks.storage.claims import Gap
 from tasks.storage.database import Database
 from tests.stored import store_at
 
@@ -107,7 +108,7 @@ def test_what_waits_to_be_done_again_is_told(database: Database) -> None:
     """Of the run's own items: those in the queue, and apart from them those that only a person brings back."""
     queued_at_063(database, "somebody", "else's")
     run_id = queued_at_063(database, "a", "b", "c")
-    taken = claims.claim(database, run_id, {"embed_text": ["skip"]}, 3, 60)
+    taken = claims.claim(database, run_id, [Gap(stage="embed_text", served=["skip"])], 3, 60)
     claims.settle(database, run_id, run_id, taken[2:], ["a"], RetryPolicy(tries=1))
     told = report_on(database, runs.find(database, run_id), STAGE_NAMES)
     assert str(told).startswith("3 of 3 items stored, mean quality 0.630, 3 degraded, 0 failed, 2 queued to be done")

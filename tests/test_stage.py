@@ -41,6 +41,7 @@ from tasks.stage import Pipeline, RunOptions, Stage, StageContext, StageReport, 
 from tasks.stages import CHAINS, PIPELINE, STAGE_NAMES, STAGES
 from tasks.storage import breakers, catalogue, claims, results, retry_queue, runs
 from tasks.storage.breakers import Key
+from tasks.storage.claims import Gap
 from tasks.storage.database import Database
 from tests.in_process import enrich, fresh_runtime, kept
 from tests.stored import store_at
@@ -429,7 +430,9 @@ class Two:
 
     def claim(self, holder: str, limit: int = 3, lease_s: float = 60) -> None:
         """The next items that wait are in the hands of `holder`."""
-        owed = {stage.name: (None, *stage.stage.chain.rung_names) for stage in (self.label, self.vector)}
+        owed = [
+            Gap(stage=stage.name, served=(None, *stage.stage.chain.rung_names)) for stage in (self.label, self.vector)
+        ]
         assert len(claims.claim(self.database, holder, owed, limit, lease_s)) == limit
 
 
@@ -672,6 +675,22 @@ class TestUpgrade:
         degraded.label.serves = {"model": {}}
         label, _ = degraded.run(upgrade=["label"])
         assert gains(label) == ([*IDS], [])
+
+    def test_who_is_let_down_by_the_rungs_is_told_from_who_is_to_blame(self, degraded: Two) -> None:
+        """A rung that is not here lets all down; one that has no answer for an item says nothing of the others; and a
+        rung that a rule bars was not even asked."""
+        degraded.claim("me")
+        degraded.label.serves = {"model": {"a": "dog"}}
+        label, vector = degraded.run(upgrade=["label", "vector"])
+        assert (gains(label), label.let_down) == (([*IDS], ["a"]), frozenset())
+        assert vector.let_down == frozenset(IDS), "neither the text nor, for `a`, the label can be had"
+        degraded.vector.serves = {"text": {}}
+        [vector] = degraded.run("vector", upgrade=["vector"])
+        assert vector.let_down == frozenset()
+        degraded.vector.serves = {"text": dict.fromkeys(IDS, "new")}
+        degraded.run("vector", upgrade=["vector"])
+        [vector] = degraded.run("vector", upgrade=["vector"])
+        assert (vector.statuses, vector.let_down) == ({"pending": 3}, {"a"}), "the others are barred from what is left"
 
     def test_what_is_whole_is_not_touched(self, degraded: Two) -> None:
         """Only what is less asks for more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -55,12 +55,16 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One rung considered for one item. `seconds` is the item's share of the calls that carried it."""
+    """One rung considered for one item. `seconds` is the item's share of the calls that carried it.
+
+    `is_the_items`: the failure is the item's own and says nothing of the rung. Only the process that called it knows.
+    """
 
     rung: str
     outcome: AttemptOutcome
     error: StepError | None = None
     seconds: float = 0.0
+    is_the_items: bool = field(default=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         error = self.error.as_json() if self.error else None
@@ -109,6 +113,13 @@ class StepResult:
         """Whether a rung tried to serve the item, with success or without."""
         called = AttemptOutcome.FAILED, AttemptOutcome.SERVED
         return any(attempt.outcome in called and attempt.rung != SKIP for attempt in self.attempts)
+
+    @property
+    def was_let_down(self) -> bool:
+        """Whether rungs did not serve the item and none of them for a reason of its own: they are broken, or gone."""
+        gone = AttemptOutcome.FAILED, AttemptOutcome.REFUSED, AttemptOutcome.UNAVAILABLE
+        unserved = [attempt for attempt in self.attempts if attempt.outcome in gone]
+        return bool(unserved) and not any(attempt.is_the_items for attempt in unserved)
 
     @property
     def standing(self) -> float:

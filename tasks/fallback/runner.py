@@ -150,14 +150,18 @@ class _Progress:
     def record(self, rung: str, works: Iterable[Work[Any]], replies: Replies[Any]) -> None:
         for work in works:
             outcome = replies.outcomes[work.item_id]
-            error = None
+            seconds = replies.seconds[work.item_id]
             if isinstance(outcome, Served):
                 self.served[work.item_id] = outcome
-                kind = AttemptOutcome.SERVED
+                attempt = Attempt(rung=rung, outcome=AttemptOutcome.SERVED, seconds=seconds)
             else:
-                error = outcome.error
-                kind = _kind(work.item_id, replies)
-            attempt = Attempt(rung=rung, outcome=kind, error=error, seconds=replies.seconds[work.item_id])
+                attempt = Attempt(
+                    rung=rung,
+                    outcome=_kind(work.item_id, replies),
+                    error=outcome.error,
+                    seconds=seconds,
+                    is_the_items=outcome.is_the_items,
+                )
             self.trails[work.item_id] += (attempt,)
 
     def _end(self, work: Work[Any]) -> int:

@@ -6,7 +6,7 @@ free again by itself. The time is the database's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,22 +28,29 @@ class Claim:
     quality: float | None
 
 
-def claim(
-    database: Database, holder: str, missing: Mapping[str, Collection[str | None]], limit: int, lease_s: float
-) -> list[Claim]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """What a stage left that something better may be had for now.
+
+    Args:
+        served: the rungs to be improved on; None stands for a stage that failed.
+        unless: rungs of earlier stages, each with its stage, that bar an item from what would be better.
+    """
+
+    stage: str
+    served: Collection[str | None]
+    unless: Sequence[tuple[str, Collection[str]]] = ()
+
+
+def claim(database: Database, holder: str, gaps: Sequence[Gap], limit: int, lease_s: float) -> list[Claim]:
     """Take up to `limit` items: by priority, then the lowest quality, then age. A failed item has the lowest of all.
 
     Args:
         holder: who claims, the same for all claims of one run.
-        missing: for each stage that may be done again now, the rungs to be improved on; None stands for a stage
-            that failed. Items of which nothing of the kind is owed are left in the queue.
+        gaps: what may be done now. Items that have none of these are left in the queue.
         lease_s: how long the claims hold unless `renew` is called.
     """
-    kinds = [
-        sa.and_(step_results.c.stage == stage, sa.or_(*(_rung_is(rung) for rung in rungs)))
-        for stage, rungs in missing.items()
-        if rungs
-    ]
+    kinds = [_has(gap) for gap in gaps if gap.served]
     if not kinds or limit < 1:
         return []
     owes_one = sa.exists().where(
@@ -184,6 +191,19 @@ def _take(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: 
         connection.execute(
             sa.update(retry_queue).where(retry_queue.c.item_id.in_(item_ids)).values(holder=holder, claimed_until=until)
         )
+
+
+def _has(gap: Gap) -> sa.ColumnElement[bool]:
+    """The condition on `step_results` that a result is one of the gap's."""
+    earlier = step_results.alias()
+    bars = [
+        sa.exists().where(
+            earlier.c.item_id == step_results.c.item_id, earlier.c.stage == stage, earlier.c.rung.in_(rungs)
+        )
+        for stage, rungs in gap.unless
+    ]
+    is_served = sa.or_(*(_rung_is(rung) for rung in gap.served))
+    return sa.and_(step_results.c.stage == gap.stage, is_served, *(sa.not_(bar) for bar in bars))
 
 
 def _rung_is(rung: str | None) -> sa.ColumnElement[bool]:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from flows.demo_catalogue import package_data
-from flows.reprocess import PROBE_ITEMS
+from flows.prospects import PROBE_ITEMS
 from tasks.compatibility import RULES
 from tasks.fallback import Fault, UsageError
 from tasks.settings import RetryPolicy
@@ -468,6 +468,41 @@ def test_a_rung_that_does_not_go_with_another_is_named(
     assert (rest["claimed"], rest["upgraded"], rest["queue"]["queued"]) == (1, 1, 0)
     assert set(qualities(shop.store).values()) == {1.0}
     assert {row["rung"] for key, row in steps_of(shop.store).items() if key[1] == "embed_text"} == {"text_and_label"}
+
+
+def test_items_that_nothing_mends_do_not_keep_the_others_waiting(preloaded: Preloaded, tmp_path: Path) -> None:
+    """Thirty pictures that no model can open are first in line; those behind them are whole after one run."""
+    shop = Shop(preloaded, tmp_path / "home")
+    manifest = write_manifest(tmp_path / "items", 40)
+    broken = {f"item-{number}" for number in range(30)}
+    for item_id in broken:
+        (manifest.parent / f"{item_id.removeprefix('item-')}.png").write_bytes(b"no picture")
+    assert shop.json("run", manifest, *FORCED_DOWN)["quality"] == {"0.72": 10, "0.56": 30}
+    healed = shop.json("reprocess", "--batch-size", "16")
+    assert healed["ending"] == ""
+    after = qualities(shop.store)
+    assert {after[item_id] for item_id in broken} == {0.665}, "their text is embedded, as well as it can be"
+    assert {quality for item_id, quality in after.items() if item_id not in broken} == {1.0}
+
+
+def test_items_that_are_barred_do_not_keep_the_others_waiting(preloaded: Preloaded, tmp_path: Path) -> None:
+    """Labels by `rules` bar 24 items from a better vector while the models are held back: they are left where they are,
+    and what comes after them is whole."""
+    shop = Shop(preloaded, tmp_path / "home")
+    barred = write_manifest(tmp_path / "barred", 24)
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps({"id": f"other-{n}", "name": f"Other thing {n}"}) + "\n" for n in range(8)))
+    for rung in ("gpu", "cpu"):
+        shop.repli("breakers", "open", f"classify_image.{rung}")
+    assert shop.json("run", barred)["quality"] == {"0.76": 24}
+    assert shop.json("run", others, "--force", "embed_text=hashed")["quality"] == {"0.8": 8}
+    shop.repli("queue", "retry", *qualities(shop.store))
+    healed = shop.json("reprocess")
+    assert (healed["claimed"], healed["upgraded"], healed["queue"]["queued"]) == (8, 8, 24)
+    assert Counter(qualities(shop.store).values()) == {0.76: 24, 1.0: 8}
+    reset(shop, ["classify_image.gpu", "classify_image.cpu"])
+    assert shop.json("reprocess")["upgraded"] == 24
+    assert set(qualities(shop.store).values()) == {1.0}
 
 
 def test_runs_side_by_side_share_the_work(preloaded: Preloaded, tmp_path: Path) -> None:

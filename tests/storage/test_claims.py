@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from tasks.fallback import Status
 from tasks.settings import RetryPolicy
 from tasks.storage import catalogue, claims, results, retries, retry_queue
-from tasks.storage.claims import Claim
+from tasks.storage.claims import Claim, Gap
 from tasks.storage.retry_queue import Priority
 from tests.queued import POLICY, STAGE, Queue, end
 from tests.storage.test_retry_queue import assert_free_while_waiting, commits_fail
@@ -52,8 +52,8 @@ class TestTurns:
     def test_nothing_wanted_is_nothing_claimed(self, queue: Queue) -> None:
         """No items, or no rung of any stage."""
         queue.store("a")
-        nothing: list[Mapping[str, Collection[str | None]]] = [{}, {STAGE: []}]
-        assert [queue.claim("first", missing=missing) for missing in nothing] == [[], []]
+        nothing: list[list[Gap]] = [[], [Gap(stage=STAGE, served=[])]]
+        assert [queue.claim("first", gaps=gaps) for gaps in nothing] == [[], []]
         assert queue.claim("first", limit=0) == []
         assert queue.claim("first", limit=-1) == []
 
@@ -85,7 +85,17 @@ class TestTurns:
         queue.store("e", at="0.9", stage="embed_text", rung="hashed", retryable=False)
         queue.store("e", at="0.5", stage="fetch", rung="cached")
         queue.store("f", at="0.9")
-        assert sorted(queue.claimed("first", missing=missing)) == list(expected)
+        gaps = [Gap(stage=stage, served=served) for stage, served in missing.items()]
+        assert sorted(queue.claimed("first", gaps=gaps)) == list(expected)
+
+    def test_nothing_that_is_barred_from_what_is_better(self, queue: Queue) -> None:
+        """Beside a label by `rules` no better vector may be had, so the item waits; another way to gain takes it."""
+        queue.store("a", "b", at="0.9", stage="embed_text", rung="text_only")
+        queue.store("a", at="0.5", rung="rules")
+        queue.store("b", at="0.5", rung="cpu")
+        vector = Gap(stage="embed_text", served=["text_only"], unless=[(STAGE, {"rules", "skip"})])
+        assert queue.claimed("first", gaps=[vector]) == ["b"]
+        assert queue.claimed("first", gaps=[vector, Gap(stage=STAGE, served=["rules"])]) == ["a"]
 
     def test_not_before_its_time_and_never_when_parked(self, queue: Queue) -> None:
         """A try in vain is followed by five minutes of rest, the last one by rest for good."""

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from tasks.settings import RetryPolicy
 from tasks.storage import claims, retries, retry_queue
-from tasks.storage.claims import Claim
+from tasks.storage.claims import Claim, Gap
 from tasks.storage.retry_queue import Priority
 from tests.queued import STAGE, Queue
 
@@ -145,7 +145,9 @@ class QueueBesideModel(RuleBasedStateMachine):
             and self.items[item_id].retryable
             and self.items[item_id].owes in rungs
         ][:limit]
-        taken = claims.claim(self.queue.database, holder, {STAGE: rungs}, limit, POLICY.lease_s)
+        taken = claims.claim(
+            self.queue.database, holder, [Gap(stage=STAGE, served=rungs)], limit, POLICY.lease_s
+        )
         assert taken == [Claim(item_id=item_id, quality=place.quality) for item_id, place in expected]
         self.gets(holder, taken)
 
@@ -249,7 +251,7 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.time_passes(1000)
         everything = [None, *(f"at {float(one)}" for one in QUALITIES)]
         due = [item_id for item_id, place in self.line() if not place.is_parked]
-        assert self.queue.claimed("at last", missing={STAGE: everything}) == due
+        assert self.queue.claimed("at last", gaps=[Gap(stage=STAGE, served=everything)]) == due
 
     # The model.
 

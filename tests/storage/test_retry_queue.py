@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from tasks.fallback import Status
 from tasks.storage import results, retry_queue, runs
+from tasks.storage.claims import Gap
 from tasks.storage.database import Database, database_time
 from tasks.storage.retry_queue import Priority
 from tests.queued import OWED, STAGE, Queue, end, merged
@@ -241,7 +242,7 @@ class TestAskedFor:
         assert [queue.is_retryable(item_id) for item_id in "abcd"] == [True, False, True, True]
         assert not queue.is_retryable("a", "fetch")
         assert queue.claimed("first") == ["c", "a"]
-        assert queue.claimed("first", missing={STAGE: ["skip"]}) == ["d"]
+        assert queue.claimed("first", gaps=[Gap(stage=STAGE, served=["skip"])]) == ["d"]
 
     def test_what_cannot_be_done_again_is_told_apart(self, queue: Queue) -> None:
         """Whole items, and those that were never through: in their order."""
@@ -332,7 +333,7 @@ class TestLookingOn:
         order = [entry.item_id for entry in retry_queue.entries(queue.database, 10)]
         assert order == ["a", "d", "c", "e", "b"]
         assert [entry.item_id for entry in retry_queue.entries(queue.database, 2)] == order[:2]
-        assert queue.claimed("first", missing=OWED) == order[:3]
+        assert queue.claimed("first", gaps=OWED) == order[:3]
 
     def test_an_entry_is_told_in_full(self, queue: Queue) -> None:
         """In plain words and times with their zone."""

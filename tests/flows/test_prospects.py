@@ -1,0 +1,99 @@
+"""Whether it is worth while to send more items to a stage, told from what became of those that were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from flows.prospects import IN_VAIN_AT_MOST, PROBE_ITEMS, Prospect, Verdict, gaps
+from tasks.compatibility import RULES
+from tasks.fallback import Rules
+from tasks.stage import StageReport
+from tasks.stages import CHAINS, PIPELINE
+from tasks.storage.claims import Gap
+
+
+def sent(items: int, *, lifted: int = 0, let_down: int = 0) -> StageReport:
+    """What a stage says of a batch: so many gained, so many were let down, and the others are to blame themselves."""
+    ids = [str(number) for number in range(items)]
+    return StageReport(
+        stage="embed_text",
+        items=items,
+        lifted=frozenset(ids[:lifted]),
+        let_down=frozenset(ids[lifted : lifted + let_down]),
+    )
+
+
+GAIN = sent(4, lifted=1)
+IN_VAIN = sent(4)
+GONE = sent(4, let_down=4)
+ONE_BROKEN = sent(1, let_down=1)
+
+
+@pytest.mark.parametrize(
+    ("reports", "verdict"),
+    [
+        ([], Verdict.OPEN),
+        ([sent(0)], Verdict.OPEN),
+        ([GAIN], Verdict.WORTHWHILE),
+        ([IN_VAIN], Verdict.OPEN),
+        ([IN_VAIN] * 20, Verdict.OPEN),
+        ([IN_VAIN] * 20 + [GAIN], Verdict.WORTHWHILE),
+        ([GONE], Verdict.HOPELESS),
+        ([sent(128, let_down=PROBE_ITEMS)], Verdict.HOPELESS),
+        ([sent(128, lifted=1, let_down=127)], Verdict.WORTHWHILE),
+        ([GAIN, GONE], Verdict.HOPELESS),
+        ([GAIN, ONE_BROKEN], Verdict.WORTHWHILE),
+        ([ONE_BROKEN] * (PROBE_ITEMS - 1), Verdict.OPEN),
+        ([ONE_BROKEN] * PROBE_ITEMS, Verdict.HOPELESS),
+        ([ONE_BROKEN] * (PROBE_ITEMS - 1) + [GAIN] + [ONE_BROKEN] * (PROBE_ITEMS - 1), Verdict.WORTHWHILE),
+        ([GAIN, sent(IN_VAIN_AT_MOST - 1)], Verdict.WORTHWHILE),
+        ([GAIN, sent(IN_VAIN_AT_MOST)], Verdict.HOPELESS),
+        ([sent(IN_VAIN_AT_MOST)], Verdict.HOPELESS),
+        ([sent(IN_VAIN_AT_MOST), GAIN], Verdict.WORTHWHILE),
+    ],
+)
+def test_a_stage_is_judged_by_its_rungs_not_by_bad_items(reports: Sequence[StageReport], verdict: Verdict) -> None:
+    """Items that are to blame themselves say nothing, up to a point; rungs that let a whole probe down say all."""
+    prospect = Prospect()
+    for report in reports:
+        prospect = prospect.after(report)
+    assert prospect.verdict is verdict
+
+
+BESIDE_A_GUESS = (("classify_image", frozenset({"rules", "skip"})),)
+BESIDE_A_NAME = (("extract_text", frozenset({"name_only", "skip"})),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "callable_now", "expected"),
+    [
+        ("classify_image", {"gpu", "cpu", "rules"}, [(None, "gpu", "cpu", "rules", "skip")]),
+        ("classify_image", {"cpu", "rules"}, [(None, "rules", "skip")]),
+        ("classify_image", set(), []),
+        ("validate", {"basic"}, [(None,)]),
+        (
+            "embed_text",
+            {"text_and_label", "text_only", "hashed"},
+            [((None, "text_and_label", "text_only", "hashed", "skip"), BESIDE_A_GUESS), (None, "hashed", "skip")],
+        ),
+        ("embed_text", {"hashed"}, [((None, "skip"), BESIDE_A_NAME)]),
+    ],
+)
+def test_gaps_are_what_can_be_improved_on_now(stage: str, callable_now: set[str], expected: Sequence[tuple]) -> None:  # type: ignore[type-arg]
+    """What is worse than the best rung that can be called; where a rule bars some items from that, than the next."""
+    chain = PIPELINE.stage(stage).chain
+    wanted = [one if one and isinstance(one[0], tuple) else (one, ()) for one in expected]
+    assert gaps(chain, chain.rung_names, callable_now, Rules(CHAINS, *RULES)) == [
+        Gap(stage=stage, served=served, unless=unless) for served, unless in wanted
+    ]
+
+
+def test_what_the_policy_leaves_out_can_be_improved_on() -> None:
+    """Results of an earlier policy are there still; a rung that is left out and better than what can be called is not
+    improved on."""
+    chain = PIPELINE.stage("classify_image").chain
+    declared = ("gpu", "small", *chain.rung_names[1:], "guess")
+    [gap] = gaps(chain, declared, {"cpu"}, Rules(CHAINS, *RULES))
+    assert gap.served == (None, "rules", "skip", "guess")
