@@ -70,10 +70,10 @@ class _Reading:
 
 @dataclass(slots=True)
 class _Outage:
-    """The store is out of reach, and is asked again at `again_at`; what failed meanwhile."""
+    """The store is out of reach, and is asked again at `again_at`; what failed meanwhile, and when."""
 
     again_at: float
-    failures: list[Ended] = field(default_factory=list)
+    failures: list[tuple[Ended, float]] = field(default_factory=list)
 
 
 class Gates:
@@ -180,7 +180,7 @@ class SharedGate:
         tokens = frozenset(permit.token for permit in permits)
         with self._lock:
             if self._outage:
-                self._outage.failures = [one for one in self._outage.failures if one.token not in tokens]
+                self._outage.failures = [one for one in self._outage.failures if one[0].token not in tokens]
             self._happened(Excused(tokens))
 
     def _permit(self, token: str, state: BreakerState, decision: Decision) -> Permit:
@@ -229,7 +229,7 @@ class SharedGate:
         self._reading = replace(reading, own=state)
         if self._outage and isinstance(event, Ended):
             if event.verdict is Verdict.FAILED:
-                self._outage.failures.append(event)
+                self._outage.failures.append((event, self._gates.timer()))
             elif state.position is not reading.own.position:  # a served probe: what failed before it is over
                 self._outage.failures.clear()
         return state, decision
@@ -254,9 +254,11 @@ class SharedGate:
         return self._guess()
 
     def _replay(self) -> None:
-        """Tell the shared breaker what failed while it was out of reach."""
+        """Tell the shared breaker what failed while it was out of reach, but for what left the window meanwhile."""
         while self._outage and self._outage.failures:
-            self._apply(self._outage.failures[0])
+            failed, at = self._outage.failures[0]
+            if self._gates.timer() - at < self._breaker.within_s:
+                self._apply(failed)
             del self._outage.failures[0]
 
 

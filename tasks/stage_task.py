@@ -47,10 +47,12 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     """Do one stage for one batch. Idempotent; see `tasks.stage.run_stage`."""
     gates = process_gates(settings.database_url, _tell)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, gates=gates)
-    report = run_stage(PIPELINE.under(settings.policy), stage, batch.item_ids, options, settings, runtime)
-    report = replace(report, notes=gates.drain_notes())
-    for note in report.notes:
-        get_run_logger().warning(note)
+    try:
+        report = run_stage(PIPELINE.under(settings.policy), stage, batch.item_ids, options, settings, runtime)
+    finally:  # also where the store is gone for longer than the stage takes
+        for note in (notes := gates.drain_notes()):
+            get_run_logger().warning(note)
+    report = replace(report, notes=notes)
     get_run_logger().info("%s: %s", batch, report)
     if report.is_degraded:
         return Completed(name="Degraded", message=str(report), data=report)

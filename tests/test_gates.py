@@ -658,6 +658,19 @@ class TestOutOfReach:
         assert [move.cause for move in there.told] == [Cause.TOO_MANY_FAILURES]
         assert (there.told, here.told) == (site.moves(), [])
 
+    def test_what_failed_long_ago_is_not_told_on_return(self, site: Site, outage: Outage) -> None:
+        """As many failures as open it, but never so many in one window: it stays closed for everybody."""
+        process = site.process()
+        outage.begin()
+        for _ in range(FLEET.failures):
+            process.fail(1)
+            site.clock.advance(FLEET.within_s + 1)
+        process.fail(1)
+        site.clock.advance(5)
+        outage.end()
+        assert process.asks() is Decision.CALL
+        assert (site.failures(), site.position()) == (1, Position.CLOSED)
+
     def test_a_call_that_began_before_it_is_told_too(self, site: Site, outage: Outage) -> None:
         """That the store is gone is seen when the failure is to be written; nothing is lost by that."""
         process = site.process()
