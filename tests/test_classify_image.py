@@ -328,7 +328,10 @@ class TestModels:
         "error",
         [
             RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            RuntimeError("CUDA driver error: out of memory"),
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         ],
     )

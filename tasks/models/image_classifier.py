@@ -136,8 +136,16 @@ class memory_errors_told:  # noqa: N801  a context manager, read as a phrase
             raise OutOfMemory(f"{self._what} do not fit in memory") from None
 
 
-# cuBLAS, cuDNN and the CPU allocator raise plain RuntimeErrors; the sign is all they give.
-_MEMORY_SIGNS = ("CUDA out of memory", "_STATUS_ALLOC_FAILED", "can't allocate memory")
+# The driver, cuBLAS, cuDNN and the CPU allocator raise other RuntimeErrors; the sign is all they give. A card that
+# others have filled has no room for the context itself, nor for a handle of cuBLAS, which then says NOT_INITIALIZED.
+_MEMORY_SIGNS = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "can't allocate memory",
+)
 
 
 def open_image(content: bytes) -> Any:
