@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -76,12 +75,12 @@ def enrich(
 def _enrich(database: Database, request: RunRequest, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
     """The run itself; its last state."""
     source, asked = str(request.source), request.options(settings)
-    run_id = runs.start(database, str(flow_run.get_id()), source, asked, datetime.now(UTC))
+    run_id = runs.start(database, str(flow_run.get_id()), source, asked, database.now())
     catalogue.register(database, run_id, request.records())
     options = RunOptions(run_id=run_id, refresh=request.refresh, directives=request.directives())
     with heartbeat(database, run_id, settings.retry.lease_s):
         problems, notes = _enrich_batches(database, request, options, settings, pipeline)
-    runs.finish(database, run_id, datetime.now(UTC), notes)
+    runs.finish(database, run_id, database.now(), notes)
     return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), pipeline, problems)
 
 
@@ -103,7 +102,7 @@ def _enrich_batches(
         update_progress_artifact(cast(UUID, artifact), progress=100 * progress.finished / max(1, progress.items))
 
     client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
-    routing = Routing(client, database)
+    routing = Routing(client, database, forced=options.directives.forced)
     window = Window(
         client,
         options,

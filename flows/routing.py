@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
-from distributed import Client
+from distributed import Client, Worker
 
-from tasks.fallback import AnyRung, Breaker, BreakerState, Position, StoreError
+from tasks.fallback import AnyRung, Breaker, Position, StoreError
 from tasks.gates import this_place
 from tasks.stage import AnyStage
 from tasks.storage import breakers
@@ -32,11 +31,23 @@ ORDINARY = {"CPU": 1.0}
 
 
 class Routing:
-    """What is known of the workers of a cluster, and of the breakers that they stand behind."""
+    """What is known of the workers of a cluster, and of the breakers that they stand behind.
 
-    def __init__(self, client: Client, database: Database, timer: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        forced: the rungs that a run begins its stages at, by stage; their breakers are not asked.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        database: Database,
+        *,
+        forced: Mapping[str, str] = {},
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._database = database
+        self._forced = forced
         self._timer = timer
         self._places: dict[str, str] = {}
         self._missing_since: dict[str, float] = {}
@@ -53,11 +64,9 @@ class Routing:
 
     def resources_for(self, stage: AnyStage) -> Mapping[str, float]:
         """The resources that the stage's tasks are to ask for now; none where they had better run anywhere."""
-        wanted = _wanted(stage)
+        wanted = self._wanted(stage)
         carriers = self._carriers(wanted)
-        if not carriers or (wanted is not ORDINARY and self._is_refused(stage.name, stage.chain.primary, carriers)):
-            return {}
-        return wanted
+        return wanted if carriers and not self._helps_nobody(stage, wanted, carriers) else {}
 
     def has_carrier(self, rung: AnyRung) -> bool:
         """Whether a worker lives that carries what the rung asks for."""
@@ -68,10 +77,17 @@ class Routing:
         carriers = self._carriers(rung.resources)
         return bool(carriers) and not self._is_refused(stage, rung, carriers)
 
-    def is_lost(self, stage: AnyStage) -> bool:
-        """Whether no worker has carried what the stage asks for, for a while: what waits for it waits in vain."""
-        is_there = bool(self._carriers(_wanted(stage)))
-        return self._missing_for(stage.name, is_there=is_there) >= LOST_AFTER_S
+    def waits_in_vain(self, stage: AnyStage) -> bool:
+        """Whether what waits for the stage's resource had better not: no worker has carried it for a while, or the
+        breaker has opened wherever one does."""
+        wanted = self._wanted(stage)
+        carriers = self._carriers(wanted)
+        is_lost = self._missing_for(stage.name, is_there=bool(carriers)) >= LOST_AFTER_S
+        return is_lost or bool(carriers and self._helps_nobody(stage, wanted, carriers))
+
+    def begun(self) -> set[Any]:
+        """The keys of the tasks that some worker is at."""
+        return set().union(*self._client.run(_begun, on_error="ignore").values())
 
     def is_deserted(self) -> bool:
         """Whether there has been no worker at all for long."""
@@ -88,6 +104,16 @@ class Routing:
         """Ask the workers that are new where they are, while they live."""
         if new := [worker for worker in self.workers() if worker not in self._places]:
             self._places.update(self._client.run(this_place, workers=new, on_error="ignore"))
+
+    def _wanted(self, stage: AnyStage) -> Mapping[str, float]:
+        first = self._forced.get(stage.name, stage.chain.primary.name)
+        resources = {rung.name: rung.resources for rung in stage.chain.rungs}
+        return resources.get(first) or ORDINARY
+
+    def _helps_nobody(self, stage: AnyStage, wanted: Mapping[str, float], carriers: list[str]) -> bool:
+        if wanted is ORDINARY or stage.name in self._forced:
+            return False
+        return self._is_refused(stage.name, stage.chain.primary, carriers)
 
     def _carriers(self, wanted: Mapping[str, float]) -> list[str]:
         return [
@@ -121,20 +147,9 @@ class Routing:
         ordered = states[Key(name)]
         if ordered.position.is_forced:
             return ordered.position is Position.FORCED_OPEN
-        return all(_refuses(states[key], now) for key in keys)
+        return all(states[key].refuses(now) for key in keys)
 
 
-def _wanted(stage: AnyStage) -> Mapping[str, float]:
-    return stage.chain.primary.resources or ORDINARY
-
-
-def _refuses(state: BreakerState, now: datetime) -> bool:
-    """Whether who asks is refused. Where a probe is owed, or was lost, somebody has to ask."""
-    match state.position:
-        case Position.FORCED_OPEN:
-            return True
-        case Position.OPEN:
-            return not state.owes_probe(now)
-        case Position.HALF_OPEN:
-            return state.lease is not None and now < state.lease.until
-    return False
+def _begun(dask_worker: Worker) -> list[Any]:
+    """The keys of the tasks that this worker is at."""
+    return [task.key for task in (*dask_worker.state.executing, *dask_worker.state.long_running)]

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import dask
 from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.logging import get_run_logger
 from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
@@ -168,19 +170,23 @@ class Window:
             raise RepliError(
                 f"the Dask cluster has had no worker for {DESERTED_AFTER_S:g} s; start one, and the run again"
             )
-        lost = {stage.name for stage in self._stages if self._routing.is_lost(stage)}
-        in_flight.extend([self._unbound(in_flight.popleft(), lost) for _ in range(len(in_flight))])
+        in_vain = {stage.name for stage in self._stages if self._routing.waits_in_vain(stage)}
+        if any(sent.bound & in_vain for sent in in_flight):
+            begun = self._routing.begun()
+            in_flight.extend([self._unbound(in_flight.popleft(), in_vain, begun) for _ in range(len(in_flight))])
 
-    def _unbound(self, sent: InFlight, lost: set[str]) -> InFlight:
-        """The batch, sent again to any worker from the first stage on that waits for one of the `lost` in vain.
+    def _unbound(self, sent: InFlight, in_vain: set[str], begun: set[Any]) -> InFlight:
+        """The batch, sent again to any worker from the first stage on that waits `in_vain`, and has not `begun`.
 
         That may be a stage that was done before: what it came to died with its worker, and those after it wait for it.
         """
         for position, stage in enumerate(self._stages):
-            if stage.name in sent.bound & lost and not sent.futures[position].wrapped_future.done():
+            future = sent.futures[position].wrapped_future
+            if stage.name in sent.bound & in_vain and future.key not in begun and not future.done():
                 break
         else:
             return sent
+        get_run_logger().warning("%s waited in vain: sent again, to any worker, from %s on", sent.batch, stage.name)
         self._client.cancel([future.wrapped_future for future in sent.futures[position:]], force=True)
         futures = list(sent.futures[:position])
         for stage in self._stages[position:]:

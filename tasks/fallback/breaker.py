@@ -165,6 +165,15 @@ class BreakerState:
             return self.probe_at is None or now >= self.probe_at
         return self.position is Position.HALF_OPEN and self.lease is None
 
+    def refuses(self, now: datetime) -> bool:
+        """Whether who asks is refused, and cannot but be. Where a probe is owed, or was lost, somebody has to ask."""
+        match self.position:
+            case Position.OPEN:
+                return not self.owes_probe(now)
+            case Position.HALF_OPEN:
+                return self.lease is not None and now < self.lease.until
+        return self.position is Position.FORCED_OPEN
+
 
 class Decision(StrEnum):
     """What becomes of who asked. The answer to every other event is NOTED."""

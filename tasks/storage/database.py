@@ -16,11 +16,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from tasks.fallback import StoreError, UsageError
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 15
+UNANSWERED_FOR_S = 30
+"""A PostgreSQL that takes in nothing for so long is out of reach: it may be cut off without a word."""
 _INSUFFICIENT_PRIVILEGE = "42501"
 _MIGRATION_LOCK = 0x7265706C69  # "repli": PostgreSQL advisory locks are numbers
 
@@ -76,6 +78,11 @@ class Database:
         writing = self.engine.execution_options(repli_writes=True)
         with self._errors_told(), writing.begin() as connection:
             yield connection
+
+    def now(self) -> datetime:
+        """The time of the store's own clock."""
+        with self.read() as connection:
+            return database_time(connection)
 
     def version(self) -> str | None:
         """The migration that the store is at, None where there is no store yet."""
@@ -162,7 +169,12 @@ def _engine(url: str, is_read_only: bool) -> sa.Engine:
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    limits = {"connect_timeout": CONNECT_TIMEOUT_S}
+    limits = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": UNANSWERED_FOR_S * 1000,
+        "keepalives_idle": UNANSWERED_FOR_S // 2,
+        "keepalives_interval": UNANSWERED_FOR_S // 6,
+    }
     engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
     return engine.execution_options(postgresql_readonly=True) if is_read_only else engine
 
