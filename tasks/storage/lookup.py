@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tasks.fallback import Status, StepResult
-from tasks.items import ItemState
+from tasks.items import ItemState, clean_text
 from tasks.storage import results
 from tasks.storage.database import Database
 from tasks.storage.runs import of_run
@@ -53,6 +53,7 @@ class ItemView:
 
 def view(database: Database, item_id: str, stages: Sequence[str]) -> ItemView | None:
     """The item of this id, its `stages` in their order; None where there is none."""
+    item_id = clean_text(item_id)
     states = results.load(database, [item_id])
     if not states:
         return None

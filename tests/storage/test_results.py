@@ -190,6 +190,7 @@ def test_an_item_is_shown_with_every_stage(database: Database, registered: Calla
     assert view.degraded == ["classify_image"]
     assert view.as_json()["stages"]["embed_text"]["status"] == "pending"
     assert lookup.view(database, "nobody", []) is None
+    assert lookup.view(database, "no\0body", []) is None
 
 
 def test_what_changed_since_it_was_stored_is_owed_to_the_store(
@@ -213,3 +214,47 @@ def test_what_changed_since_it_was_stored_is_owed_to_the_store(
     assert owed() == {"a"}
     stored("a", "1.0")
     assert owed() == set()
+
+
+def test_a_better_answer_to_another_input_stands_and_is_owed_anew(
+    database: Database, registered: Callable[..., str]
+) -> None:
+    """Nothing worse takes its place, and it does not pass for the answer to what is there now; one to the same input,
+    or that does not say to which, is as it was."""
+    registered("a", "b", "c", "d")
+    old = [replace(step(id_, **ENDS[0], value=id_), made_from="old") for id_ in "ab"] + [step("c", **ENDS[0])]
+    results.save(database, old)
+    results.save(database, [replace(step("d", **{**ENDS[1], "retryable": False}), made_from="old")])
+    worse = [replace(step(id_, **ENDS[2]), made_from="old" if id_ == "b" else "new") for id_ in "abcd"]
+    results.save(database, worse)
+    assert [kept(database, id_)["classify_image"].retryable for id_ in "abcd"] == [True, False, False, False]
+    assert kept(database)["classify_image"] == replace(old[0], retryable=True)
+    results.save(database, [replace(step(**ENDS[0], value="new"), made_from="new")])
+    assert kept(database)["classify_image"].retryable is False
+
+
+def test_a_plain_run_does_again_what_answers_to_another_input(
+    database: Database, registered: Callable[..., str]
+) -> None:
+    """Though the item is stored, and whoever waits to do it; another stored one is left alone."""
+    registered("a", "b")
+    whole = [replace(step(id_, **ENDS[0]), made_from="old") for id_ in "ab"]
+    results.save(database, whole)
+    results.save(database, [replace(step(**ENDS[1]), made_from="new")])
+    run_id = registered("a", "b")
+    store_at(database, run_id, {"a": Decimal(1), "b": Decimal(1)})
+    assert list(catalogue.batches(database, run_id, 10, refresh=False, lease_s=60)) == [("a",)]
+    assert runs.progress(database, run_id, refresh=False).finished == 1
+
+
+def test_who_was_stored_while_it_got_better_is_stored_again(database: Database, registered: Callable[..., str]) -> None:
+    """A better result that comes between the mark and the result of `store` itself is not forgotten by that."""
+    registered("a")
+    results.save(database, [step(**ENDS[2])])
+    store_at(database, "run", {"a": Decimal("0.8")})
+    results.save(database, [step(stage="store", **ENDS[0])])
+    assert kept(database)["store"].retryable is False
+    store_at(database, "run", {"a": Decimal("0.8")})
+    results.save(database, [replace(step(**ENDS[0]), run_id="another")])
+    results.save(database, [step(stage="store", **ENDS[0])])
+    assert kept(database)["store"].retryable is True
