@@ -1,17 +1,21 @@
 """Search over the stored items: by words, by vectors of one space at a time, fused by reciprocal ranks.
 
 Each way of looking gives a list of items in their order, and an item has from each list the reciprocal of its rank
-plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009). Its score is the weighted mean of
-these over the lists that it could be in, times its quality. Vectors of different spaces are never compared: each space
-is a list of its own, in which ranks are divided by its share of the vectors, so that the best of a few is not taken for
-the best of all, and which counts by that share. So an item without a vector, or with one of a small space, is judged by
-its words.
+plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009). Its score is the weighted mean of what
+it has by words and by meaning, times its quality. Vectors of different spaces are never compared: each space is a list
+of its own, in which ranks are divided by its share of the vectors, so that the best of a few is not taken for the best
+of all.
+
+What is found by words is supposed to be of `BENEFIT` as much by meaning, whether it has a vector or not, unless its
+vector says more. So an item without a vector is not at the end of every list; and none has anything to gain from the
+loss of its vector.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,13 +30,15 @@ from tasks.storage.neighbours import Vector
 from tasks.storage.schema import documents, items, step_results
 from tasks.storage.snippets import BEGIN as BEGIN
 from tasks.storage.snippets import END as END
-from tasks.storage.snippets import one_line, snippets
+from tasks.storage.snippets import any_of, one_line, snippets
 
 RANK_CONSTANT = 3
 """The paper has 60, with which a quality of 0.8 weighs as much as 15 ranks; with 3 it weighs as much as one. This and
 `WORDS_WEIGHT` were chosen on the tuning half of `tests/benchmarks/search_quality.py`."""
-WORDS_WEIGHT = 0.7
-"""Of the list by words, beside one by vectors that are all of one space."""
+WORDS_WEIGHT = 0.4
+"""Of an item's rank by words, beside that by meaning, which has the rest of 1."""
+BENEFIT = 0.5
+"""Of the doubt: the part of what an item has by words that it has by meaning at least."""
 CANDIDATES = 100
 """Of each list, at least so many are looked at."""
 MAX_WORDS = 64
@@ -70,15 +76,9 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The numbers of documents, best first.
-
-    `space` is that of the vectors that were compared, None where every document could have been in the list; `share` is
-    that of the documents which could, among those that have a vector.
-    """
+    """The numbers of documents, best first, and the share of those that could be among them."""
 
     numbers: Sequence[int]
-    weight: float
-    space: str | None = None
     share: float = 1.0
 
     def reciprocals(self) -> dict[int, float]:
@@ -90,8 +90,9 @@ class Ranking:
 
 
 def words_of(query: str) -> list[str]:
-    """The words of a query, each once."""
-    return list(dict.fromkeys(re.findall(r"\w+", query.lower())))[:MAX_WORDS]
+    """The words of a query, each once: letters and digits, with the marks that stand on them."""
+    kept = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in query)
+    return list({word.casefold(): word for word in kept.split()}.values())[:MAX_WORDS]
 
 
 def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
@@ -103,33 +104,36 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         min_quality: items below it are left out.
     """
     pool = max(CANDIDATES, 2 * limit)
-    rankings: list[Ranking] = []
-    with database.read() as connection:
-        if words:
-            rankings.append(by_words(database, connection, words, pool, min_quality))
+    of_words = of_meaning = None
+    if words:
+        with database.read() as connection:
+            of_words = by_words(database, connection, words, pool, min_quality)
     if vectors:
-        rankings += by_vectors(database, vectors, pool, min_quality)
+        of_meaning = list(by_vectors(database, vectors, pool, min_quality))
     with database.read() as connection:
-        hits = fused(connection, rankings, limit)
-        return _described(database, connection, hits, words)
+        hits = _best(connection, fused(of_words, of_meaning), limit)
+        return _described(connection, hits, words)
 
 
 def by_words(
     database: Database, connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float
 ) -> Ranking:
-    """The documents in which the rarest of the words stand most often; any of them is enough."""
+    """The documents in which the words stand most often, their names first; any of them is enough.
+
+    A rare word weighs more than a common one on SQLite (bm25) and not on PostgreSQL (`ts_rank`), which instead leaves
+    words such as "the" out of a query that has others.
+    """
     ranked = _by_fts5 if database.is_sqlite else _by_tsvector
-    numbers = ranked(connection, _query_of(database, words), limit, min_quality)
-    return Ranking(numbers=numbers, weight=WORDS_WEIGHT)
+    return Ranking(numbers=ranked(connection, words, limit, min_quality))
 
 
-def _by_fts5(connection: sa.Connection, look_for: str, limit: int, min_quality: float) -> list[int]:
+def _by_fts5(connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float) -> list[int]:
     """FTS5 ranks many times faster by itself than in a join, so which of them are stored is asked for afterwards."""
     query = sa.text(
         "SELECT rowid, rank FROM documents_words WHERE documents_words MATCH :words AND rank MATCH :weighted "
         "ORDER BY rank LIMIT :count"
     )
-    bound = {"words": look_for, "weighted": f"bm25({', '.join(map(str, WEIGHTS.values()))})"}
+    bound = {"words": any_of(words), "weighted": f"bm25({', '.join(map(str, WEIGHTS.values()))})"}
     count = 2 * limit
     while True:
         ranks = {row.rowid: row.rank for row in connection.execute(query, {**bound, "count": count})}
@@ -139,21 +143,17 @@ def _by_fts5(connection: sa.Connection, look_for: str, limit: int, min_quality: 
         count *= 4
 
 
-def _by_tsvector(connection: sa.Connection, look_for: str, limit: int, min_quality: float) -> list[int]:
+def _by_tsvector(connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float) -> list[int]:
+    """The words are cut and shortened by what cut and shortened those of the index, see migration 0008."""
     query = sa.text(
-        "SELECT number FROM documents JOIN items ON items.id = item_id, "
-        "to_tsquery('english', :words) AS wanted WHERE words @@ wanted "
+        "WITH asked AS (SELECT repli_searchable(:words) AS words), wanted AS ("
+        "SELECT CAST(string_agg(quote_literal(lexeme), ' | ') AS tsquery) AS any_of FROM asked, unnest(coalesce("
+        "nullif(to_tsvector('english', asked.words), ''), to_tsvector('repli_english', asked.words)))) "
+        "SELECT number FROM documents JOIN items ON items.id = item_id, wanted WHERE words @@ any_of "
         "AND items.state = 'stored' AND items.quality >= :min_quality "
-        "ORDER BY ts_rank(words, wanted, 1) DESC, items.quality DESC, number LIMIT :limit"
+        "ORDER BY ts_rank(words, any_of, 1) DESC, items.quality DESC, number LIMIT :limit"
     )
-    return list(connection.scalars(query, {"words": look_for, "min_quality": min_quality, "limit": limit}))
-
-
-def _query_of(database: Database, words: Iterable[str]) -> str:
-    """Any of the words, in the language of the database's full-text search."""
-    if database.is_sqlite:
-        return " OR ".join(f'"{word}"' for word in words)
-    return " | ".join(f"'{word}'" for word in words)
+    return list(connection.scalars(query, {"words": " ".join(words), "min_quality": min_quality, "limit": limit}))
 
 
 def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
@@ -164,35 +164,42 @@ def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: fl
         for space, vector in vectors.items():
             if size := nearest_of.sizes.get(space):
                 numbers = nearest_of(space, vector, limit, min_quality)
-                yield Ranking(numbers=numbers, space=space, share=size / together, weight=size / together)
+                yield Ranking(numbers=numbers, share=size / together)
 
 
-def fused(connection: sa.Connection, rankings: Sequence[Ranking], limit: int) -> list[tuple[int, Hit]]:
-    """The best of all lists, with their documents' numbers."""
-    reciprocals = [ranking.reciprocals() for ranking in rankings]
-    numbers = list(dict.fromkeys(number for of_ranking in reciprocals for number in of_ranking))
+def fused(of_words: Ranking | None, of_meaning: Sequence[Ranking] | None) -> dict[int, float]:
+    """By number, what each document has of the lists, of which it is in one of meaning at most.
+
+    1 for what is the first by words and by meaning, or by the one that was looked at; None for what was not.
+    """
+    by_words = of_words.reciprocals() if of_words else {}
+    by_meaning = {number: part for ranking in of_meaning or () for number, part in ranking.reciprocals().items()}
+    if of_words is None or of_meaning is None:
+        return by_words or by_meaning
+    return {
+        number: WORDS_WEIGHT * (said := by_words.get(number, 0.0))
+        + (1 - WORDS_WEIGHT) * max(by_meaning.get(number, 0.0), BENEFIT * said)
+        for number in by_words | by_meaning
+    }
+
+
+def _best(connection: sa.Connection, parts: Mapping[int, float], limit: int) -> list[tuple[int, Hit]]:
+    """The documents that come first once each part is weighed by its item's quality, with their numbers."""
     hits: list[tuple[int, Hit]] = []
-    columns = documents.c.number, documents.c.space, items.c.id, items.c.name, items.c.quality
+    numbers = list(parts)
+    columns = documents.c.number, items.c.id, items.c.name, items.c.quality
     for start in range(0, len(numbers), ROWS_PER_READ):
         some = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
         for row in connection.execute(sa.select(*columns).join(items).where(some, items.c.quality.is_not(None))):
-            weight = total = 0.0
-            for ranking, of_ranking in zip(rankings, reciprocals, strict=True):
-                if ranking.space in {None, row.space}:
-                    weight += ranking.weight
-                    total += ranking.weight * of_ranking.get(row.number, 0.0)
-            if total:
-                score = total / weight * row.quality
-                hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
+            score = parts[row.number] * row.quality
+            hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
     hits.sort(key=lambda hit: (-hit[1].score, hit[1].id))
     return hits[:limit]
 
 
-def _described(
-    database: Database, connection: sa.Connection, found: Sequence[tuple[int, Hit]], words: Sequence[str]
-) -> list[Hit]:
+def _described(connection: sa.Connection, found: Sequence[tuple[int, Hit]], words: Sequence[str]) -> list[Hit]:
     """The hits with their snippets, and with what is degraded of them."""
-    passages = snippets(database, connection, [number for number, _ in found], _query_of(database, words))
+    passages = snippets(connection, [number for number, _ in found], words)
     degraded = _degraded(connection, [hit.id for _, hit in found])
     return [
         replace(

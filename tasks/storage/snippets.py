@@ -1,7 +1,8 @@
 """The passage of each found document that shows best why it was found.
 
-PostgreSQL has `ts_headline`. FTS5's `snippet()` and `highlight()` take time that grows with the square of the matches
-(15 s and more for long texts), so on SQLite the passage is chosen here, in time that grows with the text.
+It is chosen here, one text at a time, in time that grows with the text: FTS5's `snippet()` and `highlight()` take time
+that grows with the square of the matches (15 s and more for long texts), and PostgreSQL's `ts_headline` does not see
+the `node` in `node.js`. FTS5 in memory says which words are marked, whatever the store's database is.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 
 import sqlalchemy as sa
 
-from tasks.storage.database import Database
 from tasks.storage.schema import documents
 
 BEGIN, END = "\x02", "\x03"
@@ -28,17 +29,20 @@ _WORD = re.compile(rf"[^\s{BEGIN}{END}]{{1,40}}")
 _MARKED = re.compile(f"{BEGIN}(.*?){END}")
 
 
-def snippets(database: Database, connection: sa.Connection, numbers: Sequence[int], look_for: str) -> dict[int, str]:
+def snippets(connection: sa.Connection, numbers: Sequence[int], words: Sequence[str]) -> dict[int, str]:
     """One line of each document, of about `SNIPPET_WORDS` words: where what is looked for stands, or how it begins.
 
     Args:
         numbers: of the documents; one without a text has no snippet.
-        look_for: words, as the database's full-text search takes them; '' for the beginnings.
+        words: what is looked for; none for the beginnings.
     """
-    found: dict[int, str] = {}
-    if look_for and numbers:
-        found = (_chosen if database.is_sqlite else _headlines)(connection, numbers, look_for)
+    found = _chosen(connection, numbers, words) if words else {}
     return _beginnings(connection, [number for number in numbers if number not in found]) | found
+
+
+def any_of(words: Sequence[str]) -> str:
+    """Any of the words, which have no quotation mark in them, in the language of FTS5."""
+    return " OR ".join(f'"{word}"' for word in words)
 
 
 def one_line(text: str) -> str:
@@ -49,44 +53,25 @@ def one_line(text: str) -> str:
 _NO_MARKS = str.maketrans(BEGIN + END, "  ")
 
 
-def _headlines(connection: sa.Connection, numbers: Sequence[int], look_for: str) -> dict[int, str]:
-    text = "translate(left(text, :most), :marks, '  ')"
-    query = (
-        f"SELECT number, ts_headline('english', {text}, wanted, :options) AS passage "  # noqa: S608
-        "FROM documents, to_tsquery('english', :look_for) AS wanted "
-        f"WHERE number IN :numbers AND to_tsvector('english', {text}) @@ wanted"
-    )
-    bound = {
-        "most": MAX_CHARACTERS,
-        "marks": BEGIN + END,
-        "options": f"StartSel={BEGIN}, StopSel={END}, MaxWords={SNIPPET_WORDS}, MinWords={SNIPPET_WORDS // 2}",
-        "look_for": look_for,
-        "numbers": list(numbers),
-    }
-    rows = connection.execute(sa.text(query).bindparams(sa.bindparam("numbers", expanding=True)), bound)
-    return {row.number: " ".join(row.passage.split()) for row in rows}
+def _chosen(connection: sa.Connection, numbers: Sequence[int], look_for: Sequence[str]) -> dict[int, str]:
+    shortened = sa.select(sa.func.substr(documents.c.text, 1, MAX_CHARACTERS))
+    found: dict[int, str] = {}
+    with closing(sqlite3.connect(":memory:")) as fts5:
+        fts5.execute(f"CREATE VIRTUAL TABLE words USING fts5(word, tokenize='{TOKENIZER}')")
+        for number in numbers:
+            text = connection.scalar(shortened.where(documents.c.number == number)) or ""
+            words = list(_WORD.finditer(text))
+            if chosen := passage(text, words, _marked(fts5, {word.group() for word in words}, look_for)):
+                found[number] = chosen
+    return found
 
 
-def _chosen(connection: sa.Connection, numbers: Sequence[int], look_for: str) -> dict[int, str]:
-    query = sa.select(documents.c.number, sa.func.substr(documents.c.text, 1, MAX_CHARACTERS).label("text"))
-    rows = connection.execute(query.where(documents.c.number.in_(numbers))).all()
-    texts = {row.number: row.text for row in rows if row.text}
-    words = {number: list(_WORD.finditer(text)) for number, text in texts.items()}
-    marked = _marked({word.group() for of_text in words.values() for word in of_text}, look_for)
-    passages = {number: passage(texts[number], words[number], marked) for number in texts}
-    return {number: found for number, found in passages.items() if found}
-
-
-def _marked(words: Collection[str], look_for: str) -> dict[str, str]:
+def _marked(fts5: sqlite3.Connection, words: Collection[str], look_for: Sequence[str]) -> dict[str, str]:
     """Those of the words that FTS5 finds, each with its marks."""
-    connection = sqlite3.connect(":memory:")
-    try:
-        connection.execute(f"CREATE VIRTUAL TABLE words USING fts5(word, tokenize='{TOKENIZER}')")
-        connection.executemany("INSERT INTO words VALUES (?)", ((word,) for word in words))
-        query = "SELECT word, highlight(words, 0, ?, ?) FROM words WHERE words MATCH ?"
-        return dict(connection.execute(query, (BEGIN, END, look_for)))
-    finally:
-        connection.close()
+    fts5.execute("DELETE FROM words")
+    fts5.executemany("INSERT INTO words VALUES (?)", ((word,) for word in words))
+    query = "SELECT word, highlight(words, 0, ?, ?) FROM words WHERE words MATCH ?"
+    return dict(fts5.execute(query, (BEGIN, END, any_of(look_for))))
 
 
 def passage(text: str, words: Sequence[re.Match[str]], marked: Mapping[str, str]) -> str:

@@ -19,11 +19,13 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +38,12 @@ from tasks.settings import ModelSettings
 from tasks.storage import neighbours, search
 from tasks.storage.database import Database
 from tasks.storage.matrices import Matrices
-from tasks.storage.schema import documents, items
+from tasks.storage.schema import documents, items, step_results
 
 NOUNS = Path("/usr/share/wordnet/data.noun")
 TOP = 10
-OUTAGE = {"hashed": 2 / 9, "skip": 1 / 9}
-"""The shares of items whose vector was of hashed words, or none: a third together."""
+OUTAGE = {"hashed": (0, 2 / 9), "skip": (2 / 9, 1 / 3)}
+"""Which third of the items, drawn from 0 to 1, have a vector of hashed words, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +78,65 @@ def compare(folder: Path, total: int, count: int, *, tuning: bool) -> None:
     if _stored(healthy) < total:
         _enrich(healthy, manifest)
     if _stored(outage) < total:
-        for rung, part in _parts(manifest).items():
-            _enrich(outage, part, *(["--force", f"embed_text={rung}"] if rung else []))
+        _hit_by_outage(healthy, outage, manifest)
     queries = list(_glosses(manifest))[int(tuning) :: 2][:count]
+    texts = [query.text for query in queries]
     embedder = text_embedder.load(ModelSettings().text)
-    by_meaning = embedder.embed([query.text for query in queries])
-    by_hash = hashed_words([query.text for query in queries])
-    apart = sum(not query.shares_a_word for query in queries)
-    print(f"{len(queries)} glosses, {apart} of which share no word with the title, over {total} items\n")
-    print("| | hit@1 | hit@10 | MRR@10 | no shared word: hit@1 | hit@10 | MRR@10 |\n|---|---|---|---|---|---|---|")
-
-    def vectors(number: int) -> dict[str, neighbours.Vector]:
-        return {embedder.space: by_meaning[number], HASHED_SPACE: by_hash[number]}
-
-    for name, home in (("", healthy), ("after the outage, ", outage)):
+    asked = _Asked(
+        words=[search.words_of(text) for text in texts],
+        by_space={embedder.space: embedder.embed(texts), HASHED_SPACE: hashed_words(texts)},
+    )
+    apart = [not query.shares_a_word for query in queries]
+    print(f"{len(queries)} glosses, {sum(apart)} of which share no word with the title, over {total} items")
+    for home in (healthy, outage):
         store = Database(f"sqlite:///{home / 'repli.db'}")
         store.migrate()
-
-        def found(words: Sequence[str], number: int | None, store: Database = store) -> list[str]:
-            query_vectors = {} if number is None else vectors(number)
-            hits = search.search(store, words, query_vectors, limit=TOP, min_quality=0)
-            return [hit.id for hit in hits]
-
-        ways: dict[str, Callable[[int], list[str]]] = {
-            "keyword": lambda n: found(search.words_of(queries[n].text), None),
-            "vector": lambda n: found([], n),
-            "hybrid": lambda n: found(search.words_of(queries[n].text), n),
-        }
+        ways = _ways(store, asked)
+        groups = {"all": [True] * len(queries), "no shared word": apart}
         if home is outage:
-            mixed = _Mixed(store, embedder.space, by_meaning)
-            ways["vector, spaces mixed"] = lambda n, mixed=mixed: mixed.found(n, [])  # type: ignore[misc]
-            ways["hybrid, spaces mixed"] = lambda n, mixed=mixed: mixed.found(n, search.words_of(queries[n].text))  # type: ignore[misc]
+            mixed = _Mixed(store, embedder.space, asked)
+            ways |= {"vector, mixed": mixed.by_vector, "hybrid, mixed": mixed.by_both}
+            spaces = _spaces(store)
+            of_item = [spaces[query.item_id] for query in queries]
+            named = {"with the model's vector": embedder.space, "with hashed words": HASHED_SPACE, "without": None}
+            groups |= {name: [space == wanted for space in of_item] for name, wanted in named.items()}
+        print(f"\n{home.name}: hit@1, hit@10, MRR@10\n")
+        print(f"| | {' | '.join(f'{name} ({sum(group)})' for name, group in groups.items())} |")
+        print("|---" * (len(groups) + 1) + "|")
         for way, look in ways.items():
             ranks = [_rank(look(number), query.item_id) for number, query in enumerate(queries)]
-            hard = [rank for rank, query in zip(ranks, queries, strict=True) if not query.shares_a_word]
-            print(f"| {name}{way} | {_figures(ranks)} | {_figures(hard)} |", flush=True)
+            cells = [
+                _figures([rank for rank, is_in in zip(ranks, group, strict=True) if is_in]) for group in groups.values()
+            ]
+            print(f"| {way} | {' | '.join(cells)} |", flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The queries by number: their words, and their vectors in each space."""
+
+    words: Sequence[Sequence[str]]
+    by_space: Mapping[str, neighbours.Vector]
+
+
+Look = Callable[[int], list[str]]
+"""The ids that the query of a number finds."""
+
+
+def _ways(store: Database, asked: _Asked) -> dict[str, Look]:
+    """`repli`'s own search."""
+
+    def found(words: Sequence[str], vectors: search.Vectors) -> list[str]:
+        return [hit.id for hit in search.search(store, words, vectors, limit=TOP, min_quality=0)]
+
+    def vectors(number: int) -> search.Vectors:
+        return {space: of_space[number] for space, of_space in asked.by_space.items()}
+
+    return {
+        "keyword": lambda number: found(asked.words[number], {}),
+        "vector": lambda number: found([], vectors(number)),
+        "hybrid": lambda number: found(asked.words[number], vectors(number)),
+    }
 
 
 def _rank(found: Sequence[str], wanted: str) -> int | None:
@@ -121,21 +147,21 @@ def _figures(ranks: Sequence[int | None]) -> str:
     found = [rank for rank in ranks if rank]
     first, ten = sum(rank == 1 for rank in found), len(found)
     reciprocal = sum(1 / rank for rank in found)
-    return " | ".join(f"{value / len(ranks):.3f}" for value in (first, ten, reciprocal))
+    return " · ".join(f"{value / len(ranks):.3f}" for value in (first, ten, reciprocal))
 
 
 class _Mixed:
     """A search that takes every vector for one of the model's: words are hashed to as many numbers."""
 
-    def __init__(self, store: Database, space: str, queries: neighbours.Vector) -> None:
+    def __init__(self, store: Database, space: str, asked: _Asked) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self._store, self._queries = store, queries
+        self._store, self._words, self._queries = store, asked.words, asked.by_space[space]
         with store.read() as connection:
             columns = documents.c.number, documents.c.item_id, documents.c.name, documents.c.text, documents.c.space
             rows = connection.execute(sa.select(*columns)).all()
-        hasher = HashingVectorizer(n_features=queries.shape[1], norm="l2")
-        self._matrix = np.zeros((len(rows), queries.shape[1]), np.float32)
+        hasher = HashingVectorizer(n_features=self._queries.shape[1], norm="l2")
+        self._matrix = np.zeros((len(rows), self._queries.shape[1]), np.float32)
         with Matrices(store).open() as matrices:
             by_model = dict(zip(matrices[space].numbers.tolist(), matrices[space].vectors, strict=True))
             for place, row in enumerate(rows):
@@ -146,18 +172,28 @@ class _Mixed:
         self._numbers = np.array([row.number for row in rows])
         self._ids = {row.number: row.item_id for row in rows}
 
-    def found(self, number: int, words: Sequence[str]) -> list[str]:
-        """The ids of the best, by the vector of a query, and by words too where there are any."""
+    def by_vector(self, number: int) -> list[str]:
+        return self._best(None, self._nearest(number))
+
+    def by_both(self, number: int) -> list[str]:
+        with self._store.read() as connection:
+            of_words = search.by_words(self._store, connection, self._words[number], search.CANDIDATES, 0)
+        return self._best(of_words, self._nearest(number))
+
+    def _nearest(self, number: int) -> search.Ranking:
         order = np.argsort(-(self._matrix @ self._queries[number]), kind="stable")[: search.CANDIDATES]
-        rankings = [search.Ranking(numbers=self._numbers[order].tolist(), weight=1)]
-        if words:
-            with self._store.read() as connection:
-                rankings.append(search.by_words(self._store, connection, words, search.CANDIDATES, 0))
-        scores: dict[int, float] = defaultdict(float)
-        for ranking in rankings:
-            for found, reciprocal in ranking.reciprocals().items():
-                scores[found] += ranking.weight * reciprocal
-        return [self._ids[found] for found in sorted(scores, key=lambda found: -scores[found])[:TOP]]
+        return search.Ranking(numbers=self._numbers[order].tolist())
+
+    def _best(self, of_words: search.Ranking | None, of_meaning: search.Ranking) -> list[str]:
+        parts = search.fused(of_words, [of_meaning])
+        return [self._ids[number] for number in sorted(parts, key=lambda number: -parts[number])[:TOP]]
+
+
+def _spaces(store: Database) -> dict[str, str | None]:
+    """The space of each item's vector, by its id."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(documents.c.item_id, documents.c.space)).all()
+    return {row.item_id: row.space for row in rows}
 
 
 def _stored(home: Path) -> int:
@@ -180,17 +216,24 @@ def _records(manifest: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
 
 
-def _parts(manifest: Path) -> Mapping[str, Path]:
-    """The catalogue in three, as the outage met it: the forced rung, and the items' own manifest."""
-    drawn = np.random.default_rng(0).random(len(lines := manifest.read_text(encoding="utf-8").splitlines()))
-    ends = {"hashed": OUTAGE["hashed"], "skip": sum(OUTAGE.values()), "": 1.0}
-    parts, begin = {}, 0.0
-    for rung, end in ends.items():
-        parts[rung] = manifest.with_name(f"part-{rung or 'whole'}.jsonl")
+def _hit_by_outage(healthy: Path, outage: Path, manifest: Path) -> None:
+    """A copy of a store in which a third of the items have lost their vector, and are embedded again by lower rungs."""
+    outage.mkdir()
+    with closing(sqlite3.connect(healthy / "repli.db")) as whole, closing(sqlite3.connect(outage / "repli.db")) as copy:
+        whole.backup(copy)
+    store = Database(f"sqlite:///{outage / 'repli.db'}")
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    drawn = np.random.default_rng(0).random(len(lines))
+    for rung, (begin, end) in OUTAGE.items():
+        part = manifest.with_name(f"part-{rung}.jsonl")
         chosen = [line for line, draw in zip(lines, drawn, strict=True) if begin <= draw < end]
-        parts[rung].write_text("\n".join(chosen) + "\n", encoding="utf-8")
-        begin = end
-    return parts
+        part.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+        ids = [json.loads(line)["id"] for line in chosen]
+        lost = step_results.c.stage.in_(["embed_text", "store"]), step_results.c.item_id.in_(ids)
+        with store.write() as connection:
+            connection.execute(sa.delete(step_results).where(*lost))
+            connection.execute(sa.update(items).where(items.c.id.in_(ids)).values(state="pending", quality=None))
+        _enrich(outage, part, "--force", f"embed_text={rung}")
 
 
 def _enrich(home: Path, manifest: Path, *options: str) -> None:
