@@ -52,7 +52,7 @@ class Query:
         if not 0 <= self.min_quality <= 1:
             raise UsageError(f"--min-quality {self.min_quality:g}: a quality is from 0 to 1")
         if self.mode is Mode.KEYWORD and not store.words_of(self.text):
-            raise UsageError(f"there is no word in {self.text[:40]!r} to look for; try --mode vector")
+            raise UsageError(f"there is no word in {self.text[:40]!r} to look for; give one, or try --mode vector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +85,17 @@ def search(settings: Settings, database: Database, query: Query) -> Found:
     if query.mode is not Mode.KEYWORD:
         vectors, notes = _vectors(text, spaces(database), settings.models.text)
         if not (words or vectors):
-            raise RepliError(f"{'; '.join(notes) or 'no stored item has a vector'}; try --mode keyword")
+            raise RepliError(_why_nothing(database, text, notes))
     hits = store.search(database, words, vectors, limit=query.limit, min_quality=query.min_quality)
     return Found(query=query, hits=hits, notes=notes)
+
+
+def _why_nothing(database: Database, text: str, notes: Sequence[str]) -> str:
+    """What keeps a query from being compared with anything, and what to do."""
+    reasons = "; ".join(notes)
+    if not reasons:
+        reasons = f"no vector can be made of {text[:40]!r}" if spaces(database) else "no stored item has a vector"
+    return f"{reasons}; {'try --mode keyword' if store.words_of(text) else 'give a word to look for'}"
 
 
 def _vectors(text: str, of_store: Collection[str], model: str) -> tuple[Vectors, list[str]]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console, RenderableType
 
+from flows.terminal import hits_page
 from tasks.embed_text import HASHED_SPACE
 from tasks.fallback import RepliError, UsageError
-from tasks.search import MAX_LIMIT, Mode, Query, search
+from tasks.search import MAX_LIMIT, Found, Mode, Query, search
 from tasks.settings import ModelSettings, Settings
 from tasks.storage.database import Database
+from tasks.storage.search import BEGIN, END, Hit
+from tests.flows.commandline import command, environment
 from tests.in_process import enrich
 
 TEXTS = {
@@ -73,6 +79,44 @@ def test_its_json_is_the_contract(store: tuple[Settings, Database]) -> None:
     assert 0 < hit["score"] <= 1
 
 
+def test_the_command_prints_what_was_found(store: tuple[Settings, Database]) -> None:
+    """As a page, or as one JSON document and nothing else; a query that has no word is a usage error."""
+
+    def repli(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = command("search", *arguments, "--mode", "keyword")
+        return subprocess.run(words, env=environment(store[0].home), capture_output=True, text=True, check=False)
+
+    done = repli("molten rock", "--limit", "1", "--json")
+    assert json.loads(done.stdout) == search(*store, Query(text="molten rock", mode=Mode.KEYWORD, limit=1)).as_json()
+    assert "molten rock" in repli("molten").stdout
+    refused = repli("?!")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+
+
+def test_the_page_of_a_search_says_what_the_hits_are() -> None:
+    """Name, id, score, quality, what is degraded and the passage with marks; notes first; no markup is obeyed."""
+    whole = Hit(id="a", name="[red]Ash[/]", score=1, quality=1, snippet=f"an {BEGIN}ash{END} [b]tree[/b]")
+    less = Hit(id="b", name=None, score=0.25, quality=0.72, degraded=("classify_image", "embed_text"))
+    query = Query(text="ash")
+    shown = printed(hits_page(Found(query=query, hits=[whole, less], notes=["no search by meaning"])))
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines() if line.strip()]
+    assert lines == [
+        "no search by meaning",
+        "[red]Ash[/]  a  score 1.000  quality 1",
+        "an ash [b]tree[/b]",
+        "b  b  score 0.250  quality 0.72 · degraded: classify_image, embed_text",
+    ]
+    assert re.search(r"\x1b\[[\d;]+mash\x1b", shown)
+    assert "Nothing was found." in printed(hits_page(Found(query=query, hits=[])))
+
+
+def printed(page: RenderableType) -> str:
+    console = Console(width=120, force_terminal=True, color_system="truecolor")
+    with console.capture() as captured:
+        console.print(page)
+    return captured.get()
+
+
 def test_without_a_model_it_goes_by_words(store: tuple[Settings, Database]) -> None:
     """What cannot be had is told, and what can be is shown; vectors of hashed words need no model."""
     settings, database = store
@@ -94,6 +138,18 @@ def test_a_model_that_made_no_vector_here_is_not_asked(store: tuple[Settings, Da
     assert search(settings, empty, Query(text="cloth")).hits == []
 
 
+def test_the_way_out_is_one(store: tuple[Settings, Database], tmp_path: Path) -> None:
+    """Where a query has no word, and no vector can be made of it, no mode sends to another that does not help."""
+    settings, _ = store
+    hashed = Settings.from_environment({"REPLI_HOME": str(tmp_path), "REPLI_GPU_DEVICE": "cpu"})
+    enrich(hashed, manifest(tmp_path / "hashed.jsonl", {"loom": TEXTS["loom"]}))
+    without_model = replace(settings, models=replace(ModelSettings(), text="package:no_such_model"))
+    for place in hashed, replace(without_model, database_url=hashed.database_url), without_model:
+        for mode in Mode.HYBRID, Mode.VECTOR:
+            with pytest.raises(RepliError, match="give a word to look for"):
+                search(place, Database(place.database_url), Query(text="🚀", mode=mode))
+
+
 @pytest.mark.parametrize("text", ["🚀", "…", "?!", "cloth " * 2000, "a" * 10_000, "\ud800 cloth", "\0cloth"])
 def test_odd_queries_have_answers(store: tuple[Settings, Database], text: str) -> None:
     """Where there is no word to look for, what is meant is still looked at."""
@@ -105,7 +161,7 @@ def test_odd_queries_have_answers(store: tuple[Settings, Database], text: str) -
     [
         ({"text": ""}, "nothing to search for"),
         ({"text": " \n"}, "nothing to search for"),
-        ({"text": "🚀", "mode": Mode.KEYWORD}, "--mode vector"),
+        ({"text": "🚀", "mode": Mode.KEYWORD}, "give one, or try --mode vector"),
         ({"text": "x", "limit": 0}, "--limit 0"),
         ({"text": "x", "limit": MAX_LIMIT + 1}, "--limit 1001"),
         ({"text": "x", "min_quality": 1.1}, "--min-quality 1.1"),
