@@ -185,7 +185,8 @@ class SharedGate:
 
     def _permit(self, token: str, state: BreakerState, decision: Decision) -> Permit:
         why = _refusal(self._key, state) if decision is Decision.REFUSE else ""
-        return Permit(token=token, decision=decision, why=why, is_trusted=self._has_served_last)
+        is_trusted = self._has_served_last and not state.failures
+        return Permit(token=token, decision=decision, why=why, is_trusted=is_trusted)
 
     def _now(self, reading: _Reading) -> datetime:
         return reading.now + timedelta(seconds=self._gates.timer() - reading.at)

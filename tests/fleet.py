@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -86,12 +87,18 @@ def modules(gates: Gates, wanted: Sequence[str]) -> Job:
     return lambda: [name for name in wanted if name in sys.modules]
 
 
-def until_refused(gates: Gates, breaker: Breaker, log: str, items: int, failing: float, seed: int) -> Job:
-    """One batch after the other, until the breaker of a primary that fails so often refuses; how many batches."""
+def until_refused(
+    gates: Gates, breaker: Breaker, log: str, items: int, failing: float, seed: int, dies_after: int = 0
+) -> Job:
+    """One batch after the other, until the breaker of a primary that fails so often refuses; how many batches.
+
+    It is well for the first `dies_after` calls of each process.
+    """
     draw = random.Random(seed)
+    calls = itertools.count()
 
     def primary(inputs: Sequence[str]) -> Sequence[Outcome[str]]:
-        if draw.random() >= failing:
+        if next(calls) < dies_after or draw.random() >= failing:
             note(log, "served")
             return [Served(one) for one in inputs]
         note(log, "failed")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.fallback import Breaker, Cause, Ended, Position, Verdict
+from tasks.fallback.blame import HELD_BACK
 from tasks.storage import breakers
 from tasks.storage.breakers import Key
 from tasks.storage.database import Database
@@ -55,6 +56,21 @@ def test_a_dead_primary_is_called_a_bounded_number_of_times(
     print(f"{workers} workers, {items} items: {calls} calls")
     assert SHARED.failures <= calls <= SHARED.failures + workers - 1
     assert position(database, SHARED, Key(PRIMARY)) is Position.OPEN
+    assert openings(database) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 8, 32])
+def test_a_primary_that_dies_at_work_is_called_a_bounded_number_of_times(
+    database: Database, fleet: Fleet, tmp_path: Path, workers: int
+) -> None:
+    """Each worker needs three calls to tell a dead rung from a bad item in its batch; nobody makes more."""
+    log = tmp_path / "calls"
+    options = {"breaker": SHARED, "log": str(log), "items": 8, "failing": 1.0, "dies_after": 1}
+    fleet.do(database, until_refused, [{**options, "seed": seed} for seed in range(workers)])
+    calls = Counter(lines(log))
+    print(f"{workers} workers: {dict(calls)}")
+    assert calls["served"] == workers
+    assert SHARED.failures <= calls["failed"] <= SHARED.failures + (HELD_BACK + 1) * workers - 1
     assert openings(database) == 1
 
 

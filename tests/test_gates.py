@@ -195,12 +195,25 @@ class TestHealthy:
         """Whether this process's last call was served; one that says nothing of the rung is not counted."""
         gate = site.process().gate()
         assert not gate.ask().is_trusted
-        verdicts = [Verdict.SERVED, Verdict.INCONCLUSIVE, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.SERVED]
+        verdicts = [Verdict.SERVED, Verdict.INCONCLUSIVE, Verdict.FAILED, Verdict.INCONCLUSIVE]
         trusted = []
         for verdict in verdicts:
             gate.ended(gate.ask(), verdict)
             trusted.append(gate.ask().is_trusted)
-        assert trusted == [True, True, False, False, True]
+        assert trusted == [True, True, False, False]
+
+    def test_a_rung_that_failed_lately_is_not_trusted(self, site: Site) -> None:
+        """Wherever it failed, and though it serves here, until that has left the window."""
+        here, there = site.process(), site.process()
+        here.gate().ended(here.gate().ask(), Verdict.SERVED)
+        assert here.gate().ask().is_trusted
+        there.fail(1)
+        site.clock.advance(1)
+        assert not here.gate().ask().is_trusted
+        here.gate().ended(here.gate().ask(), Verdict.SERVED)
+        assert not here.gate().ask().is_trusted
+        site.clock.advance(FLEET.within_s)
+        assert here.gate().ask().is_trusted
 
     def test_a_rung_has_one_gate(self, site: Site) -> None:
         """All threads of a process share it; another rung has another."""

@@ -13,7 +13,7 @@ from tasks.fallback.outcome import Failed, Outcome, Served
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permit:
     """The answer to who asked. `token` names the call; `why` says why it is refused; `is_trusted`: the rung served
-    this process's last call."""
+    this process's last call, and nobody has seen it fail lately."""
 
     token: str
     decision: Decision
