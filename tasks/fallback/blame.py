@@ -4,9 +4,10 @@ An exception of a whole call does not say. What follows does: a bad item breaks 
 the other half is served; a rung that is down serves nobody. So
 
 * a failed call counts at once, and is excused where the same batch is served afterwards;
-* of a rung that served last, and has not failed for others either, the first failed calls in a row are held back until
-  the next call tells: workers that each have a bad item in their batch would open the breaker together otherwise. What is still held when the batch is
-  over counts, unless some call of the batch was served: then it was the items' fault;
+* of a rung that served last, and has not failed for others either, the first failed calls in a row are held back
+  until the next call tells: workers that each have a bad item in their batch would open the breaker together otherwise.
+  What is still held when the batch is over counts, unless some call of the batch was served: then it was the items'
+  fault;
 * running out of memory with several items is no failure: splitting may cure it;
 * a probe, a rung that is not here, and calls of one item, which have no neighbours to tell by, count at once.
 """
