@@ -142,14 +142,19 @@ class RunOptions:
     upgrade: Upgrade | None = None
     directives: Directives = field(default_factory=Directives)
 
+    def may_work_on(self, holder: str | None) -> bool:
+        """Whether an item that `holder` has in hand, None for nobody, is this run's to work on."""
+        return holder == self.upgrade.holder if self.upgrade else holder in {None, self.run_id}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
     """What a stage did to one batch.
 
     `items` counts those it had work on; `rungs` counts those each rung served; `notes` are for the run's report. Of
-    an upgrade, `tried` are the items for which a rung was called, `lifted` those with a better result than before, and
-    `let_down` those without that better rungs were broken or gone for, through no fault of the item.
+    an upgrade, `tried` are the items for which a rung was called, `lifted` those with a better result than before (or a
+    whole one again, made from what is there now), and `let_down` those that rungs did not serve through no fault of
+    the item: they are broken, or gone.
     """
 
     stage: str
@@ -187,21 +192,23 @@ def run_stage(
     """Do what is left of the stage `name` for these items, and keep the results before returning.
 
     Idempotent: an item that has its result is not touched again, so a run that was cut off, or a task that is
-    computed twice, goes on where it stopped. Items that failed, or have not come so far, are left alone.
+    computed twice, goes on where it stopped. Items that failed, have not come so far, or are in another's hand are
+    left alone.
 
     Raises:
         StoreError: the results could not be read or kept; nothing was.
     """
     stage, earlier = pipeline.stage(name), pipeline.before(name)
     database = Database(settings.database_url)
-    if options.upgrade:
-        mine = claims.held(database, options.upgrade.holder, item_ids)
-        item_ids = [id_ for id_ in item_ids if id_ in mine]
     context = StageContext(
         settings=settings, database=database, run_id=options.run_id, now=runtime.now(), rules=pipeline.rules
     )
     works, finished, void, made_from, before = [], [], [], {}, {}
-    for state in results.load(database, item_ids):
+    states = results.load(database, item_ids)
+    holders = claims.holders(database, item_ids)  # after that: what another did to an item, he did while he held it
+    for state in states:
+        if not options.may_work_on(holders.get(state.item.id)):
+            continue
         if not all((done := state.results.get(other)) and done.status.is_done for other in earlier):
             continue
         value = stage.input(state)
@@ -244,7 +251,7 @@ def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options
         return _Due() if kept.retryable else None
     if is_forbidden:
         return _Due(is_void=True)
-    if kept.status is Status.SUCCEEDED and kept.retryable:  # a `store` of what has changed since
+    if _is_owed_anew(kept):
         return _Due()
     answers_another = kept.made_from is not None and made_from is not None and kept.made_from != made_from
     if answers_another or (options.refresh and kept.run_id != options.run_id):
@@ -272,7 +279,12 @@ def report(stage: str, finished: Sequence[StepResult], before: Mapping[str, Step
 
 
 def _is_better(result: StepResult, before: StepResult) -> bool:
-    return result.standing > before.standing
+    return result.standing > before.standing or (_is_owed_anew(before) and result.status is Status.SUCCEEDED)
+
+
+def _is_owed_anew(kept: StepResult) -> bool:
+    """Whether a whole result answers to what is not there any more; `store` does where the item has changed since."""
+    return kept.status is Status.SUCCEEDED and kept.retryable
 
 
 def quality_so_far(state: ItemState) -> Decimal | None:

@@ -40,6 +40,11 @@ def merged(steps: Mapping[str, StepResult]) -> Decimal:
     return product
 
 
+def held(database: Database, holder: str, item_ids: Sequence[str]) -> set[str]:
+    """Those of the items that `holder` has in hand now."""
+    return {item_id for item_id, who in claims.holders(database, item_ids).items() if who == holder}
+
+
 class Queue:
     """A store's retry queue, by one who works with it and looks into it."""
 
@@ -63,21 +68,31 @@ class Queue:
         rung: str = "cpu",
         retryable: bool = True,
         below: float = POLICY.below,
+        run_id: str = "run",
     ) -> None:
-        """A stage serves the items at this penalty, and they are stored; at 1 it is whole."""
+        """A stage serves the items at this penalty, and a run stores them; at 1 it is whole."""
         status = Status.SUCCEEDED if at == "1" else Status.DEGRADED
         owes = retryable and status is Status.DEGRADED
         ends = [
             end(item_id, status, stage=stage, rung=rung, penalty=Decimal(at), retryable=owes) for item_id in item_ids
         ]
         results.save(self.database, ends)
-        results.mark_stored(self.database, "run", item_ids, merge=merged, retry_below=below)
+        results.mark_stored(self.database, run_id, item_ids, merge=merged, retry_below=below)
 
     def fail(self, *item_ids: str, stage: str = STAGE, retryable: bool = True) -> None:
         """A stage could not be done for the items."""
         results.save(
             self.database, [end(item_id, Status.FAILED, stage=stage, retryable=retryable) for item_id in item_ids]
         )
+
+    def outdate(self, *item_ids: str, at: str = "1") -> None:
+        """A stage is whole, and stands only because what it makes of its present input is worse; the items are stored
+        at this quality all the same."""
+        whole = {"status": Status.SUCCEEDED, "rung": "gpu", "penalty": Decimal(1)}
+        results.save(self.database, [end(item_id, made_from="before", **whole) for item_id in item_ids])
+        worse = {"status": Status.DEGRADED, "rung": "cpu", "penalty": Decimal("0.9")}
+        results.save(self.database, [end(item_id, made_from="now", retryable=True, **worse) for item_id in item_ids])
+        self.store(*item_ids, at=at, stage="embed_text", retryable=False)
 
     def ask_for(self, *item_ids: str) -> tuple[list[str], list[str]]:
         return queue_store.ask_for(self.database, item_ids)
@@ -100,10 +115,15 @@ class Queue:
             return claims.take(connection, holder, item_ids, POLICY.lease_s)
 
     def settle(
-        self, holder: str, taken: Sequence[Claim], tried: Collection[str] | None = None, policy: RetryPolicy = POLICY
+        self,
+        holder: str,
+        taken: Sequence[Claim],
+        tried: Collection[str] | None = None,
+        policy: RetryPolicy = POLICY,
+        run_id: str | None = None,
     ) -> str:
-        """As a new run, which tried all of them where nothing else is said; its id."""
-        run_id = self.begin_run()
+        """As a run, a new one and one that tried all of them where nothing else is said; its id."""
+        run_id = run_id or self.begin_run()
         all_of_them = [claim.item_id for claim in taken]
         claims.settle(self.database, holder, run_id, taken, all_of_them if tried is None else tried, policy)
         return run_id

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.storage import claims, retry_queue
+from tasks.storage import retry_queue
 from tasks.storage.database import Database
 from tests.claimants import AT_ONCE, LONG_S, claim_all, hang, work_off
 from tests.fleet import Fleet, lines, note
-from tests.queued import Queue
+from tests.queued import Queue, held
 
 IDS = [f"item {number:03}" for number in range(200)]
 WITHIN_S = 60.0
@@ -50,8 +50,8 @@ def test_what_killed_processes_held_is_done_by_others(queue: Queue, tmp_path: Pa
         until(lambda: len(taken_by(log, busy)) > 40)
         for worker in [*hanging.workers, *workers[:2]]:
             worker.kill()
-        held = {item_id for holder in killed for item_id in claims.held(queue.database, holder, IDS)}
-        assert held >= set(taken_by(log, hung))
+        lost = {item_id for holder in killed for item_id in held(queue.database, holder, IDS)}
+        assert lost >= set(taken_by(log, hung))
         note(str(log), "the leases run out")
         queue.pass_time(LONG_S, killed)
         run_ids = [worker.answer() for worker in workers[2:]]
@@ -61,7 +61,7 @@ def test_what_killed_processes_held_is_done_by_others(queue: Queue, tmp_path: Pa
     by_the_living = taken_by(log, busy[2:])
     assert len(by_the_living) == len(set(by_the_living))
     assert set(by_the_living) | set(taken_by(log, busy[:2])) == set(IDS)
-    assert held <= set(taken_by(log, busy[2:], since="the leases run out"))
+    assert lost <= set(taken_by(log, busy[2:], since="the leases run out"))
     books = [item_id for run_id in run_ids for item_id in queue.books(run_id)]
     assert sorted(books) == sorted(by_the_living)
 

@@ -594,6 +594,33 @@ class TestAnswersAnother:
         assert gains(vector) == ([*IDS], [])  # another answer, not a better one
         assert [two.kept("vector", id_).value for id_ in IDS] == ["new"] * 3
 
+    def test_what_cannot_be_made_again_as_well_now_is_owed(self, two: Two) -> None:
+        """The label is lifted and another, and only a poor vector may be had: the old one stands, and the item waits
+        although it is whole. Once the vector is to be had it is made from the new label, by a run that was not asked
+        for that stage."""
+        two.rules = ()
+        two.label.serve_all(guess="dog?")
+        two.vector.serve_all(with_label="old")
+        two.run()
+        two.queue()
+        two.claim("me")
+        two.label.serve_all(model="dog")
+        two.vector.serve_all(hash="poor")
+        label, vector = two.run(upgrade=["label", "vector"])
+        assert (gains(label), gains(vector)) == (([*IDS], [*IDS]), ([*IDS], []))
+        assert vector.let_down == frozenset(IDS)
+        assert (two.kept("vector").value, two.kept("vector").retryable) == ("old", True)
+        store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
+        assert [entry.item_id for entry in retry_queue.entries(two.database, 10)] == [*IDS]
+        two.vector.serve_all(with_label="new")
+        _, vector = two.run(upgrade=["label"])
+        assert gains(vector) == ([*IDS], [*IDS])
+        assert [(two.kept("vector", id_).value, two.kept("vector", id_).retryable) for id_ in IDS] == [
+            ("new", False)
+        ] * 3
+        store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
+        assert retry_queue.entries(two.database, 10) == []
+
 
 class TestUpgrade:
     """Only what was less than whole, only by better rungs, and only what one has in hand."""
@@ -616,6 +643,14 @@ class TestUpgrade:
         _, vector = degraded.run(upgrade=["vector"])
         assert (vector.items, degraded.calls()) == (1, [("text", "a")])
         assert degraded.rungs("vector") == ["text", "hash", "hash"]
+
+    def test_a_plain_run_leaves_alone_what_others_hold(self, degraded: Two) -> None:
+        """What failed is queued while its batch is still on its way: who claims it then has it for himself, even where
+        all is to be done anew."""
+        degraded.claim("somebody else", 1)
+        degraded.vector.serve_all(text="new")
+        [vector] = degraded.run("vector", refresh=True)
+        assert (vector.items, degraded.calls()) == (2, [("text", "b"), ("text", "c")])
 
     def test_a_claim_that_ran_out_is_none(self, degraded: Two) -> None:
         """It may be another's by now."""

@@ -14,6 +14,7 @@ from tasks.fallback import Status
 from tasks.items import Item
 from tasks.storage import claims
 from tasks.storage.database import Database
+from tasks.storage.retry_queue import owes_anew
 from tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
@@ -99,7 +100,8 @@ def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
 def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:
     """The condition on `items` that a run has something left to do there.
 
-    That is every item neither stored nor failed for good; with `refresh`, every item not stored by this run.
+    That is every item neither stored nor failed for good, and of those that are queued every stored one with a stage
+    that answers to what is not there any more; with `refresh`, every item not stored by this run.
     """
     given_up = (
         sa.exists()
@@ -108,7 +110,8 @@ def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:
     )
     if refresh:
         return sa.or_(items.c.run_id.is_(None), items.c.run_id != run_id)
-    return sa.and_(items.c.state != "stored", sa.not_(given_up))
+    is_queued = sa.exists().where(retry_queue.c.item_id == items.c.id).correlate(items)  # soon found, and few are
+    return sa.case((items.c.state != "stored", sa.not_(given_up)), else_=sa.and_(is_queued, owes_anew()))
 
 
 def batches(database: Database, run_id: str, size: int, *, refresh: bool, lease_s: float) -> Iterator[tuple[str, ...]]:

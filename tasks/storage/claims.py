@@ -97,14 +97,13 @@ def renew(database: Database, holder: str, lease_s: float) -> None:
         connection.execute(sa.update(retry_queue).where(mine).values(claimed_until=until))
 
 
-def held(database: Database, holder: str, item_ids: Sequence[str]) -> set[str]:
-    """Those of the items that `holder` has in hand now."""
+def holders(database: Database, item_ids: Sequence[str]) -> dict[str, str]:
+    """Who has each of the items in hand now; those that nobody has are left out."""
     with database.read() as connection:
-        now = database_time(connection)
-        query = sa.select(retry_queue.c.item_id).where(
-            retry_queue.c.item_id.in_(item_ids), retry_queue.c.holder == holder, retry_queue.c.claimed_until > now
-        )
-        return set(connection.scalars(query))
+        is_held = retry_queue.c.claimed_until > database_time(connection)
+        query = sa.select(retry_queue.c.item_id, retry_queue.c.holder)
+        rows = connection.execute(query.where(retry_queue.c.item_id.in_(item_ids), is_held)).all()
+    return {row.item_id: row.holder for row in rows}
 
 
 def release(database: Database, holder: str, item_ids: Sequence[str] | None = None) -> None:
@@ -123,24 +122,31 @@ def settle(
     """Close the books on claimed items, in one transaction: what each came to, and when it is to be tried again.
 
     An item that is still wanted goes back into the queue. It waits longer each time that it was `tried` and is no
-    better, and is parked after too many such tries. Whose claim has run out is left to the next holder.
+    better, and is parked after too many such tries. What is in another's hand by now, or was stored by another, is
+    left to him: so nothing is upgraded twice.
+
+    Args:
+        run_id: the run that the holder stores items under.
     """
     before = {claim.item_id: claim.quality for claim in claims}
     with database.write() as connection:
         review(database, connection, list(before), policy.below)
         now = database_time(connection)
         queued = retry_queue.c.item_id.is_not(None).label("is_queued")
+        columns = items.c.id, items.c.state, items.c.quality, items.c.run_id
         rows = connection.execute(
-            sa.select(items.c.id, items.c.state, items.c.quality, queued, retry_queue.c.holder, retry_queue.c.tries)
+            sa.select(*columns, queued, retry_queue.c.holder, retry_queue.c.tries)
             .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id, isouter=True)
             .where(items.c.id.in_(list(before)))
             .order_by(items.c.id)
         ).all()
         settled = []
         for row in rows:
-            if row.is_queued and row.holder != holder:
+            is_mended = row.state == "stored" and not row.is_queued
+            if (row.is_queued and row.holder != holder) or (is_mended and row.run_id != run_id):
                 continue
-            is_better = row.state == "stored" and (before[row.id] is None or row.quality > before[row.id])
+            is_gain = row.state == "stored" and (before[row.id] is None or row.quality > before[row.id])
+            is_better = is_mended or is_gain
             tries = 0 if is_better else (row.tries or 0) + (row.id in tried)
             is_parked = row.is_queued and tries >= policy.tries
             outcome = UPGRADED if is_better else PARKED if is_parked else UNCHANGED

@@ -37,6 +37,7 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
 
     Idempotent. Items with a result that failed are marked so, and queued to be tried again, in the same transaction.
     That an item was stored before is retryable from here on: who comes after a run that was killed in between sees it.
+    So is a whole result that stands only because what was made from a new input is worse: it answers to another.
 
     Args:
         void: kept results that must not stand, such as those that a rule forbids. They are pending from here on, so
@@ -47,16 +48,20 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
         return
     insert = database.insert(step_results)
     keys = [step_results.c.item_id, step_results.c.stage]
+    values: dict[str, sa.ColumnElement[Any]] = {
+        c.name: insert.excluded[c.name] for c in step_results.c if c.name not in {"item_id", "stage"}
+    }
+    has_changed = sa.and_(step_results.c.stage == "store", step_results.c.retryable)  # since it was marked stored
+    values["retryable"] = sa.or_(has_changed, insert.excluded.retryable)
     guarded = insert.on_conflict_do_update(
-        index_elements=keys,
-        set_={c.name: insert.excluded[c.name] for c in step_results.c if c.name not in {"item_id", "stage"}},
-        where=step_results.c.standing <= insert.excluded.standing,
+        index_elements=keys, set_=values, where=step_results.c.standing <= insert.excluded.standing
     )
     failed = [row["item_id"] for row in rows if row["status"] == Status.FAILED]
     with database.write() as connection:
         _lock(connection, [row["item_id"] for row in rows])
         _make_pending(connection, void)
         connection.execute(guarded, rows)
+        _make_again(connection, rows)
         _store_again(connection, rows)
         if failed:
             is_kept = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
@@ -107,6 +112,28 @@ def mark_stored(
             documents.index(database, connection, list(qualities))
             retry_queue.review(database, connection, list(qualities), retry_below)
     return merged
+
+
+def _make_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Note on whole results that stand although they were made from another input than one of these `rows`, which
+    is worse, that they are owed anew."""
+    worse = [
+        {"item": row["item_id"], "of_stage": row["stage"], "input_now": row["made_from"]}
+        for row in rows
+        if row["made_from"] and row["status"] != Status.SUCCEEDED
+    ]
+    if worse:
+        connection.execute(
+            sa.update(step_results)
+            .where(
+                step_results.c.item_id == sa.bindparam("item"),
+                step_results.c.stage == sa.bindparam("of_stage"),
+                step_results.c.status == Status.SUCCEEDED,
+                step_results.c.made_from != sa.bindparam("input_now"),
+            )
+            .values(retryable=True),
+            worse,
+        )
 
 
 def _store_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:

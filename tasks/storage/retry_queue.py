@@ -88,8 +88,14 @@ def _is_wanted(below: float | None) -> sa.ColumnElement[bool]:
     may_be_mended = sa.and_(items.c.state == "failed", _owes(step_results.c.status == Status.FAILED))
     if below is None:
         return may_be_mended
-    is_low = sa.or_(items.c.quality < below, asked_for.correlate(items))
-    return sa.or_(may_be_mended, sa.and_(items.c.state == "stored", is_low, _owes()))
+    is_low = sa.and_(sa.or_(items.c.quality < below, asked_for.correlate(items)), _owes())
+    return sa.or_(may_be_mended, sa.and_(items.c.state == "stored", sa.or_(is_low, owes_anew())))
+
+
+def owes_anew() -> sa.ColumnElement[bool]:
+    """The condition on `items` that a stage is whole and answers to what is not there any more, so that it is to be
+    done again at any quality."""
+    return _owes(step_results.c.status == Status.SUCCEEDED)
 
 
 def review(database: Database, connection: sa.Connection, item_ids: Sequence[str], below: float | None) -> None:

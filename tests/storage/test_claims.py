@@ -13,7 +13,7 @@ from tasks.settings import RetryPolicy
 from tasks.storage import catalogue, claims, results, retries, retry_queue
 from tasks.storage.claims import Claim, Gap
 from tasks.storage.retry_queue import Priority
-from tests.queued import POLICY, STAGE, Queue, end
+from tests.queued import POLICY, STAGE, Queue, end, held
 from tests.storage.test_retry_queue import assert_free_while_waiting, commits_fail
 
 LEASE_S = POLICY.lease_s
@@ -121,7 +121,7 @@ class TestLeases:
         assert queue.claimed("first", limit=1) == ["a"]
         assert queue.claimed("second") == ["b"]
         assert queue.claim("first") == queue.claim("second") == queue.claim("third") == []
-        assert [claims.held(queue.database, holder, ["a", "b"]) for holder in ("first", "second", "third")] == [
+        assert [held(queue.database, holder, ["a", "b"]) for holder in ("first", "second", "third")] == [
             {"a"},
             {"b"},
             set(),
@@ -133,12 +133,12 @@ class TestLeases:
         queue.claim("first")
         queue.pass_time(LEASE_S - 60)
         assert queue.claim("second") == []
-        assert claims.held(queue.database, "first", ["a"]) == {"a"}
+        assert held(queue.database, "first", ["a"]) == {"a"}
         queue.pass_time(60)
-        assert claims.held(queue.database, "first", ["a"]) == set()
+        assert held(queue.database, "first", ["a"]) == set()
         assert queue.states() == {"a": "queued"}
         assert queue.claimed("second") == ["a"]
-        assert claims.held(queue.database, "second", ["a"]) == {"a"}
+        assert held(queue.database, "second", ["a"]) == {"a"}
 
     def test_who_is_alive_holds_on(self, queue: Queue) -> None:
         """All of the holder's claims, and nobody else's."""
@@ -149,7 +149,7 @@ class TestLeases:
             queue.pass_time(LEASE_S - 60)
             claims.renew(queue.database, "first", LEASE_S)
         assert queue.claimed("third") == ["c"]
-        assert claims.held(queue.database, "first", ["a", "b", "c"]) == {"a", "b"}
+        assert held(queue.database, "first", ["a", "b", "c"]) == {"a", "b"}
         queue.pass_time(LEASE_S)
         assert queue.claimed("third") == ["a", "b", "c"]
 
@@ -160,7 +160,7 @@ class TestLeases:
         queue.pass_time(LEASE_S)
         queue.claim("second")
         claims.renew(queue.database, "first", 10_000)
-        assert claims.held(queue.database, "first", ["a"]) == set()
+        assert held(queue.database, "first", ["a"]) == set()
         queue.pass_time(LEASE_S)
         assert queue.claimed("third") == ["a"]
 
@@ -182,8 +182,8 @@ class TestLeases:
         """Of all that a run holds, a stage asks about its batch."""
         queue.store("a", "b", "c")
         queue.claim("first")
-        assert claims.held(queue.database, "first", ["b", "nobody"]) == {"b"}
-        assert claims.held(queue.database, "first", []) == set()
+        assert held(queue.database, "first", ["b", "nobody"]) == {"b"}
+        assert held(queue.database, "first", []) == set()
 
     @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)  # on SQLite writers take turns
     @pytest.mark.parametrize("act", ["renew", "release", "settle"])
@@ -215,7 +215,7 @@ class TestTaking:
         queue.park("a")
         queue.settle("before", queue.claim("before", limit=1))
         assert queue.take("first", "a", "b", "d", "nobody") == set()
-        assert claims.held(queue.database, "first", ["a", "b", "c", "d"]) == {"a", "b"}
+        assert held(queue.database, "first", ["a", "b", "c", "d"]) == {"a", "b"}
         assert queue.claimed("second") == ["c"]
 
     def test_what_another_has_in_hand_is_told(self, queue: Queue) -> None:
@@ -228,7 +228,7 @@ class TestTaking:
         assert queue.take("first", "a") == set()
         queue.pass_time(60)
         assert queue.take("second", "a", "b", "c") == {"a"}
-        assert claims.held(queue.database, "second", ["a", "b", "c"]) == {"b", "c"}
+        assert held(queue.database, "second", ["a", "b", "c"]) == {"b", "c"}
 
     def test_many_are_taken_in_portions(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
         """More items than a statement takes."""
@@ -236,7 +236,7 @@ class TestTaking:
         queue.store("a", "b", "c", "d", "e")
         queue.claim("first", limit=3)
         assert queue.take("second", "e", "d", "c", "b", "a") == {"a", "b", "c"}
-        assert claims.held(queue.database, "second", ["a", "b", "c", "d", "e"]) == {"d", "e"}
+        assert held(queue.database, "second", ["a", "b", "c", "d", "e"]) == {"d", "e"}
 
     def test_a_run_over_the_catalogue_claims_what_is_queued(self, queue: Queue) -> None:
         """And leaves out what others hold; a batch of which nothing is left is none."""
@@ -246,10 +246,10 @@ class TestTaking:
         run_id = queue.register("a", "e", "b", "c", "d", "f")
         batches = catalogue.batches(queue.database, run_id, 2, refresh=False, lease_s=LEASE_S)
         assert next(batches) == ("a", "e")
-        assert claims.held(queue.database, run_id, ["a", "d", "e"]) == {"a"}  # each batch in its turn
+        assert held(queue.database, run_id, ["a", "d", "e"]) == {"a"}  # each batch in its turn
         assert list(batches) == [("d", "f")]
-        assert claims.held(queue.database, run_id, ["a", "b", "c", "d", "e", "f"]) == {"a", "d"}
-        assert claims.held(queue.database, "other", ["b", "c"]) == {"b", "c"}
+        assert held(queue.database, run_id, ["a", "b", "c", "d", "e", "f"]) == {"a", "d"}
+        assert held(queue.database, "other", ["b", "c"]) == {"b", "c"}
         assert queue.claim("third") == []
 
     def test_a_run_over_the_catalogue_has_a_lease_too(self, queue: Queue) -> None:
@@ -269,8 +269,9 @@ class TestSettling:
         queue.store("a")
         queue.fail("b")
         taken = queue.claim("first")
-        queue.store("a", "b", at="0.9")
-        run_id = queue.settle("first", taken)
+        run_id = queue.begin_run()
+        queue.store("a", "b", at="0.9", run_id=run_id)
+        queue.settle("first", taken, run_id=run_id)
         assert queue.outcomes(run_id) == {"a": "upgraded", "b": "upgraded"}
         books = queue.books(run_id)
         assert [(books[item]["quality_before"], books[item]["quality_after"]) for item in "ab"] == [
@@ -294,7 +295,7 @@ class TestSettling:
         assert queue.outcomes(run_id) == {"a": "upgraded", "b": "upgraded"}
         assert [(entry.state, entry.tries) for entry in queue.entries().values()] == [("queued", 0)] * 2
         assert [waits_s(queue, run_id, item) for item in "ab"] == [POLICY.delay_s] * 2
-        assert claims.held(queue.database, "first", ["a", "b"]) == set()
+        assert held(queue.database, "first", ["a", "b"]) == set()
 
     def test_delays_double_and_the_fifth_try_parks(self, queue: Queue) -> None:
         """5, 10, 20 and 40 minutes after tries in vain; then only a person brings it back."""
@@ -370,6 +371,29 @@ class TestSettling:
         assert queue.entry("a") == before
         assert queue.outcomes(run_id) == {"b": "unchanged"}  # late, but nobody else came
 
+    def test_what_another_mended_is_upgraded_once(self, queue: Queue) -> None:
+        """The lease ended, and the next holder did it: it is out of the queue, and in his books alone."""
+        queue.store("a")
+        late = queue.claim("first")
+        queue.pass_time(LEASE_S)
+        taken = queue.claim("second")
+        mending = queue.begin_run()
+        queue.store("a", at="1", run_id=mending)
+        queue.settle("second", taken, run_id=mending)
+        assert queue.outcomes(queue.settle("first", late)) == {}
+        assert queue.outcomes(mending) == {"a": "upgraded"}
+
+    def test_what_is_whole_again_is_upgraded(self, queue: Queue) -> None:
+        """At the quality that it had, which was not the truth about it; tries in vain count as others do."""
+        queue.outdate("a", "b")
+        taken = queue.claim("first", gaps=[Gap(stage=STAGE, served=["gpu"])])
+        assert taken == [Claim(item_id="a", quality=1.0), Claim(item_id="b", quality=1.0)]
+        run_id = queue.begin_run()
+        queue.store("a", at="1", rung="gpu", run_id=run_id)
+        queue.settle("first", taken, run_id=run_id)
+        assert queue.outcomes(run_id) == {"a": "upgraded", "b": "unchanged"}
+        assert {item: entry.tries for item, entry in queue.entries().items()} == {"b": 1}
+
     def test_books_and_queue_are_kept_together(self, queue: Queue) -> None:
         """A process that dies before its transaction ends leaves the claim to run out, and nothing noted."""
         queue.store("a")
@@ -388,7 +412,7 @@ class TestSettling:
         gains = [("b", "0.6"), ("a", "0.9"), ("b", "0.6")]
         for gaining, quality in gains:
             taken = queue.claim("first")
-            queue.store(gaining, at=quality)
+            queue.store(gaining, at=quality, run_id=run_id)
             claims.settle(queue.database, "first", run_id, taken, ["a", "b", "c"], POLICY)
             queue.pass_time(10_000)
         assert queue.outcomes(run_id) == {"a": "upgraded", "b": "upgraded", "c": "unchanged"}

@@ -16,7 +16,7 @@ from tasks.settings import RetryPolicy
 from tasks.storage import claims, retries, retry_queue
 from tasks.storage.claims import Claim, Gap
 from tasks.storage.retry_queue import Priority
-from tests.queued import STAGE, Queue
+from tests.queued import STAGE, Queue, held
 
 HOLDERS = ["first", "second", "third"]
 QUALITIES = ["0.3", "0.5", "0.7", "0.8", "0.9", "1"]
@@ -41,12 +41,14 @@ class Place:
 
 @dataclass(slots=True)
 class One:
-    """One item as the model knows it. `quality` is None where it failed; `place` where it is not queued."""
+    """One item as the model knows it. `quality` is None where it failed; `place` where it is not queued. `stored_by` is
+    the run that stored it last."""
 
     is_pending: bool = True
     quality: float | None = None
     retryable: bool = False
     place: Place | None = None
+    stored_by: str | None = None
 
     @property
     def owes(self) -> str | None:
@@ -91,12 +93,18 @@ class QueueBesideModel(RuleBasedStateMachine):
 
     # What happens to items.
 
-    @rule(positions=st.sets(POSITIONS, min_size=1), at=st.sampled_from(QUALITIES), retryable=st.booleans())
-    def store(self, positions: set[int], at: str, retryable: bool) -> None:
-        ids = self.named(positions)
-        self.queue.store(*ids, at=at, rung=f"at {float(at)}", retryable=retryable, below=POLICY.below)
+    @rule(
+        holder=st.sampled_from(HOLDERS),
+        positions=st.sets(POSITIONS, min_size=1),
+        at=st.sampled_from(QUALITIES),
+        retryable=st.booleans(),
+    )
+    def store(self, holder: str, positions: set[int], at: str, retryable: bool) -> None:
+        ids, run_id = self.named(positions), self.runs[holder].id
+        self.queue.store(*ids, at=at, rung=f"at {float(at)}", retryable=retryable, below=POLICY.below, run_id=run_id)
         for item_id in ids:
             one = self.items[item_id]
+            one.stored_by = run_id
             if one.is_pending or one.quality is None or one.quality <= float(at):
                 one.quality, one.retryable = float(at), retryable and at != "1"
             one.is_pending = False
@@ -145,9 +153,7 @@ class QueueBesideModel(RuleBasedStateMachine):
             and self.items[item_id].retryable
             and self.items[item_id].owes in rungs
         ][:limit]
-        taken = claims.claim(
-            self.queue.database, holder, [Gap(stage=STAGE, served=rungs)], limit, POLICY.lease_s
-        )
+        taken = claims.claim(self.queue.database, holder, [Gap(stage=STAGE, served=rungs)], limit, POLICY.lease_s)
         assert taken == [Claim(item_id=item_id, quality=place.quality) for item_id, place in expected]
         self.gets(holder, taken)
 
@@ -183,9 +189,11 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.review([claim.item_id for claim in taken])
         for claim in taken:
             one = self.items[claim.item_id]
-            if one.place and one.place.holder != holder:
+            is_mended = one.quality is not None and not one.place
+            if (one.place and one.place.holder != holder) or (is_mended and one.stored_by != run.id):
                 continue
-            is_better = one.quality is not None and (claim.quality is None or one.quality > claim.quality)
+            is_gain = one.quality is not None and (claim.quality is None or one.quality > claim.quality)
+            is_better = is_mended or is_gain
             outcome = "upgraded" if is_better else "unchanged"
             if one.place:
                 tries = 0 if is_better else one.place.tries + (claim.item_id in self.named(tried))
@@ -236,7 +244,7 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.turn += 1
         holder = HOLDERS[self.turn % len(HOLDERS)]
         mine = {item_id for item_id in self.ids if self.holder_of(item_id) == holder}
-        assert claims.held(self.queue.database, holder, self.ids) == mine
+        assert held(self.queue.database, holder, self.ids) == mine
 
     def teardown(self) -> None:
         """In the end all that may be tried is to be had, and the books are as they were kept."""

@@ -65,6 +65,16 @@ class TestEntering:
         queue.store("b", at="0.9", stage="extract_text")
         assert list(queue.entries()) == ["b"]
 
+    def test_what_answers_to_another_input_is_queued_at_any_quality(self, queue: Queue) -> None:
+        """Last in line, until what is there now is answered as well."""
+        queue.outdate("a", at="1")
+        queue.outdate("b", at="0.9")
+        queue.store("c", at="0.3")
+        assert list(queue.entries()) == ["c", "b", "a"]
+        assert (queue.entry("a").priority, queue.entry("a").quality) == (Priority.LOW, 1.0)
+        queue.store("a", at="1")
+        assert list(queue.entries()) == ["c", "b"]
+
     def test_a_failure_is_queued_before_low_quality(self, queue: Queue) -> None:
         """A retryable one, without a quality."""
         queue.store("a", at="0.3")
