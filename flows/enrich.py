@@ -128,9 +128,7 @@ def _enrich_batches(
 
 def _ending(report: Report, pipeline: Pipeline, problems: list[str]) -> State[dict[str, Any]]:
     """The flow's last state, with the run's summary as its data, and the report beside it."""
-    create_markdown_artifact(
-        markdown(report, pipeline.chains, pipeline.rules.table), key="enrich-report", description=str(report)
-    )
+    create_markdown_artifact(markdown(report, pipeline.chains), key="enrich-report", description=str(report))
     for problem in problems:
         get_run_logger().error(problem)
     if problems:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from tasks.fallback import AnyChain, Rule, Status
+from tasks.fallback import AnyChain, Status
 from tasks.markdown import cell, moves_table, table
 from tasks.storage import breakers, lookup, retry_queue, runs
 from tasks.storage.breakers import Move
@@ -25,10 +26,11 @@ COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report is made from."""
+    """What a report is made from. `passed_over` counts, by rule, the items that it kept a rung from being called for."""
 
     run: Run
     tally: Tally
+    passed_over: Counter[str]
     lowest: Sequence[Finding]
     failed: Sequence[Finding]
     moves: Sequence[Move]
@@ -83,6 +85,7 @@ def report_on(database: Database, run: Run, stages: Sequence[str]) -> Report:
     return Report(
         run=run,
         tally=runs.tally(database, stages, run.id),
+        passed_over=runs.passed_over(database, run.id),
         lowest=lookup.lowest(database, run.id, LISTED),
         failed=lookup.failed(database, run.id, LISTED),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
@@ -95,7 +98,7 @@ def colour(quality: float) -> str:
     return next(name for start, name in COLOURS if quality >= start)
 
 
-def markdown(report: Report, chains: Iterable[AnyChain], rules: Iterable[Rule]) -> str:
+def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     """The whole report, its chart inline as a PNG data URI, which the Prefect UI shows."""
     tally = report.tally
     options = [_option(name, value) for name, value in report.run.options.items() if value]
@@ -107,8 +110,8 @@ def markdown(report: Report, chains: Iterable[AnyChain], rules: Iterable[Rule]) 
         "## Stages by status\n\n" + table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
-    if passed_over := items_by_rule(tally, rules):
-        by_rule = {cell(str(rule)): {"items": count} for rule, count in passed_over.items()}
+    if report.passed_over:
+        by_rule = {cell(rule): {"items": count} for rule, count in report.passed_over.most_common()}
         sections.append("## Rungs passed over as incompatible\n\n" + table("rule", ["items"], by_rule))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
@@ -119,12 +122,6 @@ def markdown(report: Report, chains: Iterable[AnyChain], rules: Iterable[Rule]) 
     if report.failed:
         sections.append("## Failed\n\n" + _findings(report.failed))
     return "\n\n".join(sections) + "\n"
-
-
-def items_by_rule(tally: Tally, rules: Iterable[Rule]) -> dict[Rule, int]:
-    """The items for which each rule of compatibility kept a rung from being called."""
-    served = ((rule, sum(tally.rungs.get(rule.stage, {}).get(rung, 0) for rung in rule.rungs)) for rule in rules)
-    return {rule: count for rule, count in served if count}
 
 
 def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:

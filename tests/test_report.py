@@ -14,7 +14,18 @@ from rich.console import Console, RenderableType
 
 from flows.terminal import item_page, overview_page, run_summary
 from tasks.compatibility import RULES
-from tasks.fallback import Attempt, AttemptOutcome, Cause, Ended, Position, Status, StepError, StepResult, Verdict
+from tasks.fallback import (
+    Attempt,
+    AttemptOutcome,
+    Cause,
+    Ended,
+    Incompatible,
+    Position,
+    Status,
+    StepError,
+    StepResult,
+    Verdict,
+)
 from tasks.items import Item
 from tasks.report import LISTED, Report, colour, markdown, quality_chart, report_on
 from tasks.settings import RetryPolicy, Settings
@@ -117,18 +128,35 @@ def test_what_waits_to_be_done_again_is_told(database: Database) -> None:
 
 
 def test_a_rule_that_kept_a_rung_from_being_called_is_told(database: Database, report: Report) -> None:
-    """Each rule with the items that it concerned; a report without any has no such section."""
-    assert "passed over" not in markdown(report, CHAINS, RULES)
+    """Each rule with the items in whose trails it stands. That it would have applied, had the rung's turn come, is
+    nothing; nor is a rung that was forced past. A report without any has no such section."""
+    assert "passed over" not in markdown(report, CHAINS)
     run_id = runs.start(database, "another flow run", "items.jsonl", {}, BEGAN)
-    served = {"a": ("classify_image", "rules"), "b": ("classify_image", "skip"), "c": ("extract_text", "skip")}
-    served |= {"d": ("classify_image", "cpu"), "e": ("embed_text", "hashed")}
-    catalogue.register(database, run_id, [Item(id=id_, name=id_) for id_ in served])
+    catalogue.register(database, run_id, [Item(id=id_, name=id_) for id_ in "abcd"])
+    guess, name = (StepError.of(Incompatible(str(rule))) for rule in RULES)
+    barred, past = AttemptOutcome.INCOMPATIBLE, AttemptOutcome.FORCED_PAST
+    trails = {
+        "a": [Attempt(rung="text_and_label", outcome=barred, error=guess)],
+        "b": [
+            Attempt(rung="text_and_label", outcome=barred, error=guess),
+            Attempt(rung="hashed", outcome=barred, error=name),
+        ],
+        "c": [Attempt(rung="text_and_label", outcome=past, error=StepError(type="Forced", message="by hand"))],
+        "d": [],
+    }
     down = {"status": Status.DEGRADED, "run_id": run_id, "finished_at": BEGAN}
     results.save(
         database,
-        [StepResult(item_id=id_, stage=stage, rung=rung, **down) for id_, (stage, rung) in served.items()],
+        [
+            *(StepResult(item_id=id_, stage="extract_text", rung="name_only", **down) for id_ in trails),
+            *(StepResult(item_id=id_, stage="classify_image", rung="rules", **down) for id_ in trails),
+            *(
+                StepResult(item_id=id_, stage="embed_text", rung="text_only", attempts=tuple(trail), **down)
+                for id_, trail in trails.items()
+            ),
+        ],
     )
-    page = markdown(report_on(database, runs.find(database, run_id), STAGE_NAMES), CHAINS, RULES)
+    page = markdown(report_on(database, runs.find(database, run_id), STAGE_NAMES), CHAINS)
     assert "## Rungs passed over as incompatible\n\n| rule | items |\n| --- | ---: |\n" in page
     rows = [line for line in page.splitlines() if "does not go with" in line]
     assert [row.rpartition(" | ")[2] for row in rows] == ["2 |", "1 |"]
@@ -153,7 +181,7 @@ def test_the_outside_form(report: Report) -> None:
 
 def test_markdown_has_its_parts(report: Report) -> None:
     """A headline, a chart, both tables with every stage, and the items worth a look."""
-    text = markdown(report, CHAINS, RULES)
+    text = markdown(report, CHAINS)
     assert text.startswith("# 3 of 5 items stored")
     assert "![Items by quality](data:image/png;base64,iVBOR" in text
     for heading in ("## Stages by status", "## Stages by rung", "## Lowest quality", "## Failed"):
@@ -164,14 +192,14 @@ def test_markdown_has_its_parts(report: Report) -> None:
 
 def test_tables_are_whole_whatever_items_are_called(report: Report) -> None:
     """Every row of a table has as many cells as its head."""
-    rows = [line for line in markdown(report, CHAINS, RULES).splitlines() if line.startswith("|")]
+    rows = [line for line in markdown(report, CHAINS).splitlines() if line.startswith("|")]
     cells = [plain(line).count("|") for line in rows]
     assert cells == [8] * 8 + [3] * 8 + [5] * 3 + [5] * 3
 
 
 def test_nothing_in_a_name_is_acted_on(report: Report) -> None:
     """No markup of a name or an error reaches the page: no picture is loaded, no link made."""
-    [row] = [line for line in markdown(report, CHAINS, RULES).splitlines() if line.startswith("| fallen")]
+    [row] = [line for line in markdown(report, CHAINS).splitlines() if line.startswith("| fallen")]
     assert not set("<>[]`*&\\") & set(plain(row.replace("<br>", "")))
     assert "a\\|b" in row and "\\<b\\>" in row and "http\\://evil" in row
 
@@ -188,7 +216,7 @@ def test_a_report_of_nothing_is_a_report(database: Database) -> None:
     report = report_on(database, runs.find(database, run_id), STAGE_NAMES)
     assert str(report) == "0 of 1 items stored, no mean quality, 0 degraded, 0 failed, 1 pending"
     assert report.seconds == 0
-    assert "## Failed" not in markdown(report, CHAINS, RULES)
+    assert "## Failed" not in markdown(report, CHAINS)
 
 
 def test_few_are_named(database: Database) -> None:
@@ -200,7 +228,7 @@ def test_few_are_named(database: Database) -> None:
     results.save(database, [StepResult(item_id=id_, stage="validate", run_id=run_id, **failed) for id_ in ids])
     report = report_on(database, runs.find(database, run_id), STAGE_NAMES)
     assert (len(report.failed), report.tally.failed) == (LISTED, 1000)
-    assert len(markdown(report, CHAINS, RULES)) < 60_000
+    assert len(markdown(report, CHAINS)) < 60_000
 
 
 @pytest.mark.parametrize(
@@ -266,7 +294,7 @@ def test_moves_and_notes_are_told(report: Report, database: Database) -> None:
         (Position.FORCED_CLOSED, Position.FORCED_OPEN),
         (Position.CLOSED, Position.OPEN),
     ]
-    page = markdown(told, CHAINS, RULES)
+    page = markdown(told, CHAINS)
     assert "- the store was away\n" in page
     assert "| 03:00:05 | classify\\_image.gpu@host\\|1 | closed | open | too many failures | a\\|b" in page
     assert "\n# head" not in page
@@ -281,6 +309,6 @@ def test_many_moves_are_cut_to_the_last(report: Report, database: Database) -> N
     for number in range(60):
         order = Cause.FORCED_OPEN if number % 2 else Cause.FORCED_CLOSED
         breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _: BEGAN)
-    page = markdown(report_on(database, report.run, STAGE_NAMES), CHAINS, RULES)
+    page = markdown(report_on(database, report.run, STAGE_NAMES), CHAINS)
     assert "the first 10 are in the store" in page
     assert page.count("| 03:00:00 |") == 50

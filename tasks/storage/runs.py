@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import Status, mean_quality
+from tasks.fallback import AttemptOutcome, Status, mean_quality
 from tasks.storage.catalogue import has_work
 from tasks.storage.database import Database, database_time
 from tasks.storage.schema import items, run_items, runs, step_results
@@ -185,6 +186,23 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
         stages=by_status,
         rungs=by_rung,
     )
+
+
+def passed_over(database: Database, run_id: str) -> Counter[str]:
+    """The rules of compatibility, in their own words, that kept a rung from being called for items of a run, and for
+    how many of them each. Read as a stream."""
+    fallen = Status.DEGRADED, Status.SKIPPED, Status.FAILED
+    query = sa.select(step_results.c.attempts).where(
+        step_results.c.item_id.in_(_ids_of(run_id)),
+        step_results.c.status.in_(fallen),
+        sa.cast(step_results.c.attempts, sa.Text).contains(f'"{AttemptOutcome.INCOMPATIBLE}"'),
+    )
+    counts: Counter[str] = Counter()
+    with database.read() as connection:
+        for attempts in connection.execution_options(yield_per=1000).scalars(query):
+            barred = [one for one in attempts if one["outcome"] == AttemptOutcome.INCOMPATIBLE]
+            counts.update({one["error"]["message"] for one in barred})
+    return counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,6 +181,17 @@ def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: 
     assert tally.mean_quality == 0.95
 
 
+def test_rules_in_trails_are_counted_by_item(database: Database, registered: Callable[..., str]) -> None:
+    """In their own words; other runs' items are not counted."""
+    registered("elsewhere")
+    run_id = registered("a", "b", "c")
+    barred = StepError(type="Incompatible", message='a "guess" is no label')
+    trail = (Attempt(rung="gpu", outcome=AttemptOutcome.INCOMPATIBLE, error=barred),)
+    fallen = [step(id_, **ENDS[1], attempts=trail) for id_ in ("elsewhere", "a", "b")]
+    results.save(database, [*fallen, step("c", **ENDS[1])])
+    assert runs.passed_over(database, run_id) == {'a "guess" is no label': 2}
+
+
 def test_an_item_is_shown_with_every_stage(database: Database, registered: Callable[..., str]) -> None:
     """A stage that has not run is shown as pending, never as nothing."""
     registered("a")
