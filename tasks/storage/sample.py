@@ -17,29 +17,25 @@ Stratum = tuple[float, str, str]
 def stratified(database: Database, size: int) -> list[str]:
     """The ids of up to `size` stored items, at random: at least one of every quality and media type, as far as there is
     room, and beyond that in proportion."""
+    kind = (items.c.quality, _media_type("document"), _media_type("image"))
+    place = sa.func.row_number().over(partition_by=kind, order_by=sa.func.random())
+    listed = (
+        sa.select(items.c.id, *kind, place.label("place"), sa.func.count().over(partition_by=kind).label("of_its_kind"))
+        .outerjoin(step_results, sa.and_(step_results.c.item_id == items.c.id, step_results.c.stage == "fetch"))
+        .where(items.c.state == "stored")
+        .subquery()
+    )
     drawn: dict[Stratum, list[str]] = defaultdict(list)
-    weights: Counter[Stratum] = Counter()
+    weights: dict[Stratum, int] = {}
     with database.read() as connection:
-        is_stored = items.c.state == "stored"
-        counts = connection.execute(
-            sa.select(items.c.quality, sa.func.count()).where(is_stored).group_by(items.c.quality)
-        ).all()
-        for quality, count in counts:
-            rows = connection.execute(
-                sa.select(items.c.id, step_results.c.value)
-                .outerjoin(step_results, sa.and_(step_results.c.item_id == items.c.id, step_results.c.stage == "fetch"))
-                .where(is_stored, items.c.quality == quality)
-                .order_by(sa.func.random())
-                .limit(size)
-            ).all()
-            for row in rows:
-                stratum = quality, _media_type(row.value, "document"), _media_type(row.value, "image")
-                drawn[stratum].append(row.id)
-                weights[stratum] += count / len(rows)
+        for row in connection.execute(sa.select(listed).where(listed.c.place <= size)):
+            stratum = row.quality, row.document, row.image
+            drawn[stratum].append(row.id)
+            weights[stratum] = row.of_its_kind
     return _drawn_in_proportion(drawn, weights, size)
 
 
-def _drawn_in_proportion(drawn: dict[Stratum, list[str]], weights: Counter[Stratum], size: int) -> list[str]:
+def _drawn_in_proportion(drawn: dict[Stratum, list[str]], weights: dict[Stratum, int], size: int) -> list[str]:
     """Item by item from the stratum that is furthest behind its share, the empty-handed first."""
     taken: Counter[Stratum] = Counter()
     chosen: list[str] = []
@@ -53,6 +49,6 @@ def _drawn_in_proportion(drawn: dict[Stratum, list[str]], weights: Counter[Strat
     return chosen
 
 
-def _media_type(fetched: Any, column: str) -> str:
-    asset = (fetched or {}).get(column) or {}
-    return str(asset.get("media_type", "")).partition(";")[0]
+def _media_type(column: str) -> sa.Label[Any]:
+    """What was fetched as the item's document or image; '' where nothing was."""
+    return sa.func.coalesce(step_results.c.value[(column, "media_type")].as_string(), "").label(column)
