@@ -16,7 +16,7 @@ class Cluster(Block):
     _block_type_slug = "repli-cluster"
     _description = (
         "The Dask cluster that does Repli's work. With nothing set, each run starts one on its own machine. Runs go by "
-        "the document named `default`; `REPLI_DASK_ADDRESS`, where it is set, goes before it."
+        "the document named `default`; `REPLI_DASK_ADDRESS`, where it is set, goes before it; `repli serve` sets it."
     )
 
     dask_address: str = Field(

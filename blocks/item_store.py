@@ -19,7 +19,7 @@ class ItemStore(Block):
     _block_type_slug = "item-store"
     _description = (
         "Where Repli keeps items, their results and the bytes that it fetched. Runs go by the document named "
-        "`default`; `REPLI_DATABASE_URL` and `REPLI_HOME`, where they are set, go before it."
+        "`default`; `REPLI_DATABASE_URL` and `REPLI_HOME`, where they are set, go before it; `repli serve` sets them."
     )
 
     database_url: SecretStr = Field(

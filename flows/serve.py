@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 from deployments import WORK_POOL
 from flows.cluster import QUIET, PrivateServer, dask_cluster, environment
@@ -37,46 +38,59 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
     """Serve until SIGINT or SIGTERM, and leave no process behind. `tell` is handed what a person is to read.
 
     Raises:
-        UsageError: there is a server already, named by `PREFECT_API_URL`.
+        UsageError: there is a server already, named by `PREFECT_API_URL`, or what is to be enriched every night is not
+            there.
         RepliError: another one serves on this home or port, or a part did not start, or ended.
     """
     if os.environ.get("PREFECT_API_URL"):
         raise UsageError("PREFECT_API_URL names a server already; unset it, or deploy there: see deployments/README.md")
-    with serving(settings.home) as publish, _interrupts_raised():
-        _check_is_free(port)
-        Database(settings.database_url).migrate()
-        server = PrivateServer(settings, port=port)
+    if nightly and not nightly.exists():
+        raise UsageError(f"--nightly {nightly}: there is no such file or folder; name a manifest, or leave it out")
+    with _interrupts_raised():
         try:
-            known = {**_variables(settings), **server.environment, **QUIET}
-            with environment(known), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
-                server.wait()
-                tell("starting: what is declared is brought to the server")
-                _set_up(server.home, nightly)
-                with _worker(server.home) as worker:
-                    _wait_for_work(server, worker)
-                    served = Served(
-                        ui_url=server.api_url.removesuffix("/api"), environment=server.environment, dask_address=dask
-                    )
-                    publish(served)
-                    tell(_page(served, settings, nightly))
-                    while True:
-                        time.sleep(WATCH_EVERY_S)
-                        _check_are_alive(server, worker)
+            with serving(settings.home) as publish:
+                _check_is_free(port)
+                Database(settings.database_url).migrate()
+                _serve(settings, port, nightly, publish, tell)
         except KeyboardInterrupt:
             tell("stopped")
-        finally:
-            server.stop()
+
+
+def _serve(
+    settings: Settings, port: int, nightly: Path | None, publish: Callable[[Served], None], tell: Callable[[str], None]
+) -> NoReturn:
+    server = PrivateServer(settings, port=port)
+    try:
+        known = {**_variables(settings), **server.environment, **QUIET}
+        with environment(known), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
+            server.wait()
+            tell("starting: what is declared is brought to the server")
+            _set_up(server.home, nightly)
+            with _worker(server.home) as worker:
+                _wait_for_work(server, worker)
+                served = Served(
+                    ui_url=server.api_url.removesuffix("/api"), environment=server.environment, dask_address=dask
+                )
+                publish(served)
+                tell(_page(served, settings, _night(server)))
+                while True:
+                    time.sleep(WATCH_EVERY_S)
+                    _check_are_alive(server, worker)
+    finally:
+        server.stop()
 
 
 def _variables(settings: Settings) -> Mapping[str, str]:
-    """What the flow runs are to know of this process. They have folders of their own, so paths are absolute; what is
-    not set is left to the blocks."""
-    variables = {"REPLI_HOME": str(settings.home), "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S)}
+    """What the flow runs are to know of this process. They have folders of their own, so paths are absolute. Whoever
+    serves on a home works on its store, as every command there does, whatever a block says."""
     url = Database(settings.database_url).url
-    if os.environ.get("REPLI_DATABASE_URL") and url.get_backend_name() == "sqlite":
+    if url.get_backend_name() == "sqlite":
         url = url.set(database=str(Path(str(url.database)).absolute()))
-        variables["REPLI_DATABASE_URL"] = url.render_as_string(hide_password=False)
-    return variables
+    return {
+        "REPLI_HOME": str(settings.home),
+        "REPLI_DATABASE_URL": url.render_as_string(hide_password=False),
+        "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S),
+    }
 
 
 def _check_is_free(port: int) -> None:
@@ -132,15 +146,31 @@ def _child(module: str, arguments: Sequence[str], log: Path) -> Iterator[subproc
 def _wait_for_work(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
     """Return once the worker has asked the server for work: from then on the UI shows the deployments as ready."""
     begun, deadline = datetime.now(UTC), time.monotonic() + WORKER_START_LIMIT_S
-    queue = f"{server.api_url}/work_pools/{WORK_POOL}/queues/default"
     while time.monotonic() < deadline:
         _check_are_alive(server, worker)
-        with suppress(OSError), urllib.request.urlopen(queue, timeout=30) as answer:  # noqa: S310  http on loopback
-            asked = json.load(answer)["last_polled"]
+        with suppress(OSError):
+            asked = _answer(server, f"work_pools/{WORK_POOL}/queues/default")["last_polled"]
             if asked and datetime.fromisoformat(asked) >= begun:
                 return
         time.sleep(WATCH_EVERY_S)
     raise RepliError(f"the worker did not ask for work; see {server.home / 'worker.log'}, and start this again")
+
+
+def _answer(server: PrivateServer, path: str) -> Any:
+    """What the API answers. Raises OSError where it does not."""
+    with urllib.request.urlopen(f"{server.api_url}/{path}", timeout=30) as answer:  # noqa: S310  http on loopback
+        return json.load(answer)
+
+
+def _night(server: PrivateServer) -> str:
+    """What the server has scheduled for the night, by this `--nightly`, an earlier one, or a person in the UI."""
+    deployment = _answer(server, "deployments/name/enrich/enrich")
+    for schedule in deployment["schedules"]:
+        if schedule["active"]:
+            source = {**deployment["parameters"], **schedule["parameters"]}.get("source", "no source")
+            when = schedule["schedule"]
+            return f"from {source}, at {when.get('cron', 'its times')} ({when.get('timezone')})"
+    return "off; --nightly SOURCE turns it on"
 
 
 def _check_are_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
@@ -168,13 +198,12 @@ def _interrupts_raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _page(served: Served, settings: Settings, nightly: Path | None) -> str:
-    when = f"from {nightly.absolute()}, at 01:00 UTC" if nightly else "off; --nightly SOURCE turns it on"
+def _page(served: Served, settings: Settings, night: str) -> str:
     return f"""\
 Prefect UI    {served.ui_url}
 store         {Database(settings.database_url)}
 Dask          {served.dask_address}
-enrich        by hand: {served.ui_url}/deployments → enrich → Run; nightly: {when}
+enrich        by hand: {served.ui_url}/deployments → enrich → Run; nightly: {night}
 reprocess     every 15 minutes, and whenever a breaker closes
 drill         Sundays at 04:00 UTC
 `repli run`, `reprocess`, `drill` and `breakers` on this home use this server and cluster. Ctrl-C ends it."""

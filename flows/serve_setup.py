@@ -1,7 +1,7 @@
 """What is declared, brought to the Prefect server of `repli serve`: ``python -m flows.serve_setup [NIGHTLY_SOURCE]``.
 
 Blocks, work pool, deployments and automations are brought there once for each version of the package: what a person
-changes in the UI stays until the next.
+changes in the UI stays until the next. Whether a schedule is on, and with which parameters, stays for good.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
@@ -42,7 +44,7 @@ async def set_up(nightly: str | None) -> None:
         if await Variable.aget(DECLARED) != version:
             await _register_blocks(client)
             await _make_pool(client)
-            await _deploy()
+            await _deploy(client)
             await _create_automations(client)
             await Variable.aset(DECLARED, version, overwrite=True)
         if nightly:
@@ -82,12 +84,28 @@ async def _make_pool(client: PrefectClient) -> None:
         await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=template))
 
 
-async def _deploy() -> None:
-    """As a person does it on a server of one's own."""
+async def _deploy(client: PrefectClient) -> None:
+    """As a person does it on a server of one's own; the schedules are as active as they were, with their parameters."""
+    before = await _schedules(client)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"prefect deploy failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+    for name, (deployment, schedule) in (await _schedules(client)).items():
+        if name in before:
+            kept = before[name][1]
+            await client.update_deployment_schedule(
+                deployment, schedule.id, active=kept.active, parameters=kept.parameters
+            )
+
+
+async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tuple[UUID, DeploymentSchedule]]:
+    """What is scheduled, by deployment and slug, with the deployment's id."""
+    return {
+        (deployment.name, schedule.slug): (deployment.id, schedule)
+        for deployment in await client.read_deployments()
+        for schedule in deployment.schedules
+    }
 
 
 async def _create_automations(client: PrefectClient) -> None:
@@ -98,11 +116,9 @@ async def _create_automations(client: PrefectClient) -> None:
 
 
 async def _schedule_nightly(client: PrefectClient, source: str) -> None:
-    deployment = await client.read_deployment_by_name("enrich/enrich")
-    for schedule in deployment.schedules:
-        if schedule.slug == "nightly":
-            parameters = {**schedule.parameters, "source": source}
-            await client.update_deployment_schedule(deployment.id, schedule.id, active=True, parameters=parameters)
+    deployment, schedule = (await _schedules(client))["enrich", "nightly"]
+    parameters = {**schedule.parameters, "source": source}
+    await client.update_deployment_schedule(deployment, schedule.id, active=True, parameters=parameters)
 
 
 async def _mark_crashed(client: PrefectClient) -> None:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
 from tests.flows.commandline import command, environment
+from tests.prefect_api import ask, free_port
 
 READY = "Ctrl-C ends it"
 ENDS_WITHIN_S = 60.0
-ANSWERS_WITHIN_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Serving:
@@ -77,23 +65,9 @@ class Serving:
             command(*arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=200
         )
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """What the API of its Prefect server answers. It is asked again where its database was locked just then, as
-        Prefect's own clients do."""
-        request = urllib.request.Request(
-            f"{self.ui_url}/api/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        deadline = time.monotonic() + ANSWERS_WITHIN_S
-        while True:
-            try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.2)
+    def ask(self, path: str, body: Mapping[str, Any] | None = None, *, method: str | None = None) -> Any:
+        """What the API of its Prefect server answers."""
+        return ask({"PREFECT_API_URL": f"{self.ui_url}/api"}, path, body, method=method)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return dict(self.ask(f"deployments/name/{name}/{name}"))

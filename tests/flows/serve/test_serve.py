@@ -8,21 +8,26 @@ import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 import pytest
 
+from flows.serve import _variables
+from tasks.settings import Settings
 from tests.flows.commandline import command, environment, write_manifest
-from tests.flows.serve.serving import Serving, free_port, until
+from tests.flows.serve.serving import Serving, until
+from tests.prefect_api import free_port
 
 pytestmark = pytest.mark.timeout(300)
 
 GPU = "classify_image.gpu"
 
 
-def test_it_says_where_everything_is(served: Serving) -> None:
+def test_it_says_where_everything_is(served: Serving, nightly: Path) -> None:
     """The page names the UI, the store and the cluster, and when what runs; the UI answers there."""
-    for words in (served.ui_url, "repli.db", "tcp://127.0.0.1:", "every 15 minutes", "Sundays at 04:00"):
+    night = f"nightly: from {nightly}, at 0 1 * * * (UTC)"
+    for words in (served.ui_url, "repli.db", "tcp://127.0.0.1:", night, "every 15 minutes", "Sundays at 04:00"):
         assert words in served.page
     with urllib.request.urlopen(served.ui_url, timeout=30) as answer:
         assert "<title>Prefect" in answer.read().decode()
@@ -80,8 +85,9 @@ def test_the_form_rejects_nonsense(served: Serving) -> None:
         ({"source": "/x", "faults": [{"rung": GPU, "kind": "oom", "rate": 2}]}, "faults"),
     ):
         before = len(served.flow_runs("enrich"))
-        with pytest.raises(OSError, match=r"409|422"):
+        with pytest.raises(HTTPError, match=r"409|422") as refused:
             served.start("enrich", **parameters)
+        assert named in refused.value.read().decode()
         assert len(served.flow_runs("enrich")) == before, named
 
 
@@ -125,6 +131,22 @@ def test_a_second_one_says_so(served: Serving) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "already" in done.stderr
     assert served.ui_url in done.stderr
+
+
+def test_a_night_without_a_source_is_refused(tmp_path: Path) -> None:
+    """What is not there cannot be enriched every night: told at once, not at 01:00."""
+    words, home = command("serve", "--nightly", tmp_path / "nowhere.jsonl"), environment(tmp_path / "home")
+    done = subprocess.run(words, env=home, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nowhere.jsonl" in done.stderr
+
+
+def test_flow_runs_work_on_the_store_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told which, by a path that holds in folders of their own, so no block is asked for another."""
+    monkeypatch.chdir(tmp_path)
+    told = _variables(Settings(home=tmp_path / "home", database_url="sqlite:///some.db"))
+    assert told["REPLI_DATABASE_URL"] == f"sqlite:///{tmp_path}/some.db"
+    assert told["REPLI_HOME"] == str(tmp_path / "home")
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
