@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import pytest
 from infra.compose_file import ports
 from infra.postgres import installed
 from tasks.fallback import RepliError
+from tests.prefect_api import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 STOPS_WITHIN_S = 60
@@ -28,13 +28,6 @@ def environment(**variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("REPLI_", "PREFECT_", "PG"))}
     free = {name: str(free_port()) for name in ports({})}
     return {**kept, **free, "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(ROOT), **variables}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ import pytest
 from distributed import Client
 
 from deployments import DEPLOYMENTS
+from infra.compose_file import parts
 from tasks.stages import STAGE_NAMES
 from tests.flows.commandline import command, write_manifest
-from tests.infra.conftest import ROOT, Native
+from tests.infra.conftest import ROOT, Native, environment
 from tests.infra.whereabouts import Whereabouts, seen
+from tests.prefect_api import ask, free_port
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -38,17 +39,6 @@ def until(condition: Callable[[], Any], within_s: float = 120) -> Any:
         assert time.monotonic() < deadline, "it does not come to be"
         time.sleep(0.1)
     return found
-
-
-def ask(environment: dict[str, str], path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the Prefect API answers."""
-    request = urllib.request.Request(
-        f"{environment['PREFECT_API_URL']}/{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
 
 
 def status(environment: dict[str, str]) -> dict[str, Any]:
@@ -128,6 +118,23 @@ def test_a_command_line_uses_it(standing_form: Standing, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["stored"] == 4
     assert ask(environment, "flow_runs/count", {"flows": {"name": {"any_": ["enrich"]}}}) >= 1
+
+
+def test_who_holds_a_place_is_known_after_a_stop(tmp_path: Path) -> None:
+    """A deployment that runs once at a time gets its place back from a run that died with the server: Prefect keeps
+    who holds it in a file on the volume, where its own default is the server's memory."""
+    found = parts({"POSTGRES_PASSWORD": "x"}, tmp_path, free_port)
+    [server] = [part for part in found if part.service == "prefect-server"]
+    said = "from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage as storage; "
+    asked = subprocess.run(
+        [sys.executable, "-c", said + "print(storage().storage_path)"],
+        env=environment(**server.environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert Path(asked.stdout.strip()).is_relative_to(tmp_path / "repli-home")
 
 
 def test_a_second_start_is_refused(standing_form: Standing) -> None:
