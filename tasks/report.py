@@ -26,7 +26,7 @@ COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report is made from. `passed_over` counts, by rule, the items that it kept a rung from being called for."""
+    """What a report is made from. `passed_over` counts, by rule, the items that it kept a rung from."""
 
     run: Run
     tally: Tally

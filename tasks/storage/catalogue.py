@@ -14,7 +14,7 @@ from tasks.fallback import Status
 from tasks.items import Item
 from tasks.storage import claims
 from tasks.storage.database import Database
-from tasks.storage.retry_queue import owes_anew
+from tasks.storage.retry_queue import locked, owes_anew
 from tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
@@ -71,6 +71,7 @@ def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:
 def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
     """Move a run's `incoming` rows to `items` and `run_items`; how many there were."""
     mine = incoming.c.run_id == run_id
+    _lock(connection, mine)
     changed = (
         sa.select(incoming.c.item_id)
         .join(items, items.c.id == incoming.c.item_id)
@@ -81,7 +82,10 @@ def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
     columns = ["id", "name", "record", "fingerprint", "state"]
     arrived = sa.select(
         incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint, sa.literal("pending")
-    ).where(mine)
+    )
+    arrived = arrived.where(mine).order_by(
+        incoming.c.item_id
+    )  # so that two who bring the same do not wait for each other
     insert = database.insert(items).from_select(columns, arrived)
     connection.execute(
         insert.on_conflict_do_update(
@@ -95,6 +99,15 @@ def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
     count = connection.scalar(sa.select(sa.func.count()).select_from(incoming).where(mine)) or 0
     connection.execute(sa.delete(incoming).where(mine))
     return count
+
+
+def _lock(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> None:
+    """Take those of the `incoming` items that are known, and after them the places of these in the queue, in the order
+    in which all take them that write results or review the queue."""
+    known = sa.select(incoming.c.item_id).where(mine)
+    here = sa.select(items.c.id).where(items.c.id.in_(known)).order_by(items.c.id).with_for_update(key_share=True)
+    for rows in (here, locked(retry_queue.c.item_id.in_(known))):
+        connection.execute(sa.select(sa.func.count()).select_from(rows.subquery()))
 
 
 def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:

@@ -387,6 +387,26 @@ class TestAtTheSameMoment:
         for waited_for, free in (("b", "cdef"), ("e", "f")):
             assert_free_while_waiting(queue.database, review, waited_for, free)
 
+    def test_changed_records_wait_for_others_in_one_order(self, queue: Queue) -> None:
+        """A manifest that comes in while results are kept: it takes items first, then their places, as all do."""
+        queue.store("c", "b", "a", at="0.5")
+
+        def register() -> None:
+            queue.register("c", "b", "a", name="another")
+
+        assert_free_while_waiting(queue.database, register, "b", "c")
+        queue.store("c", "b", "a", at="0.5")
+        thread = threading.Thread(target=lambda: queue.register("c", "b", "a", name="a third"))
+        with queue.database.write() as connection:
+            connection.execute(sa.text("SELECT 1 FROM items WHERE id = 'b' FOR NO KEY UPDATE"))
+            thread.start()
+            wait_until_one_waits(queue.database)
+            places = sa.text("SELECT item_id FROM retry_queue ORDER BY item_id FOR UPDATE SKIP LOCKED")
+            with queue.database.write() as looking:
+                free = list(looking.scalars(places))
+        thread.join()
+        assert free == ["a", "b", "c"]
+
 
 @contextmanager
 def meanwhile(database: Database, other: Any) -> Iterator[None]:
