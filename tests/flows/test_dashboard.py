@@ -23,6 +23,7 @@ from tasks.fallback import Cause
 from tasks.items import Item
 from tasks.stages import STAGE_NAMES, declared_breakers
 from tasks.storage import breakers, catalogue, drills, lookup, retry_queue, runs
+from tasks.storage.blobs import Blobs
 from tasks.storage.breakers import Key
 from tasks.storage.database import Database
 from tests.browser import open_page, picture
@@ -42,6 +43,7 @@ class Served:
 
     url: str
     database: Database
+    blobs: Blobs
 
     def at(self, **query: str) -> str:
         return f"{self.url}?{urlencode(query)}"
@@ -59,7 +61,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     url = f"http://127.0.0.1:{port}/"
     try:
         wait_for(url, process)
-        yield Served(url, database)
+        yield Served(url, database, Blobs(folder / "home" / "blobs"))
     finally:
         process.send_signal(signal.SIGINT)
         ended = process.wait(PATIENCE_S)
@@ -105,7 +107,7 @@ def rows(page: Page, name: str) -> list[list[str]]:
 
 def tiles(page: Page) -> dict[str, str]:
     """The counts at the top."""
-    page.wait_for_selector('[data-testid="stMetric"]')
+    expect(page.get_by_test_id("stMetricLabel").last).to_have_text("mean quality", timeout=REFRESHED)
     return {
         (tile.locator('[data-testid="stMetricLabel"]').text_content() or ""): (
             tile.locator('[data-testid="stMetricValue"]').text_content() or ""
@@ -199,6 +201,21 @@ def test_an_item_is_shown_whole(served: Served) -> None:
         ]
 
 
+def test_a_picture_that_is_gone_is_told(served: Served) -> None:
+    """In its place; the rest of the item's page is as it was."""
+    view = lookup.view(served.database, PHOTO, STAGE_NAMES)
+    assert view
+    blob = served.blobs.path(view.state.value("fetch")["image"]["sha256"])
+    put_away = blob.rename(blob.with_suffix(".away"))
+    try:
+        with watched_page() as page:
+            page.goto(served.at(item=PHOTO))
+            expect(page.get_by_text("The picture cannot be shown: ")).to_be_visible(timeout=REFRESHED)
+            assert len(rows(page, "steps")) == len(STAGE_NAMES)
+    finally:
+        put_away.rename(blob)
+
+
 def test_what_a_catalogue_says_is_only_text(served: Served) -> None:
     """A name, a text, an id and an error that mean harm are shown letter by letter, wherever they are."""
     with watched_page() as page:
@@ -221,6 +238,8 @@ def test_what_cannot_be_shown_is_told(served: Served) -> None:
     with watched_page() as page:
         page.goto(served.at(item="<b>nobody</b>"))
         expect(page.get_by_role("alert")).to_have_text("There is no item '<b>nobody</b>' in this store.")
+        page.goto(served.at(item="\0"))
+        expect(page.get_by_role("alert")).to_contain_text("There is no item")
         page.goto(served.at(q="tea", mode="<b>"))
         expect(page.get_by_role("alert")).to_contain_text("choose from hybrid, keyword, vector")
         page.goto(served.at(q="!?", mode="keyword"))
