@@ -80,12 +80,8 @@ def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
     connection.execute(sa.delete(step_results).where(step_results.c.item_id.in_(changed)))
     connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(changed)))
     columns = ["id", "name", "record", "fingerprint", "state"]
-    arrived = sa.select(
-        incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint, sa.literal("pending")
-    )
-    arrived = arrived.where(mine).order_by(
-        incoming.c.item_id
-    )  # so that two who bring the same do not wait for each other
+    named = incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint
+    arrived = sa.select(*named, sa.literal("pending")).where(mine).order_by(incoming.c.item_id)  # as others lock them
     insert = database.insert(items).from_select(columns, arrived)
     connection.execute(
         insert.on_conflict_do_update(

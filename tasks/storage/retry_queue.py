@@ -35,11 +35,11 @@ QUEUED, CLAIMED, PARKED = "queued", "claimed", "parked"
 
 TURN = (
     retry_queue.c.priority,
-    sa.func.coalesce(retry_queue.c.quality, sa.literal_column("0.0")),
+    retry_queue.c.quality.nulls_first(),
     retry_queue.c.enqueued_at,
     retry_queue.c.item_id,
 )
-"""The order in which items are claimed. A failed one has the lowest quality of all."""
+"""The order in which items are claimed, and that of an index. A failed one has the lowest quality of all."""
 
 
 class Priority(IntEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from tasks.settings import RetryPolicy
 from tasks.storage import catalogue, claims, results, retries, retry_queue
 from tasks.storage.claims import Claim, Gap
 from tasks.storage.retry_queue import Priority
+from tasks.storage.schema import retry_queue as retry_queue_table
 from tests.queued import POLICY, STAGE, Queue, end, held
 from tests.storage.test_retry_queue import assert_free_while_waiting, commits_fail
 
@@ -465,3 +467,46 @@ def test_claims_of_one_moment_are_of_different_items(queue: Queue) -> None:
     outside = queue.claimed("first", limit=2)
     sa.event.remove(queue.database.engine, "commit", get_in)
     assert (outside, inside) == (["a", "b"], [["c", "d"]])
+
+
+@pytest.mark.parametrize("kept_database", ["sqlite"], indirect=True)  # where a claim holds up all who write
+def test_who_claims_a_few_does_not_sort_them_all(queue: Queue) -> None:
+    """A long queue is read in the order of its index: twenty times as many wait, and it takes no more steps."""
+    few, many = 50, 1000
+    ids = [f"{number:04}" for number in range(many)]
+    queue.register(*ids)
+    queue.store(*ids[:few])
+    before = steps_of(queue, "first")
+    for start in range(few, many, few):
+        queue.store(*ids[start : start + few])
+    assert steps_of(queue, "second") < 2 * before
+
+
+def steps_of(queue: Queue, holder: str) -> int:
+    """How many hundreds of steps SQLite takes to find the next item for this holder to claim."""
+    queries: list[tuple[str, Any]] = []
+
+    def hear(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: object) -> None:
+        if "ORDER BY" in statement:
+            queries.append((statement, parameters))
+
+    sa.event.listen(queue.database.engine, "before_cursor_execute", hear)
+    assert len(queue.claimed(holder, limit=1)) == 1
+    sa.event.remove(queue.database.engine, "before_cursor_execute", hear)
+    claims.release(queue.database, holder)
+    steps: list[None] = []
+    with queue.database.read() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(None), 100)
+        for statement, parameters in queries:
+            connection.exec_driver_sql(statement, parameters).all()
+        driver.set_progress_handler(None, 0)
+    return len(steps)
+
+
+def test_nobody_is_held_up_where_nothing_is_to_be_had(queue: Queue) -> None:
+    """That nothing can be claimed is found without the right to write, which on SQLite one has at a time."""
+    queue.store("a")
+    with queue.database.write() as connection:
+        connection.execute(sa.update(retry_queue_table).values(tries=1))
+        assert queue.claim("first", gaps=[Gap(stage="fetch", served=["cached"])]) == []
