@@ -111,7 +111,7 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
     if vectors:
         of_meaning = list(by_vectors(database, vectors, pool, min_quality))
     with database.read() as connection:
-        hits = _best(connection, fused(of_words, of_meaning), limit)
+        hits = best(connection, fused(of_words, of_meaning), limit)
         return _described(connection, hits, words)
 
 
@@ -183,7 +183,7 @@ def fused(of_words: Ranking | None, of_meaning: Sequence[Ranking] | None) -> dic
     }
 
 
-def _best(connection: sa.Connection, parts: Mapping[int, float], limit: int) -> list[tuple[int, Hit]]:
+def best(connection: sa.Connection, parts: Mapping[int, float], limit: int) -> list[tuple[int, Hit]]:
     """The documents that come first once each part is weighed by its item's quality, with their numbers."""
     hits: list[tuple[int, Hit]] = []
     numbers = list(parts)

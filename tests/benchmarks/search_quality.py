@@ -24,9 +24,10 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ import sqlalchemy as sa
 from tasks.embed_text import HASHED_SPACE, hashed_words
 from tasks.models import text_embedder
 from tasks.settings import ModelSettings
-from tasks.storage import neighbours, search
+from tasks.storage import search
 from tasks.storage.database import Database
 from tasks.storage.matrices import Matrices
 from tasks.storage.schema import documents, items, step_results
@@ -82,65 +83,50 @@ def compare(folder: Path, total: int, count: int, *, tuning: bool) -> None:
     queries = list(_glosses(manifest))[int(tuning) :: 2][:count]
     texts = [query.text for query in queries]
     embedder = text_embedder.load(ModelSettings().text)
-    asked = _Asked(
-        words=[search.words_of(text) for text in texts],
-        by_space={embedder.space: embedder.embed(texts), HASHED_SPACE: hashed_words(texts)},
-    )
+    vectors = {embedder.space: embedder.embed(texts), HASHED_SPACE: hashed_words(texts)}
     apart = [not query.shares_a_word for query in queries]
     print(f"{len(queries)} glosses, {sum(apart)} of which share no word with the title, over {total} items")
     for home in (healthy, outage):
         store = Database(f"sqlite:///{home / 'repli.db'}")
         store.migrate()
-        ways = _ways(store, asked)
         groups = {"all": [True] * len(queries), "no shared word": apart}
+        mixed = None
         if home is outage:
-            mixed = _Mixed(store, embedder.space, asked)
-            ways |= {"vector, mixed": mixed.by_vector, "hybrid, mixed": mixed.by_both}
+            mixed = _Mixed(store, embedder.space)
             spaces = _spaces(store)
-            of_item = [spaces[query.item_id] for query in queries]
-            named = {"with the model's vector": embedder.space, "with hashed words": HASHED_SPACE, "without": None}
-            groups |= {name: [space == wanted for space in of_item] for name, wanted in named.items()}
-        print(f"\n{home.name}: hit@1, hit@10, MRR@10\n")
+            named = {"of the model": embedder.space, "of hashed words": HASHED_SPACE, "none": None}
+            groups |= {
+                f"vector: {name}": [spaces[query.item_id] == one for query in queries] for name, one in named.items()
+            }
+        ranks: dict[str, list[int | None]] = defaultdict(list)
+        for number, query in enumerate(queries):
+            of_query = {space: of_space[number] for space, of_space in vectors.items()}
+            for way, found in _found(store, search.words_of(query.text), of_query, mixed).items():
+                ranks[way].append(found.index(query.item_id) + 1 if query.item_id in found else None)
+        print(f"\n{home.name}: hit@1 · hit@10 · MRR@10\n")
         print(f"| | {' | '.join(f'{name} ({sum(group)})' for name, group in groups.items())} |")
         print("|---" * (len(groups) + 1) + "|")
-        for way, look in ways.items():
-            ranks = [_rank(look(number), query.item_id) for number, query in enumerate(queries)]
-            cells = [
-                _figures([rank for rank, is_in in zip(ranks, group, strict=True) if is_in]) for group in groups.values()
-            ]
+        for way, of_way in ranks.items():
+            cells = [_figures(list(compress(of_way, group))) for group in groups.values()]
             print(f"| {way} | {' | '.join(cells)} |", flush=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The queries by number: their words, and their vectors in each space."""
-
-    words: Sequence[Sequence[str]]
-    by_space: Mapping[str, neighbours.Vector]
-
-
-Look = Callable[[int], list[str]]
-"""The ids that the query of a number finds."""
-
-
-def _ways(store: Database, asked: _Asked) -> dict[str, Look]:
-    """`repli`'s own search."""
-
-    def found(words: Sequence[str], vectors: search.Vectors) -> list[str]:
-        return [hit.id for hit in search.search(store, words, vectors, limit=TOP, min_quality=0)]
-
-    def vectors(number: int) -> search.Vectors:
-        return {space: of_space[number] for space, of_space in asked.by_space.items()}
-
-    return {
-        "keyword": lambda number: found(asked.words[number], {}),
-        "vector": lambda number: found([], vectors(number)),
-        "hybrid": lambda number: found(asked.words[number], vectors(number)),
-    }
-
-
-def _rank(found: Sequence[str], wanted: str) -> int | None:
-    return found.index(wanted) + 1 if wanted in found else None
+def _found(
+    store: Database, words: Sequence[str], vectors: search.Vectors, mixed: _Mixed | None
+) -> Mapping[str, list[str]]:
+    """The ids that each way of looking finds, as `search.search` does, but that each list is made once for all ways."""
+    of_meaning = list(search.by_vectors(store, vectors, search.CANDIDATES, 0))
+    with store.read() as connection:
+        of_words = search.by_words(store, connection, words, search.CANDIDATES, 0)
+        ways = {"keyword": (of_words, None), "vector": (None, of_meaning), "hybrid": (of_words, of_meaning)}
+        found = {
+            way: [hit.id for _, hit in search.best(connection, search.fused(*lists), TOP)]
+            for way, lists in ways.items()
+        }
+    if mixed:
+        found["vector, spaces mixed"] = mixed.best(None, vectors)
+        found["hybrid, spaces mixed"] = mixed.best(of_words, vectors)
+    return found
 
 
 def _figures(ranks: Sequence[int | None]) -> str:
@@ -151,41 +137,31 @@ def _figures(ranks: Sequence[int | None]) -> str:
 
 
 class _Mixed:
-    """A search that takes every vector for one of the model's: words are hashed to as many numbers."""
+    """A search that takes all vectors for the model's, words hashed to as many numbers, and knows no quality."""
 
-    def __init__(self, store: Database, space: str, asked: _Asked) -> None:
+    def __init__(self, store: Database, space: str) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self._store, self._words, self._queries = store, asked.words, asked.by_space[space]
+        self._space = space
         with store.read() as connection:
             columns = documents.c.number, documents.c.item_id, documents.c.name, documents.c.text, documents.c.space
             rows = connection.execute(sa.select(*columns)).all()
-        hasher = HashingVectorizer(n_features=self._queries.shape[1], norm="l2")
-        self._matrix = np.zeros((len(rows), self._queries.shape[1]), np.float32)
         with Matrices(store).open() as matrices:
             by_model = dict(zip(matrices[space].numbers.tolist(), matrices[space].vectors, strict=True))
-            for place, row in enumerate(rows):
-                if row.space == space:
-                    self._matrix[place] = by_model[row.number]
-                elif row.space == HASHED_SPACE:
-                    self._matrix[place] = hasher.transform([f"{row.name}. {row.text}"]).toarray()[0]
+            self._matrix = np.zeros((len(rows), matrices[space].vectors.shape[1]), np.float32)
+        hasher = HashingVectorizer(n_features=self._matrix.shape[1], norm="l2")
+        for place, row in enumerate(rows):
+            if row.space == space:
+                self._matrix[place] = by_model[row.number]
+            elif row.space == HASHED_SPACE:
+                self._matrix[place] = hasher.transform([f"{row.name}. {row.text}"]).toarray()[0]
         self._numbers = np.array([row.number for row in rows])
         self._ids = {row.number: row.item_id for row in rows}
 
-    def by_vector(self, number: int) -> list[str]:
-        return self._best(None, self._nearest(number))
-
-    def by_both(self, number: int) -> list[str]:
-        with self._store.read() as connection:
-            of_words = search.by_words(self._store, connection, self._words[number], search.CANDIDATES, 0)
-        return self._best(of_words, self._nearest(number))
-
-    def _nearest(self, number: int) -> search.Ranking:
-        order = np.argsort(-(self._matrix @ self._queries[number]), kind="stable")[: search.CANDIDATES]
-        return search.Ranking(numbers=self._numbers[order].tolist())
-
-    def _best(self, of_words: search.Ranking | None, of_meaning: search.Ranking) -> list[str]:
-        parts = search.fused(of_words, [of_meaning])
+    def best(self, of_words: search.Ranking | None, vectors: search.Vectors) -> list[str]:
+        """The ids of the first, by vectors alone where there is no list by words."""
+        order = np.argsort(-(self._matrix @ vectors[self._space]), kind="stable")[: search.CANDIDATES]
+        parts = search.fused(of_words, [search.Ranking(numbers=self._numbers[order].tolist())])
         return [self._ids[number] for number in sorted(parts, key=lambda number: -parts[number])[:TOP]]
 
 
