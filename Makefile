@@ -18,11 +18,13 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# The long campaigns, about an hour on two cores.
+# The long campaigns, about an hour and a half on two cores.
 bench: install
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage
+	$(BIN)/python -m tests.benchmarks.kill_reprocess
+	$(BIN)/python -m tests.benchmarks.side_by_side
 
 # The Prefect UI with deployments and schedules, on the home of `make demo`: its runs are there.
 serve: install

@@ -1,9 +1,11 @@
 """`kill -9` of `repli reprocess`, again and again on one store: nothing is lost, nothing is done twice.
 
 ``python -m tests.benchmarks.kill_reprocess`` degrades some items, begins `repli reprocess` twenty times, and kills its
-process group at a random moment of its work each time. After each kill every item has to be whole, or queued, or
+process group at a random moment of its work each time: before it has settled anything, and after so many items, evenly
+spread. After each kill every item has to be whole, or queued, or
 claimed with a lease; what was whole before has to be the same result still. Then the leases are made to run out, as
-they would by themselves in two minutes. At the end one run that nobody disturbs has to lift all that is left.
+they would by themselves in two minutes. At the end one run that nobody disturbs has to lift all that is left. It ends
+with an error where that is not so, or where too many runs were over before they were killed.
 
 `tests/flows/test_reprocess_killed.py` does the same with fewer kills.
 """
@@ -35,9 +37,13 @@ from tests.flows.preloaded import Preloaded, Shop
 
 FORCED_DOWN = ("--force", "classify_image=cpu", "--force", "embed_text=hashed")
 """What brings items to 0.72 and moves no breaker."""
-ITEMS_PER_KILL = 8
-AT_WORK_FOR_S = 2.0
-"""A run is killed at most so long after it began."""
+ITEMS_PER_KILL = 16
+"""What a run settles, and has in flight when it is killed, comes to fewer."""
+SETTLED_AT_MOST = 8
+"""A run is killed when it has settled so many items, or fewer, and at most `WITHIN_S` after that."""
+WITHIN_S = 0.5
+KILLED_AT_WORK = 0.9
+"""Of the kills, at least this part has to fall while the run is at work."""
 BATCH = 2
 PATIENCE_S = 60.0
 
@@ -107,8 +113,8 @@ def campaign(shop: Shop, folder: Path, address: str, *, kills: int, seed: int) -
     censuses, killed_at_work = [Census.of(shop.store)], 0
     assert len(censuses[0].queued) == ITEMS_PER_KILL * kills
     with Client(address, set_as_default=False) as client:
-        for _ in range(kills):
-            killed_at_work += _killed_at_work(shop, draw.uniform(0, AT_WORK_FOR_S))
+        for settled in _spread(kills, draw):
+            killed_at_work += _killed_at_work(shop, settled, draw.uniform(0, WITHIN_S))
             censuses.append(Census.of(shop.store))
             censuses[-1].check_follows(censuses[-2])
             _let_the_leases_run_out(shop.store, client)
@@ -119,16 +125,27 @@ def campaign(shop: Shop, folder: Path, address: str, *, kills: int, seed: int) -
     return Campaign(censuses=tuple(censuses), killed_at_work=killed_at_work, last=last, left=left)
 
 
-def _killed_at_work(shop: Shop, after_s: float) -> bool:
-    """Begin a run, and kill it so long after its first claim; whether it was still at work."""
+def _spread(kills: int, draw: random.Random) -> list[int]:
+    """How many items each run may settle before it is killed: from none to `SETTLED_AT_MOST`, evenly, shuffled."""
+    settled = [round(SETTLED_AT_MOST * number / max(1, kills - 1)) for number in range(kills)]
+    draw.shuffle(settled)
+    return settled
+
+
+def _killed_at_work(shop: Shop, settled: int, after_s: float) -> bool:
+    """Begin a run, and kill it so long after it has settled so many items; whether it was still at work."""
     earlier = runs.latest(shop.store, runs.REPROCESS)
     command = shop.begin("reprocess", "--batch-size", str(BATCH))
 
-    def has_begun() -> bool:
+    def has_come_so_far() -> bool:
         run = runs.latest(shop.store, runs.REPROCESS)
-        return run is not None and (earlier is None or run.id != earlier.id)
+        if run is None or (earlier is not None and run.id == earlier.id):
+            return False
+        with shop.store.read() as connection:
+            count = sa.select(sa.func.count()).select_from(retries).where(retries.c.run_id == run.id)
+            return int(connection.scalar(count) or 0) >= settled
 
-    _wait_until(lambda: has_begun() or command.has_ended(), "no run began")
+    _wait_until(lambda: has_come_so_far() or command.has_ended(), "no run comes so far")
     if command.has_ended(after_s):
         done = command.done()
         assert done.returncode == 0, done.stderr
@@ -174,6 +191,8 @@ def main() -> None:
     for number, census in enumerate(outcome.censuses[1:-1], 1):
         print(f"| {number} | {len(census.done)} | {len(census.queued)} | {len(census.claimed)} |")
     print(f"\n{outcome.killed_at_work} of {arguments.kills} runs were killed at work; the last one: {outcome.last}")
+    if outcome.killed_at_work < KILLED_AT_WORK * arguments.kills:
+        sys.exit("too many runs were over before they were killed: that says little")
     if outcome.censuses[-1].queued or outcome.censuses[-1].claimed:
         sys.exit("the last run did not lift all that was left")
 
