@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
@@ -21,7 +20,7 @@ from prefect_dask import DaskTaskRunner
 
 from flows.configuration import configured_settings, task_runner
 from flows.parameters import Sample
-from flows.routing import ORDINARY, Routing
+from flows.routing import Routing
 from tasks import events
 from tasks.drill.report import markdown
 from tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
@@ -62,14 +61,14 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
 def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:
     """Every stage on a worker that its primary can run on; the stages beside each other."""
     client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
-    routing = Routing(client, database)
+    primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
+    routing = Routing(client, database, forced=primaries)  # whatever the breakers say
     workers = max(1, len(routing.workers()))
 
     def begin(stage: AnyStage) -> Drilling:
         with suppress(TimeoutError):  # one that died is soon back
             client.wait_for_workers(workers, timeout=BACK_WITHIN_S)
-        asked = replace(stage.chain.primary, resources=stage.chain.primary.resources or ORDINARY)
-        wanted = dict(asked.resources) if routing.has_carrier(asked) else {}
+        wanted = dict(routing.resources_for(stage))
         with dask.annotate(resources=wanted) if wanted else nullcontext():
             return drill_stage.submit(stage.name, item_ids, settings)
 

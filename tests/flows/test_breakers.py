@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.flows.commandline import Repli, write_manifest
+from tests.prefect_api import ask, events
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,32 +24,11 @@ def breaker(repli: Repli, name: str = GPU) -> dict[str, Any]:
     return dict(view)
 
 
-def ask(standing: dict[str, str], path: str, body: dict[str, Any]) -> Any:
-    """What the Prefect API answers."""
-    request = urllib.request.Request(
-        f"{standing['PREFECT_API_URL']}/{path}",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
-def told(standing: dict[str, str], name: str, is_it: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """The events of this name with such a payload, once there is one; tests before this one have left others."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        found = ask(standing, "events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
-        if found := [event for event in found if is_it(event["payload"])]:
-            return list(found)
-        time.sleep(0.2)
-    return []
-
-
 def test_a_dead_primary_is_called_a_few_times_and_then_refused(
     quick_repli: Repli, tmp_path: Path, standing: dict[str, str]
 ) -> None:
-    """The breaker opens in the run: later items say so, the report names the move, and Prefect hears of it."""
+    """The breaker opens in the run: later items say so, the report names the move, and Prefect hears of it, and of what
+    the run came to."""
     manifest = write_manifest(tmp_path / "items", 24)
     done = quick_repli("run", manifest, "--batch-size", "4", "--fault", f"{GPU}=error", "--json")
     assert done.returncode == 0, done.stderr
@@ -72,10 +49,14 @@ def test_a_dead_primary_is_called_a_few_times_and_then_refused(
     assert "InjectedFault" in step["error"]["message"]
 
     here = view["place"], view["opened_at"]
-    [opened] = told(standing, "repli.breaker.opened", lambda payload: (payload["place"], payload["at"]) == here)
+    [opened] = events(standing, "repli.breaker.opened", lambda payload: (payload["place"], payload["at"]) == here)
     assert opened["resource"]["prefect.resource.id"] == f"repli.breaker.{GPU}"
     assert (opened["payload"]["old"], opened["payload"]["new"]) == ("closed", "open")
     assert opened["payload"]["cause"] == "too many failures"
+    [degraded] = events(standing, "repli.run.degraded", lambda payload: payload["run_id"] == summary["run_id"])
+    assert degraded["resource"]["prefect.resource.id"] == "repli.run"
+    told = ("run_id", "items", "stored", "failed", "degraded", "mean_quality", "queued")
+    assert degraded["payload"] == {name: summary[name] for name in told}
     artifacts = ask(standing, "artifacts/filter", {"sort": "CREATED_DESC", "limit": 20})
     report = next(one["data"] for one in artifacts if one["key"] == "enrich-report")
     assert "## Breakers that moved" in report
@@ -98,7 +79,7 @@ def test_a_person_forces_a_breaker(quick_repli: Repli, tmp_path: Path, standing:
     assert breaker(quick_repli)["state"] == "closed"
     again = quick_repli("run", manifest, "--refresh", "--json")
     assert json.loads(again.stdout)["rungs"]["classify_image"] == {"gpu": 2}
-    assert told(standing, "repli.breaker.closed", lambda payload: payload["new"] == "forced_closed")
+    assert events(standing, "repli.breaker.closed", lambda payload: payload["new"] == "forced_closed")
 
 
 def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(quick_repli: Repli, tmp_path: Path) -> None:

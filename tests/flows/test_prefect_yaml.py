@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.prefect_api import ask
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,17 +43,11 @@ def test_what_is_deployed_from_a_clean_checkout(standing_server: dict[str, str],
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def ask(path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        url, headers = f"{standing_server['PREFECT_API_URL']}/{path}", {"Content-Type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as answer:
-            return json.load(answer)
-
     prefect("work-pool", "create", "repli", "--type", "process")
     prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     prefect("automation", "create", "--from-file", "deployments/automations.yaml")
 
-    deployed = {one["name"]: one for one in ask("deployments/filter", {})}
+    deployed = {one["name"]: one for one in ask(standing_server, "deployments/filter", {})}
     schedules = {
         name: [(one["slug"], one["schedule"]["cron"], one["schedule"]["timezone"], one["active"]) for one in listed]
         for name, listed in ((name, one["schedules"]) for name, one in deployed.items())
@@ -70,7 +63,7 @@ def test_what_is_deployed_from_a_clean_checkout(standing_server: dict[str, str],
         assert (one["work_pool_name"], one["entrypoint"]) == ("repli", f"flows.{name}.{name}")
         assert (one["enforce_parameter_schema"], one["pull_steps"]) == (True, [])
 
-    automations = {one["name"]: one for one in ask("automations/filter", {})}
+    automations = {one["name"]: one for one in ask(standing_server, "automations/filter", {})}
     assert automations.keys() == {"repli: a breaker closed", "repli: a run failed", "repli: the drill failed"}
     closed = automations["repli: a breaker closed"]
     assert closed["trigger"]["expect"] == ["repli.breaker.closed"]
