@@ -29,6 +29,7 @@ from tasks.storage.database import Database
 from tests.browser import open_page, picture
 from tests.flows.commandline import Repli, command, environment
 from tests.flows.dashboard_store import GPU, HOSTILE_ID, HOSTILE_NAME, HOSTILE_TEXT, PHOTO, make
+from tests.prefect_api import free_port
 
 pytest.importorskip("streamlit", reason="the extra `dashboard` is not installed")
 pytestmark = pytest.mark.timeout(300)
@@ -67,12 +68,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         ended = process.wait(PATIENCE_S)
     assert ended == 0
     database.engine.dispose()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
