@@ -1,18 +1,16 @@
 """Search over the stored items: by words, by vectors of one space at a time, fused by reciprocal ranks.
 
 Each way of looking gives a list of items in their order, and an item has from each list the reciprocal of its rank
-plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009). Its score is the weighted mean of what
-it has by words and by meaning, times its quality. Vectors of different spaces are never compared: each space is a list
-of its own, in which ranks are divided by its share of the vectors, so that the best of a few is not taken for the best
-of all.
-
-What is found by words is supposed to be of `BENEFIT` as much by meaning, whether it has a vector or not, unless its
-vector says more. So an item without a vector is not at the end of every list; and none has anything to gain from the
-loss of its vector.
+plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009). Its score is the root of the weighted
+mean square of what it has by words and by meaning, times its quality: what it lacks counts as nothing, so that none
+gains by the loss of its vector, and what is high in one list still comes before what is middling in both. Vectors of
+different spaces are never compared: each space is a list of its own, in which ranks are divided by its share of the
+vectors, so that the best of a few is not taken for the best of all.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +31,10 @@ from tasks.storage.snippets import END as END
 from tasks.storage.snippets import any_of, one_line, snippets
 
 RANK_CONSTANT = 3
-"""The paper has 60, with which a quality of 0.8 weighs as much as 15 ranks; with 3 it weighs as much as one. This and
-`WORDS_WEIGHT` were chosen on the tuning half of `tests/benchmarks/search_quality.py`."""
-WORDS_WEIGHT = 0.4
-"""Of an item's rank by words, beside that by meaning, which has the rest of 1."""
-BENEFIT = 0.5
-"""Of the doubt: the part of what an item has by words that it has by meaning at least."""
+"""The paper has 60, with which a quality of 0.8 weighs as much as 15 ranks; with 3 it weighs as much as one. This,
+`WORDS_WEIGHT` and the squares were chosen on the tuning half of `tests/benchmarks/search_quality.py`."""
+WORDS_WEIGHT = 0.45
+"""Of the list by words; those by meaning have the rest of 1."""
 CANDIDATES = 100
 """Of each list, at least so many are looked at."""
 MAX_WORDS = 64
@@ -177,8 +173,9 @@ def fused(of_words: Ranking | None, of_meaning: Sequence[Ranking] | None) -> dic
     if of_words is None or of_meaning is None:
         return by_words or by_meaning
     return {
-        number: WORDS_WEIGHT * (said := by_words.get(number, 0.0))
-        + (1 - WORDS_WEIGHT) * max(by_meaning.get(number, 0.0), BENEFIT * said)
+        number: math.sqrt(
+            WORDS_WEIGHT * by_words.get(number, 0.0) ** 2 + (1 - WORDS_WEIGHT) * by_meaning.get(number, 0.0) ** 2
+        )
         for number in by_words | by_meaning
     }
 

@@ -5,9 +5,9 @@ have an article by their name, and looks for each by its gloss alone: by words, 
 queries stand those that share no word with the title. Half of the queries, the odd ones, were looked at when the fusion
 was tuned; the figures are of the other half.
 
-Then the same after an outage: a third of the items have a vector of hashed words or none. `repli`'s search, which keeps
-spaces apart and weighs by quality, is put beside one that compares all vectors with each other, as one matrix of model
-vectors and hashed words of the same length would have it, and knows of no quality; it fuses by the same constants.
+Then the same after an outage: a third of the items have a vector of hashed words or none. `repli`'s search keeps spaces
+apart and weighs by quality. Beside it stand one that leaves quality out, and one that besides compares all vectors with
+each other, as one matrix of model vectors and hashed words of the same length would have it; all fuse alike.
 
 WordNet 3.0 is Debian's: ``apt-get install wordnet-base``.
 """
@@ -124,8 +124,9 @@ def _found(
             for way, lists in ways.items()
         }
     if mixed:
-        found["vector, spaces mixed"] = mixed.best(None, vectors)
-        found["hybrid, spaces mixed"] = mixed.best(of_words, vectors)
+        for way in "vector", "hybrid":
+            found[f"{way}, whatever the quality"] = mixed.best(search.fused(*ways[way]))
+            found[f"{way}, spaces mixed"] = mixed.best(search.fused(ways[way][0], [mixed.nearest(vectors)]))
     return found
 
 
@@ -158,10 +159,12 @@ class _Mixed:
         self._numbers = np.array([row.number for row in rows])
         self._ids = {row.number: row.item_id for row in rows}
 
-    def best(self, of_words: search.Ranking | None, vectors: search.Vectors) -> list[str]:
-        """The ids of the first, by vectors alone where there is no list by words."""
+    def nearest(self, vectors: search.Vectors) -> search.Ranking:
         order = np.argsort(-(self._matrix @ vectors[self._space]), kind="stable")[: search.CANDIDATES]
-        parts = search.fused(of_words, [search.Ranking(numbers=self._numbers[order].tolist())])
+        return search.Ranking(numbers=self._numbers[order].tolist())
+
+    def best(self, parts: Mapping[int, float]) -> list[str]:
+        """The ids of the first, whatever their quality."""
         return [self._ids[number] for number in sorted(parts, key=lambda number: -parts[number])[:TOP]]
 
 
@@ -240,7 +243,7 @@ def _glosses(manifest: Path) -> Iterator[Gloss]:
 
 def _stems(text: str) -> set[str]:
     """Words without the commonest endings: "whales" shares "whale"."""
-    return {re.sub(r"(ies|es|s|ing|ed)$", "", word) for word in search.words_of(text)}
+    return {re.sub(r"(ies|es|s|ing|ed)$", "", word) for word in search.words_of(text.lower())}
 
 
 if __name__ == "__main__":

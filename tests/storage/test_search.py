@@ -130,8 +130,20 @@ def test_items_without_a_vector_are_found_by_words(shelf: Shelf) -> None:
     shelf.put("far", "Whatever.", vector=unit(0, 1, 0))
     shelf.put("none", FISH)
     assert shelf.ids(model=unit(1, 0.1, 0)) == ["near", "far"]
-    assert set(shelf.ids("gills", model=unit(1, 0.1, 0))) == {"near", "far", "none"}
-    assert shelf.ids("gills", model=unit(1, 0.1, 0))[0] == "none"
+    assert shelf.ids("gills", model=unit(1, 0.1, 0)) == ["near", "none", "far"]
+
+
+def test_a_whole_item_is_before_its_degraded_self(shelf: Shelf) -> None:
+    """First by words and whole, it is found before one that says the same, without a vector and of less quality."""
+    others = [f"other-{number:02}" for number in range(30)]
+    shelf.register("whole", "less", *others)
+    shelf.put("whole", FISH, vector=unit(0, 1))
+    shelf.put("less", FISH, quality="0.7")
+    for number, item_id in enumerate(others):
+        shelf.put(item_id, vector=unit(1, number / 100))
+    found = {hit.id: hit.score for hit in shelf.find("gills", model=unit(1, 0), limit=40)}
+    assert found["whole"] > found["less"]
+    assert found["other-00"] > found["less"], "the nearest of all is behind an item without a vector"
 
 
 @given(
