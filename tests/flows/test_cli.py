@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from flows.cluster import PrivateServer
+from tasks.search import Mode, Query, search
 from tasks.settings import Settings
 from tasks.storage import runs
 from tasks.storage.database import Database
@@ -72,6 +73,11 @@ def test_a_whole_outage_is_stored_at_exactly_072(repli: Repli, tmp_path: Path, h
 
     status = json.loads(repli("status", "--json").stdout)
     assert status["mean_quality"] == 0.72
+
+    settings = Settings.from_environment({"REPLI_HOME": str(home)})
+    for mode in Mode:
+        found = search(settings, Database(settings.database_url), Query(text="what of thing number 7?", mode=mode))
+        assert (found.hits[0].id, found.hits[0].degraded) == ("item-7", ("classify_image", "embed_text"))
     assert not children_left(home)
 
 
