@@ -22,12 +22,13 @@ from tasks.settings import RetryPolicy, Settings
 from tasks.stages import declared_breakers
 from tasks.storage import breakers, catalogue, claims, results, retry_queue, runs
 from tasks.storage.breakers import Key
+from tasks.storage.claims import Gap
 from tasks.storage.database import Database
 from tests.stored import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NASTY = "a|b`c`<b>&amp; ![x](http://evil/a.png) *bold* \\ \n# head"
-OWED = {"classify_image": ["cpu"], "validate": [None]}
+OWED = [Gap(stage="classify_image", served=["cpu"]), Gap(stage="validate", served=[None])]
 CALLS = {"fetch": 0, "validate": 1, "classify_image": 3}
 AT_ONCE = RetryPolicy(tries=1)
 

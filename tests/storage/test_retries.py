@@ -20,9 +20,10 @@ def test_a_tally_adds_up(queue: Queue) -> None:
     assert queue.claimed("other", limit=1) == ["d"]
     queue.pass_time(10_000)
     taken = [claim for claim in queue.claim("first") if claim.item_id != "f"]
-    queue.store("a", at="0.9")
-    queue.store("e", at="0.6")
-    tally = retries.tally(queue.database, queue.settle("first", taken))
+    run_id = queue.begin_run()
+    queue.store("a", at="0.9", run_id=run_id)
+    queue.store("e", at="0.6", run_id=run_id)
+    tally = retries.tally(queue.database, queue.settle("first", taken, run_id=run_id))
     assert tally.outcomes == {"upgraded": 2, "unchanged": 1, "parked": 2}
     assert tally.as_json() == {
         "claimed": 5,
@@ -41,8 +42,9 @@ def test_a_tally_is_of_one_run(queue: Queue) -> None:
     first = queue.settle("first", queue.claim("first"))
     queue.pass_time(10_000)
     taken = queue.claim("second", limit=1)
-    queue.store("a", at="1")
-    second = queue.settle("second", taken)
+    second = queue.begin_run()
+    queue.store("a", at="1", run_id=second)
+    queue.settle("second", taken, run_id=second)
     assert retries.tally(queue.database, first).outcomes == {"unchanged": 2}
     assert retries.tally(queue.database, second).outcomes == {"upgraded": 1}
 
