@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
 
@@ -63,13 +62,13 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
     database = Database(settings.database_url)
     database.migrate()
     source, options = "the retry queue", request.options(settings)
-    run_id = runs.start(database, str(flow_run.get_id()), source, options, datetime.now(UTC), kind=runs.REPROCESS)
+    run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
     healing = _Healing(database, client, run_id, request, settings)
     with heartbeat(database, run_id, settings.retry.lease_s):
         problems = healing.run()
     summary = {"calls": dict(healing.calls), "ending": healing.ending}
-    runs.finish(database, run_id, datetime.now(UTC), healing.notes, summary)
+    runs.finish(database, run_id, database.now(), healing.notes, summary)
     return _ending(retry_report_on(database, runs.find(database, run_id)), problems)
 
 

@@ -68,10 +68,6 @@ class Routing:
         carriers = self._carriers(wanted)
         return wanted if carriers and not self._helps_nobody(stage, wanted, carriers) else {}
 
-    def has_carrier(self, rung: AnyRung) -> bool:
-        """Whether a worker lives that carries what the rung asks for."""
-        return bool(self._carriers(rung.resources))
-
     def may_be_called(self, stage: str, rung: AnyRung) -> bool:
         """Whether a worker lives that can run the rung, and somewhere its breaker does not refuse it."""
         carriers = self._carriers(rung.resources)
