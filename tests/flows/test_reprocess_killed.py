@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.storage import neighbours
+from tasks.storage.matrices import Matrices
+from tasks.storage.search import search
 from tests.benchmarks.kill_reprocess import ITEMS_PER_KILL, campaign
 from tests.flows.preloaded import Preloaded, Shop
 
@@ -23,4 +26,11 @@ def test_it_may_be_killed_at_any_moment(preloaded: Preloaded, tmp_path: Path, st
     assert sum(bool(census.claimed) for census in after_kills) >= KILLS / 3, "some were in the middle of something"
     assert outcome.left, "there was something left to lift"
     assert outcome.last["claimed"] == outcome.last["upgraded"] == outcome.left
-    assert len(outcome.censuses[-1].done) == ITEMS_PER_KILL * KILLS
+    done = outcome.censuses[-1].done
+    assert len(done) == ITEMS_PER_KILL * KILLS
+    [space] = neighbours.spaces(shop.store)
+    with Matrices(shop.store).open() as matrices:
+        looked_for = matrices[space].vectors[0].copy()
+    for words, vectors in (["thing"], {}), ([], {space: looked_for}):
+        found = search(shop.store, words, vectors, limit=len(done), min_quality=1)
+        assert {hit.id for hit in found} == done, "a search does not know what was lifted"
