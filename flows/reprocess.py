@@ -24,13 +24,12 @@ from prefect_dask import DaskTaskRunner
 
 from flows.configuration import configured_settings, task_runner
 from flows.heartbeat import heartbeat
-from flows.lost_workers import Deaths, set_aside
+from flows.lost_workers import set_aside
 from flows.parameters import BatchSize, Faults, Limit, fault_specs
 from flows.prospects import PROBE_ITEMS, Prospect, Verdict, gaps
 from flows.routing import Routing
 from flows.run_request import RetryRequest
 from flows.window import Window, full_width
-from tasks import events
 from tasks.retry_report import RetryReport, markdown, retry_report_on
 from tasks.settings import Settings
 from tasks.stage import AnyStage, RunOptions, StageReport, Upgrade
@@ -111,13 +110,15 @@ class _Healing:
         Returns:
             How many were sent, and what went wrong on the way.
         """
-        probed, size, problems = 0, PROBE_ITEMS, list[str]()
+        asked, probed, size, problems = STAGE_NAMES[:-1], 0, PROBE_ITEMS, list[str]()
         while not problems:
             stages = self._improvable() - self._stages_that_are(Verdict.HOPELESS)
-            asked = sorted(stages & self._stages_that_are(Verdict.OPEN), key=STAGE_NAMES.index)
-            taken = [claim for stage in asked for claim in self._claim(self._gaps([stage]), size)]
+            is_open = stages & self._stages_that_are(Verdict.OPEN)
+            found = {stage: self._claim(self._gaps([stage]), size) for stage in asked if stage in is_open}
+            taken = [claim for some in found.values() for claim in some]
             if not taken:
                 break
+            asked = tuple(stage for stage, some in found.items() if some)  # that there are none takes long to find
             problems = self._send(self._cut(taken), stages, self._from(stages))
             probed += len(taken)
             size = max(PROBE_ITEMS, min(2 * size, self._size()))
@@ -144,22 +145,16 @@ class _Healing:
     ) -> list[str]:
         """Take batches `through` some stages, for something better at those of them that are in `stages`."""
         self._stages = stages
-        directives = self._request.directives()
         upgrade = Upgrade(holder=self._run_id, stages=stages)
         window = Window(
             self._client,
-            RunOptions(run_id=self._run_id, upgrade=upgrade, directives=directives),
+            self._database,
+            RunOptions(run_id=self._run_id, upgrade=upgrade, directives=self._request.directives()),
             self._settings,
             on_done=self._came_through,
             set_aside=self._set_aside,
             routing=self._routing,
-            deaths=Deaths(
-                self._database,
-                directives,
-                pipeline=self._pipeline,
-                place_of=self._routing.place_of,
-                on_move=events.breaker_moved,
-            ),
+            pipeline=self._pipeline,
             stages=through,
             width=self._width,
         )
