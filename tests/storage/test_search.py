@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import time
+import tracemalloc
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -438,6 +439,24 @@ def test_a_snippet_is_where_most_of_the_words_are(shelf: Shelf) -> None:
     assert f"nothing A {BEGIN}fish{END} breathes by {BEGIN}gills{END}. nothing" in hit.snippet
     assert hit.snippet[0] == hit.snippet[-1] == "…"
     assert hit.snippet.count("nothing") < 24
+
+
+def test_snippets_of_many_long_texts_take_the_memory_of_one(shelf: Shelf) -> None:
+    """They are chosen one text at a time."""
+    shelf.register("a", "b", "c", "d", "e", "f")
+    text = " ".join(f"fish{number}" for number in range(20_000))
+
+    def peak(limit: int) -> int:
+        tracemalloc.start()
+        assert len(shelf.find("fish7", limit=limit)) == limit
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    for item_id in "abcdef":
+        shelf.put(item_id, text)
+    peak(1)
+    assert peak(6) < 2 * peak(1)
 
 
 def test_snippets_mark_what_the_index_finds(database: Database) -> None:
