@@ -20,7 +20,7 @@ from prefect_dask import DaskTaskRunner
 
 from flows.configuration import configured_settings, task_runner
 from flows.heartbeat import heartbeat
-from flows.lost_workers import Deaths, set_aside
+from flows.lost_workers import set_aside
 from flows.parameters import BatchSize, Faults, Forced, Limit, Refresh, Source, fault_specs, force_specs
 from flows.routing import Routing
 from flows.run_request import RunRequest
@@ -105,18 +105,13 @@ def _enrich_batches(
     routing = Routing(client, database, forced=options.directives.forced)
     window = Window(
         client,
+        database,
         options,
         settings,
         on_done=on_done,
         set_aside=partial(set_aside, database, options.run_id),
         routing=routing,
-        deaths=Deaths(
-            database,
-            options.directives,
-            pipeline=pipeline,
-            place_of=routing.place_of,
-            on_move=events.breaker_moved,
-        ),
+        pipeline=pipeline,
         stages=pipeline.stages,
     )
     listed = catalogue.batches(

@@ -20,10 +20,12 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from flows.lost_workers import Deaths, suspects
 from flows.routing import DESERTED_AFTER_S, Routing
+from tasks import events
 from tasks.fallback import RepliError
 from tasks.settings import Settings
-from tasks.stage import AnyStage, RunOptions, StageReport
+from tasks.stage import AnyStage, Pipeline, RunOptions, StageReport
 from tasks.stage_task import Batch, task_of
+from tasks.storage.database import Database
 
 WORKER_WAIT_S = 60
 LOOK_EVERY_S = 2.0
@@ -54,27 +56,34 @@ class Window:
         client: the Dask client of the flow's task runner.
         on_done: told of each batch that came through, and what each stage did to it.
         set_aside: told of each batch of one item that workers die over, and of the stage.
-        deaths: told of each death that has one possible cause, so that the breakers count it.
-        stages: those that batches are taken through, in their order, under the run's policy.
+        pipeline: the run's, under its policy.
+        stages: those of it that batches are taken through, in their order.
         width: how many batches may be in flight with so many workers.
     """
 
     def __init__(
         self,
         client: Client,
+        database: Database,
         options: RunOptions,
         settings: Settings,
         *,
         on_done: Callable[[Batch, Sequence[StageReport]], None],
         set_aside: Callable[[Batch, str], None],
         routing: Routing,
-        deaths: Deaths,
+        pipeline: Pipeline,
         stages: Sequence[AnyStage],
         width: Callable[[int], int] = full_width,
     ) -> None:
         self._client = client
         self._routing = routing
-        self._deaths = deaths
+        self._deaths = Deaths(
+            database,
+            options.directives,
+            pipeline=pipeline,
+            place_of=routing.place_of,
+            on_move=events.breaker_moved,
+        )
         self._options = options
         self._settings = settings
         self._on_done = on_done
