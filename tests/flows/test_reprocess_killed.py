@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.embed_text import HASHED_SPACE
 from tasks.storage import neighbours
 from tasks.storage.matrices import Matrices
 from tasks.storage.search import search
@@ -29,6 +30,7 @@ def test_it_may_be_killed_at_any_moment(preloaded: Preloaded, tmp_path: Path, st
     done = outcome.censuses[-1].done
     assert len(done) == ITEMS_PER_KILL * KILLS
     [space] = neighbours.spaces(shop.store)
+    assert space != HASHED_SPACE
     with Matrices(shop.store).open() as matrices:
         looked_for = matrices[space].vectors[0].copy()
     for words, vectors in (["thing"], {}), ([], {space: looked_for}):
