@@ -21,6 +21,7 @@ BEGIN, END = "\x02", "\x03"
 SNIPPET_WORDS = 24
 MAX_CHARACTERS = 250_000
 """Of a text, as many as the index of PostgreSQL takes; what comes after is in no snippet."""
+TEXTS_PER_READ = 20
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 """Of `documents_words`, see migration 0005."""
 _BEGINNING_CHARACTERS = 400
@@ -54,15 +55,16 @@ _NO_MARKS = str.maketrans(BEGIN + END, "  ")
 
 
 def _chosen(connection: sa.Connection, numbers: Sequence[int], look_for: Sequence[str]) -> dict[int, str]:
-    shortened = sa.select(sa.func.substr(documents.c.text, 1, MAX_CHARACTERS))
+    query = sa.select(documents.c.number, sa.func.substr(documents.c.text, 1, MAX_CHARACTERS).label("text"))
     found: dict[int, str] = {}
     with closing(sqlite3.connect(":memory:")) as fts5:
         fts5.execute(f"CREATE VIRTUAL TABLE words USING fts5(word, tokenize='{TOKENIZER}')")
-        for number in numbers:
-            text = connection.scalar(shortened.where(documents.c.number == number)) or ""
-            words = list(_WORD.finditer(text))
-            if chosen := passage(text, words, _marked(fts5, {word.group() for word in words}, look_for)):
-                found[number] = chosen
+        for start in range(0, len(numbers), TEXTS_PER_READ):
+            some = documents.c.number.in_(numbers[start : start + TEXTS_PER_READ])
+            for number, text in connection.execute(query.where(some, documents.c.text.is_not(None))).all():
+                words = list(_WORD.finditer(text))
+                if chosen := passage(text, words, _marked(fts5, {word.group() for word in words}, look_for)):
+                    found[number] = chosen
     return found
 
 
