@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tasks.fallback import AnyChain, Rules
+from tasks.fallback import SKIP, AnyChain, Rules
 from tasks.stage import StageReport
 from tasks.storage.claims import Gap
 
@@ -39,10 +39,11 @@ class Prospect:
         if report.lifted:
             return Prospect(has_gained=True)
         let_down = len(report.let_down)
+        served = sum(count for rung, count in report.rungs.items() if rung != SKIP)  # anew, for another input
         return Prospect(
             has_gained=self.has_gained,
             let_down=self.let_down + let_down,
-            in_vain=self.in_vain + report.items - let_down,
+            in_vain=self.in_vain + max(0, report.items - let_down - served),
         )
 
     @property
@@ -66,10 +67,10 @@ def gaps(chain: AnyChain, declared: Sequence[str], callable_now: Collection[str]
             continue
         worse = chain.rung_names[position + 1 :]
         left_out = [name for name in declared[declared.index(rung.name) + 1 :] if name not in chain.rung_names]
-        itself = [rung.name] if rung is chain.primary else []  # what it made from what is not there any more
         bars = [rule for rule in rules.table if rule.forbids == f"{chain.stage}.{rung.name}"]
         unless = tuple((rule.stage, frozenset(rule.rungs)) for rule in bars)
-        found.append(Gap(stage=chain.stage, served=(None, *itself, *worse, *left_out), unless=unless))
+        is_best = rung is chain.primary
+        found.append(Gap(stage=chain.stage, served=(None, *worse, *left_out), unless=unless, whole_too=is_best))
         if not bars:
             break
     return found

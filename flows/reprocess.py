@@ -214,6 +214,9 @@ class _Healing:
 
     def _set_aside(self, batch: Batch, stage: str) -> None:
         set_aside(self._database, self._run_id, batch, stage)
+        if stage in self._prospects:  # whatever the items are, no stage is tried on at two workers an item
+            dead = StageReport(stage=stage, items=len(batch.item_ids), let_down=frozenset(batch.item_ids))
+            self._prospects[stage] = self._prospects[stage].after(dead)
         self._settle(batch, batch.item_ids)
 
     def _settle(self, batch: Batch, tried: Collection[str]) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, Worker
 
-from tasks.fallback import AnyRung, Breaker, Position, StoreError
+from tasks.fallback import AnyRung, Breaker, StoreError
 from tasks.gates import this_place
 from tasks.stage import AnyStage
 from tasks.storage import breakers
@@ -28,6 +29,17 @@ DESERTED_AFTER_S = 120.0
 BELIEVED_FOR_S = 1.0
 ORDINARY = {"CPU": 1.0}
 """What a stage asks for that asks for nothing, where there is a worker that carries it: it leaves the devices alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Everywhere:
+    """Whether all breakers of a rung refuse calls now, and whether they do so for some time: no probe is out."""
+
+    is_refused: bool
+    is_shut: bool
+
+
+_CLOSED = _Everywhere(is_refused=False, is_shut=False)
 
 
 class Routing:
@@ -51,7 +63,7 @@ class Routing:
         self._timer = timer
         self._places: dict[str, str] = {}
         self._missing_since: dict[str, float] = {}
-        self._refused: dict[str, tuple[float, bool]] = {}
+        self._read_last: dict[str, tuple[float, _Everywhere]] = {}
 
     def workers(self) -> dict[str, Any]:
         """The live workers, by address, as the scheduler describes them."""
@@ -66,20 +78,19 @@ class Routing:
         """The resources that the stage's tasks are to ask for now; none where they had better run anywhere."""
         wanted = self._wanted(stage)
         carriers = self._carriers(wanted)
-        return wanted if carriers and not self._helps_nobody(stage, wanted, carriers) else {}
+        return wanted if carriers and not self._primary(stage, carriers).is_refused else {}
 
     def may_be_called(self, stage: str, rung: AnyRung) -> bool:
         """Whether a worker lives that can run the rung, and somewhere its breaker does not refuse it."""
         carriers = self._carriers(rung.resources)
-        return bool(carriers) and not self._is_refused(stage, rung, carriers)
+        return bool(carriers) and not self._breaker_of(stage, rung, carriers).is_refused
 
     def waits_in_vain(self, stage: AnyStage) -> bool:
         """Whether what waits for the stage's resource had better not: no worker has carried it for a while, or the
-        breaker has opened wherever one does."""
-        wanted = self._wanted(stage)
-        carriers = self._carriers(wanted)
+        breaker has opened wherever one does. While a probe is out there is hope."""
+        carriers = self._carriers(self._wanted(stage))
         is_lost = self._missing_for(stage.name, is_there=bool(carriers)) >= LOST_AFTER_S
-        return is_lost or bool(carriers and self._helps_nobody(stage, wanted, carriers))
+        return is_lost or (bool(carriers) and self._primary(stage, carriers).is_shut)
 
     def begun(self) -> set[Any]:
         """The keys of the tasks that some worker is at."""
@@ -106,11 +117,6 @@ class Routing:
         resources = {rung.name: rung.resources for rung in stage.chain.rungs}
         return resources.get(first) or ORDINARY
 
-    def _helps_nobody(self, stage: AnyStage, wanted: Mapping[str, float], carriers: list[str]) -> bool:
-        if wanted is ORDINARY or stage.name in self._forced:
-            return False
-        return self._is_refused(stage.name, stage.chain.primary, carriers)
-
     def _carriers(self, wanted: Mapping[str, float]) -> list[str]:
         return [
             address
@@ -118,32 +124,40 @@ class Routing:
             if all(worker["resources"].get(name, 0) >= amount for name, amount in wanted.items())
         ]
 
-    def _is_refused(self, stage: str, rung: AnyRung, carriers: list[str]) -> bool:
-        """Whether the rung's breaker refuses calls wherever it could be called. One that owes a probe does not."""
-        if rung.breaker is None:
-            return False
-        name = f"{stage}.{rung.name}"
-        read_at, is_refused = self._refused.get(name, (0.0, False))
-        if self._timer() - read_at < BELIEVED_FOR_S and read_at:
-            return is_refused
-        is_refused = self._read_refused(name, rung.breaker, carriers)
-        self._refused[name] = (self._timer(), is_refused)
-        return is_refused
+    def _primary(self, stage: AnyStage, carriers: list[str]) -> _Everywhere:
+        """How the breaker stands by which a stage is sent. None is where a rung is forced, or needs nothing."""
+        primary = stage.chain.primary
+        if stage.name in self._forced or not primary.resources:
+            return _CLOSED
+        return self._breaker_of(stage.name, primary, carriers)
 
-    def _read_refused(self, name: str, breaker: Breaker, carriers: list[str]) -> bool:
+    def _breaker_of(self, stage: str, rung: AnyRung, carriers: list[str]) -> _Everywhere:
+        """How the rung's breaker stands wherever it could be called. What was read last is believed for a while."""
+        if rung.breaker is None:
+            return _CLOSED
+        name = f"{stage}.{rung.name}"
+        read_at, found = self._read_last.get(name, (None, _CLOSED))
+        if read_at is None or self._timer() - read_at >= BELIEVED_FOR_S:
+            found = self._read(name, rung.breaker, carriers)
+            self._read_last[name] = (self._timer(), found)
+        return found
+
+    def _read(self, name: str, breaker: Breaker, carriers: list[str]) -> _Everywhere:
         self.learn_places()
         places = {self._places.get(worker) for worker in carriers} if breaker.scope == "host" else {EVERYWHERE}
         keys = [Key(name, place) for place in places if place is not None]
         if len(keys) < len(places):  # one of them has not said where it is
-            return False
+            return _CLOSED
         try:
             states, now = breakers.read(self._database, breaker, [*keys, Key(name)])
         except StoreError:  # the stages say so
-            return False
+            return _CLOSED
         ordered = states[Key(name)]
-        if ordered.position.is_forced:
-            return ordered.position is Position.FORCED_OPEN
-        return all(states[key].refuses(now) for key in keys)
+        standing = [ordered] if ordered.position.is_forced else [states[key] for key in keys]
+        return _Everywhere(
+            is_refused=all(state.refuses(now) for state in standing),
+            is_shut=all(state.is_shut(now) for state in standing),
+        )
 
 
 def _begun(dask_worker: Worker) -> list[Any]:

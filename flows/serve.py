@@ -164,7 +164,10 @@ def _answer(server: PrivateServer, path: str) -> Any:
 
 def _night(server: PrivateServer) -> str:
     """What the server has scheduled for the night, by this `--nightly`, an earlier one, or a person in the UI."""
-    deployment = _answer(server, "deployments/name/enrich/enrich")
+    try:
+        deployment = _answer(server, "deployments/name/enrich/enrich")
+    except OSError:
+        return "off; somebody deleted the deployment `enrich`"
     for schedule in deployment["schedules"]:
         if schedule["active"]:
             source = {**deployment["parameters"], **schedule["parameters"]}.get("source", "no source")

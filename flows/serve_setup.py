@@ -12,7 +12,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import yaml
@@ -34,6 +34,8 @@ from deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
 PACKAGES = ("blocks", "deployments", "flows", "tasks")
 DECLARED = "repli_declared"
 """The variable of the server that tells which version of the package was declared there."""
+SCHEDULES = "repli_schedules"
+"""The variable that has how the schedules were, while they are made anew."""
 CUT_OFF = "`repli serve` ended while it ran; start it again, it goes on from here"
 
 
@@ -85,18 +87,24 @@ async def _make_pool(client: PrefectClient) -> None:
 
 
 async def _deploy(client: PrefectClient) -> None:
-    """As a person does it on a server of one's own; the schedules are as active as they were, with their parameters."""
-    before = await _schedules(client)
+    """As a person does it on a server of one's own; the schedules are as active as they were, with their parameters.
+
+    Prefect makes them anew, so how they were stands in a variable until all is as it was, whoever is killed meanwhile.
+    """
+    interrupted = cast(dict[str, Any] | None, await Variable.aget(SCHEDULES))
+    kept = interrupted or {
+        f"{deployment}/{slug}": {"active": schedule.active, "parameters": schedule.parameters}
+        for (deployment, slug), (_, schedule) in (await _schedules(client)).items()
+    }
+    await Variable.aset(SCHEDULES, kept, overwrite=True)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"prefect deploy failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
-    for name, (deployment, schedule) in (await _schedules(client)).items():
-        if name in before:
-            kept = before[name][1]
-            await client.update_deployment_schedule(
-                deployment, schedule.id, active=kept.active, parameters=kept.parameters
-            )
+    for (deployment, slug), (deployment_id, schedule) in (await _schedules(client)).items():
+        if as_it_was := kept.get(f"{deployment}/{slug}"):
+            await client.update_deployment_schedule(deployment_id, schedule.id, **as_it_was)
+    await Variable.aunset(SCHEDULES)
 
 
 async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tuple[UUID, DeploymentSchedule]]:
@@ -116,7 +124,10 @@ async def _create_automations(client: PrefectClient) -> None:
 
 
 async def _schedule_nightly(client: PrefectClient, source: str) -> None:
-    deployment, schedule = (await _schedules(client))["enrich", "nightly"]
+    nightly = (await _schedules(client)).get(("enrich", "nightly"))
+    if nightly is None:
+        raise SystemExit("somebody deleted the schedule `nightly` of the deployment `enrich`; add one there in the UI")
+    deployment, schedule = nightly
     parameters = {**schedule.parameters, "source": source}
     await client.update_deployment_schedule(deployment, schedule.id, active=True, parameters=parameters)
 

@@ -165,14 +165,14 @@ class BreakerState:
             return self.probe_at is None or now >= self.probe_at
         return self.position is Position.HALF_OPEN and self.lease is None
 
+    def is_shut(self, now: datetime) -> bool:
+        """Whether it is open, and nobody is to try yet."""
+        is_cooling = self.position is Position.OPEN and not self.owes_probe(now)
+        return is_cooling or self.position is Position.FORCED_OPEN
+
     def refuses(self, now: datetime) -> bool:
         """Whether who asks is refused, and cannot but be. Where a probe is owed, or was lost, somebody has to ask."""
-        match self.position:
-            case Position.OPEN:
-                return not self.owes_probe(now)
-            case Position.HALF_OPEN:
-                return self.lease is not None and now < self.lease.until
-        return self.position is Position.FORCED_OPEN
+        return self.is_shut(now) or (self.lease is not None and now < self.lease.until)
 
 
 class Decision(StrEnum):

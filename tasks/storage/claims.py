@@ -35,11 +35,13 @@ class Gap:
     Args:
         served: the rungs to be improved on; None stands for a stage that failed.
         unless: rungs of earlier stages, each with its stage, that bar an item from what would be better.
+        whole_too: whether a whole result that was made from what is not there any more is one too.
     """
 
     stage: str
     served: Collection[str | None]
     unless: Sequence[tuple[str, Collection[str]]] = ()
+    whole_too: bool = False
 
 
 def claim(database: Database, holder: str, gaps: Sequence[Gap], limit: int, lease_s: float) -> list[Claim]:
@@ -213,6 +215,8 @@ def _has(gap: Gap) -> sa.ColumnElement[bool]:
         for stage, rungs in gap.unless
     ]
     is_served = sa.or_(*(_rung_is(rung) for rung in gap.served))
+    if gap.whole_too:
+        is_served = sa.or_(is_served, step_results.c.status == Status.SUCCEEDED)
     return sa.and_(step_results.c.stage == gap.stage, is_served, *(sa.not_(bar) for bar in bars))
 
 

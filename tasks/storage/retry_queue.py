@@ -39,7 +39,8 @@ TURN = (
     retry_queue.c.enqueued_at,
     retry_queue.c.item_id,
 )
-"""The order in which items are claimed, and that of an index. A failed one has the lowest quality of all."""
+"""The order in which items are claimed, and on SQLite that of an index; PostgreSQL, whose index has nulls last, sorts
+those of one priority. A failed one has the lowest quality of all."""
 
 
 class Priority(IntEnum):

@@ -326,6 +326,29 @@ def test_open_breaker_refuses_until_its_cool_down_is_over() -> None:
     assert play.asked("prober") is PROBE
 
 
+def test_where_it_stands_says_what_becomes_of_who_asks() -> None:
+    """Refused while it is shut, and while somebody probes, when there is hope; not where a probe is owed, or lost."""
+
+    def says(play: Play) -> tuple[bool, bool]:
+        return play.state.is_shut(play.clock.now()), play.state.refuses(play.clock.now())
+
+    play = opened()
+    assert says(play) == (True, True)
+    play.clock.seconds = 60
+    assert says(play) == (False, False), "a probe is owed"
+    assert play.asked("prober") is PROBE
+    assert says(play) == (False, True)
+    play.ended("prober", INCONCLUSIVE)
+    assert says(play) == (False, False), "the permit was given back"
+    assert play.asked("prober") is PROBE
+    play.clock.seconds = 60 + 60
+    assert says(play) == (False, False), "the probe was lost"
+    for cause, expected in ((Cause.FORCED_OPEN, (True, True)), (Cause.FORCED_CLOSED, (False, False))):
+        play.happens(Ordered(cause))
+        assert says(play) == expected
+    assert says(closed()) == (False, False)
+
+
 def test_open_breaker_that_does_not_know_when_is_probed_now() -> None:
     """A state that was kept without its time of probing does not stay open for good."""
     play = Play(state=BreakerState(position=Position.OPEN))

@@ -99,6 +99,13 @@ class TestTurns:
         assert queue.claimed("first", gaps=[vector]) == ["b"]
         assert queue.claimed("first", gaps=[vector, Gap(stage=STAGE, served=["rules"])]) == ["a"]
 
+    def test_what_is_whole_is_taken_where_it_is_to_be_made_anew(self, queue: Queue) -> None:
+        """Whichever rung made it; a degraded one by the same rung has nothing to gain from it."""
+        queue.outdate("a")
+        queue.store("b", at="0.5", rung="gpu")
+        assert queue.claimed("first", gaps=[Gap(stage=STAGE, served=[None])]) == []
+        assert queue.claimed("first", gaps=[Gap(stage=STAGE, served=[None], whole_too=True)]) == ["a"]
+
     def test_not_before_its_time_and_never_when_parked(self, queue: Queue) -> None:
         """A try in vain is followed by five minutes of rest, the last one by rest for good."""
         queue.store("a", "b", at="0.5")
@@ -388,7 +395,7 @@ class TestSettling:
     def test_what_is_whole_again_is_upgraded(self, queue: Queue) -> None:
         """At the quality that it had, which was not the truth about it; tries in vain count as others do."""
         queue.outdate("a", "b")
-        taken = queue.claim("first", gaps=[Gap(stage=STAGE, served=["gpu"])])
+        taken = queue.claim("first", gaps=[Gap(stage=STAGE, served=[None], whole_too=True)])
         assert taken == [Claim(item_id="a", quality=1.0), Claim(item_id="b", quality=1.0)]
         run_id = queue.begin_run()
         queue.store("a", at="1", rung="gpu", run_id=run_id)
