@@ -18,13 +18,15 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# The long campaigns, about an hour and a half on two cores.
+# The long campaigns, about two hours on two cores. The last but one wants `apt-get install wordnet-base`.
 bench: install
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage
 	$(BIN)/python -m tests.benchmarks.kill_reprocess
 	$(BIN)/python -m tests.benchmarks.side_by_side
+	$(BIN)/python -m tests.benchmarks.search_quality
+	$(BIN)/python -m tests.benchmarks.search_latency
 
 # The Prefect UI with deployments and schedules, on the home of `make demo`: its runs are there.
 serve: install
