@@ -22,13 +22,13 @@ from tests.stored import emptied
 
 
 class ByFolder(LoadScopeScheduling):
-    """For `pytest -n`: the tests of a folder share what is dear to start, so one process has them all; those of this
-    folder share nothing, and go by file."""
+    """For `pytest -n`: the tests of a folder share what is dear to start, so one process has them all. Those of this
+    folder share nothing, and those of `flows` are too many for one process: they go by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         folder = file.rpartition("/")[0]
-        return file if folder == "tests" else folder
+        return file if folder in {"tests", "tests/flows"} else folder
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:

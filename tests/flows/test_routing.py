@@ -143,7 +143,7 @@ def test_what_is_tagged_already_is_sent_anywhere_once_the_breaker_opens(
     small: Topology, home: Path, tmp_path: Path, standing_server: dict[str, str]
 ) -> None:
     """The whole run was sent to the one worker with the tag; when its device fails, the other one helps."""
-    items, batch_size = 96, 16
+    items, batch_size = 72, 12
     manifest = write_manifest(tmp_path / "items", items)
     small.add_worker("--resources", "GPU=1", place="1")
     small.add_worker(place="none")
@@ -168,7 +168,7 @@ def test_the_only_worker_with_the_tag_dies_and_nothing_waits_for_it(
     small: Topology, home: Path, tmp_path: Path, standing_server: dict[str, str]
 ) -> None:
     """Batches that wait for the dead worker are sent again without its tag, and every item is stored."""
-    items, batch_size = 24, 4
+    items, batch_size = 16, 4
     manifest = write_manifest(tmp_path / "items", items)
     with_tag = small.add_worker("--resources", "GPU=1", place="1")
     small.add_worker(place="none")

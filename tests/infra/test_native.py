@@ -27,7 +27,7 @@ from tests.prefect_api import ask, free_port
 pytestmark = pytest.mark.timeout(400)
 
 Standing = tuple[Native, dict[str, str]]
-ITEMS = 12
+ITEMS = 8
 """More than the window holds, each a batch: there is something left to classify when the worker dies."""
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
