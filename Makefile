@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_OF_DEMO ?= .repli/demo
 
-.PHONY: demo test check serve bench install clean
+.PHONY: demo test campaigns check serve bench install clean
 
 demo: install
 	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli demo
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+# Whole clusters, killed in the midst of their work. CI runs these too.
+campaigns: install
+	$(BIN)/python -m pytest -m campaign -n 2
 
 check: install
 	$(BIN)/ruff check .
@@ -19,7 +23,7 @@ check: install
 	$(BIN)/lint-imports --no-cache
 
 # The long campaigns, about two hours on two cores. The last but one wants `apt-get install wordnet-base`.
-bench: install
+bench: campaigns
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage

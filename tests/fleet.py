@@ -79,12 +79,13 @@ def is_refused(results: Iterable[StepResult]) -> bool:
     return any(result.attempts[0].outcome is AttemptOutcome.REFUSED for result in results)
 
 
+def modules(url: str, *wanted: str) -> list[str]:
+    """Which of the `wanted` modules a process has loaded that has asked a breaker."""
+    Gates(Database(url), place=this_place()).of(PRIMARY, Breaker(scope="fleet")).ask()
+    return [name for name in wanted if name in sys.modules]
+
+
 # The jobs. Each gives what is to be done on `go`.
-
-
-def modules(gates: Gates, wanted: Sequence[str]) -> Job:
-    """Which of the `wanted` modules the process has loaded."""
-    return lambda: [name for name in wanted if name in sys.modules]
 
 
 def until_refused(

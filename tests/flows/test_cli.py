@@ -90,6 +90,7 @@ def test_a_private_server_ends_with_whoever_started_it(home: Path) -> None:
     server.stop()
 
 
+@pytest.mark.campaign
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     repli: Repli, tmp_path: Path, home: Path, store: Database, standing: dict[str, str], standing_server: dict[str, str]
 ) -> None:

@@ -13,7 +13,7 @@ from tasks.storage.search import search
 from tests.benchmarks.kill_reprocess import ITEMS_PER_KILL, campaign
 from tests.flows.preloaded import Preloaded, Shop
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 
 KILLS = 6
 

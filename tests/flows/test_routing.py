@@ -139,6 +139,7 @@ def test_a_rung_that_is_forced_says_where_its_stage_goes(small: Topology, tmp_pa
     database.engine.dispose()
 
 
+@pytest.mark.campaign
 def test_what_is_tagged_already_is_sent_anywhere_once_the_breaker_opens(
     small: Topology, home: Path, tmp_path: Path, standing_server: dict[str, str]
 ) -> None:
@@ -164,6 +165,7 @@ def test_what_is_tagged_already_is_sent_anywhere_once_the_breaker_opens(
     assert on[""] >= 1, "everything waited for the worker whose breaker was open"
 
 
+@pytest.mark.campaign
 def test_the_only_worker_with_the_tag_dies_and_nothing_waits_for_it(
     small: Topology, home: Path, tmp_path: Path, standing_server: dict[str, str]
 ) -> None:

@@ -24,7 +24,7 @@ from tests.infra.conftest import ROOT, Native, environment
 from tests.infra.whereabouts import Whereabouts, seen
 from tests.prefect_api import ask, free_port
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(400)]
 
 Standing = tuple[Native, dict[str, str]]
 ITEMS = 8

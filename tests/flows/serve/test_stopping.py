@@ -13,7 +13,7 @@ from tests.flows.commandline import command, environment, write_manifest
 from tests.flows.serve.serving import Serving, until
 from tests.prefect_api import free_port
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 
 
 def midway(serving: Serving, manifest: Path) -> str:
