@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from distributed import Client
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect_dask import DaskTaskRunner
 from pydantic import ValidationError
@@ -56,6 +58,11 @@ def task_runner() -> Any:
     """The task runner of a flow that is not given another: on the cluster that the environment or the block names, or
     on one of the run's own. It is looked up when the run begins."""
     return DaskTaskRunner(cluster_class=cast(Any, _configured_cluster))
+
+
+def dask_client() -> Client:
+    """The Dask client of the flow that runs here, whose task runner is one of `task_runner`."""
+    return cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
 
 
 def _kept(client: SyncPrefectClient, kind: type[B]) -> B:

@@ -12,13 +12,11 @@ from distributed import KilledWorker
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect_dask import DaskTaskRunner
 
-from flows.configuration import configured_settings, task_runner
+from flows.configuration import configured_settings, dask_client, task_runner
 from flows.parameters import Sample
 from flows.routing import Routing
 from tasks import events
@@ -60,7 +58,7 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
 
 def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:
     """Every stage on a worker that its primary can run on; the stages beside each other."""
-    client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
+    client = dask_client()
     primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
     routing = Routing(client, database, forced=primaries)  # whatever the breakers say
     workers = max(1, len(routing.workers()))

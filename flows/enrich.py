@@ -12,13 +12,11 @@ from uuid import UUID
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
-from prefect_dask import DaskTaskRunner
 
-from flows.configuration import configured_settings, task_runner
+from flows.configuration import configured_settings, dask_client, task_runner
 from flows.heartbeat import heartbeat
 from flows.lost_workers import set_aside
 from flows.parameters import BatchSize, Faults, Forced, Limit, Refresh, Source, fault_specs, force_specs
@@ -101,7 +99,7 @@ def _enrich_batches(
         progress = runs.progress(database, options.run_id, refresh=options.refresh)
         update_progress_artifact(cast(UUID, artifact), progress=100 * progress.finished / max(1, progress.items))
 
-    client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
+    client = dask_client()
     routing = Routing(client, database, forced=options.directives.forced)
     window = Window(
         client,

@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 from distributed import Client
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect_dask import DaskTaskRunner
 
-from flows.configuration import configured_settings, task_runner
+from flows.configuration import configured_settings, dask_client, task_runner
 from flows.heartbeat import heartbeat
 from flows.lost_workers import set_aside
 from flows.parameters import BatchSize, Faults, Limit, fault_specs
@@ -39,7 +37,7 @@ from tasks.storage import claims, runs
 from tasks.storage.claims import Claim, Gap
 from tasks.storage.database import Database
 
-OWED_TO_THE_STORE = Gap(stage="store", served=(None, PIPELINE.stage("store").chain.primary.name))
+OWED_TO_THE_STORE = Gap(stage="store", served=(None,), whole_too=True)
 """What failed there, or has changed since it was stored."""
 SHARE = 8
 """While an `enrich` works, one batch of a `SHARE`th of its usual size is in flight, beside `enrich`'s two a worker."""
@@ -62,7 +60,7 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
     database.migrate()
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
-    client = cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
+    client = dask_client()
     healing = _Healing(database, client, run_id, request, settings)
     with heartbeat(database, run_id, settings.retry.lease_s):
         problems = healing.run()
