@@ -10,16 +10,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from tasks.fallback import SKIP, AnyChain, Breaker, UsageError
-from tasks.policy import BreakerPolicy, Choice, Policy
+from tasks.policy import ALL, BreakerPolicy, Choice, Policy, rung_names
 from tasks.settings import RetryPolicy
 from tasks.stages import CHAINS, PIPELINE, declared_breakers
 
+EXPECTED = (ALL, *(f"{chain.stage}.{rung}" for chain in CHAINS for rung in chain.rung_names))
+"""The choices of `expect`."""
 LEAST_SKIP = 0.01
 LONGEST_S = 30 * 24 * 3600.0
 
@@ -197,7 +199,7 @@ else:
 
 
 class EnrichmentPolicy(Block):
-    """The rungs of each stage with their penalties, the breakers, and the retry queue.
+    """The rungs of each stage with their penalties, the breakers, the retry queue, and what a drill has to cover.
 
     Making one raises `ValidationError`, with the reason, for a policy that cannot work.
     """
@@ -206,8 +208,9 @@ class EnrichmentPolicy(Block):
     _block_type_name = "Enrichment Policy"
     _block_type_slug = "enrichment-policy"
     _description = (
-        "How far Repli may fall, and what that costs: the rungs of each stage with their penalties, the breakers, and "
-        "the retry queue. Each run goes by the document named `default`, from the next one on."
+        "How far Repli may fall, and what that costs: the rungs of each stage with their penalties, the breakers, the "
+        "retry queue, and the rungs that a drill has to cover. Each run goes by the document named `default`, from the "
+        "next one on."
     )
 
     chains: Chains = Field(
@@ -224,6 +227,18 @@ class EnrichmentPolicy(Block):
     retry_queue: RetryQueue = Field(
         default_factory=RetryQueue, title="Retry queue", description="When items are done again."
     )
+    expect: tuple[Annotated[str, Field(json_schema_extra={"enum": list(EXPECTED)})], ...] = Field(
+        default=(),
+        title="Expected in a drill",
+        description="Rungs that fail the drill where they are not covered: they cannot run there (no device, no "
+        "model), or the sample has no item for their stage. `all` is every rung. Nothing: what is not covered is "
+        "reported, and fails nothing.",
+    )
+
+    @field_validator("expect", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return rung_names(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _works(self) -> Self:
@@ -234,7 +249,7 @@ class EnrichmentPolicy(Block):
         return self
 
     def policy(self) -> Policy:
-        """What differs from the declared chains and breakers."""
+        """Return what differs from the declared chains and breakers, and what a drill has to cover."""
         chains, breakers = Chains().values(), Breakers().values()
         return Policy(
             chains={
@@ -248,6 +263,7 @@ class EnrichmentPolicy(Block):
                 for rung, settings in rungs.items()
                 if settings != breakers[stage][rung]
             },
+            expect=self.expect,
         )
 
     def retry_policy(self) -> RetryPolicy:

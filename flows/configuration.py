@@ -42,10 +42,12 @@ def configured_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         policy = _kept(client, EnrichmentPolicy)
     is_set = {name: value for name, value in environ.items() if value}
     settings = Settings.from_environment({**store.variables(), **cluster.variables(), **is_set})
-    retry = policy.retry_policy()
+    retry, chosen = policy.retry_policy(), policy.policy()
     if "REPLI_RETRY_BELOW" in is_set:
         retry = replace(retry, below=settings.retry.below)
-    return replace(settings, retry=retry, policy=policy.policy())
+    if "REPLI_DRILL_EXPECT" in is_set:
+        chosen = replace(chosen, expect=settings.policy.expect)
+    return replace(settings, retry=retry, policy=chosen)
 
 
 @contextmanager

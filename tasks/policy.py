@@ -1,4 +1,5 @@
-"""What a run makes of the chains that the code declares: which rungs, in which order, at which penalties.
+"""What a run makes of the chains that the code declares: which rungs, in which order, at which penalties; and which of
+them a drill has to cover.
 
 A policy selects and weighs; it cannot add a rung, nor decide that a stage may be given up: that is code.
 """
@@ -14,6 +15,9 @@ from tasks.fallback import SKIP, AnyChain, AnyRung, Breaker, Chain, Skip, UsageE
 
 Choice = tuple[tuple[str, str], ...]
 """The rungs of a stage, best first, each with its penalty, written as `"0.9"`. An optional stage ends with `skip`."""
+
+ALL = "all"
+"""In place of the names of rungs: every rung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +47,13 @@ class Policy:
     Args:
         chains: by stage. A rung that is not named is not called.
         breakers: by rung, as `stage.rung`.
+        expect: rungs, as `stage.rung`, that fail the drill where they are not covered; `all` is every rung. A rung that
+            its chain leaves out is not drilled.
     """
 
     chains: Mapping[str, Choice] = field(default_factory=dict, hash=False)
     breakers: Mapping[str, BreakerPolicy] = field(default_factory=dict, hash=False)
+    expect: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """On one line; empty where nothing differs."""
@@ -54,7 +61,12 @@ class Policy:
             f"{stage}: " + " · ".join(f"{rung} {penalty}" for rung, penalty in choice)
             for stage, choice in self.chains.items()
         ]
-        return "; ".join([*chains, *(f"breaker {name}: {breaker}" for name, breaker in self.breakers.items())])
+        breakers = [f"breaker {name}: {breaker}" for name, breaker in self.breakers.items()]
+        return "; ".join([*chains, *breakers, *([f"drill expects {', '.join(self.expect)}"] if self.expect else [])])
+
+    def expects(self, rung: str) -> bool:
+        """Return whether the drill fails where the rung `stage.rung` is not covered."""
+        return ALL in self.expect or rung in self.expect
 
     def applied_to(self, declared: Sequence[AnyChain]) -> tuple[AnyChain, ...]:
         """The declared chains under this policy, in their order.
@@ -69,6 +81,11 @@ class Policy:
         breakers = [f"{chain.stage}.{rung.name}" for chain in declared for rung in chain.rungs if rung.breaker]
         if unknown := [name for name in self.breakers if name not in breakers]:
             raise UsageError(f"policy: there is no breaker {unknown[0]!r}; choose from {', '.join(breakers)}")
+        rungs = [f"{chain.stage}.{rung}" for chain in declared for rung in chain.rung_names]
+        if unknown := [name for name in self.expect if name not in (ALL, *rungs)]:
+            raise UsageError(
+                f"policy: expect: there is no rung {unknown[0][:200]!r}; choose {ALL}, or from {', '.join(rungs)}"
+            )
         return tuple(self._chain(chain) for chain in declared)
 
     def _chain(self, chain: AnyChain) -> AnyChain:
@@ -91,6 +108,11 @@ class Policy:
 
 
 AS_DECLARED = Policy()
+
+
+def rung_names(text: str) -> tuple[str, ...]:
+    """Return the names in a text that separates them by commas or spaces."""
+    return tuple(text.replace(",", " ").split())
 
 
 def _chosen(chain: AnyChain, choice: Choice) -> AnyChain:

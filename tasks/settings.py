@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tasks.fallback import UsageError
-from tasks.policy import AS_DECLARED, Policy
+from tasks.policy import AS_DECLARED, Policy, rung_names
 
 MIB = 1024 * 1024
 MAX_DIGITS = 12
@@ -67,7 +67,8 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One run's settings. Build it with `from_environment`; `policy` is set by a block, see `flows.configuration`."""
+    """One run's settings. Build it with `from_environment`; `policy` is set by a block but for its `expect`, see
+    `flows.configuration`."""
 
     home: Path
     database_url: str = field(repr=False)  # it may hold a password
@@ -115,6 +116,7 @@ class Settings:
                 text=environ.get("REPLI_TEXT_MODEL") or models.text,
             ),
             retry=RetryPolicy(below=_share(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
+            policy=Policy(expect=rung_names(environ.get("REPLI_DRILL_EXPECT") or "")),
         )
 
 

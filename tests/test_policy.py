@@ -90,6 +90,24 @@ def test_it_is_a_value() -> None:
     assert str(AS_DECLARED) == ""
 
 
+def test_a_policy_says_what_a_drill_has_to_cover() -> None:
+    """Nothing unless it says so; the rungs that it names, also those that it leaves out of a chain; or all."""
+    assert not AS_DECLARED.expects(GPU)
+    named = Policy(chains={"classify_image": NO_CPU}, expect=(GPU, "classify_image.cpu"))
+    assert [named.expects(rung) for rung in (GPU, "classify_image.rules")] == [True, False]
+    assert Policy(expect=("all",)).expects("classify_image.skip")
+    assert PIPELINE.under(named).stage("classify_image").chain.rung_names == ("gpu", "rules", "skip")
+    assert str(Policy(expect=(GPU, "fetch.skip"))) == "drill expects classify_image.gpu, fetch.skip"
+
+
+def test_expecting_a_rung_that_there_is_not_is_refused() -> None:
+    """The message names it, and what there is."""
+    for name in ("classify_image.tpu", "gpu", "ALL", ""):
+        with pytest.raises(UsageError) as told:
+            PIPELINE.under(Policy(expect=(GPU, name)))
+        assert f"policy: expect: there is no rung {name!r}; choose all, or from fetch.origin, " in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("chains", "message"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.fallback import UsageError
+from tasks.policy import Policy
 from tasks.settings import MIB, RetryPolicy, Settings
 
 
@@ -29,7 +30,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 def test_a_variable_that_is_empty_is_not_set() -> None:
     """`REPLI_HOME= repli run` is as without it."""
     names = ("HOME", "DATABASE_URL", "BATCH_SIZE", "DASK_ADDRESS", "GPU_DEVICE", "ALLOW_OUTSIDE_FILES", "TEXT_MODEL")
-    empty = {f"REPLI_{name}": "" for name in (*names, "RETRY_BELOW")}
+    empty = {f"REPLI_{name}": "" for name in (*names, "RETRY_BELOW", "DRILL_EXPECT")}
     assert Settings.from_environment(empty) == Settings.from_environment({})
 
 
@@ -50,6 +51,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "REPLI_IMAGE_MODEL_CPU": "timm:b",
             "REPLI_TEXT_MODEL": "c",
             "REPLI_RETRY_BELOW": "0.65",
+            "REPLI_DRILL_EXPECT": "classify_image.gpu, fetch.origin",
         }
     )
     assert (settings.home, settings.batch_size, settings.dask_address) == (tmp_path, 7, "tcp://host:8786")
@@ -60,6 +62,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert settings.is_gpu_emulated
     assert (settings.models.image_gpu, settings.models.image_cpu, settings.models.text) == ("timm:a", "timm:b", "c")
     assert settings.retry == RetryPolicy(below=0.65)
+    assert settings.policy == Policy(expect=("classify_image.gpu", "fetch.origin"))
 
 
 def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

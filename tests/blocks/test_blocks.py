@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import blocks
 from blocks import Cluster, EnrichmentPolicy, ItemStore
-from tasks.policy import AS_DECLARED, BreakerPolicy
+from tasks.policy import AS_DECLARED, BreakerPolicy, Policy
 from tasks.settings import RetryPolicy
 from tasks.stages import CHAINS, declared_breakers
 
@@ -58,7 +58,8 @@ class TestForms:
         for path, field in form(kind).items():
             assert field["title"] and field["description"].endswith("."), path
             assert "default" in field, path
-            assert field["type"] == "string" or field["minimum"] < field["maximum"], path
+            is_bounded = field.get("items", {}).get("enum") or field.get("minimum", 0) < field.get("maximum", 0)
+            assert field["type"] == "string" or is_bounded, path
 
     def test_the_chains_of_the_form_are_the_declared_ones(self) -> None:
         """Every rung of every stage that leaves something to choose, best first, at its penalty."""
@@ -89,6 +90,13 @@ class TestForms:
             assert (not validate({"chains": {"classify_image": penalties}}, EnrichmentPolicy.model_json_schema())) == (
                 is_right
             )
+
+    def test_what_a_drill_has_to_cover_is_chosen_from_the_declared_rungs(self) -> None:
+        """`all`, and every rung by its stage and name."""
+        declared = [f"{chain.stage}.{rung}" for chain in CHAINS for rung in chain.rung_names]
+        assert form(EnrichmentPolicy)["expect"]["items"]["enum"] == ["all", *declared]
+        for chosen, is_right in ((["all"], True), (["store.database"], True), (["store.skip"], False)):
+            assert (not validate({"expect": chosen}, EnrichmentPolicy.model_json_schema())) == is_right
 
     def test_the_database_url_is_a_secret(self) -> None:
         """Prefect is told so, and its form does not show what is typed."""
@@ -134,6 +142,13 @@ class TestEnrichmentPolicy:
         assert block.policy().breakers == {"classify_image.gpu": expected}
         assert block.retry_policy() == RetryPolicy(below=0.95, tries=2, delay_s=60, lease_s=30)
 
+    def test_what_a_drill_has_to_cover(self) -> None:
+        """As a list, or as one text, which is what a person types."""
+        rungs = ("classify_image.gpu", "fetch.origin")
+        for expect in (list(rungs), "classify_image.gpu, fetch.origin"):
+            assert EnrichmentPolicy(expect=expect).policy() == Policy(expect=rungs)
+        assert EnrichmentPolicy(expect="all").policy().expect == ("all",)
+
     @pytest.mark.parametrize(
         ("values", "told"),
         [
@@ -159,6 +174,12 @@ class TestEnrichmentPolicy:
             ),
             ({"retry_queue": {"below": 2}}, "retry_queue.below: .* less than or equal to 1"),
             ({"retry_queue": {"tries": 10**9}}, "retry_queue.tries: .* less than or equal to 20"),
+            (
+                {"expect": ["classify_image.tpu"]},
+                "expect: there is no rung 'classify_image.tpu'; choose all, or from fe",
+            ),
+            ({"expect": "everything"}, "expect: there is no rung 'everything'; choose all, or from fetch.origin, "),
+            ({"expect": 7}, "expect: "),
             ({"chain": {}}, "chain: Extra inputs are not permitted"),
         ],
     )
