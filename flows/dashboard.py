@@ -14,6 +14,7 @@ import streamlit as st
 
 from flows import dashboard_charts as charts
 from flows.dashboard_html import STYLE, Cell, Html, badge, chip, item_link, notice, plain, quality_badge, snippet, table
+from tasks.drill.verdict import FAILED, spoken
 from tasks.fallback import ItemError, Position, RepliError, Status
 from tasks.models.image_classifier import open_image
 from tasks.search import Found, Mode, Query, search
@@ -240,25 +241,30 @@ def drills(shown: Figures) -> None:
             badge(one.verdict, "#2f9e44" if one.verdict == "passed" else "#c92a2a"),
             f"{one.report['rungs_reached']} of {one.report['rungs_declared']}",
             "; ".join(
-                f"{rung['stage']}.{rung['rung']}: {rung['reason']}" for rung in one.report["rungs"] if rung["reason"]
+                f"{rung['stage']}.{rung['rung']}: {rung['reason']}"
+                for rung in one.report["rungs"]
+                if rung["verdict"] == FAILED
             ),
+            ", ".join(one.report["not_covered"]),
         )
         for one in shown.drills
     ]
-    st.html(table("drills", ("held", "verdict", "rungs reached", "what failed"), rows))
+    st.html(table("drills", ("held", "verdict", "rungs reached", "what failed", "not covered"), rows))
     judged = [
         (
             f"{one['stage']}.{one['rung']}",
+            spoken(one["verdict"]),
             one["agreement"],
             "–".join(f"{end:.2f}" for end in one["interval"]) if one["interval"] else "",
             one["penalty"],
             one["penalty_justified"],
             one["seconds_per_item"],
+            one["reason"] or one["note"],
         )
         for one in last.report["rungs"]
     ]
     with st.expander("Every rung of the last drill"):
-        headers = ("rung", "agreement", "95 %", "penalty", "justified", "s per item")
+        headers = ("rung", "verdict", "agreement", "95 %", "penalty", "justified", "s per item", "why")
         st.html(table("drill", headers, judged))
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.drill.report import HEADERS, rows
-from tasks.drill.verdict import FAILED
+from tasks.drill.verdict import FAILED, headline
 from tasks.fallback import AttemptOutcome, Position, RepliError, Status
 from tasks.report import LISTED, Report, colour
 from tasks.retry_report import RetryReport
@@ -192,16 +192,15 @@ def drill_page(drills: Sequence[Drill]) -> RenderableType:
     table.add_column(HEADERS[0], no_wrap=True)
     for header in HEADERS[1:-1]:
         table.add_column(header)
-    stage, failures = "", []
+    stage, reasons = "", []
     for name, *cells, why in rows(last, before):
         if name.partition(".")[0] != stage:
             stage = name.partition(".")[0]
             table.add_row(Text(stage, style="bold"))
         style = "red" if cells[0].startswith(FAILED) else ""
         table.add_row(*(Text(_short(text, 200), style=style) for text in ("  " + name.partition(".")[2], *cells)))
-        failures += [Text(f"{name}: {_short(why, 200)}", style=style)] if why else []
-    reached = f"{last['rungs_reached']} of {last['rungs_declared']} rungs reached on {last['sample']} items"
-    parts: list[RenderableType] = [Text(f"{last['verdict']}: {reached}", style="bold"), "", table, "", *failures]
+        reasons += [Text(f"{name}: {cells[0]}: {_short(why, 200)}", style=style)] if why else []
+    parts: list[RenderableType] = [Text(headline(last), style="bold"), "", table, "", *reasons]
     for rule in last["rules"]:
         parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
     return Group(*parts, *(Text(_short(problem, 300), style="red") for problem in last["problems"]))

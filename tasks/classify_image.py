@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tasks.comparison import LABELS
@@ -73,7 +73,7 @@ def _input(state: ItemState) -> Picture | None:
     return Picture(name=str(state.item.name), sha256=asset["sha256"] if asset else None)
 
 
-STAGE = Stage(CHAIN, _input, LABELS)
+STAGE = Stage(CHAIN, _input, replace(LABELS, is_empty=lambda picture: picture.sha256 is None))
 
 
 def _by_model(

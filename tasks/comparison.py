@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from tasks.drill.pictures import PICTURE_MISTAKES
+from tasks.drill.pictures import PICTURE_MISTAKES, another_picture
 from tasks.items import Assets, Classification, Embedding, Text, Validation, as_json
 
 V = TypeVar("V")
@@ -26,6 +26,12 @@ class Comparison(Generic[V]):
         key: what answers have in common that say the same. None where all items may well have the same answer.
         space: the vector space of an answer that is a vector.
         is_same: whether an answer is, at its core, what the primary answered.
+        is_unknown: whether an answer says that the rung does not know. A rung whose answers to a whole sample say so is
+            reported, not failed.
+        is_empty: whether an input of the stage holds nothing to work on, such as a file that was never fetched. No rung
+            could serve it, so a drill leaves it out.
+        another: makes, of an input and the stage's context, an input that has nothing in common with any other: a rung
+            that answers it as it answers everything does not look. None where there is none to make.
         mistakes: what a rung may do wrong with its input, by name, as functions that do it: of an input and the
             stage's context. A rung that answers more like the primary after one of them does it too.
     """
@@ -34,6 +40,9 @@ class Comparison(Generic[V]):
     key: Callable[[V], Hashable] | None = None
     space: Callable[[V], str] | None = None
     is_same: Callable[[V, V], bool] = operator.eq
+    is_unknown: Callable[[V], bool] = lambda answer: False
+    is_empty: Callable[[Any], bool] = lambda value: False
+    another: Callable[[Any, Any], Any] | None = None
     mistakes: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
 
 
@@ -94,6 +103,8 @@ LABELS: Comparison[Classification] = Comparison(
     agreement=same_label,
     key=lambda answer: (answer.label, answer.top),
     is_same=lambda a, b: [guess.label for guess in a.top[:1]] == [guess.label for guess in b.top[:1]],
+    is_unknown=lambda answer: answer.label is None,
+    another=another_picture,
     mistakes=PICTURE_MISTAKES,
 )
 VECTORS: Comparison[Embedding] = Comparison(

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from tasks.drill.exercise import exercise
-from tasks.drill.verdict import RuleVerdict, RungVerdict
+from tasks.drill.verdict import RuleVerdict, RungVerdict, spoken
 from tasks.process import process_runtime
 from tasks.settings import Settings
 from tasks.stage_task import as_subtask
@@ -26,8 +26,10 @@ def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> Stat
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
     rungs, rules = exercise(PIPELINE.under(settings.policy), stage, item_ids, settings, runtime)
     for rung in rungs:
-        get_run_logger().info("%s.%s: %s on %s items %s", stage, rung.rung, rung.verdict, rung.items, rung.reason)
+        why = rung.why or rung.note
+        get_run_logger().info("%s: %s on %s items %s", rung.name, spoken(rung.verdict), rung.items, why)
     failed = [f"{rung.rung}: {rung.reason}" for rung in rungs if rung.reason] + [r.reason for r in rules if r.reason]
     if failed:
         return Completed(name="Failed the drill", message="; ".join(failed), data=(rungs, rules))
-    return Completed(message=f"{len(rungs)} rungs passed", data=(rungs, rules))
+    missing = [f"{rung.rung} is not covered: {rung.not_covered}" for rung in rungs if rung.not_covered]
+    return Completed(message="; ".join([f"{len(rungs) - len(missing)} rungs passed", *missing]), data=(rungs, rules))

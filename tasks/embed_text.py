@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,11 @@ def _input(state: ItemState) -> Passage:
     )
 
 
-STAGE = Stage(CHAIN, _input, VECTORS)
+def _another(passage: Passage, context: StageContext) -> Passage:
+    return Passage(name="Nothing that a catalogue would say", text=None, label=None)
+
+
+STAGE = Stage(CHAIN, _input, replace(VECTORS, another=_another))
 
 
 def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Served[Embedding]]:

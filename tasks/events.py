@@ -8,7 +8,8 @@ event                        resource                  payload
 `repli.breaker.closed`       `repli.breaker.NAME`      the same
 `repli.run.degraded`         `repli.run`               the run's summary: `run_id`, `items`, `stored`, `failed`,
                                                        `degraded`, `mean_quality`, `queued`
-`repli.drill.passed`         `repli.drill`             `verdict`, `rungs_declared`, `rungs_reached`, `failures`
+`repli.drill.passed`         `repli.drill`             `verdict`, `rungs_declared`, `rungs_reached`, `not_covered`,
+                                                       `failures`
 `repli.drill.failed`         `repli.drill`             the same
 ===========================  ========================  =============================================================
 
@@ -60,7 +61,7 @@ def run_ended_degraded(summary: Mapping[str, Any]) -> None:
 
 def drill_ended(report: Mapping[str, Any], failures: Iterable[str]) -> None:
     """A drill came to its verdict."""
-    told = ("verdict", "rungs_declared", "rungs_reached")
+    told = ("verdict", "rungs_declared", "rungs_reached", "not_covered")
     payload = {**{name: report[name] for name in told}, "failures": list(failures)}
     event = DRILL_FAILED if payload["failures"] else DRILL_PASSED
     _emit(event, "repli.drill", payload, {"prefect.resource.name": "drill"})

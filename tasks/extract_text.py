@@ -6,7 +6,7 @@ import codecs
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -69,7 +69,7 @@ def _input(state: ItemState) -> Document | None:
     return Document(name=str(state.item.name), asset=asset)
 
 
-STAGE = Stage(CHAIN, _input, TEXTS)
+STAGE = Stage(CHAIN, _input, replace(TEXTS, is_empty=lambda document: document.asset is None))
 
 _Extract = Callable[[bytes], str | None]
 _PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still be in it

@@ -2,6 +2,15 @@
 
 The chain, its checks and its time limits are the real ones; breakers are not asked, and are told nothing. Whatever a
 rung raises is noted, also where the engine made up for it: what fails its first call fails the first batch of a night.
+
+A rung is *not covered*, which is no failure unless the policy expects it, where it cannot run here:
+
+- every call of it ended with `Unavailable`: there is no such device, model or service here. Any other error fails it,
+  an origin that is down included (an `ItemError` of each item): it ran, and served nothing. So does `Unavailable` in
+  some calls only: then it can run here, and did not always.
+- the sample has no item for its stage: none declares an input, none came so far, or what is declared was never fetched.
+
+Where the primary has no answers, nothing is compared with them: agreement is None.
 """
 
 from __future__ import annotations
@@ -23,6 +32,7 @@ from tasks.fallback import (
     AttemptOutcome,
     Chain,
     Directives,
+    Failed,
     Fault,
     FaultKind,
     Incompatible,
@@ -46,7 +56,7 @@ from tasks.store import merge
 WALKED = 16
 """Items on which the fall is walked: for coverage, not for figures."""
 CONSTANT_FROM = 5
-"""Items, among which the primary tells some apart, from which on a rung that tells none apart fails."""
+"""Items from which on a rung is looked at that gives the same answer for all."""
 LEAST_SHARE = 0.5
 """A rung that serves a smaller share of what the primary serves is no fallback."""
 DOUBT = 0.05
@@ -71,10 +81,14 @@ def exercise(
 
 @dataclass(slots=True)
 class _Seen:
-    """What one rung did when it was called, however the engine made up for it."""
+    """What one rung did when it was called, however the engine made up for it.
+
+    `unavailable` has a message for each call that ended with `Unavailable`, raised or answered for every item.
+    """
 
     calls: int = 0
     raised: list[Exception] = field(default_factory=list)
+    unavailable: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +124,8 @@ class _StageDrill:
         for state in results.load(database, item_ids):
             earlier = [state.results.get(other) for other in pipeline.before(name)]
             if all(result and result.status.is_done for result in earlier):
-                if (value := self._stage.input(state)) is not None:
+                value = self._stage.input(state)
+                if value is not None and not self._stage.comparison.is_empty(value):
                     self._works.append(Work(state.item.id, value))
                 if kept := state.results.get(name):
                     self._kept[state.item.id] = kept
@@ -119,11 +134,13 @@ class _StageDrill:
         self._primary = _answers(self._called[primary].forced, primary)
 
     def judge(self, rung: str) -> RungVerdict:
-        """What the rung answered, beside the primary's answers."""
+        """Judge what the rung answered, beside the primary's answers."""
         factor = self._chain.skip.factor if self._chain.skip and rung == SKIP else self._rung(rung).factor
         verdict = RungVerdict(stage=self._stage.name, rung=rung, penalty=float(factor))
-        if not self._works:
-            return replace(verdict, is_reached=False, reason="no item of the sample has this stage to do")
+        if why := self._why_not_covered(rung):
+            is_expected = self._context.settings.policy.expects(verdict.name)
+            reason = f"it is not covered, and the policy expects it: {why}" if is_expected else ""
+            return replace(verdict, is_reached=False, not_covered=why, reason=reason)
         called = self._called[rung]
         if rung == SKIP:
             return self._judge_skip(verdict, called.forced, called.walked)
@@ -170,7 +187,7 @@ class _StageDrill:
                 f"it served none of {len(forced)} items: {_error(forced, rung.name)}" if not answers else None,
                 None if is_walked else "it was not reached when all before it failed",
                 self._why_too_few(both, rung.name, forced),
-                self._why_constant(both, answers),
+                self._why_constant(rung.name, answers),
                 self._why_wrong_space(answers, rung.name),
                 self._why_mistaken(rung, answers) if both and shares else None,
             )
@@ -179,6 +196,7 @@ class _StageDrill:
         return replace(
             verdict,
             reason=reason,
+            note=self._note(answers),
             is_reached=bool(answers) and is_walked,
             items=len(answers),
             agreement=agreement,
@@ -190,7 +208,7 @@ class _StageDrill:
     def _judge_skip(
         self, verdict: RungVerdict, forced: Sequence[StepResult], walked: Sequence[StepResult]
     ) -> RungVerdict:
-        """Skip is to leave nothing, say so, and tell a decision from a failure."""
+        """Judge that skip leaves nothing, says so, and tells a decision from a failure."""
         is_empty = all(r.status is Status.SKIPPED and r.value is None and r.confidence == 0 for r in [*forced, *walked])
         is_told = all(r.error is None and not r.retryable for r in forced) and all(
             r.error is not None and r.retryable for r in walked
@@ -203,10 +221,21 @@ class _StageDrill:
         )
         return replace(verdict, reason=reason, is_reached=is_empty, items=len(forced))
 
+    def _why_not_covered(self, rung: str) -> str:
+        """Return why the rung cannot run here; '' where it can. See the module's docstring."""
+        if not self._works:
+            return "the sample has no item for this stage"
+        seen = self._seen[rung]
+        return seen.unavailable[0] if seen.calls and len(seen.unavailable) == seen.calls else ""
+
+    def _note(self, answers: Mapping[str, StepResult]) -> str:
+        """Return a note on a rung whose every answer is that it does not know: names that name no class are no fault of
+        the rung that reads them."""
+        if answers and all(self._stage.comparison.is_unknown(answer.value) for answer in answers.values()):
+            return f"it answered 'unknown' for all {len(answers)} items"
+        return ""
+
     def _why_not_called(self, rung: str, forced: Sequence[StepResult]) -> str | None:
-        gone = next((error for error in self._seen[rung].raised if isinstance(error, Unavailable)), None)
-        if gone:
-            return f"it is unavailable: {StepError.of(gone).message}"
         return None if self._seen[rung].calls else f"it was not called: {_error(forced, rung)}"
 
     def _why_it_raised(self, rung: str) -> str | None:
@@ -222,13 +251,31 @@ class _StageDrill:
             f"it served {len(both)} of the {len(self._primary)} items that the primary serves: {_error(forced, rung)}"
         )
 
-    def _why_constant(self, both: Sequence[str], answers: Mapping[str, StepResult]) -> str | None:
-        key = self._stage.comparison.key
-        if key is None or len(both) < CONSTANT_FROM or len({key(self._primary[id_].value) for id_ in both}) < 2:
+    def _why_constant(self, rung: str, answers: Mapping[str, StepResult]) -> str | None:
+        """Return why the rung is taken for one that answers the same whatever it is shown.
+
+        One answer for the whole sample may be right: all its names name one class. So the rung is shown an input that
+        has nothing in common with the sample. Where the stage has none to show, the primary has to tell the items
+        apart.
+        """
+        key, another = self._stage.comparison.key, self._stage.comparison.another
+        if key is None or self._note(answers):
             return None
-        if len({key(answers[id_].value) for id_ in both}) > 1:
+        if another:
+            suspects = answers
+        else:
+            suspects = {id_: answers[id_] for id_ in self._primary if id_ in answers}
+            if len({key(self._primary[id_].value) for id_ in suspects}) < 2:
+                return None
+        given = {key(answer.value) for answer in suspects.values()}
+        if len(suspects) < CONSTANT_FROM or len(given) > 1:
             return None
-        return f"it gave the same answer for all {len(both)} items"
+        if another:
+            work = replace(self._works[0], input=another(self._works[0].input, self._context))
+            shown = _answers(self._run([work], Directives(forced={self._stage.name: rung})), rung)
+            if {key(answer.value) for answer in shown.values()} != given:
+                return None
+        return f"it gave the same answer for all {len(suspects)} items"
 
     def _why_mistaken(self, rung: AnyRung, answers: Mapping[str, StepResult]) -> str | None:
         """Make a mistake with the input, and see whether the rung comes nearer to the primary by it: then it makes the
@@ -295,12 +342,19 @@ def _watched(chain: AnyChain, seen: Mapping[str, _Seen]) -> AnyChain:
     """The chain, its rungs noting their calls and what they raise. Injected faults are around that."""
 
     def watch(rung: AnyRung, inputs: Sequence[Any], context: StageContext) -> Any:
-        seen[rung.name].calls += 1
+        noted = seen[rung.name]
+        noted.calls += 1
         try:
-            return rung.run(inputs, context)
+            outcomes = rung.run(inputs, context)
         except Exception as error:
-            seen[rung.name].raised.append(error)
+            noted.raised.append(error)
+            if isinstance(error, Unavailable):
+                noted.unavailable.append(StepError.of(error).message)
             raise
+        errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+        if errors and len(errors) == len(outcomes) and all(one.type == Unavailable.__name__ for one in errors):
+            noted.unavailable.append(errors[0].message)
+        return outcomes
 
     rungs = [replace(rung, run=partial(watch, rung)) for rung in chain.rungs]
     return Chain(chain.stage, *rungs, *([chain.skip] if chain.skip else []), check=chain.check)

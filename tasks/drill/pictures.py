@@ -1,4 +1,5 @@
-"""Mistakes that are made with pictures before a model sees them. Each makes a new picture, kept by its content."""
+"""Pictures that a drill makes: those with a mistake that a rung may make itself, and one that is like no other. Each is
+kept by its content."""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ from tasks.storage.blobs import Blobs
 def _changed(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
     """The picture after `change`, which is given its pixels; as it is where it cannot be read."""
     import numpy as np
-    from PIL import Image
 
     from tasks.models.image_classifier import open_image
 
@@ -26,9 +26,23 @@ def _changed(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
         pixels = np.asarray(open_image(blobs.read(picture.sha256)).convert("RGB"))
     except (ItemError, OSError):
         return picture
+    return replace(picture, sha256=blobs.put(_png(np.ascontiguousarray(change(pixels)))))
+
+
+def another_picture(picture: Any, context: Any) -> Any:
+    """Return a picture of coloured noise without a name."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    return replace(picture, name="", sha256=Blobs(context.settings.blobs).put(_png(noise)))
+
+
+def _png(pixels: Any) -> bytes:
+    from PIL import Image
+
     file = BytesIO()
-    Image.fromarray(np.ascontiguousarray(change(pixels))).save(file, "PNG", compress_level=1)
-    return replace(picture, sha256=blobs.put(file.getvalue()))
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 PICTURE_MISTAKES: Mapping[str, Callable[[Any, Any], Any]] = {

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks.drill.verdict import spoken
 from tasks.markdown import cell
 from tasks.storage.drills import Drill
 
 
 def rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
     """A row a rung, for a table: rung, verdict, items, agreement with its interval and what it was before, seconds an
-    item, the penalty and what the agreement would justify, and the reason of a failure."""
+    item, the penalty and what the agreement would justify, and the reason of a verdict or the note on a rung that
+    passed."""
     earlier = {(rung["stage"], rung["rung"]): rung for rung in (before or {}).get("rungs", [])}
     return [_row(rung, earlier.get((rung["stage"], rung["rung"]))) for rung in report["rungs"]]
 
@@ -25,13 +27,13 @@ def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str
         agreement += f" ({rung['interval'][0]:.2f}–{rung['interval'][1]:.2f})"
     if before and before["agreement"] is not None and before["agreement"] != rung["agreement"]:
         agreement += f", was {before['agreement']:.2f}"
-    verdict = str(rung["verdict"])
-    if before and before["verdict"] != verdict:
-        verdict += f", was {before['verdict']}"
+    verdict = spoken(rung["verdict"])
+    if before and before["verdict"] != rung["verdict"]:
+        verdict += f", was {spoken(before['verdict'])}"
     seconds = "" if rung["seconds_per_item"] is None else f"{rung['seconds_per_item']:.3f}"
     justified = "" if rung["penalty_justified"] is None else f" → {rung['penalty_justified']:g}"
-    name = f"{rung['stage']}.{rung['rung']}"
-    return name, verdict, str(rung["items"]), agreement, seconds, f"{rung['penalty']:g}{justified}", rung["reason"]
+    name, why = f"{rung['stage']}.{rung['rung']}", rung["reason"] or rung["note"]
+    return name, verdict, str(rung["items"]), agreement, seconds, f"{rung['penalty']:g}{justified}", why
 
 
 def markdown(headline: str, drills: Sequence[Drill]) -> str:

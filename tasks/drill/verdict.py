@@ -1,18 +1,20 @@
-"""What a drill makes of a rung: passed or failed, and why."""
+"""What a drill makes of a rung: passed, failed or not covered, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PASSED, FAILED = "passed", "failed"
+PASSED, FAILED, NOT_COVERED = "passed", "failed", "not_covered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungVerdict:
     """One rung, exercised.
 
+    `reason` says why it failed. `not_covered` says why it cannot run here (no device, no model, no item of the sample
+    for its stage); that alone is no failure. `note` says what an operator should know of a rung that passed.
     `agreement` with the primary, and its 95 % `interval`, are None where there was nothing to compare. `is_reached`:
     the rung was called both when it was forced and when all before it failed, and answered. `penalty_justified` is
     what the agreement alone would justify, beside the `penalty` that is declared.
@@ -21,6 +23,8 @@ class RungVerdict:
     stage: str
     rung: str
     reason: str = ""
+    not_covered: str = ""
+    note: str = ""
     is_reached: bool = True
     items: int = 0
     agreement: float | None = None
@@ -30,16 +34,29 @@ class RungVerdict:
     penalty_justified: float | None = None
 
     @property
+    def name(self) -> str:
+        """The rung as `stage.rung`."""
+        return f"{self.stage}.{self.rung}"
+
+    @property
     def verdict(self) -> str:
-        return FAILED if self.reason else PASSED
+        if self.reason:
+            return FAILED
+        return NOT_COVERED if self.not_covered else PASSED
+
+    @property
+    def why(self) -> str:
+        """The reason of a verdict that is not `passed`; '' for one that is."""
+        return self.reason or self.not_covered
 
     def as_json(self) -> dict[str, Any]:
-        """The outside form: one of the rungs of `drill --json`, section 11 of the design."""
+        """Return the outside form: one of the rungs of `drill --json`."""
         return {
             "stage": self.stage,
             "rung": self.rung,
             "verdict": self.verdict,
-            "reason": self.reason,
+            "reason": self.why,
+            "note": self.note,
             "agreement": _rounded(self.agreement),
             "interval": [_rounded(end) for end in self.interval] if self.interval else None,
             "seconds_per_item": _rounded(self.seconds_per_item),
@@ -67,7 +84,10 @@ class RuleVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillVerdict:
-    """A whole drill. It passes where every rung was reached and passed, and every rule held."""
+    """A whole drill. It passes where no rung failed, every rule held, and no stage ended without a verdict.
+
+    A rung that is not covered fails it only where the policy expects that rung.
+    """
 
     sample: int
     rungs: Sequence[RungVerdict]
@@ -83,27 +103,45 @@ class DrillVerdict:
         return sum(rung.is_reached for rung in self.rungs)
 
     @property
+    def not_covered(self) -> list[str]:
+        """The rungs that cannot run here, as `stage.rung`; those that the policy expects too."""
+        return [rung.name for rung in self.rungs if rung.not_covered]
+
+    @property
     def failures(self) -> list[str]:
-        """What failed, each with its reason."""
-        rungs = [f"{rung.stage}.{rung.rung}: {rung.reason}" for rung in self.rungs if rung.reason]
+        """The failures, each with its reason."""
+        rungs = [f"{rung.name}: {rung.reason}" for rung in self.rungs if rung.reason]
         return [*rungs, *(f"{rule.rule}: {rule.reason}" for rule in self.rules if rule.reason), *self.problems]
 
     def __str__(self) -> str:
         """One line."""
         failed = f", {len(self.failures)} failures" if self.failures else ""
-        return f"{self.verdict}: {self.reached} of {len(self.rungs)} rungs reached on {self.sample} items{failed}"
+        return f"{headline(self.as_json())}{failed}"
 
     def as_json(self) -> dict[str, Any]:
-        """The outside form: `drill --json` of section 11 of the design."""
+        """Return the outside form: the document of `drill --json`."""
         return {
             "verdict": self.verdict,
             "rungs_declared": len(self.rungs),
             "rungs_reached": self.reached,
+            "not_covered": self.not_covered,
             "rungs": [rung.as_json() for rung in self.rungs],
             "rules": [rule.as_json() for rule in self.rules],
             "problems": list(self.problems),
             "sample": self.sample,
         }
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Return the first line of a drill's report: its verdict, its coverage, and what is not covered."""
+    missing = f", not covered: {', '.join(report['not_covered'])}" if report["not_covered"] else ""
+    reached = f"{report['rungs_reached']} of {report['rungs_declared']} rungs reached"
+    return f"{report['verdict']}: {reached} on {report['sample']} items{missing}"
+
+
+def spoken(verdict: str) -> str:
+    """Return a verdict as people read it: "not covered"."""
+    return verdict.replace("_", " ")
 
 
 def first_reason(reasons: Iterable[str | None]) -> str:

@@ -16,7 +16,10 @@ from tasks.storage.schema import drills
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
-    """One drill that ended. `report` is what `drill --json` said."""
+    """One drill that ended. `report` is what `drill --json` said.
+
+    A report of an older Repli is given what it lacks: it covered every rung, and had no notes.
+    """
 
     id: str
     flow_run_id: str | None
@@ -47,11 +50,18 @@ def latest(database: Database, count: int = 2) -> list[Drill]:
     """The drills that ended last, the last one first."""
     with database.read() as connection:
         rows = connection.execute(sa.select(drills).order_by(drills.c.finished_at.desc()).limit(count)).mappings()
-        return [Drill(**row) for row in rows]
+        return [_drill(row) for row in rows]
 
 
 def of_flow_run(database: Database, flow_run_id: str) -> Drill | None:
     """The drill of a Prefect flow run; None where it ended before there was a verdict."""
     with database.read() as connection:
         row = connection.execute(sa.select(drills).where(drills.c.flow_run_id == flow_run_id)).mappings().first()
-    return Drill(**row) if row else None
+    return _drill(row) if row else None
+
+
+def _drill(row: Mapping[Any, Any]) -> Drill:
+    report = dict(row["report"])
+    report.setdefault("not_covered", [])
+    report["rungs"] = [{"note": "", **rung} for rung in report["rungs"]]
+    return Drill(**{**row, "report": report})

@@ -24,7 +24,7 @@ from tasks.drill.exercise import exercise
 from tasks.drill.pictures import PICTURE_MISTAKES
 from tasks.drill.shadow import LEFT_BEHIND_AFTER_S, shadow
 from tasks.drill.verdict import RungVerdict
-from tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip, Unavailable
+from tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
 from tasks.fetch import _copy_name
 from tasks.items import Asset, Classification, Embedding
 from tasks.settings import FetchLimits, Settings
@@ -187,17 +187,6 @@ def test_a_first_call_that_raises_is_found(shop: tuple[Settings, list[str]]) -> 
     assert verdict.reason.endswith("AttributeError: the model is not loaded")
 
 
-def test_a_rung_that_cannot_be_reached_is_found(shop: tuple[Settings, list[str]]) -> None:
-    """What is not there is not reached: the drill fails, and the coverage says so."""
-
-    def gone(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
-        raise Unavailable("the rules are not installed")
-
-    verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, gone), classify_image.STAGE, shop)
-    assert verdicts["second"].reason == "it is unavailable: the rules are not installed"
-    assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
-
-
 def test_a_rung_that_is_not_reached_by_falling_is_found(shop: tuple[Settings, list[str]]) -> None:
     """One that serves when it is forced, and did not when all before it failed, is not reached."""
     calls: list[int] = []
@@ -358,16 +347,6 @@ def test_a_rule_that_is_not_kept_is_found(shop: tuple[Settings, list[str]]) -> N
         "the merge took embed_text.text_and_label after classify_image.rules",
         "the merge took embed_text.hashed after extract_text.name_only",
     ]
-
-
-def test_items_that_have_nothing_to_do_cover_nothing(settings: Settings, tmp_path: Path) -> None:
-    """A sample without a picture cannot drill pictures, and that is no pass."""
-    manifest = tmp_path / "items.jsonl"
-    manifest.write_text("".join(json.dumps({"id": str(n), "name": f"Thing {n}"}) + "\n" for n in range(3)))
-    ids = list(enrich(settings, manifest))
-    rungs, _ = exercise(PIPELINE, "classify_image", ids, settings, fresh_runtime())
-    assert {rung.reason for rung in rungs} == {"no item of the sample has this stage to do"}
-    assert not any(rung.is_reached for rung in rungs)
 
 
 def test_a_rule_names_what_it_forbids() -> None:

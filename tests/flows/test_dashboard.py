@@ -148,11 +148,14 @@ def test_the_whole_store_is_shown(served: Served) -> None:
         assert sum(int(row[2]) for row in rows(page, "waiting")) == retry_queue.tally(served.database).waiting
         assert [row[0] for row in rows(page, "queue")] == [entry.item_id for entry in queued]
         assert [row[1:] for row in rows(page, "drills")] == [
-            ["passed", "14 of 14", ""],
-            ["failed", "13 of 14", "store.database: it was never reached"],
+            ["passed", "13 of 14", "", "classify_image.gpu"],
+            ["failed", "13 of 14", "store.database: it was never reached", ""],
         ]
         last = drills.latest(served.database, 1)[0].report["rungs"]
         assert [row[0] for row in rows(page, "drill")] == [f"{rung['stage']}.{rung['rung']}" for rung in last]
+        assert [(row[0], row[-1]) for row in rows(page, "drill") if row[1] == "not covered"] == [
+            (GPU, "there is no CUDA device here")
+        ]
         found = lookup.lowest(served.database, None, 10)
         assert [(name, float(quality)) for name, quality, _ in shown] == [
             (one.name, pytest.approx(one.quality, abs=1e-3)) for one in found

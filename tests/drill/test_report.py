@@ -1,0 +1,68 @@
+"""What people read of a drill, beside one that was held before `not_covered` existed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from flows.terminal import drill_page
+from tasks.drill.report import markdown
+from tasks.drill.verdict import DrillVerdict, RungVerdict
+from tasks.storage import drills
+from tasks.storage.database import Database
+
+GONE = "there is no CUDA device here"
+NOTE = "it answered 'unknown' for all 12 items"
+NOW = datetime(2026, 1, 4, 4, tzinfo=UTC)
+GPU = RungVerdict(stage="classify_image", rung="gpu", is_reached=False, not_covered=GONE)
+RULES = RungVerdict(stage="classify_image", rung="rules", items=12, note=NOTE, penalty=0.8)
+LAST = DrillVerdict(sample=12, rungs=[GPU, RULES], rules=[])
+HEADLINE = "passed: 1 of 2 rungs reached on 12 items, not covered: classify_image.gpu"
+
+
+def old_report() -> dict[str, Any]:
+    """The report of a Repli that failed what it could not cover."""
+    rungs = [replace(GPU, reason=f"it is unavailable: {GONE}"), RULES]
+    report = DrillVerdict(sample=12, rungs=rungs, rules=[]).as_json()
+    del report["not_covered"]
+    for rung in report["rungs"]:
+        del rung["note"]
+    return report
+
+
+def held(database: Database) -> list[drills.Drill]:
+    """Two drills, as the store has them: the last one first."""
+    week = timedelta(days=7)
+    drills.keep(database, "old", NOW - week, NOW - week, old_report())
+    drills.keep(database, "new", NOW, NOW, LAST.as_json())
+    return drills.latest(database)
+
+
+def test_an_old_report_is_read_with_what_it_lacks(database: Database) -> None:
+    """It covered everything, and had no notes; a new one is read as it was kept."""
+    last, old = held(database)
+    assert last.report == LAST.as_json()
+    assert (old.verdict, old.report["not_covered"]) == ("failed", [])
+    assert [rung["note"] for rung in old.report["rungs"]] == ["", ""]
+    assert drills.of_flow_run(database, "old") == old
+
+
+def test_the_same_words_everywhere(database: Database) -> None:
+    """The page of the terminal and that of Prefect say what is not covered and why, what is noted, and how it was."""
+    both = held(database)
+    assert str(LAST) == HEADLINE
+    page = markdown(str(LAST), both)
+    console = Console(width=240, file=StringIO())
+    with console.capture() as shown:
+        console.print(drill_page(both))
+    terminal = shown.get()
+    for text in (page, terminal):
+        assert HEADLINE in text.replace("\\", "")
+        assert "not covered, was failed" in text
+        assert GONE in text
+        assert "answered 'unknown' for all 12 items" in text
+        assert "not_covered" not in text
