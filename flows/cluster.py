@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from flows.interrupted_runs import mark_crashed
 from flows.served import find
 from tasks.fallback import RepliError, StoreError, UsageError
 from tasks.settings import Settings
@@ -29,6 +30,9 @@ from tasks.settings import Settings
 SERVER_START_LIMIT_S = 180
 SERVER_STOP_LIMIT_S = 10
 DRAIN_LIMIT_S = 10
+FLOW_HEARTBEAT_S = 30
+"""Seconds between the heartbeats of a flow run: the shortest that Prefect allows. deployments/automations.yaml marks a
+run that has not sent one for four minutes as crashed."""
 MAX_WORKERS = 8
 MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
 
@@ -65,9 +69,12 @@ class PrivateServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "DO_NOT_TRACK": "1",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FLOW_HEARTBEAT_S),
+            # Who holds a place of a deployment that runs once at a time, beyond a hard stop of the server.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
-        self._log = home / "server.log"
-        with self._log.open("wb") as log:
+        self.log = home / "server.log"
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  our own module, a port number
                 [sys.executable, "-m", "flows.private_server", str(port)],
                 stdin=subprocess.PIPE,
@@ -78,17 +85,20 @@ class PrivateServer:
             )
 
     def wait(self) -> None:
-        """Return once the server answers. Raises `RepliError` where it does not."""
+        """Return once the server answers, and shows no run as running that ended with an earlier server.
+
+        Raises:
+            RepliError: it does not answer in time.
+        """
         deadline = time.monotonic() + SERVER_START_LIMIT_S
         while time.monotonic() < deadline and self.is_alive():
             try:
                 with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):  # noqa: S310  http on loopback
+                    mark_crashed(self.api_url)
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RepliError(
-            f"the private Prefect server did not start; see {self._log}, or set PREFECT_API_URL to another"
-        )
+        raise RepliError(f"the private Prefect server did not start; see {self.log}, or set PREFECT_API_URL to another")
 
     def leave(self) -> None:
         """Let go of the server, which ends by itself then."""

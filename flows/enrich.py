@@ -33,13 +33,16 @@ from tasks.storage import catalogue, claims, runs
 from tasks.storage.database import Database
 from tasks.storage.exclusion import held_alone
 
+NO_SOURCE = (
+    "no source is named; give the deployment `enrich` the parameter `source`, or start `repli serve --nightly SOURCE`"
+)
 PROGRESS_EVERY_S = 5.0
 """The artifact is brought up to date no more often: counting a large run takes a while."""
 
 
 @flow(name="enrich", flow_run_name="enrich {source}", task_runner=task_runner(), persist_result=False)
 def enrich(
-    source: Source,
+    source: Source = "",
     limit: Limit = None,
     batch_size: BatchSize = None,
     refresh: Refresh = False,
@@ -51,6 +54,8 @@ def enrich(
     One run of a source at a time: beside another, on whatever machine, this one ends `Cancelled`, and nothing is done.
     The parameters are those of `flows.parameters`.
     """
+    if not source:
+        return Failed(message=NO_SOURCE)
     settings = configured_settings()
     pipeline = PIPELINE.under(settings.policy)
     request = RunRequest(

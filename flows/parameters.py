@@ -24,10 +24,17 @@ CALLED_RUNGS = tuple(rung for rung in RUNGS if not rung.endswith(f".{SKIP}"))
 """Those in which something can fail."""
 
 
-def _shown(title: str, description: str, **bounds: Any) -> Any:
+def _shown(title: str, description: str, pattern: str | None = None, **bounds: Any) -> Any:
     """A parameter as the form shows it. Prefect titles a parameter by its bare name, and says no more of it than the
     docstring does; what stands in the extra comes after that."""
-    return Field(json_schema_extra={"title": title, "description": description}, **bounds)
+    extra: dict[str, Any] = {"title": title, "description": description}
+    return Field(json_schema_extra={**extra, "pattern": pattern} if pattern else extra, **bounds)
+
+
+def _is_absolute(source: str) -> str:
+    if source and not source.startswith("/"):
+        raise ValueError(f"{source[:200]!r} is not an absolute path; flow runs have folders of their own")
+    return source
 
 
 def _is_one_of(choices: tuple[str, ...], value: str) -> str:
@@ -81,12 +88,14 @@ class FaultToInject(BaseModel):
 
 Source = Annotated[
     str,
+    AfterValidator(_is_absolute),
     _shown(
         "Source",
         "A JSONL, CSV or Parquet file, or a directory of images: its absolute path on the machine that runs the flow.",
         pattern="^/",
     ),
 ]
+"""Empty where a schedule was switched on without one: the form refuses that, and the flow fails and says why."""
 Limit = Annotated[int | None, _shown("Limit", "Take at most so many items. Nothing: all of them.", ge=1)]
 BatchSize = Annotated[
     int | None,

@@ -23,7 +23,9 @@ from typing import Any, NoReturn
 
 from deployments import WORK_POOL
 from flows.cluster import QUIET, PrivateServer, dask_cluster, environment
+from flows.interrupted_runs import skip_missed
 from flows.served import Served, serving
+from flows.server_errors import ServerErrors
 from tasks.fallback import RepliError, UsageError
 from tasks.settings import Settings
 from tasks.storage.database import Database
@@ -32,6 +34,8 @@ WATCH_EVERY_S = 0.5
 WORKER_START_LIMIT_S = 120
 WORKER_STOP_LIMIT_S = 40
 POLL_FOR_WORK_S = 3
+ERROR_WIDTH = 300
+"""Characters of an error of the server that are shown; the log has all."""
 
 
 def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable[[str], None]) -> None:
@@ -64,6 +68,7 @@ def _serve(
         known = {**_variables(settings), **server.environment, **QUIET}
         with environment(known), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
             server.wait()
+            skip_missed(server.api_url)
             tell("starting: what is declared is brought to the server")
             _set_up(server.home, nightly)
             with _worker(server.home) as worker:
@@ -73,11 +78,19 @@ def _serve(
                 )
                 publish(served)
                 tell(_page(served, settings, _night(server)))
-                while True:
-                    time.sleep(WATCH_EVERY_S)
-                    _check_are_alive(server, worker)
+                _watch(server, worker, tell)
     finally:
         server.stop()
+
+
+def _watch(server: PrivateServer, worker: subprocess.Popen[bytes], tell: Callable[[str], None]) -> NoReturn:
+    """Look after server and worker until one of them ends, and tell what fails in the server."""
+    errors = ServerErrors(server.log)
+    while True:
+        time.sleep(WATCH_EVERY_S)
+        for error in errors.new():
+            tell(f"error in the Prefect server: {error[:ERROR_WIDTH]}; see {server.log}")
+        _check_are_alive(server, worker)
 
 
 def _variables(settings: Settings) -> Mapping[str, str]:
@@ -125,7 +138,7 @@ def _worker(home: Path) -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def _child(module: str, arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, of which nothing is left at the end of the block."""
-    with log.open("wb") as output:
+    with log.open("wb") as output, environment({"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}):
         process = subprocess.Popen(  # noqa: S603  our own module
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -178,7 +191,7 @@ def _night(server: PrivateServer) -> str:
 
 def _check_are_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
     if not server.is_alive():
-        raise RepliError(f"the Prefect server ended; see {server.home / 'server.log'}, and start this again")
+        raise RepliError(f"the Prefect server ended; see {server.log}, and start this again")
     if worker.poll() is not None:
         raise RepliError(f"the worker ended; see {server.home / 'worker.log'}, and start this again")
 

@@ -18,12 +18,10 @@ from uuid import UUID
 import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed
 from prefect.utilities.processutils import command_to_string
 from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
@@ -36,11 +34,10 @@ DECLARED = "repli_declared"
 """The variable of the server that tells which version of the package was declared there."""
 SCHEDULES = "repli_schedules"
 """The variable that has how the schedules were, while they are made anew."""
-CUT_OFF = "`repli serve` ended while it ran; start it again, it goes on from here"
 
 
 async def set_up(nightly: str | None) -> None:
-    """Declare what is new, and put right what an earlier `repli serve` left when it was killed."""
+    """Declare what is new on the server."""
     async with get_client() as client:
         version = declared_version()
         if await Variable.aget(DECLARED) != version:
@@ -51,7 +48,6 @@ async def set_up(nightly: str | None) -> None:
             await Variable.aset(DECLARED, version, overwrite=True)
         if nightly:
             await _schedule_nightly(client, nightly)
-        await _mark_crashed(client)
 
 
 def declared_version() -> str:
@@ -87,23 +83,30 @@ async def _make_pool(client: PrefectClient) -> None:
 
 
 async def _deploy(client: PrefectClient) -> None:
-    """As a person does it on a server of one's own; the schedules are as active as they were, with their parameters.
+    """Deploy prefect.yaml. Schedules stay as active as they were, and parameters stay as they were.
 
-    Prefect makes them anew, so how they were stands in a variable until all is as it was, whoever is killed meanwhile.
+    Prefect makes them anew, so the old ones are kept in a variable until they are restored: an interrupted deploy
+    loses none.
     """
     interrupted = cast(dict[str, Any] | None, await Variable.aget(SCHEDULES))
     kept = interrupted or {
-        f"{deployment}/{slug}": {"active": schedule.active, "parameters": schedule.parameters}
-        for (deployment, slug), (_, schedule) in (await _schedules(client)).items()
+        **{deployment.name: {"parameters": deployment.parameters} for deployment in await client.read_deployments()},
+        **{
+            f"{deployment}/{slug}": {"active": schedule.active, "parameters": schedule.parameters}
+            for (deployment, slug), (_, schedule) in (await _schedules(client)).items()
+        },
     }
     await Variable.aset(SCHEDULES, kept, overwrite=True)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"prefect deploy failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+    for deployed in await client.read_deployments():
+        if before := kept.get(deployed.name):
+            await client.update_deployment(deployed.id, DeploymentUpdate(parameters=before["parameters"]))
     for (deployment, slug), (deployment_id, schedule) in (await _schedules(client)).items():
-        if as_it_was := kept.get(f"{deployment}/{slug}"):
-            await client.update_deployment_schedule(deployment_id, schedule.id, **as_it_was)
+        if before := kept.get(f"{deployment}/{slug}"):
+            await client.update_deployment_schedule(deployment_id, schedule.id, **before)
     await Variable.aunset(SCHEDULES)
 
 
@@ -124,20 +127,16 @@ async def _create_automations(client: PrefectClient) -> None:
 
 
 async def _schedule_nightly(client: PrefectClient, source: str) -> None:
+    """Switch the nightly schedule on. The source is a parameter of the deployment: Prefect drops those of a schedule
+    whenever the schedule is switched off and on."""
     nightly = (await _schedules(client)).get(("enrich", "nightly"))
     if nightly is None:
-        raise SystemExit("somebody deleted the schedule `nightly` of the deployment `enrich`; add one there in the UI")
-    deployment, schedule = nightly
-    parameters = {**schedule.parameters, "source": source}
-    await client.update_deployment_schedule(deployment, schedule.id, active=True, parameters=parameters)
-
-
-async def _mark_crashed(client: PrefectClient) -> None:
-    """No run of the pool is alive when `repli serve` begins: those that seem to be were cut off with the last one."""
-    alive = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
-    pool = WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}})
-    for run in await client.read_flow_runs(flow_run_filter=alive, work_pool_filter=pool):
-        await client.set_flow_run_state(run.id, Crashed(message=CUT_OFF), force=True)
+        raise SystemExit("the deployment `enrich` has no schedule `nightly` any more; add one in the UI")
+    deployment_id, schedule = nightly
+    deployment = await client.read_deployment(deployment_id)
+    parameters = {**deployment.parameters, "source": source}
+    await client.update_deployment(deployment_id, DeploymentUpdate(parameters=parameters))
+    await client.update_deployment_schedule(deployment_id, schedule.id, active=True)
 
 
 if __name__ == "__main__":

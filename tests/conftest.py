@@ -18,6 +18,7 @@ from tasks.items import Item
 from tasks.settings import Settings
 from tasks.storage import catalogue, runs
 from tasks.storage.database import Database
+from tests.server_logs import ServerLogs
 from tests.stored import emptied
 
 
@@ -33,6 +34,21 @@ class ByFolder(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
     return ByFolder(config, log)
+
+
+@pytest.fixture(scope="session")
+def server_logs() -> ServerLogs:
+    """The logs of all servers of this session whose folders were named to it."""
+    return ServerLogs()
+
+
+@pytest.fixture
+def no_server_errors(request: pytest.FixtureRequest, server_logs: ServerLogs, tmp_path: Path) -> Iterator[None]:
+    """Fail the test where a server or worker logs an error that its mark `server_errors` does not ask for."""
+    server_logs.watch(tmp_path)
+    yield
+    asked_for = [pattern for mark in request.node.iter_markers("server_errors") for pattern in mark.args]
+    assert not (found := server_logs.new_errors(asked_for)), "\n\n".join(found)
 
 
 @pytest.fixture(scope="session")

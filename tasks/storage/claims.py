@@ -191,7 +191,7 @@ def settle(
             )
 
 
-def _line(owes_one: sa.ColumnElement[bool], now: datetime) -> sa.Select[str, float | None]:
+def _line(owes_one: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str, float | None]]:
     """The queued items that may be claimed now, and their qualities, in their order."""
     is_due = sa.not_(retry_queue.c.is_parked), retry_queue.c.not_before <= now, is_free(now)
     return sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_due, owes_one).order_by(*TURN)

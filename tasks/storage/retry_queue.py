@@ -234,7 +234,7 @@ def is_free(now: datetime) -> sa.ColumnElement[bool]:
     return sa.or_(retry_queue.c.holder.is_(None), retry_queue.c.claimed_until <= now)
 
 
-def locked(condition: sa.ColumnElement[bool]) -> sa.Select[str]:
+def locked(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
     """The ids of queued items, nobody else's to change until the transaction ends.
 
     All that change several rows take them in this one order, so that no two wait for each other.

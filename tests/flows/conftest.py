@@ -13,14 +13,21 @@ import pytest
 from tasks.storage.database import Database
 from tests.flows.commandline import Repli, command, environment
 from tests.flows.preloaded import Preloaded, Shop
+from tests.server_logs import ServerLogs
+
+
+@pytest.fixture(autouse=True)
+def look_at_the_logs(no_server_errors: None) -> None:
+    """No test of the flows passes over a server's errors."""
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def standing(tmp_path_factory: pytest.TempPathFactory, server_logs: ServerLogs) -> Iterator[dict[str, str]]:
     """The environment that names a standing Prefect server and Dask cluster."""
+    server_logs.watch(folder := tmp_path_factory.mktemp("standing"))
     with subprocess.Popen(
         [sys.executable, "-m", "tests.flows.standing"],
-        env=environment(tmp_path_factory.mktemp("standing")),
+        env=environment(folder),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -64,7 +64,12 @@ def test_what_is_deployed_from_a_clean_checkout(standing_server: dict[str, str],
         assert (one["enforce_parameter_schema"], one["pull_steps"]) == (True, [])
 
     automations = {one["name"]: one for one in ask(standing_server, "automations/filter", {})}
-    assert automations.keys() == {"repli: a breaker closed", "repli: a run failed", "repli: the drill failed"}
+    assert automations.keys() == {
+        "repli: a breaker closed",
+        "repli: a run failed",
+        "repli: a run that is gone is marked as crashed",
+        "repli: the drill failed",
+    }
     closed = automations["repli: a breaker closed"]
     assert closed["trigger"]["expect"] == ["repli.breaker.closed"]
     assert [one["deployment_id"] for one in closed["actions"]] == [deployed["reprocess"]["id"]]

@@ -18,6 +18,7 @@ from infra.compose_file import ports
 from infra.postgres import installed
 from tasks.fallback import RepliError
 from tests.prefect_api import free_port
+from tests.server_logs import ServerLogs
 
 ROOT = Path(__file__).parent.parent.parent
 STOPS_WITHIN_S = 60
@@ -82,8 +83,13 @@ class Native:
             self.end(signal.SIGTERM)
 
 
+@pytest.fixture(autouse=True)
+def look_at_the_logs(no_server_errors: None) -> None:
+    """No test of the standing form passes over a server's errors."""
+
+
 @pytest.fixture(scope="module")
-def open_folder() -> Iterator[Path]:
+def open_folder(server_logs: ServerLogs) -> Iterator[Path]:
     """A folder that PostgreSQL can reach, whoever it runs as: pytest's own are closed to others."""
     try:
         installed()
@@ -91,6 +97,7 @@ def open_folder() -> Iterator[Path]:
         pytest.skip(str(error))
     with tempfile.TemporaryDirectory(prefix="repli-standing-") as folder:
         Path(folder).chmod(0o755)
+        server_logs.watch(Path(folder))
         yield Path(folder)
 
 

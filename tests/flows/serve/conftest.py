@@ -9,6 +9,7 @@ import pytest
 
 from tests.flows.commandline import write_manifest
 from tests.flows.serve.serving import Serving
+from tests.server_logs import ServerLogs
 
 
 @pytest.fixture(scope="package")
@@ -18,7 +19,8 @@ def nightly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory, nightly: Path) -> Iterator[Serving]:
+def served(tmp_path_factory: pytest.TempPathFactory, nightly: Path, server_logs: ServerLogs) -> Iterator[Serving]:
     """One on a fresh home, where whatever is not whole is queued."""
-    with Serving(tmp_path_factory.mktemp("served"), "--nightly", str(nightly), REPLI_RETRY_BELOW="1") as serving:
+    server_logs.watch(home := tmp_path_factory.mktemp("served"))
+    with Serving(home, "--nightly", str(nightly), REPLI_RETRY_BELOW="1") as serving:
         yield serving

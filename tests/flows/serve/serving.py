@@ -7,16 +7,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from tasks.storage.database import Database
 from tests.flows.commandline import command, environment
 from tests.prefect_api import ask, free_port
 
 READY = "Ctrl-C ends it"
 ENDS_WITHIN_S = 60.0
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+"""The types of states that a flow run ends in."""
 
 
 class Serving:
@@ -76,6 +80,25 @@ class Serving:
         """Have a deployment run, as its form does: the id of the run."""
         body = {"parameters": parameters}
         return str(self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
+
+    def scheduled(self, name: str) -> list[dict[str, Any]]:
+        """The runs of a deployment that its schedules have made, and that have not begun."""
+        states = {"type": {"any_": ["SCHEDULED"]}}
+        wanted = {"flow_runs": {"deployment_id": {"any_": [self.deployment(name)["id"]]}, "state": states}, "limit": 50}
+        return [run for run in self.ask("flow_runs/filter", wanted) if run["auto_scheduled"]]
+
+    def move_to_next_minute(self, name: str) -> None:
+        """Change the deployment's one schedule so that it fires once, within 80 seconds."""
+        deployment = self.deployment(name)
+        [schedule] = deployment["schedules"]
+        when = datetime.now(UTC) + timedelta(seconds=80)
+        cron = {"cron": f"{when.minute} {when.hour} * * *", "timezone": "UTC"}
+        path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+        self.ask(path, {"active": True, "schedule": cron}, method="PATCH")
+
+    def store(self) -> Database:
+        """The store of its home."""
+        return Database(f"sqlite:///{self.home / 'repli.db'}")
 
     def flow_run(self, id_: str) -> dict[str, Any]:
         return dict(self.ask(f"flow_runs/{id_}"))
