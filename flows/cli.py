@@ -78,7 +78,7 @@ def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None
     if as_json:
         _print_json(overview.as_json(), sys.stdout)
     else:
-        _print(terminal.overview_page(overview.database, overview.tally, overview.last_run))
+        _print(terminal.overview_page(overview.database, overview.tally, overview.last_run, overview.now))
 
 
 @app.command()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -148,6 +149,7 @@ class Overview:
     database: Database
     tally: Tally
     last_run: Run | None
+    now: datetime
 
     def as_json(self) -> dict[str, Any]:
         last = self.last_run
@@ -161,6 +163,7 @@ class Overview:
                 "source": last.source,
                 "started_at": last.started_at.isoformat(),
                 "finished_at": last.finished_at and last.finished_at.isoformat(),
+                "state": last.state(self.now),
                 "options": dict(last.options),
             },
         }
@@ -169,7 +172,9 @@ class Overview:
 def status(settings: Settings) -> Overview:
     """What is in the store. Raises `RepliError` where there is none."""
     database = _existing(settings)
-    return Overview(database=database, tally=runs.tally(database, STAGE_NAMES), last_run=runs.latest(database))
+    return Overview(
+        database=database, tally=runs.tally(database, STAGE_NAMES), last_run=runs.latest(database), now=database.now()
+    )
 
 
 def show(settings: Settings, item_id: str) -> ItemView:

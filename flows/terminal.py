@@ -231,7 +231,7 @@ def tally_table(tally: Tally) -> RenderableType:
     return Group(table, "", served)
 
 
-def overview_page(database: Database, tally: Tally, last: Run | None) -> RenderableType:
+def overview_page(database: Database, tally: Tally, last: Run | None, now: datetime) -> RenderableType:
     """The store, for people."""
     mean = "" if tally.mean_quality is None else f", mean quality {tally.mean_quality:.3f}"
     head = f"{tally.items} items: {tally.stored} stored, {tally.failed} failed, {tally.pending} pending{mean}"
@@ -239,11 +239,17 @@ def overview_page(database: Database, tally: Tally, last: Run | None) -> Rendera
     if tally.quality:
         parts += ["", quality_bars(tally.quality)]
     if last:
-        ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else "has not ended"
+        ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else _unfinished(last, now)
         emulated = ", accelerator emulated" if last.options.get("emulated") else ""
         began = f"began {last.started_at:%Y-%m-%d %H:%M:%S}"
         parts += ["", Text(f"last run: {_short(last.source, 200)}, {began}, {ended} (UTC){emulated}")]
     return Group(*parts)
+
+
+def _unfinished(run: Run, now: datetime) -> str:
+    if run.state(now) == "running" or run.alive_at is None:
+        return "is running"
+    return f"was cut off after {run.alive_at:%Y-%m-%d %H:%M:%S}; `repli run` goes on from there"
 
 
 def quality_bars(quality: Mapping[float, int]) -> Table:

@@ -259,7 +259,7 @@ def test_the_terminal_shows_a_run(report: Report) -> None:
 
 def test_the_terminal_shows_a_store(database: Database, report: Report) -> None:
     """Counts, where they are from, and the last run."""
-    page = shown(overview_page(database, report.tally, report.run))
+    page = shown(overview_page(database, report.tally, report.run, database.now()))
     assert "5 items: 3 stored, 1 failed, 1 pending, mean quality 0.877" in page
     assert "last run: items.jsonl, began 2026-11-23 03:00:00, ended 2026-11-23 03:00:12 (UTC)" in page
 

@@ -73,6 +73,17 @@ class Run:
     summary: Mapping[str, Any] | None = None
     quality: Mapping[str, int] | None = None
 
+    def state(self, now: datetime) -> str:
+        """Return `ended`, `running`, or `cut off` where nothing has been heard of it for `DEAD_AFTER_S`.
+
+        Args:
+            now: the time by the store's clock, see `Database.now`.
+        """
+        if self.finished_at:
+            return "ended"
+        is_heard_of = self.alive_at is not None and now - self.alive_at < timedelta(seconds=DEAD_AFTER_S)
+        return "running" if is_heard_of else "cut off"
+
 
 ENRICH, REPROCESS = "enrich", "reprocess"
 """The kinds of runs."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.compose_file import ports
-from infra.postgres import installed
+from deployments import AUTOMATIONS, DEPLOYMENTS
+from infra.compose_file import parts, ports
+from infra.postgres import OwnPostgres, installed
 from tasks.fallback import RepliError
 from tests.prefect_api import free_port
 from tests.server_logs import ServerLogs
@@ -61,6 +63,19 @@ class Native:
         self.process.stdout.close()
         pytest.fail(f"it ended with {self.process.wait()} before it printed {beginning!r}: {self.printed}")
 
+    def exported(self) -> dict[str, str]:
+        """The environment of a shell that has exported what it says to, once it stands."""
+        self.read_until("export PREFECT_API_URL=")
+        exports = "".join(line for line in self.printed if line.startswith("export "))
+        shell = subprocess.run(
+            ["bash", "-c", 'eval "$1"; env -0', "bash", exports],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return dict(line.split("=", 1) for line in shell.stdout.split("\0") if line)
+
     def started(self) -> list[psutil.Process]:
         """Every process that it has started and that lives, and those that they have."""
         return list(psutil.Process(self.process.pid).children(recursive=True))
@@ -83,6 +98,60 @@ class Native:
             self.end(signal.SIGTERM)
 
 
+class RestartablePostgres:
+    """A PostgreSQL that is not a part of the native form, so that it can be away for a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self._own = OwnPostgres(folder / "postgres", "repli", "of-a-test")
+        port = str(free_port())
+        variables = {"POSTGRES_PASSWORD": self._own.password, "POSTGRES_PORT": port}
+        [part] = [part for part in parts(variables, folder, free_port) if part.service == "postgres"]
+        self._part = self._own.here(part)
+        self.variables = {
+            "REPLI_DATABASE_URL": f"postgresql://repli@127.0.0.1:{port}/repli",
+            "PGPASSWORD": self._own.password,
+        }
+        self.start()
+
+    def start(self) -> None:
+        """Return once it answers."""
+        environment = {**os.environ, **self._part.environment}
+        self._process = subprocess.Popen(
+            self._part.command,
+            env=environment,
+            cwd="/",
+            user=self._own.user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while subprocess.run(self._part.health, env=environment, capture_output=True, check=False).returncode:
+            assert self._process.poll() is None, "it ended"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it and every connection to it."""
+        self._process.send_signal(self._part.stop_signal)
+        self._process.wait(STOPS_WITHIN_S)
+
+
+def declare(environment: Mapping[str, str]) -> None:
+    """Bring everything that is declared to a Prefect server, by the commands of infra/README.md."""
+    for words in (
+        ("block", "register", "-m", "blocks"),
+        ("deploy", "--all", "--prefect-file", str(DEPLOYMENTS)),
+        ("automation", "create", "--from-file", str(AUTOMATIONS)),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            cwd=ROOT,
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(autouse=True)
 def look_at_the_logs(no_server_errors: None) -> None:
     """No test of the standing form passes over a server's errors."""
@@ -103,18 +172,11 @@ def open_folder(server_logs: ServerLogs) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def standing_form(open_folder: Path) -> Iterator[tuple[Native, dict[str, str]]]:
-    """The whole topology with a worker tagged `GPU`, and the environment that it says to export."""
+    """The whole topology with a worker tagged `GPU` and all that is declared, and the environment that it exports."""
     native = Native(open_folder / "standing", ("--gpu", "--workers", "2"), {"REPLI_GPU_DEVICE": "cpu"})
     try:
-        native.read_until("export PREFECT_API_URL=")
-        exports = "".join(line for line in native.printed if line.startswith("export "))
-        shell = subprocess.run(
-            ["bash", "-c", 'eval "$1"; env -0', "bash", exports],
-            env=native.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        yield native, dict(line.split("=", 1) for line in shell.stdout.split("\0") if line)
+        environment = native.exported()
+        declare(environment)
+        yield native, environment
     finally:
         native.kill()

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,18 @@ import psutil
 import pytest
 from distributed import Client
 
-from deployments import DEPLOYMENTS
 from infra.compose_file import parts
 from tasks.stages import STAGE_NAMES
 from tests.flows.commandline import command, write_manifest
-from tests.infra.conftest import ROOT, Native, environment
+from tests.infra.conftest import Native, RestartablePostgres, declare, environment
 from tests.infra.whereabouts import Whereabouts, seen
-from tests.prefect_api import ask, free_port
+from tests.prefect_api import ENDED, Deployments, ask, free_port
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(400)]
 
 Standing = tuple[Native, dict[str, str]]
 ITEMS = 8
 """More than the window holds, each a batch: there is something left to classify when the worker dies."""
-FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 def until(condition: Callable[[], Any], within_s: float = 120) -> Any:
@@ -56,16 +56,34 @@ def words(process: psutil.Process) -> set[str]:
         return set()
 
 
+@pytest.mark.server_errors("classify_image", "rungs reached")
+def test_schedules_fire(standing_form: Standing, tmp_path: Path) -> None:
+    """Each deployment, moved to the next minutes, runs to its end with nobody near: the source of `enrich` is stored,
+    `reprocess` ends well, and the drill has a verdict. The UI is there too."""
+    _, environment = standing_form
+    server = Deployments(environment["PREFECT_API_URL"])
+    first = subprocess.run(
+        command("run", write_manifest(tmp_path / "items", 2)), env=environment, capture_output=True, check=False
+    )
+    assert first.returncode == 0, first.stderr
+    nightly = {"source": str(write_manifest(tmp_path / "items", 4))}
+    server.ask(f"deployments/{server.deployment('enrich')['id']}", {"parameters": nightly}, method="PATCH")
+    for name in ("enrich", "reprocess", "drill"):
+        server.fire_soon(name)
+    ended = {name: until(partial(server.fired, name, ()), 240)[0]["state"] for name in ("enrich", "reprocess", "drill")}
+    assert (ended["enrich"]["type"], ended["reprocess"]["type"]) == ("COMPLETED", "COMPLETED"), ended
+    assert "18 of 18 rungs reached" in ended["drill"]["message"]
+    assert status(environment)["stored"] == 4
+    with urllib.request.urlopen(environment["PREFECT_API_URL"].removesuffix("/api"), timeout=30) as answer:
+        assert "<title>Prefect" in answer.read().decode()
+
+
+@pytest.mark.server_errors("workers died while trying to run it")
 def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing, tmp_path: Path) -> None:
     """Through the work pool: classification runs on the worker tagged `GPU`, everything else on the others; that worker
     is killed with its nanny, and the run completes on the others."""
     native, environment = standing_form
     manifest = write_manifest(tmp_path / "items", ITEMS)
-    deploy = ["prefect", "--no-prompt", "deploy", "--prefect-file", str(DEPLOYMENTS), "--name", "enrich"]
-    deployed = subprocess.run(
-        [sys.executable, "-m", *deploy], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     with Client(environment["REPLI_DASK_ADDRESS"], set_as_default=False) as client:
         client.wait_for_workers(3, timeout=60)
         client.register_plugin(Whereabouts())
@@ -81,7 +99,7 @@ def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing,
             return dict(ask(environment, f"flow_runs/{run['id']}")["state"] or {})
 
         def classified() -> list[tuple[str, str]]:
-            assert state().get("type") not in FINAL, state()
+            assert state().get("type") not in ENDED, state()
             found = seen(client)
             return found if ("classify_image", "GPU") in found else []
 
@@ -89,7 +107,7 @@ def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing,
         for process in (psutil.Process(pid).parent(), psutil.Process(pid)):
             assert process
             process.kill()
-        ended = until(lambda: state() if state().get("type") in FINAL else None)
+        ended = until(lambda: state() if state().get("type") in ENDED else None)
         after = seen(client)[len(before) :]
 
     assert ended["type"] == "COMPLETED", ended
@@ -137,6 +155,28 @@ def test_who_holds_a_place_is_known_after_a_stop(tmp_path: Path) -> None:
     assert Path(asked.stdout.strip()).is_relative_to(tmp_path / "repli-home")
 
 
+@pytest.mark.server_errors("")
+def test_a_database_that_was_away_leaves_no_run_running(open_folder: Path, tmp_path: Path) -> None:
+    """PostgreSQL is away for ten seconds in the midst of a run. Within five minutes Prefect shows how that run ended,
+    and the store agrees."""
+    postgres = RestartablePostgres(open_folder / "away")
+    native = Native(open_folder / "away", variables=postgres.variables)
+    try:
+        environment = native.exported()
+        declare(environment)
+        server = Deployments(environment["PREFECT_API_URL"])
+        run = server.start("enrich", source=str(write_manifest(tmp_path / "items", 60)), batch_size=1)
+        until(lambda: server.ask("task_runs/count", {"flow_runs": {"id": {"any_": [run]}}}) > 10)
+        postgres.stop()
+        time.sleep(10)
+        postgres.start()
+        until(lambda: server.flow_run(run)["state_type"] in ENDED, 300)
+        assert status(environment)["last_run"]["state"] in {"ended", "cut off"}
+    finally:
+        native.kill()
+        postgres.stop()
+
+
 def test_a_second_start_is_refused(standing_form: Standing) -> None:
     """On one folder there is one, and the other says so in one line that names its process."""
     native, _ = standing_form
@@ -159,6 +199,7 @@ def test_a_part_that_dies_ends_the_rest(standing_form: Standing) -> None:
     assert "dask-scheduler.log" in native.printed[-1]
 
 
+@pytest.mark.server_errors("Application startup failed", "Traceback")
 def test_ctrl_c_ends_it_while_it_starts(open_folder: Path) -> None:
     """Half begun, it stops as well, leaves nothing behind, and the same folder can be stood up again."""
     native = Native(open_folder / "cut-off")

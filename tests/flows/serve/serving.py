@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,15 +14,13 @@ import psutil
 
 from tasks.storage.database import Database
 from tests.flows.commandline import command, environment
-from tests.prefect_api import ask, free_port
+from tests.prefect_api import Deployments, free_port
 
 READY = "Ctrl-C ends it"
 ENDS_WITHIN_S = 60.0
-ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-"""The types of states that a flow run ends in."""
 
 
-class Serving:
+class Serving(Deployments):
     """One `repli serve` on a home of its own, once it answers.
 
     Args:
@@ -34,6 +31,7 @@ class Serving:
         self.home = home
         port = free_port()
         self.ui_url = f"http://127.0.0.1:{port}"
+        super().__init__(f"{self.ui_url}/api")
         self.variables = variables
         self.environment = {**environment(home), **variables}
         self._process = subprocess.Popen(
@@ -44,7 +42,7 @@ class Serving:
             text=True,
             start_new_session=True,  # a Ctrl-C at the tests is not for it
         )
-        self.page = self._read_until(READY)
+        self.page = self.read_until(READY)
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +52,8 @@ class Serving:
         if self._process.poll() is None:
             self.end()
 
-    def _read_until(self, words: str) -> str:
+    def read_until(self, words: str) -> str:
+        """What it prints until these words are among it."""
         assert self._process.stdout
         read = ""
         while words not in read:
@@ -69,44 +68,9 @@ class Serving:
             command(*arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=200
         )
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None, *, method: str | None = None) -> Any:
-        """What the API of its Prefect server answers."""
-        return ask({"PREFECT_API_URL": f"{self.ui_url}/api"}, path, body, method=method)
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        return dict(self.ask(f"deployments/name/{name}/{name}"))
-
-    def start(self, name: str, **parameters: Any) -> str:
-        """Have a deployment run, as its form does: the id of the run."""
-        body = {"parameters": parameters}
-        return str(self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
-
-    def scheduled(self, name: str) -> list[dict[str, Any]]:
-        """The runs of a deployment that its schedules have made, and that have not begun."""
-        states = {"type": {"any_": ["SCHEDULED"]}}
-        wanted = {"flow_runs": {"deployment_id": {"any_": [self.deployment(name)["id"]]}, "state": states}, "limit": 50}
-        return [run for run in self.ask("flow_runs/filter", wanted) if run["auto_scheduled"]]
-
-    def move_to_next_minute(self, name: str) -> None:
-        """Change the deployment's one schedule so that it fires once, within 80 seconds."""
-        deployment = self.deployment(name)
-        [schedule] = deployment["schedules"]
-        when = datetime.now(UTC) + timedelta(seconds=80)
-        cron = {"cron": f"{when.minute} {when.hour} * * *", "timezone": "UTC"}
-        path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
-        self.ask(path, {"active": True, "schedule": cron}, method="PATCH")
-
     def store(self) -> Database:
         """The store of its home."""
         return Database(f"sqlite:///{self.home / 'repli.db'}")
-
-    def flow_run(self, id_: str) -> dict[str, Any]:
-        return dict(self.ask(f"flow_runs/{id_}"))
-
-    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
-        """The runs of a flow, the last first."""
-        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 50}
-        return list(self.ask("flow_runs/filter", wanted))
 
     def processes(self) -> list[psutil.Process]:
         """It, and all that it started."""

@@ -11,7 +11,8 @@ from threading import Thread
 
 import pytest
 
-from tests.flows.serve.serving import ENDED, Serving, until
+from tests.flows.serve.serving import Serving, until
+from tests.prefect_api import ENDED
 
 pytestmark = pytest.mark.timeout(300)
 

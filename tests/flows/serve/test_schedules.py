@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,8 @@ from flows.enrich import NO_SOURCE
 from tasks.fallback import UsageError
 from tasks.storage import drills
 from tests.flows.commandline import write_manifest
-from tests.flows.serve.serving import ENDED, Serving, until
+from tests.flows.serve.serving import Serving, until
+from tests.prefect_api import ENDED
 from tests.server_logs import ServerLogs
 
 pytestmark = pytest.mark.timeout(400)
@@ -37,18 +37,13 @@ def served(tmp_path_factory: pytest.TempPathFactory, nightly: Path, server_logs:
         yield serving
 
 
-def fired(served: Serving, name: str, before: frozenset[str]) -> list[dict[str, Any]]:
-    """The runs of a deployment that its schedule started, and that have ended, but for those of before."""
-    runs = [run for run in served.flow_runs(name) if run["auto_scheduled"] and run["id"] not in before]
-    return [run for run in runs if run["state_type"] in ENDED]
-
-
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_each_schedule_has_runs(served: Serving, name: str) -> None:
     """The server's scheduler has made the next runs of each deployment."""
     assert until(lambda: served.scheduled(name), 90, f"nothing is scheduled for {name}")
 
 
+@pytest.mark.campaign
 def test_schedules_fire(served: Serving, tmp_path: Path) -> None:
     """`enrich`, `reprocess` and `drill`, each moved to the next minute, run to their end with nobody near: the source
     of `--nightly` is stored, photos that had fallen back are whole, and the drill passes and its report is kept."""
@@ -64,10 +59,10 @@ def test_schedules_fire(served: Serving, tmp_path: Path) -> None:
     assert json.loads(run.stdout)["degraded"] == len(photos)
     before = frozenset(run["id"] for name in DEPLOYMENTS for run in served.flow_runs(name))
     for name in DEPLOYMENTS:
-        served.move_to_next_minute(name)
+        served.fire_soon(name)
 
     runs = {
-        name: until(partial(fired, served, name, before), 240, f"no scheduled run of {name} came to its end")[0]
+        name: until(partial(served.fired, name, before), 240, f"no scheduled run of {name} came to its end")[0]
         for name in DEPLOYMENTS
     }
     assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}, [run["state"] for run in runs.values()]
@@ -80,11 +75,12 @@ def test_schedules_fire(served: Serving, tmp_path: Path) -> None:
 
 
 @pytest.mark.server_errors(NO_SOURCE)
-def test_a_night_that_was_switched_on_without_a_source_says_so(served: Serving) -> None:
-    """As a person may do it in the UI. The run fails, in one line that says what to do."""
+def test_a_night_without_a_source_says_so(served: Serving) -> None:
+    """What a schedule starts that was switched on in the UI, with no source: a run that fails, in one line that says
+    what to do."""
     enrich = served.deployment("enrich")
     served.ask(f"deployments/{enrich['id']}", {"parameters": {}}, method="PATCH")
-    before = frozenset(run["id"] for run in served.flow_runs("enrich"))
-    served.move_to_next_minute("enrich")
-    [last] = until(partial(fired, served, "enrich", before), 150, "the schedule did not fire")
-    assert (last["state_type"], last["state"]["message"]) == ("FAILED", NO_SOURCE)
+    run = served.start("enrich")
+    until(lambda: served.flow_run(run)["state_type"] in ENDED)
+    state = served.flow_run(run)["state"]
+    assert (state["type"], state["message"]) == ("FAILED", NO_SOURCE)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sqlite3
 import subprocess
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -13,7 +18,7 @@ from tests.flows.commandline import command, environment, write_manifest
 from tests.flows.serve.serving import Serving, until
 from tests.prefect_api import free_port
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(500)]
 
 
 def midway(serving: Serving, manifest: Path) -> str:
@@ -23,6 +28,64 @@ def midway(serving: Serving, manifest: Path) -> str:
     until(lambda: serving.ask("task_runs/count", done) >= 3, otherwise="no task of the run came to its end")
     assert serving.flow_run(id_)["state_type"] == "RUNNING"
     return id_
+
+
+@pytest.mark.server_errors("no such table: work_queue")
+def test_it_tells_what_fails_in_its_server(tmp_path: Path) -> None:
+    """A service of Prefect's that fails at each turn writes to a log that nobody reads, so the terminal says it."""
+    with Serving(tmp_path / "home") as serving:
+        with closing(sqlite3.connect(serving.home / "prefect" / "prefect.db")) as database:
+            database.execute("ALTER TABLE work_queue RENAME TO elsewhere")
+        told = serving.read_until("error in the Prefect server").splitlines()[-1]
+        with closing(sqlite3.connect(serving.home / "prefect" / "prefect.db")) as database:
+            database.execute("ALTER TABLE elsewhere RENAME TO work_queue")
+    assert "no such table: work_queue" in told
+    assert "server.log" in told
+
+
+def test_a_run_that_is_killed_does_not_stay_running(served: Serving, tmp_path: Path) -> None:
+    """A `repli run` beside `repli serve` that is killed is *Crashed* within five minutes, and the store says so too."""
+    manifest = write_manifest(tmp_path / "items", 48)
+    run = subprocess.Popen(
+        command("run", manifest, "--batch-size", "1"),
+        env=served.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    [killed] = until(lambda: [one for one in served.flow_runs("enrich") if one["state_type"] == "RUNNING"])
+    until(lambda: served.ask("task_runs/count", {"flow_runs": {"id": {"any_": [killed["id"]]}}}) > 3)
+    run.kill()
+    run.wait()
+    until(lambda: served.flow_run(killed["id"])["state_type"] == "CRASHED", 300, "it stays *Running*")
+    assert json.loads(served.repli("status", "--json").stdout)["last_run"]["state"] == "cut off"
+
+
+def test_a_place_is_free_again_after_a_hard_stop(tmp_path: Path) -> None:
+    """`reprocess` runs once at a time. One that was killed with its server holds up no other after the next start.
+    Of the times that were missed meanwhile it runs once."""
+    home = tmp_path / "home"
+    manifest = write_manifest(tmp_path / "items", 48)
+    with Serving(home, REPLI_RETRY_BELOW="1") as serving:
+        assert serving.repli("run", manifest, "--fault", "classify_image.gpu=oom").returncode == 0
+        cut_off = serving.start("reprocess", batch_size=1)
+        until(lambda: serving.flow_run(cut_off)["state_type"] == "RUNNING")
+        missed = [run["id"] for run in until(lambda: serving.scheduled("reprocess"))]
+        serving.end(signal.SIGKILL)
+    an_hour_ago = f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%d %H:%M:%S.%f}"
+    with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
+        database.execute(
+            "UPDATE flow_run SET expected_start_time = ?, next_scheduled_start_time = ? "
+            "WHERE state_type = 'SCHEDULED' AND auto_scheduled",
+            (an_hour_ago, an_hour_ago),
+        )
+        database.commit()
+    with Serving(home, REPLI_RETRY_BELOW="1") as serving:
+        assert serving.flow_run(cut_off)["state_type"] == "CRASHED"
+        states = Counter(serving.flow_run(run)["state_name"] == "Missed" for run in missed)
+        assert len(missed) > 1
+        assert states == {True: len(missed) - 1, False: 1}, "of the times that were missed the last one runs"
+        next_one = serving.start("reprocess")
+        until(lambda: serving.flow_run(next_one)["state_type"] == "COMPLETED", 330, "it waits for a place for ever")
 
 
 @pytest.mark.parametrize("begun", ["serving.json", "prefect/server.log", "prefect/setup.log"])
