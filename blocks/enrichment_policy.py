@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from tasks.fallback import SKIP, AnyChain, Breaker, UsageError
-from tasks.policy import ALL, BreakerPolicy, Choice, Policy, rung_names
-from tasks.settings import RetryPolicy
-from tasks.stages import CHAINS, PIPELINE, declared_breakers
+from repli.tasks.fallback import SKIP, AnyChain, Breaker, UsageError
+from repli.tasks.fallback.policy import ALL, BreakerPolicy, Choice, Policy, RetryPolicy, rung_names
+from repli.tasks.stages.default import CHAINS, PIPELINE, declared_breakers
 
 EXPECTED = (ALL, *(f"{chain.stage}.{rung}" for chain in CHAINS for rung in chain.rung_names))
 """The choices of `expect`."""

@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
-from tasks.fallback import UsageError
-from tasks.storage.database import Database
+from repli.tasks.fallback import UsageError
+from repli.tasks.storage.database import Database
 
 
 class ItemStore(Block):

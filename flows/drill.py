@@ -16,20 +16,20 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.configuration import configured_settings, dask_client, task_runner
-from flows.parameters import Sample
-from flows.routing import Routing
-from tasks import events
-from tasks.drill.report import markdown
-from tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
-from tasks.drill_task import StageVerdict, drill_stage
-from tasks.fallback import RepliError
-from tasks.settings import Settings
-from tasks.stage import AnyStage, Pipeline
-from tasks.stages import PIPELINE
-from tasks.storage import drills
-from tasks.storage.database import Database
-from tasks.storage.sample import stratified
+from repli.flows.config.parameters import Sample
+from repli.flows.config.resolve import configured_settings, dask_client, task_runner
+from repli.flows.dispatch.routing import Routing
+from repli.tasks.drill.report import markdown
+from repli.tasks.drill.task import StageVerdict, drill_stage
+from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
+from repli.tasks.fallback import RepliError
+from repli.tasks.pipeline import AnyStage, Pipeline
+from repli.tasks.reporting import events
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import PIPELINE
+from repli.tasks.storage import drills
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
 BACK_WITHIN_S = 10.0
@@ -40,7 +40,7 @@ BACK_WITHIN_S = 10.0
 def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
     """Call every rung of every chain on a sample of the stored items, in shadow, and judge what they answer.
 
-    The parameters are those of `flows.parameters`.
+    The parameters are those of `repli.flows.config.parameters`.
     """
     settings = configured_settings()
     pipeline = PIPELINE.under(settings.policy)

@@ -16,22 +16,24 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.configuration import configured_settings, dask_client, task_runner
-from flows.heartbeat import heartbeat
-from flows.lost_workers import set_aside
-from flows.parameters import BatchSize, Faults, Forced, Limit, Refresh, Source, fault_specs, force_specs
-from flows.routing import Routing
-from flows.run_request import RunRequest
-from flows.window import Window
-from tasks import events
-from tasks.report import Report, markdown, report_on
-from tasks.settings import Settings
-from tasks.stage import Pipeline, RunOptions, StageReport
-from tasks.stage_task import Batch
-from tasks.stages import PIPELINE, STAGE_NAMES
-from tasks.storage import catalogue, claims, runs
-from tasks.storage.database import Database
-from tasks.storage.exclusion import held_alone
+from repli.flows.config.parameters import BatchSize, Faults, Forced, Limit, Refresh, Source, fault_specs, force_specs
+from repli.flows.config.resolve import configured_settings, dask_client, task_runner
+from repli.flows.config.run_request import RunRequest
+from repli.flows.dispatch.dispatcher import Window
+from repli.flows.dispatch.heartbeat import heartbeat
+from repli.flows.dispatch.routing import Routing
+from repli.flows.dispatch.worker_deaths import set_aside
+from repli.tasks.execution.stage_runner import RunOptions, StageReport
+from repli.tasks.execution.stage_task import Batch
+from repli.tasks.pipeline import Pipeline
+from repli.tasks.reporting import events
+from repli.tasks.reporting.run_report import Report, markdown, report_on
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
+from repli.tasks.storage import catalogue, runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.locks import held_alone
+from repli.tasks.storage.retry import claims
 
 NO_SOURCE = (
     "no source is named; give the deployment `enrich` the parameter `source`, or start `repli serve --nightly SOURCE`"
@@ -52,7 +54,7 @@ def enrich(
     """Enrich the items of a manifest. What an earlier run finished is not done again.
 
     One run of a source at a time: beside another, on whatever machine, this one ends `Cancelled`, and nothing is done.
-    The parameters are those of `flows.parameters`.
+    The parameters are those of `repli.flows.config.parameters`.
     """
     if not source:
         return Failed(message=NO_SOURCE)

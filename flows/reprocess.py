@@ -20,22 +20,24 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.configuration import configured_settings, dask_client, task_runner
-from flows.heartbeat import heartbeat
-from flows.lost_workers import set_aside
-from flows.parameters import BatchSize, Faults, Limit, fault_specs
-from flows.prospects import PROBE_ITEMS, Prospect, Verdict, gaps
-from flows.routing import Routing
-from flows.run_request import RetryRequest
-from flows.window import Window, full_width
-from tasks.retry_report import RetryReport, markdown, retry_report_on
-from tasks.settings import Settings
-from tasks.stage import AnyStage, RunOptions, StageReport, Upgrade
-from tasks.stage_task import Batch
-from tasks.stages import PIPELINE, STAGE_NAMES
-from tasks.storage import claims, runs
-from tasks.storage.claims import Claim, Gap
-from tasks.storage.database import Database
+from repli.flows.config.parameters import BatchSize, Faults, Limit, fault_specs
+from repli.flows.config.resolve import configured_settings, dask_client, task_runner
+from repli.flows.config.run_request import RetryRequest
+from repli.flows.dispatch.dispatcher import Window, full_width
+from repli.flows.dispatch.heartbeat import heartbeat
+from repli.flows.dispatch.retry_planner import PROBE_ITEMS, Prospect, Verdict, gaps
+from repli.flows.dispatch.routing import Routing
+from repli.flows.dispatch.worker_deaths import set_aside
+from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
+from repli.tasks.execution.stage_task import Batch
+from repli.tasks.pipeline import AnyStage
+from repli.tasks.reporting.retry_report import RetryReport, markdown, retry_report_on
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
+from repli.tasks.storage import runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import claims
+from repli.tasks.storage.retry.claims import Claim, Gap
 
 OWED_TO_THE_STORE = Gap(stage="store", served=(None,), whole_too=True)
 """What failed there, or has changed since it was stored."""
@@ -47,7 +49,7 @@ SHARE = 8
 def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults = ()) -> State[dict[str, Any]]:
     """Do again what is in the retry queue, at the stages where something better may be had now.
 
-    The parameters are those of `flows.parameters`.
+    The parameters are those of `repli.flows.config.parameters`.
     """
     settings = configured_settings()
     request = RetryRequest(

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tasks.fallback import UsageError
+from repli.tasks.fallback import UsageError
 
 COMPOSE_FILE = Path(__file__).with_name("compose.yaml")
 LOOPBACK = "127.0.0.1"

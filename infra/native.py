@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from flows.cluster import visible_devices
 from infra.compose_file import LOOPBACK, Part, parts, ports
 from infra.postgres import OwnPostgres, prefect_url, prepare
 from infra.processes import Processes
-from tasks.fallback import RepliError, UsageError
+from repli.flows.server.dask_cluster import visible_devices
+from repli.tasks.fallback import RepliError, UsageError
 
 POSTGRES = "postgres"
 

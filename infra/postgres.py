@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy as sa
 
 from infra.compose_file import LOOPBACK, Part
-from tasks.fallback import RepliError, StoreError, UsageError
+from repli.tasks.fallback import RepliError, StoreError, UsageError
 
 INIT = Path(__file__).with_name("init.sql")
 _HAS_TRIGRAMS = "SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'"

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from infra.compose_file import Part
-from tasks.fallback import RepliError
+from repli.tasks.fallback import RepliError
 
 START_LIMIT_S = 180
 STOP_LIMIT_S = 10

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from tasks.fallback import StepResult
+from repli.tasks.fallback import StepResult
 
 if TYPE_CHECKING:  # `status` and `show` do without it
     import numpy as np

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from tasks.embed_text import HASHED_SPACE, hashed_words
-from tasks.fallback import RepliError, RungError, UsageError
-from tasks.items import clean_text
-from tasks.models import text_embedder
-from tasks.settings import Settings
-from tasks.storage import search as store
-from tasks.storage.database import Database
-from tasks.storage.neighbours import spaces
-from tasks.storage.search import Hit, Vectors
+from repli.tasks.fallback import RepliError, RungError, UsageError
+from repli.tasks.items import clean_text
+from repli.tasks.models import text_embedder
+from repli.tasks.settings import Settings
+from repli.tasks.stages.embed_text import HASHED_SPACE, hashed_words
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.search import query as store
+from repli.tasks.storage.search.neighbours import spaces
+from repli.tasks.storage.search.query import Hit, Vectors
 
 MAX_LIMIT = 1000
 

@@ -6,12 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from tasks.fallback import UsageError
-from tasks.policy import AS_DECLARED, Policy, rung_names
+from repli.tasks.fallback import UsageError
+from repli.tasks.fallback.policy import AS_DECLARED, Policy, RetryPolicy, rung_names
 
 MIB = 1024 * 1024
 MAX_DIGITS = 12
@@ -45,30 +44,9 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """When items are done again.
-
-    Args:
-        below: stored items of a quality below it are queued, where something about them can be done again.
-        tries: so many tries without a gain, and an item is parked.
-        delay_s: seconds until the next try after the first one; they double with each.
-        lease_s: a claim that nobody renews runs out after so many seconds.
-    """
-
-    below: float = 0.8
-    tries: int = 5
-    delay_s: float = 300.0
-    lease_s: float = 120.0
-
-    def delay(self, tries: int) -> timedelta:
-        """How long an item waits that was tried so often without a gain."""
-        return timedelta(seconds=self.delay_s * 2 ** max(0, tries - 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One run's settings. Build it with `from_environment`; `policy` is set by a block but for its `expect`, see
-    `flows.configuration`."""
+    `repli.flows.config.resolve`."""
 
     home: Path
     database_url: str = field(repr=False)  # it may hold a password
@@ -76,7 +54,7 @@ class Settings:
     dask_address: str | None = None
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     policy: Policy = AS_DECLARED
 
     @property

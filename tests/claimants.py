@@ -6,9 +6,10 @@ import signal
 import time
 from decimal import Decimal
 
-from tasks.gates import Gates
-from tasks.storage import claims, results, retry_queue
-from tasks.storage.claims import Claim
+from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.storage import results
+from repli.tasks.storage.retry import claims, retry_queue
+from repli.tasks.storage.retry.claims import Claim
 from tests.fleet import Job, note
 from tests.queued import OWED, POLICY, Queue
 

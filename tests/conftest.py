@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from xdist.scheduler import LoadScopeScheduling
 
-from tasks.items import Item
-from tasks.settings import Settings
-from tasks.storage import catalogue, runs
-from tasks.storage.database import Database
+from repli.tasks.items import Item
+from repli.tasks.settings import Settings
+from repli.tasks.storage import catalogue, runs
+from repli.tasks.storage.database import Database
 from tests.server_logs import ServerLogs
 from tests.stored import emptied
 

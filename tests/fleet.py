@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
-from tasks.fallback import (
+from repli.tasks.execution.shared_breakers import Gates, this_place
+from repli.tasks.fallback import (
     AttemptOutcome,
     Breaker,
     Chain,
@@ -35,10 +36,9 @@ from tasks.fallback import (
     Work,
     run_chain,
 )
-from tasks.gates import Gates, this_place
-from tasks.storage import breakers
-from tasks.storage.breakers import Key
-from tasks.storage.database import Database
+from repli.tasks.storage import breakers
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
 from tests.fallback.manual import RUN_ID, STAGE, runtime, works
 
 PRIMARY = f"{STAGE}.primary"

@@ -11,17 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks import manifest
-from tasks.compatibility import RULES
-from tasks.fallback import AnyChain, Directives, Runtime, StepResult, Work, WorkingSizes, run_chain
-from tasks.process import process_runtime
-from tasks.settings import Settings
-from tasks.stage import AnyStage, Pipeline, RunOptions, StageContext, run_stage
-from tasks.stages import STAGES
-from tasks.storage import catalogue, lookup, results, runs
-from tasks.storage.database import Database
-from tasks.storage.lookup import ItemView
-from tasks.validate import load_suite
+from repli.tasks.execution.runtime import process_runtime
+from repli.tasks.execution.stage_runner import RunOptions, run_stage
+from repli.tasks.fallback import AnyChain, Directives, Runtime, StepResult, Work, WorkingSizes, run_chain
+from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.sources import manifest
+from repli.tasks.stages.default import STAGES
+from repli.tasks.stages.rules import RULES
+from repli.tasks.stages.validate import load_suite
+from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.views import lookup
+from repli.tasks.storage.views.lookup import ItemView
 
 with warnings.catch_warnings():  # Great Expectations imports what the standard library is about to lose
     warnings.simplefilter("ignore")

@@ -11,15 +11,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import ItemError, Status, StepResult, quality
-from tasks.items import Item
-from tasks.settings import RetryPolicy
-from tasks.storage import catalogue, claims, results, runs
-from tasks.storage import retry_queue as queue_store
-from tasks.storage.claims import Claim, Gap
-from tasks.storage.database import Database
-from tasks.storage.retry_queue import Entry
-from tasks.storage.schema import items, retries, retry_queue, step_results
+from repli.tasks.fallback import ItemError, Status, StepResult, quality
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.items import Item
+from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import claims
+from repli.tasks.storage.retry import retry_queue as queue_store
+from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.retry_queue import Entry
+from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 
 STAGE = "classify_image"
 OWED = [Gap(stage=STAGE, served=[None, "cpu"])]

@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from tasks.storage import results
-from tasks.storage.database import Database
-from tasks.storage.schema import metadata
+from repli.tasks.storage import results
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import metadata
 
 
 def store_at(database: Database, run_id: str, qualities: Mapping[str, Decimal], *, retry_below: float = 0.8) -> None:

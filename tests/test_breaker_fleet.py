@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.fallback import Breaker, Cause, Ended, Position, Verdict
-from tasks.fallback.blame import HELD_BACK
-from tasks.storage import breakers
-from tasks.storage.breakers import Key
-from tasks.storage.database import Database
+from repli.tasks.fallback import Breaker, Cause, Ended, Position, Verdict
+from repli.tasks.fallback.attribution import HELD_BACK
+from repli.tasks.storage import breakers
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
 from tests.fleet import PRIMARY, Fleet, fail, first, lines, serve, take_a_probe, until_refused
 
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def openings(database: Database) -> int:
 
 def test_a_worker_that_only_keeps_breakers_is_light(database: Database) -> None:
     """Gates and their store bring neither models nor Prefect nor migrations along."""
-    heavy = ["torch", "prefect", "dask", "distributed", "numpy", "pandas", "alembic", "tasks.stages"]
+    heavy = ["torch", "prefect", "dask", "distributed", "numpy", "pandas", "alembic", "repli.tasks.stages.default"]
     url = database.url.render_as_string(hide_password=False)
     code = "import sys; from tests.fleet import modules; print(modules(*sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, url, *heavy], capture_output=True, text=True, check=True)

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.classify_image import CHAIN, STAGE, Picture, by_rules, check, classes_named_in, on_cpu, on_gpu
-from tasks.fallback import (
+from repli.tasks.fallback import (
     AttemptOutcome,
     Directives,
     Failed,
@@ -25,12 +24,13 @@ from tasks.fallback import (
     StepResult,
     Unavailable,
 )
-from tasks.items import Classification, Guess, Item, ItemState
-from tasks.models import image_classifier, torchvision_ops
-from tasks.models.image_classifier import memory_errors_told, open_image
-from tasks.settings import Settings
-from tasks.stage import StageContext
-from tasks.storage.blobs import Blobs
+from repli.tasks.items import Classification, Guess, Item, ItemState
+from repli.tasks.models import image_classifier, torchvision_ops
+from repli.tasks.models.image_classifier import memory_errors_told, open_image
+from repli.tasks.pipeline import StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages.classify_image import CHAIN, STAGE, Picture, by_rules, check, classes_named_in, on_cpu, on_gpu
+from repli.tasks.storage.blobs import Blobs
 from tests import made
 from tests.in_process import open_context, run_rungs
 

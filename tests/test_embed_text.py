@@ -11,12 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tasks.embed_text import CHAIN, HASHED_DIMENSIONS, STAGE, Passage, check, hashed, text_and_label, text_only
-from tasks.fallback import AttemptOutcome, Directives, Outcome, Served, Status, StepResult, Unavailable
-from tasks.items import Embedding, Item, ItemState
-from tasks.models import text_embedder
-from tasks.settings import Settings
-from tasks.stage import StageContext
+from repli.tasks.fallback import AttemptOutcome, Directives, Outcome, Served, Status, StepResult, Unavailable
+from repli.tasks.items import Embedding, Item, ItemState
+from repli.tasks.models import text_embedder
+from repli.tasks.pipeline import StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages.embed_text import (
+    CHAIN,
+    HASHED_DIMENSIONS,
+    STAGE,
+    Passage,
+    check,
+    hashed,
+    text_and_label,
+    text_only,
+)
 from tests.in_process import open_context, run_rungs
 
 LAMP = Passage(name="Brass lamp", text="A lamp that is made of brass.", label="table lamp")

@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.export import ROWS_PER_GROUP, export
-from tasks.fallback import Attempt, AttemptOutcome, RepliError, Status, StepError, StepResult, UsageError
-from tasks.items import Classification, Embedding, Item, ItemState, Text
-from tasks.settings import Settings
-from tasks.stages import STAGE_NAMES
-from tasks.storage import results
-from tasks.storage.browse import ITEMS_PER_READ, Browsed, Selection, browse
-from tasks.storage.database import Database
-from tasks.storage.lookup import ItemView
+from repli.tasks.fallback import Attempt, AttemptOutcome, RepliError, Status, StepError, StepResult, UsageError
+from repli.tasks.items import Classification, Embedding, Item, ItemState, Text
+from repli.tasks.reporting.export import ROWS_PER_GROUP, export
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import STAGE_NAMES
+from repli.tasks.storage import results
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.views.browse import ITEMS_PER_READ, Browsed, Selection, browse
+from repli.tasks.storage.views.lookup import ItemView
 from tests.flows.commandline import command, environment
 from tests.in_process import enrich
 from tests.stored import store_at

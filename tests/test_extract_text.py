@@ -7,12 +7,12 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.extract_text import CHAIN, STAGE, Document, check, decoded
-from tasks.fallback import Directives, Status, StepResult
-from tasks.items import Asset, Item, ItemState, Text
-from tasks.settings import Settings
-from tasks.stage import StageContext
-from tasks.storage.blobs import Blobs
+from repli.tasks.fallback import Directives, Status, StepResult
+from repli.tasks.items import Asset, Item, ItemState, Text
+from repli.tasks.pipeline import StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages.extract_text import CHAIN, STAGE, Document, check, decoded
+from repli.tasks.storage.blobs import Blobs
 from tests import made
 from tests.in_process import open_context, run_rungs
 

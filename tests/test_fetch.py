@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Directives, Failed, Outcome, Served, Status, StepResult, Work, run_chain
-from tasks.fetch import CHAIN, STAGE, Declared, check_assets, fetch_input, from_cache, from_origin
-from tasks.items import Asset, Assets, Item, ItemState
-from tasks.process import process_runtime
-from tasks.settings import FetchLimits, Settings
-from tasks.stage import StageContext
-from tasks.storage.blobs import Blobs
-from tasks.storage.database import Database
-from tasks.storage.schema import good_copies
+from repli.tasks.execution.runtime import process_runtime
+from repli.tasks.fallback import Directives, Failed, Outcome, Served, Status, StepResult, Work, run_chain
+from repli.tasks.items import Asset, Assets, Item, ItemState
+from repli.tasks.pipeline import StageContext
+from repli.tasks.settings import FetchLimits, Settings
+from repli.tasks.stages.fetch import CHAIN, STAGE, Declared, check_assets, fetch_input, from_cache, from_origin
+from repli.tasks.storage.blobs import Blobs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import good_copies
 
 PNG = b"\x89PNG\r\n\x1a\n and more"
 HTML = b"<html>a lamp</html>"
@@ -353,7 +353,7 @@ def test_an_answer_without_an_asset_is_refused(answer: Any) -> None:
 
 def test_the_primary_has_time_for_a_full_batch() -> None:
     """128 items of two assets that all take their whole time end before the rung is cut off."""
-    from tasks.fetch import CLOSING_TIME_S, ORIGIN_LIMIT_S, PARALLEL
+    from repli.tasks.stages.fetch import CLOSING_TIME_S, ORIGIN_LIMIT_S, PARALLEL
 
     limits = Settings(home=Path(), database_url="")
     longest = limits.batch_size * 2 / PARALLEL * limits.fetch.time_limit_s

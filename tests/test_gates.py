@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Breaker, Cause, Decision, Ordered, Permit, Position, Verdict
-from tasks.gates import Gates, SharedGate, this_place
-from tasks.storage import breakers, schema
-from tasks.storage.breakers import Key, Move
-from tasks.storage.database import Database
+from repli.tasks.execution.shared_breakers import Gates, SharedGate, this_place
+from repli.tasks.fallback import Breaker, Cause, Decision, Ordered, Permit, Position, Verdict
+from repli.tasks.storage import breakers, schema
+from repli.tasks.storage.breakers import Key, Move
+from repli.tasks.storage.database import Database
 from tests.fallback.manual import ManualClock
 
 NAME = "stage.rung"

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.embed_text import check
-from tasks.fallback import AttemptOutcome
-from tasks.items import Embedding, Item, fingerprint
-from tasks.settings import Settings
-from tasks.storage.database import Database
-from tasks.storage.schema import step_results
+from repli.tasks.fallback import AttemptOutcome
+from repli.tasks.items import Embedding, Item, fingerprint
+from repli.tasks.settings import Settings
+from repli.tasks.stages.embed_text import check
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import step_results
 from tests.in_process import enrich
 from tests.made import png
 
@@ -155,7 +155,7 @@ class TestFingerprint:
     def test_it_is_the_same_in_every_process(self) -> None:
         """A worker compares its own with what another has left."""
         code = (
-            "from tasks.items import Item, fingerprint\n"
+            "from repli.tasks.items import Item, fingerprint\n"
             "print(fingerprint({'b': Item(id='a', attributes={'y': 1, 'x': 'ä'}), 'a': None}))"
         )
         environment = {"PYTHONHASHSEED": "1"}

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.fallback import Status, UsageError
-from tasks.items import Item
-from tasks.manifest import MAX_LEVELS, read
-from tasks.settings import Settings
-from tasks.storage import catalogue, runs
-from tasks.storage.database import Database
+from repli.tasks.fallback import Status, UsageError
+from repli.tasks.items import Item
+from repli.tasks.settings import Settings
+from repli.tasks.sources.manifest import MAX_LEVELS, read
+from repli.tasks.storage import catalogue, runs
+from repli.tasks.storage.database import Database
 from tests import made
 from tests.in_process import enrich
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tasks import store
-from tasks.fallback import (
+from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
+from repli.tasks.fallback import (
     SKIP,
     Failed,
     Incompatible,
@@ -31,14 +31,16 @@ from tasks.fallback import (
     StepError,
     StepResult,
 )
-from tasks.items import Stored
-from tasks.settings import Settings
-from tasks.stage import Pipeline, RunOptions, StageContext, StageReport, run_stage
-from tasks.stages import PIPELINE
-from tasks.storage import results, retry_queue
-from tasks.storage.database import Database
-from tasks.storage.schema import items
-from tasks.store import Enriched, in_database, merge
+from repli.tasks.items import Stored
+from repli.tasks.pipeline import Pipeline, StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages import store
+from repli.tasks.stages.default import PIPELINE
+from repli.tasks.stages.store import Enriched, in_database, merge
+from repli.tasks.storage import results
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import retry_queue
+from repli.tasks.storage.schema import items
 from tests import writers
 from tests.fleet import Fleet
 from tests.in_process import fresh_runtime

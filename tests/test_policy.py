@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.run_request import RetryRequest, RunRequest
-from tasks.fallback import Chain, Rule, Rung, UsageError
-from tasks.policy import AS_DECLARED, BreakerPolicy, Choice, Policy
-from tasks.settings import Settings
-from tasks.stage import Pipeline, Stage
-from tasks.stages import PIPELINE
+from repli.flows.config.run_request import RetryRequest, RunRequest
+from repli.tasks.fallback import Chain, Rule, Rung, UsageError
+from repli.tasks.fallback.policy import AS_DECLARED, BreakerPolicy, Choice, Policy
+from repli.tasks.pipeline import Pipeline, Stage
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import PIPELINE
 from tests.in_process import enrich
 
 GPU = "classify_image.gpu"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.storage import retry_queue
-from tasks.storage.database import Database
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import retry_queue
 from tests.claimants import AT_ONCE, LONG_S, claim_all, hang, work_off
 from tests.fleet import Fleet, lines, note
 from tests.queued import Queue, held

@@ -7,16 +7,16 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks import events
-from tasks.compatibility import RULES
-from tasks.fallback import SKIP, Cause, Position, Rule, Rules, Status, Work, run_chain
-from tasks.fallback.breaker import MOVES
-from tasks.process import process_runtime
-from tasks.settings import Settings
-from tasks.stage import StageContext
-from tasks.stages import CHAINS
-from tasks.storage.breakers import Key, Move
-from tasks.storage.database import Database
+from repli.tasks.execution.runtime import process_runtime
+from repli.tasks.fallback import SKIP, Cause, Position, Rule, Rules, Status, Work, run_chain
+from repli.tasks.fallback.breaker import MOVES
+from repli.tasks.pipeline import StageContext
+from repli.tasks.reporting import events
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import CHAINS
+from repli.tasks.stages.rules import RULES
+from repli.tasks.storage.breakers import Key, Move
+from repli.tasks.storage.database import Database
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

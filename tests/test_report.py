@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from rich.console import Console, RenderableType
 
-from flows.terminal import item_page, overview_page, run_summary
-from tasks.compatibility import RULES
-from tasks.fallback import (
+from repli.flows.cli.render import item_page, overview_page, run_summary
+from repli.tasks.fallback import (
     Attempt,
     AttemptOutcome,
     Cause,
@@ -26,14 +25,18 @@ from tasks.fallback import (
     StepResult,
     Verdict,
 )
-from tasks.items import Item
-from tasks.report import LISTED, Report, colour, markdown, quality_chart, report_on
-from tasks.settings import RetryPolicy, Settings
-from tasks.stages import CHAINS, STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, catalogue, claims, lookup, results, runs
-from tasks.storage.breakers import Key
-from tasks.storage.claims import Gap
-from tasks.storage.database import Database
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.items import Item
+from repli.tasks.reporting.run_report import LISTED, Report, colour, markdown, quality_chart, report_on
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import CHAINS, STAGE_NAMES, declared_breakers
+from repli.tasks.stages.rules import RULES
+from repli.tasks.storage import breakers, catalogue, results, runs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import claims
+from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.views import lookup
 from tests.stored import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

@@ -14,16 +14,18 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console, RenderableType
 
-from flows.terminal import queue_page, retry_answer, retry_summary
-from tasks.fallback import Cause, Status, StepError, StepResult
-from tasks.items import Item
-from tasks.retry_report import LISTED, RetryReport, markdown, retry_report_on
-from tasks.settings import RetryPolicy, Settings
-from tasks.stages import declared_breakers
-from tasks.storage import breakers, catalogue, claims, results, retry_queue, runs
-from tasks.storage.breakers import Key
-from tasks.storage.claims import Gap
-from tasks.storage.database import Database
+from repli.flows.cli.render import queue_page, retry_answer, retry_summary
+from repli.tasks.fallback import Cause, Status, StepError, StepResult
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.items import Item
+from repli.tasks.reporting.retry_report import LISTED, RetryReport, markdown, retry_report_on
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import declared_breakers
+from repli.tasks.storage import breakers, catalogue, results, runs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import claims, retry_queue
+from repli.tasks.storage.retry.claims import Gap
 from tests.stored import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from flows.terminal import hits_page
-from tasks.embed_text import HASHED_SPACE
-from tasks.fallback import RepliError, UsageError
-from tasks.search import MAX_LIMIT, Found, Mode, Query, search
-from tasks.settings import ModelSettings, Settings
-from tasks.storage.database import Database
-from tasks.storage.search import BEGIN, END, Hit
+from repli.flows.cli.render import hits_page
+from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.search import MAX_LIMIT, Found, Mode, Query, search
+from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.search.query import BEGIN, END, Hit
 from tests.flows.commandline import command, environment
 from tests.in_process import enrich
 
@@ -185,7 +185,7 @@ def test_a_space_without_its_model_is_left_out(store: tuple[Settings, Database])
     """Vectors of another model than today's are not compared with anything; the answer names their space."""
     import sqlalchemy as sa
 
-    from tasks.storage.schema import documents
+    from repli.tasks.storage.schema import documents
 
     settings, database = store
     with database.write() as connection:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.fallback import UsageError
-from tasks.policy import Policy
-from tasks.settings import MIB, RetryPolicy, Settings
+from repli.tasks.fallback import UsageError
+from repli.tasks.fallback.policy import Policy, RetryPolicy
+from repli.tasks.settings import MIB, Settings
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import InvalidItem, ItemError
-from tasks.settings import FetchLimits
-from tasks.sources import Content, Place, hide_password, locate, media_type_of, read
+from repli.tasks.fallback import InvalidItem, ItemError
+from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.locate import Content, Place, hide_password, locate, media_type_of, read
 
 LIMITS = FetchLimits()
 TRUSTING = FetchLimits(allow_outside_files=True)

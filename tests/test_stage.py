@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import (
+from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade, run_stage
+from repli.tasks.fallback import (
     SKIP,
     AttemptOutcome,
     Breaker,
@@ -34,15 +36,15 @@ from tasks.fallback import (
     Unavailable,
     parse_faults,
 )
-from tasks.gates import Gates
-from tasks.items import Item, ItemState
-from tasks.settings import Settings
-from tasks.stage import Pipeline, RunOptions, Stage, StageContext, StageReport, Upgrade, quality_so_far, run_stage
-from tasks.stages import CHAINS, PIPELINE, STAGE_NAMES, STAGES
-from tasks.storage import breakers, catalogue, claims, results, retry_queue, runs
-from tasks.storage.breakers import Key
-from tasks.storage.claims import Gap
-from tasks.storage.database import Database
+from repli.tasks.items import Item, ItemState
+from repli.tasks.pipeline import Pipeline, Stage, StageContext, quality_so_far
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import CHAINS, PIPELINE, STAGE_NAMES, STAGES
+from repli.tasks.storage import breakers, catalogue, results, runs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import claims, retry_queue
+from repli.tasks.storage.retry.claims import Gap
 from tests.in_process import enrich, fresh_runtime, kept
 from tests.stored import store_at
 

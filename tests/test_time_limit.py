@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.fallback import TimedOut
-from tasks.time_limit import TimeLimiter
+from repli.tasks.execution.time_limit import TimeLimiter
+from repli.tasks.fallback import TimedOut
 
 ROOT = Path(__file__).parents[1]
 SOON_S = 0.05
@@ -225,7 +225,7 @@ def test_limited_call_may_limit_another(limiter: TimeLimiter) -> None:
 
 PREAMBLE = """
 import re, signal, sys, threading, time
-from tasks.time_limit import TimeLimiter, TimedOut
+from repli.tasks.execution.time_limit import TimeLimiter, TimedOut
 
 limiter = TimeLimiter(may_exit=True, grace_s=0.2)
 

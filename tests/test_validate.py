@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import AttemptOutcome, Directives, Status, parse_faults
-from tasks.items import Item, Validation
-from tasks.settings import Settings
-from tasks.stage import StageContext
-from tasks.validate import CHAIN, MAX_NAME_CHARACTERS
+from repli.tasks.fallback import AttemptOutcome, Directives, Status, parse_faults
+from repli.tasks.items import Item, Validation
+from repli.tasks.pipeline import StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages.validate import CHAIN, MAX_NAME_CHARACTERS
 from tests.in_process import open_context, run_rungs
 
 GOOD = Item(id="good", name="A brass lamp", document="lamp.html", image="lamp.png")

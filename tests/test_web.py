@@ -13,10 +13,10 @@ from typing import Any
 import httpcore
 import pytest
 
-from tasks.fallback import InvalidItem, ItemError
-from tasks.settings import FetchLimits
-from tasks.sources import Content, Place, locate
-from tasks.web import TRIES, TransientError, Web, is_public
+from repli.tasks.fallback import InvalidItem, ItemError
+from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.locate import Content, Place, locate
+from repli.tasks.sources.web import TRIES, TransientError, Web, is_public
 
 OPEN = FetchLimits(allow_private_addresses=True, time_limit_s=5)
 CHECKED = FetchLimits(time_limit_s=5)

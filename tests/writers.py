@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks import store
-from tasks.fallback import (
+from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.execution.stage_runner import RunOptions, run_stage
+from repli.tasks.fallback import (
     SKIP,
     AnyChain,
     AnyRung,
@@ -27,11 +28,11 @@ from tasks.fallback import (
     Skip,
     StepResult,
 )
-from tasks.gates import Gates
-from tasks.items import ItemState
-from tasks.settings import Settings
-from tasks.stage import Pipeline, RunOptions, Stage, run_stage
-from tasks.storage import results
+from repli.tasks.items import ItemState
+from repli.tasks.pipeline import Pipeline, Stage
+from repli.tasks.settings import Settings
+from repli.tasks.stages import store
+from repli.tasks.storage import results
 from tests.fallback.manual import runtime
 from tests.fleet import Job
 

@@ -22,10 +22,10 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from tasks.drill.interval import interval
-from tasks.drill.shadow import shadow
-from tasks.drill.verdict import RuleVerdict, RungVerdict, first_reason
-from tasks.fallback import (
+from repli.tasks.drill.interval import interval
+from repli.tasks.drill.shadow import shadow
+from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, first_reason
+from repli.tasks.fallback import (
     SKIP,
     AnyChain,
     AnyRung,
@@ -47,11 +47,11 @@ from tasks.fallback import (
     run_chain,
     ungated,
 )
-from tasks.settings import Settings
-from tasks.stage import Pipeline, StageContext
-from tasks.storage import results
-from tasks.storage.database import Database
-from tasks.store import merge
+from repli.tasks.pipeline import Pipeline, StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages.store import merge
+from repli.tasks.storage import results
+from repli.tasks.storage.database import Database
 
 WALKED = 16
 """Items on which the fall is walked: for coverage, not for figures."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.drill.verdict import spoken
-from tasks.markdown import cell
-from tasks.storage.drills import Drill
+from repli.tasks.drill.verdict import spoken
+from repli.tasks.reporting.markdown import cell
+from repli.tasks.storage.drills import Drill
 
 
 def rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, ...]]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.items import Asset
-from tasks.settings import Settings
-from tasks.storage.blobs import Blobs, last_copies, remember_copies
-from tasks.storage.database import Database
-from tasks.storage.schema import items, step_results
+from repli.tasks.items import Asset
+from repli.tasks.settings import Settings
+from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, step_results
 
 PREFIX = "repli-drill-"
 LEFT_BEHIND_AFTER_S = 24 * 3600.0
@@ -62,8 +62,8 @@ def _assets(fetched: Any) -> list[dict[str, Any]]:
 
 
 def _good_copies(original: Database, uris: Iterable[str]) -> dict[str, Asset]:
-    """The last good copies of these, by name. `tasks.fetch` keeps apart what it read with leave to reach private
-    addresses."""
+    """The last good copies of these, by name. `repli.tasks.stages.fetch` keeps apart what it read with leave to
+    reach private addresses."""
     names = [name for uri in sorted(uris) for name in (uri, f"private {uri}")]
     copies: dict[str, Asset] = {}
     for start in range(0, len(names), NAMES_AT_ONCE):

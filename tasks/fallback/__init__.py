@@ -6,7 +6,7 @@ on purpose, `compatibility` for rungs that do not go together. There is no input
 here, no clock and no thread: a `Runtime` hands them in.
 """
 
-from tasks.fallback.breaker import (
+from repli.tasks.fallback.breaker import (
     Asked,
     Breaker,
     BreakerState,
@@ -23,9 +23,9 @@ from tasks.fallback.breaker import (
     Verdict,
     step,
 )
-from tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
-from tasks.fallback.compatibility import Rule, Rules
-from tasks.fallback.errors import (
+from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
+from repli.tasks.fallback.compatibility import Rule, Rules
+from repli.tasks.fallback.errors import (
     BadAnswer,
     BreakerOpen,
     IllegalMove,
@@ -40,15 +40,15 @@ from tasks.fallback.errors import (
     Unavailable,
     UsageError,
 )
-from tasks.fallback.faults import Fault, FaultKind, check_rung_exists, parse_faults
-from tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
-from tasks.fallback.outcome import Failed, Outcome, Served, each
-from tasks.fallback.quality import mean_quality, quality
-from tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from tasks.fallback.runner import AroundFallback, CallWithin, Directives, Runtime, run_chain
-from tasks.fallback.splitting import Replies, WorkingSizes
-from tasks.fallback.status import MOVES, Status, can_move, check_move
-from tasks.fallback.work import Work
+from repli.tasks.fallback.faults import Fault, FaultKind, check_rung_exists, parse_faults
+from repli.tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
+from repli.tasks.fallback.outcome import Failed, Outcome, Served, each
+from repli.tasks.fallback.quality import mean_quality, quality
+from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
+from repli.tasks.fallback.runner import AroundFallback, CallWithin, Directives, Runtime, run_chain
+from repli.tasks.fallback.splitting import Replies, WorkingSizes
+from repli.tasks.fallback.status import MOVES, Status, can_move, check_move
+from repli.tasks.fallback.work import Work
 
 __all__ = [
     "MOVES",

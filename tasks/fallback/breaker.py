@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from tasks.fallback.errors import IllegalMove
+from repli.tasks.fallback.errors import IllegalMove
 
 PROBE_SHARE_OF_LEASE = 0.8
 """A probe is cut off after so much of its lease: it is over before anybody else may begin one."""

@@ -19,9 +19,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Generic, TypeVar
 
-from tasks.fallback.breaker import Breaker
-from tasks.fallback.outcome import Outcome
-from tasks.fallback.result import SKIP
+from repli.tasks.fallback.breaker import Breaker
+from repli.tasks.fallback.outcome import Outcome
+from repli.tasks.fallback.result import SKIP
 
 I = TypeVar("I")  # noqa: E741  what a rung is given for one item: the usual letter of the three
 V = TypeVar("V")

@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import product
 
-from tasks.fallback.chain import AnyChain
-from tasks.fallback.result import SKIP
+from repli.tasks.fallback.chain import AnyChain
+from repli.tasks.fallback.result import SKIP
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from tasks.fallback.chain import AnyChain
-from tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
-from tasks.fallback.outcome import Failed, Outcome, Served
-from tasks.fallback.result import SKIP
-from tasks.fallback.work import Work
+from repli.tasks.fallback.chain import AnyChain
+from repli.tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
+from repli.tasks.fallback.outcome import Failed, Outcome, Served
+from repli.tasks.fallback.result import SKIP
+from repli.tasks.fallback.work import Work
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")

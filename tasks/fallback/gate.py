@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.fallback.breaker import Breaker, Decision, Verdict
-from tasks.fallback.outcome import Failed, Outcome, Served
+from repli.tasks.fallback.breaker import Breaker, Decision, Verdict
+from repli.tasks.fallback.outcome import Failed, Outcome, Served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

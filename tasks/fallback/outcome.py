@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tasks.fallback.errors import ItemError, RungError
-from tasks.fallback.result import StepError
+from repli.tasks.fallback.errors import ItemError, RungError
+from repli.tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from tasks.fallback.result import StepResult
-from tasks.fallback.status import Status
+from repli.tasks.fallback.result import StepResult
+from repli.tasks.fallback.status import Status
 
 
 def quality(results: Iterable[StepResult]) -> Decimal | None:

@@ -9,8 +9,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from tasks.fallback.errors import InvalidItem
-from tasks.fallback.status import Status, check_move
+from repli.tasks.fallback.errors import InvalidItem
+from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
 """The last rung of a stage that may be given up."""

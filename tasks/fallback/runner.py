@@ -9,15 +9,15 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
-from tasks.fallback.chain import AnyChain, Chain, Rung
-from tasks.fallback.errors import BadAnswer, Incompatible, RungError
-from tasks.fallback.faults import Fault, inject
-from tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
-from tasks.fallback.outcome import Failed, Outcome, Served
-from tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from tasks.fallback.splitting import Replies, WorkingSizes, call_rung
-from tasks.fallback.status import Status
-from tasks.fallback.work import Work
+from repli.tasks.fallback.chain import AnyChain, Chain, Rung
+from repli.tasks.fallback.errors import BadAnswer, Incompatible, RungError
+from repli.tasks.fallback.faults import Fault, inject
+from repli.tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
+from repli.tasks.fallback.outcome import Failed, Outcome, Served
+from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
+from repli.tasks.fallback.splitting import Replies, WorkingSizes, call_rung
+from repli.tasks.fallback.status import Status
+from repli.tasks.fallback.work import Work
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")

@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from zlib import crc32
 
-from tasks.fallback.blame import Blame
-from tasks.fallback.breaker import Verdict
-from tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
-from tasks.fallback.gate import Gate, NoGate, Permit
-from tasks.fallback.outcome import Failed, Outcome
-from tasks.fallback.result import StepError
-from tasks.fallback.work import Work
+from repli.tasks.fallback.attribution import Blame
+from repli.tasks.fallback.breaker import Verdict
+from repli.tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
+from repli.tasks.fallback.gate import Gate, NoGate, Permit
+from repli.tasks.fallback.outcome import Failed, Outcome
+from repli.tasks.fallback.result import StepError
+from repli.tasks.fallback.work import Work
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from tasks.fallback.errors import IllegalMove
+from repli.tasks.fallback.errors import IllegalMove
 
 
 class Status(StrEnum):

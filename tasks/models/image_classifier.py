@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tasks.fallback import ItemError, OutOfMemory, Unavailable
-from tasks.items import Classification, Guess
-from tasks.models.imagenet_labels import labels
+from repli.tasks.fallback import ItemError, OutOfMemory, Unavailable
+from repli.tasks.items import Classification, Guess
+from repli.tasks.models.imagenet_labels import labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,7 @@ def load(source: str, device: str) -> ImageClassifier:
         Unavailable: no such device, package, file or name here.
         OutOfMemory: the model itself does not fit on the device.
     """
-    from tasks.models import torchvision_ops
+    from repli.tasks.models import torchvision_ops
 
     try:
         torchvision_ops.declare()

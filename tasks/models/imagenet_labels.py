@@ -6,7 +6,7 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
-from tasks.fallback import Unavailable
+from repli.tasks.fallback import Unavailable
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.fallback import Unavailable
-from tasks.models.image_classifier import memory_errors_told
+from repli.tasks.fallback import Unavailable
+from repli.tasks.models.image_classifier import memory_errors_told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def load(source: str) -> TextEmbedder:
     Raises:
         Unavailable: no such package, folder or name here.
     """
-    from tasks.models import torchvision_ops
+    from repli.tasks.models import torchvision_ops
 
     try:
         torchvision_ops.declare()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tasks.fallback import StoreError
-from tasks.items import Asset
-from tasks.storage.database import Database
-from tasks.storage.schema import good_copies
+from repli.tasks.fallback import StoreError
+from repli.tasks.items import Asset
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import good_copies
 
 
 class Blobs:

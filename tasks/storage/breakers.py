@@ -1,6 +1,6 @@
 """The breakers that all workers share: failures as rows, moves by compare-and-set on a version.
 
-Every change is one short transaction: read the state and the version, let the machine of `tasks.fallback.breaker`
+Every change is one short transaction: read the state and the version, let the machine of `repli.tasks.fallback.breaker`
 work out the next, and write it to that version alone. Whoever comes second finds another version, and begins again
 with what the first one left, so no failure is lost and no two callers hold one lease. The time is the database's:
 workers' clocks need not agree.
@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Breaker,
     BreakerState,
     Cause,
@@ -30,9 +30,9 @@ from tasks.fallback import (
     StoreError,
     step,
 )
-from tasks.items import clean_text
-from tasks.storage.database import Database, database_time
-from tasks.storage.schema import breaker_failures, breaker_moves, breakers
+from repli.tasks.items import clean_text
+from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
 EVERYWHERE = ""
 """The place of a breaker of scope `fleet`, and of a person's word on one of scope `host`."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import Status
-from tasks.items import Item
-from tasks.storage import claims
-from tasks.storage.database import Database
-from tasks.storage.retry_queue import locked, owes_anew
-from tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
+from repli.tasks.fallback import Status
+from repli.tasks.items import Item
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import claims
+from repli.tasks.storage.retry.retry_queue import locked, owes_anew
+from repli.tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
 

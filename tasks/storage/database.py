@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from tasks.fallback import StoreError, UsageError
+from repli.tasks.fallback import StoreError, UsageError
 
 HEAD = "0008"
 """The newest migration. A test compares it with Alembic's."""
@@ -117,7 +117,7 @@ class Database:
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", "tasks.storage:migrations")
+        config.set_main_option("script_location", "repli.tasks.storage:migrations")
         config.set_main_option("path_separator", "os")
         with self.write() as connection:
             if not self.is_sqlite:

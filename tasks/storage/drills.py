@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.storage.database import Database
-from tasks.storage.schema import drills
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import drills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
-from tasks.items import Embedding, Item, ItemState, as_json
-from tasks.storage import documents, retry_queue
-from tasks.storage.database import Database
-from tasks.storage.schema import items, step_results
+from repli.tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
+from repli.tasks.items import Embedding, Item, ItemState, as_json
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import retry_queue
+from repli.tasks.storage.schema import items, step_results
+from repli.tasks.storage.search import documents
 
 
 def load(database: Database, item_ids: Sequence[str]) -> list[ItemState]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.fallback import AttemptOutcome, Status, mean_quality
-from tasks.storage.catalogue import has_work
-from tasks.storage.database import Database, database_time
-from tasks.storage.schema import items, run_items, runs, step_results
+from repli.tasks.fallback import AttemptOutcome, Status, mean_quality
+from repli.tasks.storage.catalogue import has_work
+from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.schema import items, run_items, runs, step_results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,9 +22,9 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from tasks.fallback import Breaker, Verdict
-from tasks.gates import Gates
-from tasks.storage.database import Database
+from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.fallback import Breaker, Verdict
+from repli.tasks.storage.database import Database
 
 FAILURES = 5
 WITHIN_S = 600

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.storage.database import Database
+from repli.tasks.storage.database import Database
 from tests.benchmarks.breaker_contenders import (
     FAILURES,
     READS,

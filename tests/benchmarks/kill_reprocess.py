@@ -27,11 +27,12 @@ from typing import Any
 import sqlalchemy as sa
 from distributed import Client
 
-from flows.cluster import cluster
-from tasks.settings import RetryPolicy, Settings
-from tasks.storage import runs
-from tasks.storage.database import Database, database_time
-from tasks.storage.schema import items, retries, retry_queue, step_results
+from repli.flows.server.dask_cluster import cluster
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.settings import Settings
+from repli.tasks.storage import runs
+from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 from tests.flows.commandline import environment, write_manifest
 from tests.flows.preloaded import Preloaded, Shop
 

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from tasks.embed_text import HASHED_SPACE
-from tasks.fallback import Cause
-from tasks.items import Item
-from tasks.stages import declared_breakers
-from tasks.storage import breakers, documents, runs
-from tasks.storage.breakers import Key
-from tasks.storage.database import Database
-from tasks.storage.schema import items, retry_queue, step_results
+from repli.tasks.fallback import Cause
+from repli.tasks.items import Item
+from repli.tasks.stages.default import declared_breakers
+from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.storage import breakers, runs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, retry_queue, step_results
+from repli.tasks.storage.search import documents
 
 SPACE, DIMENSIONS, HASHED_DIMENSIONS = "made-up:1:384", 384, 1024
 PORTION = 2000

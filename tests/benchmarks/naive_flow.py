@@ -9,8 +9,8 @@ from typing import Any
 
 from prefect import flow, task
 
-from tasks.models import image_classifier, text_embedder
-from tasks.settings import ModelSettings
+from repli.tasks.models import image_classifier, text_embedder
+from repli.tasks.settings import ModelSettings
 
 MODELS = ModelSettings()
 DATABASE = Path(tempfile.gettempdir(), "repli-naive.db")

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def compare(items: int, healthy: int, first: int) -> None:
-    from flows.demo_catalogue import build
+    from repli.flows.cli.demo.catalogue import build
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -85,14 +85,14 @@ def compare(items: int, healthy: int, first: int) -> None:
         summary = json.loads(out)
         print(f"repli: {repli_s:.0f} s", file=sys.stderr)
         labels = _labels(outage)
-        _timed("flows.cli", ["breakers", "reset", "classify_image.gpu"], outage)
-        healed_s, out = _timed("flows.cli", ["reprocess", "--json"], outage, **{**EMULATED, **LARGER})
+        _timed("repli.flows.cli.app", ["breakers", "reset", "classify_image.gpu"], outage)
+        healed_s, out = _timed("repli.flows.cli.app", ["reprocess", "--json"], outage, **{**EMULATED, **LARGER})
         healed = json.loads(out)
         print(f"reprocess: {healed_s:.0f} s, {healed}", file=sys.stderr)
         relabelled = sum(label != labels[id_] for id_, label in _labels(outage).items())
         plain = build(folder / "plain", items=first, broken=False, every_item_with_photo=True)
         faults = [word for fault in (FAULT, *TEXT_FAULTS) for word in ("--fault", fault)]
-        _, out = _timed("flows.cli", ["run", str(plain), "--json", *faults], folder / "dark")
+        _, out = _timed("repli.flows.cli.app", ["run", str(plain), "--json", *faults], folder / "dark")
         dark = json.loads(out)
         share = ["--healthy", str(round(first * healthy / items)), "--manifest", str(manifest), "--first", str(first)]
         linear_s, out = _timed("tests.benchmarks.outage", ["--part", "linear", *share], outage)
@@ -128,10 +128,10 @@ def compare(items: int, healthy: int, first: int) -> None:
 
 def _first_use(folder: Path, home: Path) -> None:
     """Have the private Prefect server of this home make its database, off the clock: it does so once in its life."""
-    from flows.demo_catalogue import build
+    from repli.flows.cli.demo.catalogue import build
 
     few = build(folder / "few", items=2, broken=False)
-    _timed("flows.cli", ["run", str(few), "--database", f"sqlite:///{folder / 'few.db'}"], home)
+    _timed("repli.flows.cli.app", ["run", str(few), "--database", f"sqlite:///{folder / 'few.db'}"], home)
 
 
 def _promises(
@@ -188,7 +188,7 @@ class LateFault(WorkerPlugin):
         self.calls = calls
 
     def setup(self, worker: Any) -> None:
-        from tasks.fallback import faults, runner
+        from repli.tasks.fallback import faults, runner
 
         strikes, inject = faults.Fault.hits, runner.inject
 
@@ -213,13 +213,13 @@ class LateFault(WorkerPlugin):
 
 def repli(manifest: Path, healthy: int, calls: Path) -> None:
     """One run, as `repli run` makes it, with the fault held back. Prints its summary."""
-    from flows import commands
-    from flows.cluster import cluster
-    from flows.run_request import RunRequest
-    from tasks.fallback import Position
-    from tasks.settings import Settings
-    from tasks.stages import declared_breakers
-    from tasks.storage.database import Database
+    from repli.flows.cli import run_commands
+    from repli.flows.config.run_request import RunRequest
+    from repli.flows.server.dask_cluster import cluster
+    from repli.tasks.fallback import Position
+    from repli.tasks.settings import Settings
+    from repli.tasks.stages.default import declared_breakers
+    from repli.tasks.storage.database import Database
 
     settings = Settings.from_environment()
     Database(settings.database_url).migrate()
@@ -231,7 +231,7 @@ def repli(manifest: Path, healthy: int, calls: Path) -> None:
         with Client(address, set_as_default=False) as client:
             client.register_plugin(LateFault(spared, calls))
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        outcome = commands.run_on(address, settings, request)
+        outcome = run_commands.run_on(address, settings, request)
     if outcome.problem:
         raise SystemExit(outcome.problem)
     probes = sum(move.new is Position.HALF_OPEN for move in outcome.report.moves)
@@ -243,8 +243,8 @@ def linear(manifest: Path, items: int, healthy: int) -> None:
     """The pipeline of the story: an item whose step fails waits in a queue, and begins again at step 1."""
     import trafilatura
 
-    from tasks.models import image_classifier, text_embedder
-    from tasks.settings import ModelSettings
+    from repli.tasks.models import image_classifier, text_embedder
+    from repli.tasks.settings import ModelSettings
 
     models = ModelSettings()
     classifier = image_classifier.load(models.image_gpu, "cpu")

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def compare(items: int, naive_items: int) -> None:
-    from flows.demo_catalogue import build
+    from repli.flows.cli.demo.catalogue import build
 
     with tempfile.TemporaryDirectory() as folder:
         manifest = build(Path(folder, "catalogue"), items=items, broken=False, every_item_with_photo=True)
@@ -52,7 +52,7 @@ def compare(items: int, naive_items: int) -> None:
         _run([sys.executable, "-m", "tests.benchmarks.overhead", "--part", "bare", "--manifest", str(manifest)], home)
         rates["bare loop"] = items / (time.monotonic() - started)
         started = time.monotonic()
-        summary = json.loads(_run([sys.executable, "-m", "flows.cli", "run", str(manifest), "--json"], home))
+        summary = json.loads(_run([sys.executable, "-m", "repli.flows.cli.app", "run", str(manifest), "--json"], home))
         rates["repli run"] = items / (time.monotonic() - started)
         rates["repli run, its flow alone"] = items / summary["seconds"]
         naive_part = ["--part", "naive", "--manifest", str(manifest), "--naive-items", str(naive_items)]
@@ -74,9 +74,9 @@ def _run(command: list[str], home: str) -> str:
 
 def bare_loop(manifest: Path) -> None:
     """The same model calls, by hand."""
-    from tasks.embed_text import Passage
-    from tasks.models import image_classifier, text_embedder
-    from tasks.settings import ModelSettings
+    from repli.tasks.models import image_classifier, text_embedder
+    from repli.tasks.settings import ModelSettings
+    from repli.tasks.stages.embed_text import Passage
 
     models = ModelSettings()
     classifier = image_classifier.load(models.image_cpu, "cpu")
@@ -105,8 +105,8 @@ def _text(manifest: Path, record: dict[str, Any]) -> str:
 
 def naive(manifest: Path, items: int) -> None:
     """One mapped Prefect task per item and stage, as a first version would have it. Prints its seconds."""
-    from flows.cluster import cluster
-    from tasks.settings import Settings
+    from repli.flows.server.dask_cluster import cluster
+    from repli.tasks.settings import Settings
 
     records = next(_batches(manifest))[:items]
     settings = Settings.from_environment()

@@ -1,9 +1,9 @@
 """How long a search takes, and the figures of the dashboard, in stores of 10,000 and 100,000 items.
 
 ``python -m tests.benchmarks.search_latency`` makes the stores of `large_store` and looks 200 times in each, warm: by
-words, by vectors, and by both. The time is that of `tasks.storage.search.search`, from words and vectors to hits with
-their snippets; to make a vector of a query is not in it. Beside it stand SQLite's FTS5 by itself, one bare query over
-the same index for ten numbers, and numpy by itself, one matrix product and the ten highest.
+words, by vectors, and by both. The time is that of `repli.tasks.storage.search.query.search`, from words and vectors
+to hits with their snippets; to make a vector of a query is not in it. Beside it stand SQLite's FTS5 by itself, one
+bare query over the same index for ten numbers, and numpy by itself, one matrix product and the ten highest.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from functools import partial
 
 import numpy as np
 
-from tasks.embed_text import HASHED_SPACE
-from tasks.stages import STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, figures, lookup, neighbours, retry_queue, runs, search
-from tasks.storage.database import Database, database_time
+from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
+from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.storage import breakers, runs
+from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.retry import retry_queue
+from repli.tasks.storage.search import neighbours
+from repli.tasks.storage.search.query import search
+from repli.tasks.storage.views import dashboard_stats, lookup
 from tests.benchmarks.large_store import HASHED_DIMENSIONS, SPACE, VOCABULARY, make, unit
 
 QUERIES = 200
@@ -66,7 +70,7 @@ def _measure(database: Database, count: int, queries: int) -> None:
         of_words, of_vectors = asked[n] if by_words else [], vectors[n] if by_vectors else {}
         if by_vectors:
             neighbours.spaces(database)  # which vectors are made of the query
-        return search.search(database, of_words, of_vectors, limit=TOP, min_quality=least)
+        return search(database, of_words, of_vectors, limit=TOP, min_quality=least)
 
     ways: dict[str, Callable[[int], object]] = {
         "keyword": partial(look, by_vectors=False),
@@ -102,19 +106,19 @@ def _figures(database: Database) -> dict[str, Callable[[], object]]:
     def waiting() -> object:
         with database.read() as connection:
             now = database_time(connection)
-        return figures.waiting(database, now)
+        return dashboard_stats.waiting(database, now)
 
     return {
         "items, stages, rungs": lambda: runs.tally(database, STAGE_NAMES),
         "queue by priority and age": waiting,
-        "first in the queue": lambda: retry_queue.entries(database, figures.LISTED),
+        "first in the queue": lambda: retry_queue.entries(database, dashboard_stats.LISTED),
         "breakers and moves": lambda: (
             breakers.views(database, declared_breakers()),
-            breakers.last_moves(database, figures.MOVES),
+            breakers.last_moves(database, dashboard_stats.MOVES),
         ),
-        "lowest quality": lambda: lookup.lowest(database, None, figures.LISTED),
+        "lowest quality": lambda: lookup.lowest(database, None, dashboard_stats.LISTED),
         "one item": lambda: lookup.view(database, "item-0000042", STAGE_NAMES),
-        "all of the first page": lambda: figures.figures(database, STAGE_NAMES, declared_breakers()),
+        "all of the first page": lambda: dashboard_stats.figures(database, STAGE_NAMES, declared_breakers()),
     }
 
 

@@ -33,13 +33,13 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from tasks.embed_text import HASHED_SPACE, hashed_words
-from tasks.models import text_embedder
-from tasks.settings import ModelSettings
-from tasks.storage import search
-from tasks.storage.database import Database
-from tasks.storage.matrices import Matrices
-from tasks.storage.schema import documents, items, step_results
+from repli.tasks.models import text_embedder
+from repli.tasks.settings import ModelSettings
+from repli.tasks.stages.embed_text import HASHED_SPACE, hashed_words
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import documents, items, step_results
+from repli.tasks.storage.search.matrices import Matrices
+from repli.tasks.storage.search.query import CANDIDATES, Ranking, Vectors, best, by_vectors, by_words, fused, words_of
 
 NOUNS = Path("/usr/share/wordnet/data.noun")
 TOP = 10
@@ -101,7 +101,7 @@ def compare(folder: Path, total: int, count: int, *, tuning: bool) -> None:
         ranks: dict[str, list[int | None]] = defaultdict(list)
         for number, query in enumerate(queries):
             of_query = {space: of_space[number] for space, of_space in vectors.items()}
-            for way, found in _found(store, search.words_of(query.text), of_query, mixed).items():
+            for way, found in _found(store, words_of(query.text), of_query, mixed).items():
                 ranks[way].append(found.index(query.item_id) + 1 if query.item_id in found else None)
         print(f"\n{home.name}: hit@1 · hit@10 · MRR@10\n")
         print(f"| | {' | '.join(f'{name} ({sum(group)})' for name, group in groups.items())} |")
@@ -111,22 +111,17 @@ def compare(folder: Path, total: int, count: int, *, tuning: bool) -> None:
             print(f"| {way} | {' | '.join(cells)} |", flush=True)
 
 
-def _found(
-    store: Database, words: Sequence[str], vectors: search.Vectors, mixed: _Mixed | None
-) -> Mapping[str, list[str]]:
-    """The ids that each way of looking finds, as `search.search` does, but that each list is made once for all ways."""
-    of_meaning = list(search.by_vectors(store, vectors, search.CANDIDATES, 0))
+def _found(store: Database, words: Sequence[str], vectors: Vectors, mixed: _Mixed | None) -> Mapping[str, list[str]]:
+    """Return the ids that each way of looking finds. Unlike `storage.search.query.search`, each list is made once."""
+    of_meaning = list(by_vectors(store, vectors, CANDIDATES, 0))
     with store.read() as connection:
-        of_words = search.by_words(store, connection, words, search.CANDIDATES, 0)
+        of_words = by_words(store, connection, words, CANDIDATES, 0)
         ways = {"keyword": (of_words, None), "vector": (None, of_meaning), "hybrid": (of_words, of_meaning)}
-        found = {
-            way: [hit.id for _, hit in search.best(connection, search.fused(*lists), TOP)]
-            for way, lists in ways.items()
-        }
+        found = {way: [hit.id for _, hit in best(connection, fused(*lists), TOP)] for way, lists in ways.items()}
     if mixed:
         for way in "vector", "hybrid":
-            found[f"{way}, whatever the quality"] = mixed.best(search.fused(*ways[way]))
-            found[f"{way}, spaces mixed"] = mixed.best(search.fused(ways[way][0], [mixed.nearest(vectors)]))
+            found[f"{way}, whatever the quality"] = mixed.best(fused(*ways[way]))
+            found[f"{way}, spaces mixed"] = mixed.best(fused(ways[way][0], [mixed.nearest(vectors)]))
     return found
 
 
@@ -159,9 +154,9 @@ class _Mixed:
         self._numbers = np.array([row.number for row in rows])
         self._ids = {row.number: row.item_id for row in rows}
 
-    def nearest(self, vectors: search.Vectors) -> search.Ranking:
-        order = np.argsort(-(self._matrix @ vectors[self._space]), kind="stable")[: search.CANDIDATES]
-        return search.Ranking(numbers=self._numbers[order].tolist())
+    def nearest(self, vectors: Vectors) -> Ranking:
+        order = np.argsort(-(self._matrix @ vectors[self._space]), kind="stable")[:CANDIDATES]
+        return Ranking(numbers=self._numbers[order].tolist())
 
     def best(self, parts: Mapping[int, float]) -> list[str]:
         """The ids of the first, whatever their quality."""
@@ -185,7 +180,7 @@ def _stored(home: Path) -> int:
 
 
 def _catalogue(folder: Path, total: int) -> Path:
-    from flows.demo_catalogue import build
+    from repli.flows.cli.demo.catalogue import build
 
     manifest = folder / "catalogue" / "catalogue.jsonl"
     return manifest if manifest.exists() else build(folder / "catalogue", items=total, broken=False, min_words=0)
@@ -218,7 +213,7 @@ def _hit_by_outage(healthy: Path, outage: Path, manifest: Path) -> None:
 def _enrich(home: Path, manifest: Path, *options: str) -> None:
     environ = {**os.environ, "REPLI_HOME": str(home), "REPLI_GPU_DEVICE": "cpu"}
     environ.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "flows.cli", "run", str(manifest), "--json", *options]
+    command = [sys.executable, "-m", "repli.flows.cli.app", "run", str(manifest), "--json", *options]
     summary = json.loads(subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True).stdout)
     print(f"{home.name}: {summary['stored']} stored, quality {summary['quality']}", file=sys.stderr)
 
@@ -243,7 +238,7 @@ def _glosses(manifest: Path) -> Iterator[Gloss]:
 
 def _stems(text: str) -> set[str]:
     """Words without the commonest endings: "whales" shares "whale"."""
-    return {re.sub(r"(ies|es|s|ing|ed)$", "", word) for word in search.words_of(text.lower())}
+    return {re.sub(r"(ies|es|s|ing|ed)$", "", word) for word in words_of(text.lower())}
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flows.cluster import cluster
-from flows.demo_catalogue import build
-from tasks.settings import Settings
-from tasks.storage import runs
-from tasks.storage.database import Database
-from tasks.storage.schema import runs as table
+from repli.flows.cli.demo.catalogue import build
+from repli.flows.server.dask_cluster import cluster
+from repli.tasks.settings import Settings
+from repli.tasks.storage import runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import runs as table
 from tests.benchmarks.kill_reprocess import FORCED_DOWN
 from tests.flows.commandline import environment
 from tests.flows.preloaded import Command, Preloaded, Shop

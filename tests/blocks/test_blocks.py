@@ -12,10 +12,9 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 import blocks
-from blocks import Cluster, EnrichmentPolicy, ItemStore
-from tasks.policy import AS_DECLARED, BreakerPolicy, Policy
-from tasks.settings import RetryPolicy
-from tasks.stages import CHAINS, declared_breakers
+from repli.blocks import Cluster, EnrichmentPolicy, ItemStore
+from repli.tasks.fallback.policy import AS_DECLARED, BreakerPolicy, Policy, RetryPolicy
+from repli.tasks.stages.default import CHAINS, declared_breakers
 
 KINDS: tuple[type[Block], ...] = (ItemStore, EnrichmentPolicy, Cluster)
 HALVED = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}

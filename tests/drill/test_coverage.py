@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tasks import classify_image, embed_text
-from tasks.drill.exercise import exercise
-from tasks.drill.verdict import DrillVerdict, RungVerdict
-from tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Unavailable
-from tasks.items import Classification, Embedding
-from tasks.policy import Policy
-from tasks.settings import Settings
-from tasks.stage import AnyStage, Pipeline, StageContext
-from tasks.stages import PIPELINE, STAGES
+from repli.tasks.drill.exercise import exercise
+from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
+from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Unavailable
+from repli.tasks.fallback.policy import Policy
+from repli.tasks.items import Classification, Embedding
+from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages import classify_image, embed_text
+from repli.tasks.stages.default import PIPELINE, STAGES
 from tests import made
 from tests.in_process import enrich, fresh_runtime
 

@@ -17,24 +17,24 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from flows.demo_catalogue import build
-from tasks import classify_image, embed_text
-from tasks.compatibility import RULES
-from tasks.drill.exercise import exercise
-from tasks.drill.pictures import PICTURE_MISTAKES
-from tasks.drill.shadow import LEFT_BEHIND_AFTER_S, shadow
-from tasks.drill.verdict import RungVerdict
-from tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
-from tasks.fetch import _copy_name
-from tasks.items import Asset, Classification, Embedding
-from tasks.settings import FetchLimits, Settings
-from tasks.sources import Place
-from tasks.stage import AnyStage, Pipeline, Stage, StageContext
-from tasks.stages import PIPELINE, STAGES
-from tasks.storage import results
-from tasks.storage.blobs import Blobs, last_copies, remember_copies
-from tasks.storage.database import Database
-from tasks.storage.schema import good_copies, metadata
+from repli.flows.cli.demo.catalogue import build
+from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES
+from repli.tasks.drill.exercise import exercise
+from repli.tasks.drill.shadow import LEFT_BEHIND_AFTER_S, shadow
+from repli.tasks.drill.verdict import RungVerdict
+from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
+from repli.tasks.items import Asset, Classification, Embedding
+from repli.tasks.pipeline import AnyStage, Pipeline, Stage, StageContext
+from repli.tasks.settings import FetchLimits, Settings
+from repli.tasks.sources.locate import Place
+from repli.tasks.stages import classify_image, embed_text
+from repli.tasks.stages.default import PIPELINE, STAGES
+from repli.tasks.stages.fetch import _copy_name
+from repli.tasks.stages.rules import RULES
+from repli.tasks.storage import results
+from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import good_copies, metadata
 from tests.in_process import enrich, fresh_runtime
 
 pytestmark = pytest.mark.timeout(300)

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.terminal import drill_page
-from tasks.drill.report import markdown
-from tasks.drill.verdict import DrillVerdict, RungVerdict
-from tasks.storage import drills
-from tasks.storage.database import Database
+from repli.flows.cli.render import drill_page
+from repli.tasks.drill.report import markdown
+from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
+from repli.tasks.storage import drills
+from repli.tasks.storage.database import Database
 
 GONE = "there is no CUDA device here"
 NOTE = "it answered 'unknown' for all 12 items"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     AroundFallback,
     Asked,
     Breaker,
@@ -37,7 +37,7 @@ from tasks.fallback import (
     step,
     ungated,
 )
-from tasks.fallback.runner import unseen
+from repli.tasks.fallback.runner import unseen
 
 R = TypeVar("R")
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     BadAnswer,
     Breaker,
     BreakerState,
@@ -32,8 +32,8 @@ from tasks.fallback import (
     Verdict,
     WorkingSizes,
 )
-from tasks.fallback.blame import HELD_BACK, Blame
-from tasks.fallback.splitting import call_rung
+from repli.tasks.fallback.attribution import HELD_BACK, Blame
+from repli.tasks.fallback.splitting import call_rung
 from tests.fallback.manual import Does, LocalGate, ManualClock, ScriptedRung, works
 
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Asked,
     Breaker,
     BreakerState,
@@ -29,7 +29,7 @@ from tasks.fallback import (
     Verdict,
     step,
 )
-from tasks.fallback.breaker import MOVES, destination
+from repli.tasks.fallback.breaker import MOVES, destination
 from tests.fallback.manual import NIGHT, ManualClock
 
 BREAKER = Breaker(scope="fleet")  # 5 failures in 600 s; 60 s, doubling to 900 s; a lease of 60 s

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Asked,
     Breaker,
     BreakerState,
@@ -24,7 +24,7 @@ from tasks.fallback import (
     Verdict,
     step,
 )
-from tasks.fallback.breaker import MOVES
+from repli.tasks.fallback.breaker import MOVES
 from tests.fallback.manual import NIGHT, ManualClock
 
 SERVED, FAILED, INCONCLUSIVE = Verdict.SERVED, Verdict.FAILED, Verdict.INCONCLUSIVE

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import Breaker, Chain, Outcome, Rung, Skip
+from repli.tasks.fallback import Breaker, Chain, Outcome, Rung, Skip
 
 
 def run(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     SKIP,
     AnyChain,
     AttemptOutcome,
@@ -24,7 +24,7 @@ from tasks.fallback import (
     Work,
     run_chain,
 )
-from tasks.stages import PIPELINE
+from repli.tasks.stages.default import PIPELINE
 from tests.fallback.manual import RUN_ID, ManualClock, ScriptedRung, chain_of, runtime
 from tests.fallback.test_properties import Behaviour, batchings, behaviours, without_seconds
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     AttemptOutcome,
     Directives,
     Fault,
@@ -247,7 +247,7 @@ def test_injected_faults_meet_real_ones() -> None:
 
 
 KILLED = """
-from tasks.fallback import Directives, Fault, run_chain
+from repli.tasks.fallback import Directives, Fault, run_chain
 from tests.fallback.manual import ScriptedRung, chain_of, runtime, works
 
 faults = (Fault.parse("stage.gpu=kill@0.5"),)

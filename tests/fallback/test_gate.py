@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     AttemptOutcome,
     BadAnswer,
     Breaker,
@@ -43,7 +43,7 @@ from tasks.fallback import (
     run_chain,
     ungated,
 )
-from tasks.fallback.gate import verdict_on
+from repli.tasks.fallback.gate import verdict_on
 from tests.fallback.manual import (
     RUN_ID,
     STAGE,

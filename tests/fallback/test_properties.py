@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     AttemptOutcome,
     Directives,
     Fault,
@@ -30,7 +30,7 @@ from tasks.fallback import (
     quality,
     run_chain,
 )
-from tasks.fallback.splitting import GIVE_UP_AFTER
+from repli.tasks.fallback.splitting import GIVE_UP_AFTER
 from tests.fallback.manual import POISONS, RUN_ID, Does, ManualClock, ScriptedRung, chain_of, runtime, works
 
 POISONS_WITHIN_BUDGET = 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import Status, StepResult, mean_quality, quality
+from repli.tasks.fallback import Status, StepResult, mean_quality, quality
 
 
 def result(status: Status, penalty: str | None) -> StepResult:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Attempt,
     AttemptOutcome,
     Directives,
@@ -170,7 +170,7 @@ def subclasses(root: type[BaseException]) -> list[type[BaseException]]:
 
 @pytest.mark.parametrize(
     "error",
-    [kind for kind in subclasses(RepliError) if kind.__module__.startswith("tasks.fallback")],
+    [kind for kind in subclasses(RepliError) if kind.__module__.startswith("repli.tasks.fallback")],
     ids=lambda kind: kind.__name__,
 )
 def test_every_exception_pickles(error: type[BaseException]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Attempt,
     AttemptOutcome,
     Breaker,

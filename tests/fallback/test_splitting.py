@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Breaker,
     Decision,
     Event,
@@ -31,7 +31,7 @@ from tasks.fallback import (
     Work,
     WorkingSizes,
 )
-from tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, call_rung
+from repli.tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, call_rung
 from tests.fallback.manual import Does, LocalGate, ManualClock, ScriptedRung, works
 
 BATCH = works(128)

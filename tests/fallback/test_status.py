@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from tasks.fallback import MOVES, IllegalMove, Status, StepResult, can_move, check_move
+from repli.tasks.fallback import MOVES, IllegalMove, Status, StepResult, can_move, check_move
 
 LEGAL = {
     "pending": "succeeded degraded skipped not_applicable failed",

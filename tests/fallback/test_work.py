@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     SKIP,
     AttemptOutcome,
     Breaker,

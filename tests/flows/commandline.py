@@ -22,7 +22,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "repli.flows.cli.app", *map(str, arguments)]
 
 
 def write_manifest(folder: Path, items: int, *, with_image: Callable[[int], bool] = lambda number: True) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.storage.database import Database
+from repli.tasks.storage.database import Database
 from tests.flows.commandline import Repli, command, environment
 from tests.flows.preloaded import Preloaded, Shop
 from tests.server_logs import ServerLogs

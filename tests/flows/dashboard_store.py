@@ -9,13 +9,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flows.demo_catalogue import build
-from tasks.fallback import Cause
-from tasks.settings import Settings
-from tasks.stages import CHAINS, declared_breakers
-from tasks.storage import breakers, drills, retry_queue, runs
-from tasks.storage.breakers import Key
-from tasks.storage.database import Database
+from repli.flows.cli.demo.catalogue import build
+from repli.tasks.fallback import Cause
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import CHAINS, declared_breakers
+from repli.tasks.storage import breakers, drills, runs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import retry_queue
 from tests.in_process import enrich
 
 ITEMS = 60

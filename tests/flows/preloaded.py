@@ -19,9 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from tasks.storage.database import Database
+from repli.tasks.storage.database import Database
 
-PRELOADED = ("flows.cli", "flows.commands", "flows.enrich", "flows.reprocess", "flows.terminal", "matplotlib.figure")
+PRELOADED = (
+    "repli.flows.cli.app",
+    "repli.flows.cli.run_commands",
+    "repli.flows.cli.store_commands",
+    "repli.flows.enrich",
+    "repli.flows.reprocess",
+    "repli.flows.cli.render",
+    "matplotlib.figure",
+)
 ENDS_WITHIN_S = 150.0
 LOOK_EVERY_S = 0.01
 
@@ -162,7 +170,7 @@ def _become(order: Mapping[str, Any]) -> NoReturn:
         os.dup2(os.open(path, flags), number)
     os.environ.update(order["variables"])
     sys.argv = ["repli", *order["begin"]]
-    from flows.cli import main
+    from repli.flows.cli.app import main
 
     main()
     sys.exit(0)

@@ -9,8 +9,8 @@ import json
 import os
 import sys
 
-from flows.cluster import cluster
-from tasks.settings import Settings
+from repli.flows.server.dask_cluster import cluster
+from repli.tasks.settings import Settings
 
 
 def main() -> None:

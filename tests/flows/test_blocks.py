@@ -16,13 +16,13 @@ from prefect.client.base import PrefectHttpxSyncClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import URL
 
-from blocks import EnrichmentPolicy
-from flows.configuration import configured_settings
-from tasks.fallback import UsageError
-from tasks.policy import AS_DECLARED
-from tasks.stages import STAGE_NAMES
-from tasks.storage import runs
-from tasks.storage.database import Database
+from repli.blocks import EnrichmentPolicy
+from repli.flows.config.resolve import configured_settings
+from repli.tasks.fallback import UsageError
+from repli.tasks.fallback.policy import AS_DECLARED
+from repli.tasks.stages.default import STAGE_NAMES
+from repli.tasks.storage import runs
+from repli.tasks.storage.database import Database
 from tests.flows.commandline import Repli, environment, write_manifest
 from tests.flows.preloaded import Preloaded, Shop
 
@@ -33,7 +33,7 @@ KINDS = ("item-store", "enrichment-policy", "repli-cluster")
 LEAVE_OUT_NOTHING = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}
 DEPLOYED = """
 import sys
-from flows.enrich import enrich
+from repli.flows.enrich import enrich
 state = enrich(sys.argv[1], return_state=True)
 print(state.message)
 sys.exit(not state.is_completed())

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.cluster import PrivateServer
-from tasks.search import Mode, Query, search
-from tasks.settings import Settings
-from tasks.storage import runs
-from tasks.storage.database import Database
+from repli.flows.server.private_server import PrivateServer
+from repli.tasks.search import Mode, Query, search
+from repli.tasks.settings import Settings
+from repli.tasks.storage import runs
+from repli.tasks.storage.database import Database
 from tests.flows.commandline import Repli, command, environment, write_manifest
 
 # A server and workers that a test starts for itself take half a minute on two cores.
@@ -28,8 +28,8 @@ FULL_OUTAGE = ("classify_image.gpu=oom", "embed_text.text_and_label=error", "emb
 
 def snapshot(store: Database, items: int) -> dict[str, Any]:
     """What a store has of every item, less what no two runs share: times, run ids."""
-    from tasks.stages import STAGE_NAMES
-    from tasks.storage import lookup
+    from repli.tasks.stages.default import STAGE_NAMES
+    from repli.tasks.storage.views import lookup
 
     views = {}
     for number in range(items):
@@ -212,7 +212,7 @@ def runs_by_stage(store: Database) -> dict[tuple[str, str], str]:
     """The run that left each result there is."""
     import sqlalchemy as sa
 
-    from tasks.storage.schema import step_results
+    from repli.tasks.storage.schema import step_results
 
     with store.read() as connection:
         rows = connection.execute(sa.select(step_results.c.item_id, step_results.c.stage, step_results.c.run_id)).all()

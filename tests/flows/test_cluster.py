@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from flows.cluster import dask_cluster, environment, visible_devices
-from tasks.settings import Settings
+from repli.flows.server.dask_cluster import dask_cluster, visible_devices
+from repli.flows.server.environment import environment
+from repli.tasks.settings import Settings
 
 
 def seen() -> dict[str, Any]:

@@ -19,13 +19,15 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
-from tasks.fallback import Cause
-from tasks.items import Item
-from tasks.stages import STAGE_NAMES, declared_breakers
-from tasks.storage import breakers, catalogue, drills, lookup, retry_queue, runs
-from tasks.storage.blobs import Blobs
-from tasks.storage.breakers import Key
-from tasks.storage.database import Database
+from repli.tasks.fallback import Cause
+from repli.tasks.items import Item
+from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
+from repli.tasks.storage import breakers, catalogue, drills, runs
+from repli.tasks.storage.blobs import Blobs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import retry_queue
+from repli.tasks.storage.views import lookup
 from tests.browser import open_page, picture
 from tests.flows.commandline import Repli, command, environment
 from tests.flows.dashboard_store import GPU, HOSTILE_ID, HOSTILE_NAME, HOSTILE_TEXT, PHOTO, make

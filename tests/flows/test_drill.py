@@ -13,14 +13,14 @@ import pytest
 import sqlalchemy as sa
 from distributed import Client, KilledWorker, LocalCluster
 
-from flows.demo_catalogue import build
-from flows.drill import drilled
-from tasks.drill.verdict import RungVerdict
-from tasks.drill_task import StageVerdict
-from tasks.stages import CHAINS, STAGES
-from tasks.storage import drills
-from tasks.storage.database import Database
-from tasks.storage.schema import breaker_failures, breakers, items, retry_queue, step_results
+from repli.flows.cli.demo.catalogue import build
+from repli.flows.drill import drilled
+from repli.tasks.drill.task import StageVerdict
+from repli.tasks.drill.verdict import RungVerdict
+from repli.tasks.stages.default import CHAINS, STAGES
+from repli.tasks.storage import drills
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import breaker_failures, breakers, items, retry_queue, step_results
 from tests.flows.commandline import Repli, write_manifest
 from tests.prefect_api import events
 

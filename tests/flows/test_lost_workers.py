@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flows.lost_workers import FATAL_DEATHS, PIECES, Deaths, set_aside, suspects
-from tasks.fallback import Asked, Cause, Decision, Directives, Ended, Position, Status, Verdict
-from tasks.stage_task import Batch
-from tasks.stages import PIPELINE, declared_breakers
-from tasks.storage import breakers, results
-from tasks.storage.breakers import Key, Move
-from tasks.storage.database import Database
+from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, Deaths, set_aside, suspects
+from repli.tasks.execution.stage_task import Batch
+from repli.tasks.fallback import Asked, Cause, Decision, Directives, Ended, Position, Status, Verdict
+from repli.tasks.stages.default import PIPELINE, declared_breakers
+from repli.tasks.storage import breakers, results
+from repli.tasks.storage.breakers import Key, Move
+from repli.tasks.storage.database import Database
 
 
 def batch(*item_ids: str, deaths: int = 0) -> Batch:

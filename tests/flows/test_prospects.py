@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from flows.prospects import IN_VAIN_AT_MOST, PROBE_ITEMS, Prospect, Verdict, gaps
-from tasks.compatibility import RULES
-from tasks.fallback import Rules
-from tasks.stage import StageReport
-from tasks.stages import CHAINS, PIPELINE
-from tasks.storage.claims import Gap
+from repli.flows.dispatch.retry_planner import IN_VAIN_AT_MOST, PROBE_ITEMS, Prospect, Verdict, gaps
+from repli.tasks.execution.stage_runner import StageReport
+from repli.tasks.fallback import Rules
+from repli.tasks.stages.default import CHAINS, PIPELINE
+from repli.tasks.stages.rules import RULES
+from repli.tasks.storage.retry.claims import Gap
 
 
 def sent(items: int, *, lifted: int = 0, let_down: int = 0, **rungs: int) -> StageReport:

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from flows.demo_catalogue import package_data
-from flows.prospects import PROBE_ITEMS
-from tasks.compatibility import RULES
-from tasks.fallback import Fault, UsageError
-from tasks.settings import RetryPolicy
-from tasks.stages import STAGE_NAMES
-from tasks.storage import lookup
-from tasks.storage.database import Database
-from tasks.storage.schema import items, retries, retry_queue, step_results
+from repli.flows.cli.demo.catalogue import package_data
+from repli.flows.dispatch.retry_planner import PROBE_ITEMS
+from repli.tasks.fallback import Fault, UsageError
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.stages.default import STAGE_NAMES
+from repli.tasks.stages.rules import RULES
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, retries, retry_queue, step_results
+from repli.tasks.storage.views import lookup
 from tests.flows.commandline import write_manifest
 from tests.flows.preloaded import Preloaded, Shop
 from tests.flows.test_breakers import ask

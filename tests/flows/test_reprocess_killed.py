@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.embed_text import HASHED_SPACE
-from tasks.storage import neighbours
-from tasks.storage.matrices import Matrices
-from tasks.storage.search import search
+from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.storage.search import neighbours
+from repli.tasks.storage.search.matrices import Matrices
+from repli.tasks.storage.search.query import search
 from tests.benchmarks.kill_reprocess import ITEMS_PER_KILL, campaign
 from tests.flows.preloaded import Preloaded, Shop
 

@@ -20,14 +20,15 @@ import sqlalchemy as sa
 from distributed import Client
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from flows.routing import Routing
-from flows.window import GATHERED_WITHIN_S, full_width, result_of
-from tasks.fallback import Cause
-from tasks.stages import PIPELINE, declared_breakers
-from tasks.storage import breakers, lookup
-from tasks.storage.breakers import Key
-from tasks.storage.database import Database
-from tasks.storage.schema import step_results
+from repli.flows.dispatch.dispatcher import GATHERED_WITHIN_S, full_width, result_of
+from repli.flows.dispatch.routing import Routing
+from repli.tasks.fallback import Cause
+from repli.tasks.stages.default import PIPELINE, declared_breakers
+from repli.tasks.storage import breakers
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import step_results
+from repli.tasks.storage.views import lookup
 from tests.flows.commandline import command, environment, write_manifest
 from tests.infra.whereabouts import Whereabouts, seen
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flows.run_request import RetryRequest, RunRequest
-from tasks.fallback import FaultKind, UsageError
-from tasks.settings import Settings
+from repli.flows.config.run_request import RetryRequest, RunRequest
+from repli.tasks.fallback import FaultKind, UsageError
+from repli.tasks.settings import Settings
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.server_errors import ServerErrors
+from repli.flows.server.server_errors import ServerErrors
 
 FAILED = """\
 08:45:16.500 | ERROR   | docket.dependencies - ↩ [   124ms] monitor_worker_health(){monitor_worker_health}

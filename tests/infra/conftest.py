@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments import AUTOMATIONS, DEPLOYMENTS
 from infra.compose_file import parts, ports
 from infra.postgres import OwnPostgres, installed
-from tasks.fallback import RepliError
+from repli.deployments import AUTOMATIONS, DEPLOYMENTS
+from repli.tasks.fallback import RepliError
 from tests.prefect_api import free_port
 from tests.server_logs import ServerLogs
 
@@ -137,7 +137,7 @@ class RestartablePostgres:
 def declare(environment: Mapping[str, str]) -> None:
     """Bring everything that is declared to a Prefect server, by the commands of infra/README.md."""
     for words in (
-        ("block", "register", "-m", "blocks"),
+        ("block", "register", "-m", "repli.blocks"),
         ("deploy", "--all", "--prefect-file", str(DEPLOYMENTS)),
         ("automation", "create", "--from-file", str(AUTOMATIONS)),
     ):

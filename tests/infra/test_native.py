@@ -19,7 +19,7 @@ import pytest
 from distributed import Client
 
 from infra.compose_file import parts
-from tasks.stages import STAGE_NAMES
+from repli.tasks.stages.default import STAGE_NAMES
 from tests.flows.commandline import command, write_manifest
 from tests.infra.conftest import Native, RestartablePostgres, declare, environment
 from tests.infra.whereabouts import Whereabouts, seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.storage.database import Database
+from repli.tasks.storage.database import Database
 from tests.queued import Queue
 
 

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tasks.fallback import (
+from repli.tasks.fallback import (
     Asked,
     Breaker,
     BreakerState,
@@ -33,11 +33,11 @@ from tasks.fallback import (
     Verdict,
     step,
 )
-from tasks.items import clean_text
-from tasks.storage import breakers
-from tasks.storage.breakers import Change, Key, Move, database_time
-from tasks.storage.database import Database
-from tasks.storage.schema import breaker_failures
+from repli.tasks.items import clean_text
+from repli.tasks.storage import breakers
+from repli.tasks.storage.breakers import Change, Key, Move, database_time
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import breaker_failures
 from tests.fallback.manual import ManualClock
 
 R = TypeVar("R")

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Status
-from tasks.settings import RetryPolicy
-from tasks.storage import catalogue, claims, results, retries, retry_queue
-from tasks.storage.claims import Claim, Gap
-from tasks.storage.retry_queue import Priority
-from tasks.storage.schema import retry_queue as retry_queue_table
+from repli.tasks.fallback import Status
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.storage import catalogue, results
+from repli.tasks.storage.retry import claims, retries, retry_queue
+from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.retry_queue import Priority
+from repli.tasks.storage.schema import retry_queue as retry_queue_table
 from tests.queued import POLICY, STAGE, Queue, end, held
 from tests.storage.test_retry_queue import assert_free_while_waiting, commits_fail
 

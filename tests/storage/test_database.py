@@ -14,15 +14,15 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tasks.fallback import StoreError, UsageError
-from tasks.storage.database import HEAD, Database
-from tasks.storage.schema import metadata
+from repli.tasks.fallback import StoreError, UsageError
+from repli.tasks.storage.database import HEAD, Database
+from repli.tasks.storage.schema import metadata
 
 
 def test_head_is_alembics_head() -> None:
     """The revision that the code takes for today's is the newest migration."""
     config = Config()
-    config.set_main_option("script_location", "tasks.storage:migrations")
+    config.set_main_option("script_location", "repli.tasks.storage:migrations")
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 

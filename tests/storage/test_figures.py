@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Breaker, Cause, RepliError, StoreError
-from tasks.storage import breakers, figures, runs
-from tasks.storage.breakers import Key
-from tasks.storage.database import HEAD, Database
-from tasks.storage.figures import RunQuality, Waiting, opened
-from tasks.storage.retry_queue import Priority
+from repli.tasks.fallback import Breaker, Cause, RepliError, StoreError
+from repli.tasks.storage import breakers, runs
+from repli.tasks.storage.breakers import Key
+from repli.tasks.storage.database import HEAD, Database
+from repli.tasks.storage.retry.retry_queue import Priority
+from repli.tasks.storage.views import dashboard_stats
+from repli.tasks.storage.views.dashboard_stats import RunQuality, Waiting, opened
 from tests.queued import STAGE, Queue
 
 BREAKER = Breaker(scope="fleet")
@@ -42,7 +43,7 @@ def test_the_figures_are_those_of_the_store(database: Database, reader: Database
     second = queue.begin_run()
     breakers.order(database, BREAKER, Key(NAME), Cause.FORCED_OPEN)
     breakers.order(database, BREAKER, Key(NAME), Cause.RESET)
-    shown = figures.figures(reader, [STAGE, "store"], {NAME: BREAKER})
+    shown = dashboard_stats.figures(reader, [STAGE, "store"], {NAME: BREAKER})
 
     assert (shown.tally.items, shown.tally.stored, shown.tally.failed, shown.tally.pending) == (5, 3, 1, 1)
     assert shown.tally.quality == {1.0: 1, 0.9: 1, 0.5: 1}
@@ -74,7 +75,7 @@ def test_the_queue_is_told_by_priority_and_age(database: Database, reader: Datab
     queue.store("e")
     queue.fail("f")
     with reader.read() as connection:
-        assert figures.waiting(reader, figures.database_time(connection)) == [
+        assert dashboard_stats.waiting(reader, dashboard_stats.database_time(connection)) == [
             Waiting(priority=Priority.HIGH, age="under 1 h", items=1),
             Waiting(priority=Priority.NORMAL, age="under 5 min", items=1),
             Waiting(priority=Priority.LOW, age="under 5 min", items=1),
@@ -95,7 +96,7 @@ def test_quality_over_time_begins_with_the_oldest(database: Database, reader: Da
         ended.append(runs.start(database, str(uuid.uuid4()), "items.jsonl", {}, start))
         runs.finish(database, ended[-1], start + timedelta(days=day))
     queue.begin_run()
-    found = figures.quality_over_time(reader, 2)
+    found = dashboard_stats.quality_over_time(reader, 2)
     assert found == [
         RunQuality(run_id=ended[day], kind="enrich", finished_at=start + timedelta(days=day), quality={quality: 1})
         for day, quality in ((2, 0.7), (3, 0.8))
@@ -104,7 +105,7 @@ def test_quality_over_time_begins_with_the_oldest(database: Database, reader: Da
 
 def test_an_empty_store_has_figures_too(reader: Database) -> None:
     """Nothing is divided by zero, and nothing is missing."""
-    shown = figures.figures(reader, [STAGE], {NAME: BREAKER})
+    shown = dashboard_stats.figures(reader, [STAGE], {NAME: BREAKER})
     assert (shown.tally.items, shown.last_run, shown.is_running, list(shown.waiting)) == (0, None, False, [])
 
 

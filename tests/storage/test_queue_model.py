@@ -12,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tasks.settings import RetryPolicy
-from tasks.storage import claims, retries, retry_queue
-from tasks.storage.claims import Claim, Gap
-from tasks.storage.retry_queue import Priority
+from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.storage.retry import claims, retries, retry_queue
+from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.retry_queue import Priority
 from tests.queued import STAGE, Queue, held
 
 HOLDERS = ["first", "second", "third"]

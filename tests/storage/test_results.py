@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
-from tasks.items import Embedding, Item, Text
-from tasks.storage import catalogue, lookup, results, runs
-from tasks.storage.database import Database
-from tasks.storage.schema import items, step_results
+from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
+from repli.tasks.items import Embedding, Item, Text
+from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, step_results
+from repli.tasks.storage.views import lookup
 from tests.stored import store_at
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

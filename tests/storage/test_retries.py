@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.storage import retries
+from repli.tasks.storage.retry import retries
 from tests.queued import POLICY, Queue
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Status
-from tasks.storage import results, retry_queue, runs
-from tasks.storage.claims import Gap
-from tasks.storage.database import Database, database_time
-from tasks.storage.retry_queue import Priority
+from repli.tasks.fallback import Status
+from repli.tasks.storage import results, runs
+from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.retry import retry_queue
+from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.retry.retry_queue import Priority
 from tests.queued import OWED, STAGE, Queue, end, merged
 
 WAITS_AT_MOST_S = 20.0

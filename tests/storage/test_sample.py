@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from tasks.storage.database import Database
-from tasks.storage.sample import stratified
-from tasks.storage.schema import items, step_results
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, step_results
+from repli.tasks.storage.views.sample import stratified
 
 KINDS = {
     "photo": (1.0, "text/html", "image/jpeg", 59),

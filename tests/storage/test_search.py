@@ -24,14 +24,15 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.fallback import Status, StepResult
-from tasks.items import Embedding, Item, Text
-from tasks.storage import catalogue, documents, neighbours, results, runs, search
-from tasks.storage.database import Database
-from tasks.storage.matrices import Matrices
-from tasks.storage.neighbours import Vector
-from tasks.storage.search import RANK_CONSTANT, Hit, Ranking, fused, words_of
-from tasks.storage.snippets import BEGIN, END, TOKENIZER
+from repli.tasks.fallback import Status, StepResult
+from repli.tasks.items import Embedding, Item, Text
+from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.search import documents, neighbours
+from repli.tasks.storage.search.matrices import Matrices
+from repli.tasks.storage.search.neighbours import Vector
+from repli.tasks.storage.search.query import RANK_CONSTANT, Hit, Ranking, fused, search, words_of
+from repli.tasks.storage.search.snippets import BEGIN, END, TOKENIZER
 from tests.stored import store_at
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
@@ -84,7 +85,7 @@ class Shelf:
     def find(self, query: str = "", *, limit: int = 10, min_quality: float = 0, **vectors: Vector) -> list[Hit]:
         """The hits of a query; vectors are given by `model` and `hashing`."""
         by_space = {{"model": SPACE, "hashing": OTHER}.get(name, name): vector for name, vector in vectors.items()}
-        return search.search(self.database, words_of(query), by_space, limit=limit, min_quality=min_quality)
+        return search(self.database, words_of(query), by_space, limit=limit, min_quality=min_quality)
 
     def ids(self, *arguments: Any, **options: Any) -> list[str]:
         return [hit.id for hit in self.find(*arguments, **options)]

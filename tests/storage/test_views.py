@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
-from tasks.items import Item, Text
-from tasks.storage import results, runs
-from tasks.storage.database import Database
+from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
+from repli.tasks.items import Item, Text
+from repli.tasks.storage import results, runs
+from repli.tasks.storage.database import Database
 from tests.stored import store_at
 
 NIGHT = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)

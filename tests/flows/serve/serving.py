@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import psutil
 
-from tasks.storage.database import Database
+from repli.tasks.storage.database import Database
 from tests.flows.commandline import command, environment
 from tests.prefect_api import Deployments, free_port
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.demo_catalogue import package_data
-from flows.enrich import NO_SOURCE
-from tasks.fallback import UsageError
-from tasks.storage import drills
+from repli.flows.cli.demo.catalogue import package_data
+from repli.flows.enrich import NO_SOURCE
+from repli.tasks.fallback import UsageError
+from repli.tasks.storage import drills
 from tests.flows.commandline import write_manifest
 from tests.flows.serve.serving import Serving, until
 from tests.prefect_api import ENDED

@@ -13,8 +13,8 @@ from urllib.error import HTTPError
 import psutil
 import pytest
 
-from flows.serve import _variables
-from tasks.settings import Settings
+from repli.flows.server.serve import _variables
+from repli.tasks.settings import Settings
 from tests.flows.commandline import command, environment, write_manifest
 from tests.flows.serve.serving import Serving, until
 from tests.prefect_api import free_port

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from tasks.storage.schema import UtcDateTime
+from repli.tasks.storage.schema import UtcDateTime
 
 revision = "0001"
 down_revision = None

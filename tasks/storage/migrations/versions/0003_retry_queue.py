@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from tasks.storage.schema import UtcDateTime
+from repli.tasks.storage.schema import UtcDateTime
 
 revision = "0003"
 down_revision = "0002"

@@ -1,0 +1,1 @@
+"""`repli demo`: a real catalogue, and the night of the outage in three acts."""

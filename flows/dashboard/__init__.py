@@ -1,0 +1,1 @@
+"""The dashboard: one Streamlit page that only reads the store."""

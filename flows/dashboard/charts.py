@@ -1,0 +1,179 @@
+"""The charts of the dashboard, as Altair has them: of counts and words of ours, of nothing in a catalogue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from repli.tasks.fallback import AnyChain, Status
+from repli.tasks.reporting.run_report import COLOURS, colour
+from repli.tasks.storage.drills import Drill
+from repli.tasks.storage.runs import Tally
+from repli.tasks.storage.views.dashboard_stats import AGES, OLDEST, RunQuality, Waiting
+
+HEIGHT = 280
+GREY, BLUE = "#868e96", "#4dabf7"
+STATUS_COLOURS = {
+    Status.SUCCEEDED: "#2f9e44",
+    Status.NOT_APPLICABLE: "#ced4da",
+    Status.DEGRADED: "#f0b429",
+    Status.SKIPPED: "#e8590c",
+    Status.FAILED: "#c92a2a",
+    Status.PENDING: BLUE,
+}
+PRIORITY_COLOURS = {"HIGH": "#c92a2a", "NORMAL": "#e8590c", "LOW": "#f0b429", "parked": GREY}
+BANDS = ("1", "0.9 to 1", "0.8 to 0.9", "below 0.8")
+
+
+def _band(quality: float) -> str:
+    starts = [start for start, _ in COLOURS]
+    return BANDS[next(place for place, start in enumerate(starts) if quality >= start)]
+
+
+def quality_now(tally: Tally) -> Any:
+    """Items by quality, the best first; what has none comes last."""
+    bars = [(f"{quality:.4g}", items, colour(quality)) for quality, items in tally.quality.items()]
+    bars += [("failed", tally.failed, STATUS_COLOURS[Status.FAILED])] if tally.failed else []
+    bars += [("pending", tally.pending, BLUE)] if tally.pending else []
+    frame = pd.DataFrame(bars, columns=["quality", "items", "colour"])
+    base = alt.Chart(frame, height=HEIGHT).encode(
+        x=alt.X("quality:N", sort=None, title="quality of the item", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("items:Q", title="items", axis=alt.Axis(tickMinStep=1, format=",d")),
+        tooltip=["quality:N", alt.Tooltip("items:Q", format=",d")],
+    )
+    bars_chart = base.mark_bar(size=36).encode(color=alt.Color("colour:N", scale=None))
+    labels = base.mark_text(dy=-7, fontSize=12).encode(text=alt.Text("items:Q", format=",d"))
+    return _chart(bars_chart + labels)
+
+
+def quality_over_time(ended: Sequence[RunQuality]) -> Any:
+    """The store's items by band of quality, at the end of each run."""
+    rows: dict[tuple[str, str, str], int] = {}
+    times: Counter[str] = Counter()
+    for run in ended:
+        when = f"{run.finished_at:%d %b %H:%M:%S}"
+        times[when] += 1
+        when += f" ({times[when]})" if times[when] > 1 else ""
+        for quality, items in run.quality.items():
+            key = when, run.kind, _band(quality)
+            rows[key] = rows.get(key, 0) + items
+    frame = pd.DataFrame(
+        [(*key, BANDS.index(key[2]), items) for key, items in rows.items()],
+        columns=["end of run (UTC)", "flow", "quality", "place", "items"],
+    )
+    colours = alt.Scale(domain=list(BANDS), range=[shade for _, shade in COLOURS])
+    return _chart(
+        alt.Chart(frame, height=HEIGHT)
+        .mark_bar(size=26)
+        .encode(
+            x=alt.X("end of run (UTC):N", sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            y=alt.Y("items:Q", title="stored items", axis=alt.Axis(tickMinStep=1, format=",d")),
+            color=alt.Color("quality:N", scale=colours, legend=alt.Legend(orient="top", title=None)),
+            order="place:Q",
+            tooltip=["end of run (UTC):N", "flow:N", "quality:N", alt.Tooltip("items:Q", format=",d")],
+        )
+    )
+
+
+def status_by_stage(stages: Mapping[str, Mapping[str, int]]) -> Any:
+    """The share of each status, a bar a stage."""
+    order = list(STATUS_COLOURS)
+    rows = [
+        (stage, status.replace("_", " "), order.index(Status(status)), items)
+        for stage, counts in stages.items()
+        for status, items in counts.items()
+    ]
+    scale = alt.Scale(domain=[str(status).replace("_", " ") for status in order], range=list(STATUS_COLOURS.values()))
+    return _shares(rows, "status", scale, alt.Legend(orient="bottom", columns=2, title=None))
+
+
+def rung_by_stage(rungs: Mapping[str, Mapping[str, int]], chains: Sequence[AnyChain]) -> Any:
+    """The share of each rung, a bar a stage, in the colour of its penalty."""
+    rows, names, shades = [], [], []
+    for chain in chains:
+        for place, rung in enumerate(chain.rung_names):
+            if items := rungs.get(chain.stage, {}).get(rung):
+                rows.append((chain.stage, f"{chain.stage}.{rung}", place, items))
+                names.append(f"{chain.stage}.{rung}")
+                shades.append(colour(float(_factor(chain, rung))))
+    return _shares(rows, "rung", alt.Scale(domain=names, range=shades), None)
+
+
+def _factor(chain: AnyChain, rung: str) -> Any:
+    found = {one.name: one.factor for one in chain.rungs}
+    return found[rung] if rung in found or chain.skip is None else chain.skip.factor
+
+
+def _shares(rows: Sequence[tuple[str, str, int, int]], of: str, scale: alt.Scale, legend: alt.Legend | None) -> Any:
+    frame = pd.DataFrame(rows, columns=["stage", of, "place", "items"])
+    return _chart(
+        alt.Chart(frame, height=HEIGHT + (110 if legend else 0))
+        .mark_bar(size=20, stroke="white", strokeWidth=1)
+        .encode(
+            y=alt.Y("stage:N", sort=None, title=None, axis=alt.Axis(labelLimit=200)),
+            x=alt.X("items:Q", stack="normalize", title="share of the items", axis=alt.Axis(format="%")),
+            color=alt.Color(f"{of}:N", scale=scale, legend=legend),
+            order="place:Q",
+            tooltip=["stage:N", f"{of}:N", alt.Tooltip("items:Q", format=",d")],
+        )
+    )
+
+
+def queue(waiting: Sequence[Waiting]) -> Any:
+    """Items that wait, by how long they have, in the colour of their priority."""
+    names = list(PRIORITY_COLOURS)
+    priorities = [one.priority.name if one.priority else "parked" for one in waiting]
+    rows = [(p, names.index(p), one.age, one.items) for p, one in zip(priorities, waiting, strict=True)]
+    frame = pd.DataFrame(rows, columns=["priority", "place", "age", "items"])
+    scale = alt.Scale(domain=names, range=list(PRIORITY_COLOURS.values()))
+    return _chart(
+        alt.Chart(frame, height=HEIGHT)
+        .mark_bar(size=30)
+        .encode(
+            x=alt.X("age:N", scale=alt.Scale(domain=[*AGES, OLDEST]), title="in the queue for", axis=_LEVEL),
+            y=alt.Y("items:Q", title="items", axis=alt.Axis(tickMinStep=1, format=",d")),
+            color=alt.Color("priority:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
+            order="place:Q",
+            tooltip=["priority:N", "age:N", alt.Tooltip("items:Q", format=",d")],
+        )
+    )
+
+
+_LEVEL = alt.Axis(labelAngle=0, labelOverlap=False)
+
+
+def drill(last: Drill) -> Any:
+    """The agreement of each rung with its primary, with its interval, and the penalty that is declared."""
+    rows = [
+        {
+            "rung": f"{one['stage']}.{one['rung']}",
+            "agreement": one["agreement"],
+            "low": (one["interval"] or [one["agreement"]] * 2)[0],
+            "high": (one["interval"] or [one["agreement"]] * 2)[1],
+            "penalty": one["penalty"],
+        }
+        for one in last.report["rungs"]
+        if one["agreement"] is not None
+    ]
+    frame = pd.DataFrame(rows, columns=["rung", "agreement", "low", "high", "penalty"])
+    base = alt.Chart(frame, height=max(HEIGHT, 24 * len(rows))).encode(
+        y=alt.Y("rung:N", sort=None, title=None, axis=alt.Axis(labelLimit=240)),
+        tooltip=["rung:N", "agreement:Q", "low:Q", "high:Q", "penalty:Q"],
+    )
+    unit = alt.Scale(domain=[0, 1], nice=False)
+    span = base.mark_rule(strokeWidth=2, color=BLUE).encode(
+        x=alt.X("low:Q", scale=unit, title="● agreement with the primary (95 %)   ◆ declared penalty"), x2="high:Q"
+    )
+    point = base.mark_point(filled=True, size=80, color=BLUE, opacity=1).encode(x=alt.X("agreement:Q", scale=unit))
+    declared = base.mark_point(filled=True, size=80, shape="diamond", color="#e8590c", opacity=1).encode(
+        x=alt.X("penalty:Q", scale=unit)
+    )
+    return _chart(span + point + declared)
+
+
+def _chart(chart: Any) -> Any:
+    return chart.configure_view(strokeWidth=0)

@@ -1,0 +1,107 @@
+"""What the dashboard shows as HTML. Whatever comes from a catalogue is text, and is never read as anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import urlencode
+
+from repli.tasks.reporting.run_report import colour
+from repli.tasks.storage.search.query import BEGIN, END
+
+
+@dataclass(frozen=True, slots=True)
+class Html:
+    """What is HTML already."""
+
+    text: str
+
+
+Cell = Html | str | int | float | None
+
+STYLE = """
+<style>
+.repli-table { overflow-x: auto; }
+.repli-table table { border-collapse: collapse; width: 100%; font-size: 0.875rem; }
+.repli-table th { text-align: left; font-weight: 600; opacity: 0.7; border: 0; }
+.repli-table th, .repli-table td { padding: 0.3rem 0.75rem 0.3rem 0; border: 0; vertical-align: top; }
+.repli-table tr { border: 0; border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
+.repli-table td.number, .repli-table th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.repli-table td:first-child { min-width: 8.5rem; }
+.repli-table a, .repli-hit a, .repli-back { color: #1c7ed6; text-decoration: none; }
+[data-stale="true"] { opacity: 1 !important; } /* no fading at each refresh */
+.stMainBlockContainer { padding-top: 2.5rem; }
+.repli-table td { overflow-wrap: break-word; max-width: 32rem; }
+.repli-time { white-space: nowrap; }
+.repli-table td:last-child:not(:first-child) { overflow-wrap: anywhere; }
+.repli-badge { border-radius: 0.75rem; padding: 0.05rem 0.55rem; color: #fff; font-size: 0.8rem; white-space: nowrap; }
+.repli-chip { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 0.75rem; padding: 0 0.5rem;
+  font-size: 0.8rem; white-space: nowrap; }
+.repli-name { font-size: 1.75rem; font-weight: 600; line-height: 1.25; overflow-wrap: anywhere; }
+.repli-quiet { opacity: 0.65; font-size: 0.875rem; overflow-wrap: anywhere; }
+.repli-text { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22rem; overflow-y: auto;
+  font-size: 0.9rem; border-left: 3px solid rgba(128, 128, 128, 0.3); padding-left: 0.75rem; }
+.repli-hit { padding: 0.5rem 0 0.75rem; border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
+.repli-hit a { font-size: 1.05rem; font-weight: 600; }
+.repli-notice { border-left: 4px solid #d9480f; padding: 0.5rem 0.75rem; background: rgba(217, 72, 15, 0.08); }
+</style>
+"""
+
+
+def plain(value: Cell, most: int = 500) -> str:
+    """A value as text that HTML shows as it is; what is longer than `most` is cut."""
+    if isinstance(value, Html):
+        return value.text
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = f"{value:g}" if isinstance(value, float) else value
+    return escape(text if len(text) <= most else text[:most] + " …")
+
+
+def table(name: str, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A table. A column is one of numbers where its first cell is."""
+    rows = list(rows)
+    classes = [' class="number"' if isinstance(cell, int | float) else "" for cell in (rows[0] if rows else ())]
+    classes += [""] * (len(headers) - len(classes))
+    head = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(classes, headers, strict=True))
+    lines = "".join(
+        f"<tr>{''.join(f'<td{kind}>{plain(cell)}</td>' for kind, cell in zip(classes, row, strict=True))}</tr>"
+        for row in rows
+    )
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="repli-table" id="repli-{name}">{whole}</div>'
+
+
+def item_link(item_id: str, text: str | None = None) -> Html:
+    """A link to an item's page."""
+    return Html(f'<a href="?{urlencode({"item": item_id})}">{plain(text or item_id, 120)}</a>')
+
+
+def quality_badge(quality: float | None) -> Html:
+    """An item's quality in its colour; "none" where it has none."""
+    if quality is None:
+        return badge("no quality", "#868e96")
+    return badge(f"{quality:.4g}", colour(quality))
+
+
+def badge(text: str, background: str) -> Html:
+    """A word on a colour of ours."""
+    return Html(f'<span class="repli-badge" style="background:{background}">{plain(text)}</span>')
+
+
+def chip(text: str) -> str:
+    """A word with a border."""
+    return f'<span class="repli-chip">{plain(text)}</span>'
+
+
+def snippet(text: str) -> str:
+    """A passage, with the words that were looked for marked."""
+    return plain(text, 2000).replace(BEGIN, "<mark>").replace(END, "</mark>")
+
+
+def notice(text: str) -> str:
+    """What went wrong, and what to do."""
+    return f'<div class="repli-notice" role="alert">{plain(text, 1000)}</div>'

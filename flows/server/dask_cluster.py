@@ -1,0 +1,180 @@
+"""Where a run runs: the Prefect API that keeps its record, and the Dask cluster that does its work.
+
+Both are started for the run, on this machine, unless the environment names standing ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from repli.flows.server.discovery import find
+from repli.flows.server.environment import QUIET, environment
+from repli.flows.server.private_server import PrivateServer
+from repli.tasks.fallback import UsageError
+from repli.tasks.settings import Settings
+
+MAX_WORKERS = 8
+MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
+
+
+@contextmanager
+def cluster(settings: Settings) -> Iterator[str]:
+    """The address of a Dask scheduler for one run, with a Prefect API that the run and its workers know.
+
+    With `PREFECT_API_URL` in the environment that server is used; else the server and the cluster of a `repli serve` on
+    the same home; else private ones are started. This comes before anything imports Prefect: the server is named in the
+    environment, for this process and the workers it starts.
+    """
+    is_named = bool(os.environ.get("PREFECT_API_URL"))
+    served = None if is_named else find(settings.home)
+    server = None if is_named or served else _private_server(settings)
+    if served:
+        _check_is_near(settings)
+        settings = replace(settings, dask_address=settings.dask_address or served.dask_address)
+    known = server.environment if server else served.environment if served else {}
+    with environment({**known, **QUIET}):
+        try:
+            with dask_cluster(settings) as address:
+                if server:
+                    server.wait()
+                yield address
+        finally:
+            if server:
+                server.stop()
+
+
+@contextmanager
+def known_server(settings: Settings) -> Iterator[None]:
+    """Name the server of a `repli serve` on the same home in the environment while the block runs, if there is one and
+    no other is named."""
+    served = None if os.environ.get("PREFECT_API_URL") else find(settings.home)
+    with environment(served.environment if served else {}):
+        yield
+
+
+def _private_server(settings: Settings) -> PrivateServer:
+    _check_is_near(settings)
+    return PrivateServer(settings)
+
+
+def _check_is_near(settings: Settings) -> None:
+    address = settings.dask_address
+    if address and urlsplit(address).hostname not in {"127.0.0.1", "localhost", "::1"}:
+        raise UsageError(
+            f"the workers of {address} cannot reach a private Prefect server; set PREFECT_API_URL to one that they can"
+        )
+
+
+@contextmanager
+def dask_cluster(settings: Settings) -> Iterator[str]:
+    """The address of a Dask scheduler: the one that the settings name, or one on this machine, for as long as the
+    block runs."""
+    if settings.dask_address:
+        yield settings.dask_address
+        return
+    import dask.config
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    with dask.config.set(_dask_options()):
+        _preload_workers()
+        # On loopback alone: whoever reaches a worker runs any code there.
+        near = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        workers = {
+            number: {"cls": Nanny, "options": {**near, "nthreads": 1, "name": f"worker-{number}", **options}}
+            for number, options in enumerate(worker_options(settings))
+        }
+        scheduler = {"cls": Scheduler, "options": {**near, "port": 0}}
+        with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
+            _warm_up(local, settings)
+            try:
+                yield local.scheduler_address
+            finally:
+                logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is still at work is not wanted now
+
+
+def _dask_options() -> dict[str, Any]:
+    # What C libraries read once, before there is a worker.
+    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, _cores() // _worker_count()))}
+    options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
+    # The flow answers a worker's death itself, with smaller batches: Dask is not to try the same again first.
+    options["distributed.scheduler.allowed-failures"] = 0
+    if sys.platform == "linux":  # as Python 3.14 starts processes by itself; elsewhere not every library bears it
+        options["distributed.worker.multiprocessing-method"] = "forkserver"
+    return options
+
+
+def _preload_workers() -> None:
+    """Have the fork server, if workers come from one, import what all of them need."""
+    from distributed.utils import get_mp_context
+
+    context = get_mp_context()
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["repli.flows.server.worker_imports"])
+
+
+def _warm_up(local: Any, settings: Settings) -> None:
+    """Have every worker import what it needs while the server starts. The worker's own thread does it, so that its
+    first task comes after it, not into the middle of it."""
+    from distributed import Client, fire_and_forget
+
+    from repli.tasks.execution.warm_up import warm_up
+
+    with Client(local, set_as_default=False) as client:
+        for worker in client.scheduler_info(n_workers=-1)["workers"]:
+            fire_and_forget(client.submit(warm_up, settings, workers=[worker], key=f"warm-up-{worker}"))
+
+
+def worker_options(settings: Settings) -> list[dict[str, Any]]:
+    """The options of each local worker.
+
+    A worker that has an accelerator carries the resource `GPU`: with `cuda` one worker for each device that this
+    machine shows, with an emulated device every worker.
+    """
+    from distributed.system import MEMORY_LIMIT
+
+    workers = _worker_count()
+    # The fork server's environment is that of its start; a worker has the one of this moment, Prefect's server named.
+    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": dict(os.environ)}
+    if settings.is_gpu_emulated:
+        return [{**plain, "resources": {"GPU": 1}} for _ in range(workers)]
+    devices = visible_devices()
+    options = [
+        {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}}
+        for device in devices
+    ]
+    others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
+    return options + [others] * (workers - len(options))
+
+
+def _worker_count() -> int:
+    from distributed.system import MEMORY_LIMIT
+
+    return int(max(1, min(_cores(), MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER)))
+
+
+def _cores() -> int:
+    from dask.system import CPU_COUNT  # what the container has, where there is one
+
+    return int(CPU_COUNT)
+
+
+def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> list[str]:
+    """The CUDA devices of this machine that `CUDA_VISIBLE_DEVICES` leaves visible, without importing torch."""
+    present = sorted(path.name.removeprefix("nvidia") for path in folder.glob("nvidia[0-9]*"))
+    if "CUDA_VISIBLE_DEVICES" not in environ:
+        return present
+    wished = [device.strip() for device in environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+    return wished if present else []
+
+
+# Dask has workers give freed memory back at once, so that every forward pass of a model faults its pages in anew:
+# images took 50 ms each that take 19 ms where the C library keeps what it has (1 thread, efficientnet_lite0).
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3), "MALLOC_MMAP_THRESHOLD_": str(1024**3)}

@@ -1,0 +1,52 @@
+"""A Prefect server of one's own, for as long as whoever started it lives.
+
+``python -m repli.flows.server.prefect_process PORT`` serves on loopback until its standard input closes. That
+happens by itself when the parent process ends, however it ends: nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from repli.flows.server.parent_watch import when_parent_ends
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+
+def main() -> None:
+    """Serve until standard input closes."""
+    port = int(sys.argv[1])
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    _lock_at_begin()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    uvicorn.run(create_app(final=True), host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+
+def _lock_at_begin() -> None:
+    """Have each transaction that Prefect declares on SQLite take the write lock when it begins.
+
+    By default it begins as a reader, and "database is locked" comes at once, without the wait of `busy_timeout`, where
+    another one has written before it writes itself (https://www.sqlite.org/rescode.html#busy_snapshot).
+    An event that meets this three times is dropped, so an automation does not fire, and a notification is not sent.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_immediate(
+        self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = True
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[assignment, method-assign]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Declare everything on the Prefect server of `repli serve`: ``python -m repli.flows.server.setup [NIGHTLY_SOURCE]``.
+
+Blocks, work pool, deployments and automations are brought there once for each version of the package: what a person
+changes in the UI stays until the next. Whether a schedule is on, and with which parameters, stays for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import yaml
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.processutils import command_to_string
+from prefect.variables import Variable
+from prefect.workers.process import ProcessWorker
+
+import blocks
+from repli.deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
+
+PACKAGES = ("blocks", "deployments", "flows", "tasks")
+DECLARED = "repli_declared"
+"""The variable of the server that tells which version of the package was declared there."""
+SCHEDULES = "repli_schedules"
+"""The variable that has how the schedules were, while they are made anew."""
+
+
+async def set_up(nightly: str | None) -> None:
+    """Declare what is new on the server."""
+    async with get_client() as client:
+        version = declared_version()
+        if await Variable.aget(DECLARED) != version:
+            await _register_blocks(client)
+            await _make_pool(client)
+            await _deploy(client)
+            await _create_automations(client)
+            await Variable.aset(DECLARED, version, overwrite=True)
+        if nightly:
+            await _schedule_nightly(client, nightly)
+
+
+def declared_version() -> str:
+    """A digest of all that may change what is declared: the packages, and the Python that runs them."""
+    digest = hashlib.sha256(sys.executable.encode())
+    root = Path(DEPLOYMENTS).parents[1]
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.[py][ya]*")):  # .py and .yaml
+            if path.suffix in {".py", ".yaml"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+async def _register_blocks(client: PrefectClient) -> None:
+    """As ``prefect block register -m blocks`` does."""
+    for block in vars(blocks).values():
+        if inspect.isclass(block) and issubclass(block, Block):
+            await block.aregister_type_and_schema(client=client)
+
+
+async def _make_pool(client: PrefectClient) -> None:
+    """The work pool, whose flow runs are plain processes of this Python."""
+    template: dict[str, Any] = ProcessWorker.get_default_base_job_template()
+    template["variables"]["properties"]["command"]["default"] = command_to_string(
+        [sys.executable, "-m", "prefect.engine"]
+    )
+    try:
+        await client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process", base_job_template=template))
+    else:
+        await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=template))
+
+
+async def _deploy(client: PrefectClient) -> None:
+    """Deploy prefect.yaml. Schedules stay as active as they were, and parameters stay as they were.
+
+    Prefect makes them anew, so the old ones are kept in a variable until they are restored: an interrupted deploy
+    loses none.
+    """
+    interrupted = cast(dict[str, Any] | None, await Variable.aget(SCHEDULES))
+    kept = interrupted or {
+        **{deployment.name: {"parameters": deployment.parameters} for deployment in await client.read_deployments()},
+        **{
+            f"{deployment}/{slug}": {"active": schedule.active, "parameters": schedule.parameters}
+            for (deployment, slug), (_, schedule) in (await _schedules(client)).items()
+        },
+    }
+    await Variable.aset(SCHEDULES, kept, overwrite=True)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"prefect deploy failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+    for deployed in await client.read_deployments():
+        if before := kept.get(deployed.name):
+            await client.update_deployment(deployed.id, DeploymentUpdate(parameters=before["parameters"]))
+    for (deployment, slug), (deployment_id, schedule) in (await _schedules(client)).items():
+        if before := kept.get(f"{deployment}/{slug}"):
+            await client.update_deployment_schedule(deployment_id, schedule.id, **before)
+    await Variable.aunset(SCHEDULES)
+
+
+async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tuple[UUID, DeploymentSchedule]]:
+    """What is scheduled, by deployment and slug, with the deployment's id."""
+    return {
+        (deployment.name, schedule.slug): (deployment.id, schedule)
+        for deployment in await client.read_deployments()
+        for schedule in deployment.schedules
+    }
+
+
+async def _create_automations(client: PrefectClient) -> None:
+    """Those of which there is none by that name yet; the others may know by now whom to tell."""
+    for declared in yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]:
+        if not await client.read_automations_by_name(declared["name"]):
+            await client.create_automation(AutomationCore.model_validate(declared))
+
+
+async def _schedule_nightly(client: PrefectClient, source: str) -> None:
+    """Switch the nightly schedule on. The source is a parameter of the deployment: Prefect drops those of a schedule
+    whenever the schedule is switched off and on."""
+    nightly = (await _schedules(client)).get(("enrich", "nightly"))
+    if nightly is None:
+        raise SystemExit("the deployment `enrich` has no schedule `nightly` any more; add one in the UI")
+    deployment_id, schedule = nightly
+    deployment = await client.read_deployment(deployment_id)
+    parameters = {**deployment.parameters, "source": source}
+    await client.update_deployment(deployment_id, DeploymentUpdate(parameters=parameters))
+    await client.update_deployment_schedule(deployment_id, schedule.id, active=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(set_up(sys.argv[1] if len(sys.argv) > 1 else None))

@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m repli``."""
+
+from repli.flows.cli.app import main
+
+main()

@@ -1,0 +1,52 @@
+"""Pictures that a drill makes: those with a mistake that a rung may make itself, and one that is like no other. Each is
+kept by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from typing import Any
+
+from repli.tasks.fallback import ItemError
+from repli.tasks.storage.blobs import Blobs
+
+
+def _changed(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
+    """The picture after `change`, which is given its pixels; as it is where it cannot be read."""
+    import numpy as np
+
+    from repli.tasks.models.image_classifier import open_image
+
+    blobs = Blobs(context.settings.blobs)
+    if picture.sha256 is None:
+        return picture
+    try:
+        pixels = np.asarray(open_image(blobs.read(picture.sha256)).convert("RGB"))
+    except (ItemError, OSError):
+        return picture
+    return replace(picture, sha256=blobs.put(_png(np.ascontiguousarray(change(pixels)))))
+
+
+def another_picture(picture: Any, context: Any) -> Any:
+    """Return a picture of coloured noise without a name."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    return replace(picture, name="", sha256=Blobs(context.settings.blobs).put(_png(noise)))
+
+
+def _png(pixels: Any) -> bytes:
+    from PIL import Image
+
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+PICTURE_MISTAKES: Mapping[str, Callable[[Any, Any], Any]] = {
+    "swapping the colour channels": partial(_changed, lambda pixels: pixels[:, :, ::-1]),
+    "turning the picture upside down": partial(_changed, lambda pixels: pixels[::-1]),
+    "inverting the colours": partial(_changed, lambda pixels: 255 - pixels),
+}

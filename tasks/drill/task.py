@@ -1,0 +1,35 @@
+"""One stage of a drill as a Prefect task, where the rungs of the stage can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from repli.tasks.drill.exercise import exercise
+from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, spoken
+from repli.tasks.execution.runtime import process_runtime
+from repli.tasks.execution.stage_task import as_subtask
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import PIPELINE
+
+StageVerdict = tuple[list[RungVerdict], list[RuleVerdict]]
+
+
+@task(task_run_name="drill {stage}", cache_policy=NO_CACHE, persist_result=False)
+def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> State[StageVerdict]:
+    """Exercise every rung of one stage, in shadow; see `repli.tasks.drill.exercise`."""
+    runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
+    rungs, rules = exercise(PIPELINE.under(settings.policy), stage, item_ids, settings, runtime)
+    for rung in rungs:
+        why = rung.why or rung.note
+        get_run_logger().info("%s: %s on %s items %s", rung.name, spoken(rung.verdict), rung.items, why)
+    failed = [f"{rung.rung}: {rung.reason}" for rung in rungs if rung.reason] + [r.reason for r in rules if r.reason]
+    if failed:
+        return Completed(name="Failed the drill", message="; ".join(failed), data=(rungs, rules))
+    missing = [f"{rung.rung} is not covered: {rung.not_covered}" for rung in rungs if rung.not_covered]
+    return Completed(message="; ".join([f"{len(rungs) - len(missing)} rungs passed", *missing]), data=(rungs, rules))

@@ -1,0 +1,1 @@
+"""Read manifests, and the documents and pictures that they name."""

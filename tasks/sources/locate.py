@@ -1,0 +1,294 @@
+"""What a manifest declares as a document or an image, and the bytes of it, under limits.
+
+A declared value is a path, a URI, or (a document only) the text itself. `locate` says which, without a look at
+the network, and refuses what may not be read; `read` gets the bytes, of all but the web (`repli.tasks.sources.web`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mimetypes
+import os
+import re
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+from repli.tasks.fallback import InvalidItem, ItemError
+from repli.tasks.items import clean_text
+from repli.tasks.settings import FetchLimits
+
+WEB_SCHEMES = frozenset({"http", "https"})
+DRIVERS: Mapping[str, str] = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "hf": "huggingface_hub",
+}
+"""The remote schemes that fsspec may open, each with the package that knows it. Nothing local, nothing chained."""
+
+CHUNK_BYTES = 1024 * 1024
+SHOWN_CHARACTERS = 200
+PATH_CHARACTERS = 255
+
+_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_CHAINED = re.compile(r"(?:[a-z][a-z0-9+.-]*::)+[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[^,;\s]+)*),", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
+_DOCUMENT_SUFFIX = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)$", re.IGNORECASE)
+_ANY_SUFFIX = re.compile(r"[^./]\.[a-z][a-z0-9]{0,7}$", re.IGNORECASE)
+_PATH_START = re.compile(r"\.{0,2}/")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes, and their media type where something declares it."""
+
+    data: bytes = field(repr=False)
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where bytes are to be had.
+
+    `uri` is full and without a password: fit to be stored and shown. `address` is what to open, a path or a URI
+    with everything in it. `declared` is how the manifest writes it, for messages. `scheme` is `file` for a path.
+    """
+
+    uri: str
+    address: str = field(repr=False)
+    declared: str
+    scheme: str
+
+    @property
+    def is_web(self) -> bool:
+        """Whether `repli.tasks.sources.web` reads it."""
+        return self.scheme in WEB_SCHEMES
+
+
+def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -> Content | Place:
+    """Where the bytes of a declared value are, or the bytes themselves where the manifest carries them.
+
+    ======================================================================  =============
+    a value                                                                 is
+    ======================================================================  =============
+    ``data:[TYPE][;base64],…``                                              its own bytes
+    of a single line that begins with ``SCHEME://``                         a URI
+    of a single line, at most 255 characters, and one of: a file of that    a path
+    name is in the folder; it ends in .html .htm .xhtml .pdf .txt .md
+    .xml; it has no white space and ends in a suffix (a letter, up to
+    seven more letters or digits) or begins with / ./ or ../
+    any other, where `may_be_text`                                          the text
+    any other                                                               a path
+    ======================================================================  =============
+
+    Paths start in `folder`, and after links are followed must still be in it, unless the limits allow otherwise.
+
+    Raises:
+        InvalidItem: it is none of these, or is out of bounds; the message says what to do.
+    """
+    if not isinstance(value, str):
+        wanted = "text, a path or a URI" if may_be_text else "a path or a URI"
+        raise InvalidItem(f"the manifest has a value of type {type(value).__name__} here; write {wanted} as a string")
+    text = value.strip()
+    is_line = len(text.splitlines()) == 1
+    if data := _DATA.match(text):
+        return _decoded(data, text[data.end() :], limits)
+    if is_line and (_URI.match(text) or _CHAINED.match(text)):
+        _check_characters(text)
+        return _uri(text, folder, limits)
+    if may_be_text and not (is_line and _looks_like_path(text, folder)):
+        content = clean_text(value).encode()
+        check_size(len(content), "the text", limits)
+        return Content(content, "text/plain")
+    _check_characters(text)
+    return _file(text, text, folder, limits)
+
+
+def hide_password(uri: str) -> str:
+    """`uri` with what stands before the host, a password or a token, replaced."""
+    return _PASSWORD.sub("***@", uri)
+
+
+def check_size(size: int, shown: str, limits: FetchLimits) -> None:
+    """Raise `ItemError` where `size` is above the limit."""
+    if size > limits.max_bytes:
+        raise ItemError(f"{shown} is larger than {limits.max_bytes} bytes; raise REPLI_FETCH_MAX_BYTES or leave it out")
+
+
+def too_slow(shown: str, limits: FetchLimits) -> ItemError:
+    """The error of what passed its deadline."""
+    return ItemError(f"{shown} took longer than {limits.time_limit_s:g} s; try later or raise REPLI_FETCH_TIME_LIMIT_S")
+
+
+def media_type_of(content: Content, name: str) -> str:
+    """The media type of `content`, which came from the URI `name`: what its bytes clearly are, else what was
+    declared, else what its name says.
+
+    Wrongly named files are common, and so are servers that call everything octets. Parameters are not kept.
+    """
+    if sniffed := _sniffed(content.data[:1024]):
+        return sniffed
+    if content.media_type and not content.media_type.endswith("/octet-stream"):
+        return content.media_type
+    guessed, encoding = mimetypes.guess_type(re.split("[?#]", name, maxsplit=1)[0], strict=False)
+    return (None if encoding else guessed) or "application/octet-stream"
+
+
+def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS) -> Content:
+    """The bytes of a `place` that is no web address: a regular file, or an object that one of the `drivers` knows.
+
+    Raises:
+        ItemError: they could not be had within the limits; the message names the place and the next step.
+    """
+    if place.scheme == "file":
+        return Content(_read_file(place, limits))
+    return Content(_read_remote(place, limits, drivers[place.scheme]))
+
+
+def _read_file(place: Place, limits: FetchLimits) -> bytes:
+    try:
+        with open(place.address, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode  # of what was opened, whatever has its name by now
+            if not stat.S_ISREG(mode):
+                raise InvalidItem(f"{place.declared} is no regular file but a device or a pipe; name a file")
+            content = file.read(limits.max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ItemError(
+            f"there is no file {place.declared}; put it there or correct the manifest (paths start in its folder)"
+        ) from None
+    except IsADirectoryError:
+        raise InvalidItem(f"{place.declared} is a folder; name a file in it") from None
+    except PermissionError:
+        raise ItemError(f"{place.declared} may not be read by this user; see its permissions") from None
+    except OSError as error:
+        raise ItemError(f"{place.declared} cannot be read ({error.strerror}); correct it or see the disk") from error
+    check_size(len(content), place.declared, limits)
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting, which a named pipe without its other end would make us do."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
+    deadline = time.monotonic() + limits.time_limit_s
+    body = bytearray()
+    try:
+        import fsspec  # 0.1 s that most manifests do without
+
+        filesystem, path = fsspec.core.url_to_fs(place.address)
+        with filesystem.open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                body += chunk
+                check_size(len(body), place.declared, limits)
+                if time.monotonic() > deadline:
+                    raise too_slow(place.declared, limits)
+    except ItemError:
+        raise
+    except ImportError as error:
+        raise ItemError(
+            f"{place.declared} needs the package {package}; install it where the workers run (pip install {package})"
+        ) from error
+    except FileNotFoundError:
+        raise ItemError(f"there is no object {place.declared}; put it there or correct the manifest") from None
+    except Exception as error:  # each driver raises errors of its own, and they are about this one object
+        reason = hide_password(str(error)) or type(error).__name__
+        raise ItemError(f"{place.declared} cannot be read ({reason}); see the credentials and the network") from error
+    return bytes(body)
+
+
+def _decoded(data: re.Match[str], payload: str, limits: FetchLimits) -> Content:
+    """The content of a data URI (RFC 2397), read leniently: white space and missing padding are put up with."""
+    octets = unquote_to_bytes(clean_text(payload))
+    if data["options"].lower().endswith(";base64"):
+        compact = b"".join(octets.split()).rstrip(b"=")
+        try:
+            octets = base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+        except binascii.Error as error:
+            raise InvalidItem(f"the data URI is not in base64 ({error}); write it again") from None
+    check_size(len(octets), "the data URI", limits)
+    return Content(octets, (data["type"] or "text/plain").lower())
+
+
+def _uri(uri: str, folder: str, limits: FetchLimits) -> Place:
+    declared = _shown(hide_password(uri))
+    scheme = uri.partition(":")[0].lower()
+    if "::" not in uri and scheme == "file":
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise InvalidItem(f"{declared} is not a URI ({error}); correct it") from None
+        if parts.netloc not in {"", "localhost"}:
+            raise InvalidItem(f"{declared} is on another machine ({parts.netloc}); write file:///PATH")
+        path = url2pathname(parts.path)
+        _check_characters(path)
+        return _file(path, declared, folder, limits)
+    if scheme in WEB_SCHEMES or (scheme in DRIVERS and "::" not in uri):
+        return Place(hide_password(uri), uri, declared, scheme)
+    allowed = ", ".join(f"{name}://" for name in (*sorted(WEB_SCHEMES), "file", *DRIVERS))
+    raise InvalidItem(f"{declared} is of a scheme that is not read; write a path, or one of {allowed}")
+
+
+def _file(path: str, declared: str, folder: str, limits: FetchLimits) -> Place:
+    root = Path(os.path.realpath(folder or os.curdir))
+    full = Path(os.path.realpath(root / path))  # Path.resolve raises on a circle of links
+    if not (limits.allow_outside_files or full.is_relative_to(root)):
+        raise InvalidItem(
+            f"{_shown(declared)} is outside of the manifest's folder; move it there, or set "
+            "REPLI_ALLOW_OUTSIDE_FILES=1 if you trust this manifest"
+        )
+    return Place(full.as_uri(), str(full), _shown(declared), "file")
+
+
+def _looks_like_path(line: str, folder: str) -> bool:
+    if len(line) > PATH_CHARACTERS:
+        return False
+    if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(f"{folder or '.'}/{line}"):  # noqa: PTH113  Path's raises
+        return True
+    return len(line.split()) == 1 and bool(_ANY_SUFFIX.search(line) or _PATH_START.match(line))
+
+
+def _check_characters(text: str) -> None:
+    """Raise `InvalidItem` for characters that no path or URI has."""
+    if text != clean_text(text):
+        raise InvalidItem(f"{_shown(clean_text(text))} holds a null byte or half a character; correct it")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+_MAGIC: Mapping[bytes, str] = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+    b"%PDF-": "application/pdf",
+}
+_WEBP = re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
+_BEFORE_MARKUP = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+_HTML = re.compile(_BEFORE_MARKUP + rb"<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL)
+_SVG = re.compile(_BEFORE_MARKUP + rb"(?:<!doctype\s+svg[^>]*>\s*)?<svg[\s>]", re.IGNORECASE | re.DOTALL)
+
+
+def _sniffed(start: bytes) -> str | None:
+    """The media type that the first bytes clearly tell."""
+    for magic, media_type in _MAGIC.items():
+        if start.startswith(magic):
+            return media_type
+    for pattern, media_type in ((_WEBP, "image/webp"), (_HTML, "text/html"), (_SVG, "image/svg+xml")):
+        if pattern.match(start):
+            return media_type
+    return None

@@ -1,0 +1,1 @@
+"""The six stages that come with Repli, a module each. `default` is their order, `rules` is what does not go together."""

@@ -1,0 +1,157 @@
+"""Classify image: a larger model on the accelerator; a smaller one on the processor; words and pixels; or skip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from repli.tasks.comparison.metrics import LABELS
+from repli.tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
+from repli.tasks.items import Classification, Guess, ItemState
+from repli.tasks.models.imagenet_labels import labels, synonyms
+from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.storage.blobs import Blobs
+
+NO_IMAGE = "the image was not fetched, so there is nothing to look at; see the fetch stage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What an image's rungs see. `sha256` is None where it was declared and could not be fetched."""
+
+    name: str
+    sha256: str | None
+
+
+def on_gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
+    """The larger model on the accelerator, `cuda` unless set otherwise; `cpu` emulates one."""
+    models = context.settings.models
+    return _by_model(pictures, context, models.image_gpu, models.gpu_device)
+
+
+def on_cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
+    """The smaller model on the processor."""
+    return _by_model(pictures, context, context.settings.models.image_cpu, "cpu")
+
+
+def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
+    """No model: the one ImageNet class that the item's name names, unless the pixels show nothing at all."""
+    blobs = Blobs(context.settings.blobs)
+    return each(pictures, lambda picture: _by_words_and_pixels(picture, blobs))
+
+
+def check(answer: Classification) -> None:
+    """Raise ValueError for what is no classification."""
+    if not isinstance(answer, Classification):
+        raise ValueError("the answer is no classification")
+    if answer.unknown != (answer.label is None):
+        raise ValueError("a label is withheld exactly when it is unknown")
+    if any(not 0 <= guess.confidence <= 1 for guess in answer.top):
+        raise ValueError("a confidence is not in [0, 1]")
+    if answer.vocabulary == "imagenet-1k":
+        names = [(answer.label, answer.label_index), *((guess.label, guess.label_index) for guess in answer.top)]
+        if unknown := [label for label, index in names if label and not _is_in_imagenet(label, index)]:
+            raise ValueError(f"{unknown[0]!r} is not in the vocabulary imagenet-1k at its index")
+
+
+CHAIN = Chain(
+    "classify_image",
+    Rung("gpu", on_gpu, breaker=Breaker(scope="host"), resources={"GPU": 1}, time_limit_s=300),
+    Rung("cpu", on_cpu, penalty="0.9", breaker=Breaker(scope="host"), time_limit_s=300),
+    Rung("rules", by_rules, penalty="0.8", time_limit_s=60),
+    Skip(penalty="0.7"),
+    check=check,
+)
+
+
+def _input(state: ItemState) -> Picture | None:
+    if state.item.image is None:
+        return None
+    asset = (state.value("fetch") or {}).get("image")
+    return Picture(name=str(state.item.name), sha256=asset["sha256"] if asset else None)
+
+
+STAGE = Stage(CHAIN, _input, replace(LABELS, is_empty=lambda picture: picture.sha256 is None))
+
+
+def _by_model(
+    pictures: Sequence[Picture], context: StageContext, source: str, device: str
+) -> Sequence[Outcome[Classification]]:
+    from repli.tasks.models import image_classifier
+
+    classifier = image_classifier.load(source, device)
+    blobs = Blobs(context.settings.blobs)
+    outcomes: list[Outcome[Classification] | None] = []
+    prepared = []
+    for picture in pictures:
+        try:
+            prepared.append(classifier.prepare(_content(picture, blobs)))
+            outcomes.append(None)
+        except ItemError as error:
+            outcomes.append(Failed.because(error))
+    answers = iter(classifier.classify(prepared))
+    return [outcome or Served(*next(answers)) for outcome in outcomes]
+
+
+def _content(picture: Picture, blobs: Blobs) -> bytes:
+    if picture.sha256 is None:
+        raise ItemError(NO_IMAGE)
+    try:
+        return blobs.read(picture.sha256)
+    except OSError as error:
+        raise ItemError(f"the fetched image cannot be read ({error}); fetch it again with --refresh") from error
+
+
+def _is_in_imagenet(label: str, index: int | None) -> bool:
+    return index is not None and 0 <= index < len(labels()) and labels()[index] == label
+
+
+_RULES_CONFIDENCE = 0.5
+_BLANK_BELOW = 4.0  # standard deviation of grey values, of 255: a blank or broken scan, not a photo
+
+
+def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Classification]:
+    from PIL import ImageStat
+
+    from repli.tasks.models.image_classifier import open_image
+
+    thumbnail = open_image(_content(picture, blobs)).convert("L").resize((32, 32))
+    is_blank = ImageStat.Stat(thumbnail).stddev[0] < _BLANK_BELOW
+    classes = () if is_blank else classes_named_in(picture.name)
+    confidence = _RULES_CONFIDENCE / len(classes) if classes else 0.0
+    top = tuple(Guess(label=synonyms()[i][0], label_index=i, confidence=round(confidence, 4)) for i in classes)
+    is_known = len(top) == 1
+    answer = Classification(
+        label=top[0].label if is_known else None,
+        label_index=top[0].label_index if is_known else None,
+        unknown=not is_known,
+        top=top,
+        vocabulary="imagenet-1k",
+    )
+    return Served(answer, confidence)
+
+
+def classes_named_in(name: str) -> tuple[int, ...]:
+    """The ImageNet classes with the longest word or phrase that stands in `name`; several share a word like 'crane'."""
+    words = re.findall(r"\w+", name.casefold())
+    for length in range(min(len(words), 5), 0, -1):
+        found = {
+            index
+            for start in range(len(words) - length + 1)
+            for index in _classes_by_words().get(tuple(words[start : start + length]), ())
+        }
+        if found:
+            return tuple(sorted(found))[:5]
+    return ()
+
+
+@lru_cache(maxsize=1)
+def _classes_by_words() -> dict[tuple[str, ...], tuple[int, ...]]:
+    table: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for index, names in enumerate(synonyms()):
+        for name in names:
+            words = tuple(re.findall(r"\w+", name.casefold()))
+            table[words] = (*table.get(words, ()), index)
+    return table

@@ -1,0 +1,205 @@
+"""Extract text: the main content of an HTML page or a PDF; else all of its text; else the item's name."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any
+
+from repli.tasks.comparison.metrics import TEXTS
+from repli.tasks.fallback import Chain, ItemError, Outcome, Rung, RungError, Served, Skip, each
+from repli.tasks.items import Asset, ItemState, Text, clean_text
+from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.storage.blobs import Blobs
+
+WEB_ENCODING = "cp1252"
+"""What browsers take for a page in no other encoding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a document's rungs see. `asset` is None where it was declared and could not be fetched."""
+
+    name: str
+    asset: Asset | None
+
+
+def main_content(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
+    """The article without its page: trafilatura for HTML, pypdfium2 for PDF, plain text as it is."""
+    return _each(documents, context, html=_html_main_content, pdf=_pdf_by_pdfium)
+
+
+def all_text(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
+    """Every word that shows: selectolax for HTML, pypdf for PDF, plain text as it is."""
+    return _each(documents, context, html=_html_all_text, pdf=_pdf_by_pypdf)
+
+
+def name_alone(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
+    """The item's name: a poor text, and a true one."""
+    return [Served(Text(text=document.name)) for document in documents]
+
+
+def check(text: Text) -> None:
+    """Raise ValueError for a text that shows nothing."""
+    if not (isinstance(text, Text) and text.text.strip()):
+        raise ValueError("a text needs at least one character that shows")
+
+
+CHAIN = Chain(
+    "extract_text",
+    Rung("full", main_content, one_by_one=True, time_limit_s=20),
+    Rung("plain", all_text, penalty="0.95", one_by_one=True, time_limit_s=20),
+    Rung("name_only", name_alone, penalty="0.85", time_limit_s=20),
+    Skip(penalty="0.8"),
+    check=check,
+)
+
+
+def _input(state: ItemState) -> Document | None:
+    fetched = state.results["fetch"]
+    if state.item.document is None:
+        return None
+    asset = (fetched.value or {}).get("document")
+    if asset:
+        asset = Asset(**{**asset, "source": "blob"})  # the same bytes have the same text, wherever they came from
+    return Document(name=str(state.item.name), asset=asset)
+
+
+STAGE = Stage(CHAIN, _input, replace(TEXTS, is_empty=lambda document: document.asset is None))
+
+_Extract = Callable[[bytes], str | None]
+_PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still be in it
+PDFIUM_WAIT_S = 2.0
+
+
+def _each(
+    documents: Sequence[Document], context: StageContext, *, html: _Extract, pdf: _Extract
+) -> list[Outcome[Text]]:
+    blobs = Blobs(context.settings.blobs)
+    return each(documents, lambda document: Served(_text(document, blobs, html, pdf)))
+
+
+def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Text:
+    if document.asset is None:
+        raise ItemError("the document was not fetched, so there is nothing to read; see the fetch stage")
+    media_type = document.asset.media_type.partition(";")[0].strip().lower()
+    where = f"the document {_short(document.asset.uri)}"
+    try:
+        content = blobs.read(document.asset.sha256)
+    except OSError as error:
+        raise ItemError(f"{where} was fetched, and its blob is gone ({error.strerror}); run with --refresh") from error
+    if not content.strip():
+        raise ItemError(f"{where} is empty; put its text there")
+    try:
+        if media_type in {"text/html", "application/xhtml+xml", "application/xml", "text/xml"}:
+            text = html(content)
+        elif media_type == "application/pdf":
+            text = pdf(content)
+        elif media_type.startswith("text/") or media_type == "application/json":
+            text = decoded(content)
+        else:
+            raise ItemError(f"{where} is {media_type}, which is not read; convert it to HTML, PDF or plain text")
+    except RungError:
+        raise
+    except Exception as error:
+        raise ItemError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
+    if not text or not text.strip():
+        raise ItemError(f"{where} has no text that this way of reading finds")
+    return Text(text=clean_text(text).strip())
+
+
+def _html_main_content(content: bytes) -> str | None:
+    import trafilatura
+
+    text: str | None = trafilatura.extract(decoded(content), include_comments=False, include_tables=True)
+    return text
+
+
+def _html_all_text(content: bytes) -> str | None:
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(decoded(content))
+    for node in tree.css("script, style, noscript, template"):
+        node.decompose()
+    body = tree.body
+    return re.sub(r"\s*\n\s*", "\n", body.text(separator="\n", strip=True)) if body else None
+
+
+def _pdf_by_pdfium(content: bytes) -> str:
+    import pypdfium2
+
+    if not _PDFIUM.acquire(timeout=PDFIUM_WAIT_S):
+        raise ItemError("PDFium still hangs in an earlier document")
+    try:
+        return _pdfium_text(pypdfium2, content)
+    finally:
+        _PDFIUM.release()
+
+
+def _pdfium_text(pypdfium2: Any, content: bytes) -> str:
+    try:
+        pdf = pypdfium2.PdfDocument(content)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise ItemError("the PDF is encrypted; give a copy that opens without a password") from None
+        raise
+    try:
+        return "\n".join(page.get_textpage().get_text_range() for page in pdf)
+    finally:
+        pdf.close()
+
+
+def _pdf_by_pypdf(content: bytes) -> str:
+    from pypdf import PdfReader
+
+    reader = PdfReader(BytesIO(content))
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise ItemError("the PDF is encrypted; give a copy that opens without a password")
+    return "\n".join(page.extract_text() for page in reader.pages)
+
+
+_META_CHARSET = re.compile(
+    rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE
+)
+
+
+def decoded(content: bytes) -> str:
+    """`content` as text: by its byte order mark, as UTF-8, by its own declaration, or by the likeliest guess."""
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if content.startswith(mark):
+            return content.decode(encoding, errors="replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    if declared := _META_CHARSET.search(content[:4096]):
+        try:
+            return content.decode(declared[1].decode("ascii"), errors="replace")
+        except LookupError:
+            pass
+    return content.decode(_likeliest_encoding(content[:65536]), errors="replace")
+
+
+def _likeliest_encoding(content: bytes) -> str:
+    """The best guess at an 8-bit encoding, the web's own among equally good ones: a few bytes fit dozens."""
+    from charset_normalizer import from_bytes
+
+    guesses = from_bytes(content)
+    best = guesses.best()
+    if best is None:
+        return WEB_ENCODING
+    equals = [guess for guess in guesses if (guess.chaos, guess.coherence) == (best.chaos, best.coherence)]
+    names = {name for guess in equals for name in (guess.encoding, *guess.could_be_from_charset)}
+    return WEB_ENCODING if WEB_ENCODING in names else best.encoding
+
+
+def _short(uri: str) -> str:
+    return uri if len(uri) <= 200 else uri[:200] + "…"

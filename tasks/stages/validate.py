@@ -1,0 +1,141 @@
+"""Validate: required expectations fail an item, visibly; soft ones are recorded on it and degrade nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from repli.tasks.comparison.metrics import VALIDATIONS
+from repli.tasks.fallback import Breaker, Chain, Failed, InvalidItem, Outcome, Rung, Served
+from repli.tasks.items import Item, ItemState, Validation, Violation
+from repli.tasks.pipeline import Stage, StageContext
+
+if TYPE_CHECKING:
+    import great_expectations as gx
+
+MAX_NAME_CHARACTERS = 500
+
+
+def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Outcome[Validation]]:
+    """The Great Expectations suite below, on the batch as one DataFrame, its unexpected rows mapped back to items."""
+    import pandas as pd
+
+    suite = load_suite()
+    frame = pd.DataFrame([_row(position, item) for position, item in enumerate(items)], dtype=object)
+    batch = suite.batch_definition.get_batch(batch_parameters={"dataframe": frame})
+    outcome = batch.validate(
+        suite.suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]}
+    )
+    broken: list[list[tuple[bool, Violation]]] = [[] for _ in items]
+    for result in outcome.results:
+        if result.exception_info and result.exception_info.get("raised_exception"):
+            raise RuntimeError(f"the expectation {result.expectation_config.type} raised: {result.exception_info}")
+        config = result.expectation_config
+        for entry in result.result.get("unexpected_index_list") or []:
+            column = config.kwargs["column"]
+            violation = Violation(
+                expectation=config.type,
+                column=column.removesuffix(_TYPE).removesuffix(_TEXT),
+                value=_short(entry[column]),
+            )
+            broken[entry["row"]].append((config.meta["required"], violation))
+    return [_outcome(item, violations) for item, violations in zip(items, broken, strict=True)]
+
+
+def by_required_fields(items: Sequence[Item], context: StageContext) -> Sequence[Outcome[Validation]]:
+    """The required fields alone, without a library."""
+    return [
+        Failed.because(InvalidItem(problem)) if (problem := _required_problem(item)) else Served(Validation())
+        for item in items
+    ]
+
+
+CHAIN = Chain(
+    "validate",
+    Rung("expectations", by_expectations, breaker=Breaker(scope="host"), time_limit_s=120),
+    Rung("basic", by_required_fields, penalty="0.95", time_limit_s=30),
+)
+
+
+def _input(state: ItemState) -> Item:
+    return state.item
+
+
+STAGE = Stage(CHAIN, _input, VALIDATIONS)
+
+_TYPE, _TEXT = "_type", "_text"
+
+
+@dataclass(frozen=True, slots=True)
+class _Suite:
+    suite: gx.ExpectationSuite
+    batch_definition: Any
+
+
+@lru_cache(maxsize=1)
+def load_suite() -> _Suite:
+    """The suite, ready to run. Great Expectations takes seconds to import: once a process."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    import great_expectations.expectations as gxe
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    required, soft = {"required": True}, {"required": False}
+    expectations = [
+        gxe.ExpectColumnValuesToBeNull(column="problem", meta=required),
+        gxe.ExpectColumnValuesToNotBeNull(column="name", meta=required),
+        gxe.ExpectColumnValuesToBeInSet(column=f"name{_TYPE}", value_set=["str", "NoneType"], meta=required),
+        gxe.ExpectColumnValuesToMatchRegex(column=f"name{_TEXT}", regex=r"\S", meta=required),
+        gxe.ExpectColumnValueLengthsToBeBetween(column=f"name{_TEXT}", max_value=MAX_NAME_CHARACTERS, meta=soft),
+        gxe.ExpectColumnValuesToBeInSet(column=f"document{_TYPE}", value_set=["str", "NoneType"], meta=soft),
+        gxe.ExpectColumnValuesToBeInSet(column=f"image{_TYPE}", value_set=["str", "NoneType"], meta=soft),
+        gxe.ExpectColumnValuesToBeNull(column="repaired", meta=soft),
+    ]
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)  # stderr belongs to the run's own progress
+    asset = context.data_sources.add_pandas("items").add_dataframe_asset("batch")
+    return _Suite(
+        suite=context.suites.add(gx.ExpectationSuite("items", expectations=expectations)),
+        batch_definition=asset.add_batch_definition_whole_dataframe("whole"),
+    )
+
+
+def _row(position: int, item: Item) -> dict[str, Any]:
+    is_text = isinstance(item.name, str)
+    return {
+        "row": position,
+        "problem": item.problem,
+        "name": None if item.name is None else str(item.name),
+        f"name{_TEXT}": item.name if is_text else None,
+        f"name{_TYPE}": type(item.name).__name__,
+        f"document{_TYPE}": type(item.document).__name__,
+        f"image{_TYPE}": type(item.image).__name__,
+        "repaired": ", ".join(item.repaired) or None,
+    }
+
+
+def _outcome(item: Item, violations: Sequence[tuple[bool, Violation]]) -> Outcome[Validation]:
+    if any(is_required for is_required, _ in violations):
+        return Failed.because(InvalidItem(_required_problem(item) or f"item {item.id} breaks {violations}"))
+    return Served(Validation(violations=tuple(violation for _, violation in violations)))
+
+
+def _required_problem(item: Item) -> str | None:
+    """What a person should mend before the item can be taken, or None."""
+    if item.problem:
+        return item.problem
+    if item.name is None:
+        return f"item {item.id} has no name; give it one in the manifest"
+    if not isinstance(item.name, str):
+        kind = type(item.name).__name__
+        return f"the name of item {item.id} is of type {kind}, not text; put it in quotes in the manifest"
+    if not item.name.strip():
+        return f"the name of item {item.id} is blank; give it one in the manifest"
+    return None
+
+
+def _short(value: Any) -> Any:
+    return value if not isinstance(value, str) or len(value) <= 200 else value[:200] + "…"

@@ -1,0 +1,173 @@
+"""The documents that are nearest to a vector, among those of its own space.
+
+By pgvector where PostgreSQL has it, by memory-mapped matrices beside a SQLite store, and else by the step results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import documents, step_results
+from repli.tasks.storage.search.documents import (
+    ROWS_PER_READ,
+    as_pgvector,
+    has_pgvector,
+    is_vector_of_document,
+    qualities,
+)
+from repli.tasks.storage.search.matrices import FREE, Matrices, Matrix
+
+Vector = npt.NDArray[np.float32]
+
+
+def spaces(database: Database) -> list[str]:
+    """The spaces of the store's vectors. It looks once for each, however many vectors there are."""
+    after = sa.select(sa.func.min(documents.c.space).label("space")).cte("after", recursive=True)
+    following = sa.select(sa.func.min(documents.c.space)).where(documents.c.space > after.c.space).scalar_subquery()
+    after = after.union_all(sa.select(following).where(after.c.space.is_not(None)))
+    with database.read() as connection:
+        return list(connection.scalars(sa.select(after.c.space).where(after.c.space.is_not(None))))
+
+
+def _sizes(database: Database) -> dict[str, int]:
+    """How many vectors each space has, those of items that failed since they were stored among them."""
+    query = sa.select(documents.c.space, sa.func.count()).where(documents.c.space.is_not(None))
+    with database.read() as connection:
+        return {str(space): count for space, count in connection.execute(query.group_by(documents.c.space))}
+
+
+class NearestOf(Protocol):
+    """Finds the documents nearest to a vector of unit length. `sizes` has how many vectors each space has."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]: ...
+
+
+def of(database: Database, opened: ExitStack) -> NearestOf:
+    """The fastest way that this store has. What it opens stays open as long as `opened`."""
+    if has_pgvector(database):
+        return _PgVector(database)
+    if (matrices := _matrices(database, opened)) is not None:
+        return _InMatrices(database, matrices)
+    return _InResults(database)
+
+
+def _matrices(database: Database, opened: ExitStack) -> Mapping[str, Matrix] | None:
+    """The matrices beside a SQLite store, None where they cannot be written or the store is another."""
+    if not database.is_sqlite:
+        return None
+    try:
+        return opened.enter_context(Matrices(database).open())
+    except OSError:
+        return None
+
+
+class _PgVector:
+    """pgvector, by the HNSW index of the space; all of the space where the index does not come to enough.
+
+    A walk through the index ends after some 20,000 vectors, whether or not there is one among them that is wanted.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.sizes = _sizes(database)
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+        bound = {"vector": as_pgvector(vector), "min_quality": min_quality, "limit": limit}
+        with self._database.read() as connection:
+            connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
+            connection.execute(sa.text(f"SET LOCAL hnsw.ef_search = {max(40, min(limit, 1000))}"))
+            found = list(connection.scalars(_by_distance(space, f"vector({len(vector)})"), bound))
+            if len(found) < limit:
+                found = list(connection.scalars(_by_distance(space, "vector"), bound))
+        return found
+
+
+def _by_distance(space: str, kind: str) -> sa.TextClause:
+    """The stored documents of a space, nearest first. Its index is of vectors of a `kind` with their length."""
+    return sa.text(
+        f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
+        "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
+        f"ORDER BY CAST(embedding AS {kind}) <=> CAST(:vector AS {kind}) LIMIT :limit"
+    ).bindparams(sa.bindparam("space", space, literal_execute=True))  # the planner looks for it in the index
+
+
+class _InMatrices:
+    """Every vector of the space, in a memory-mapped matrix."""
+
+    def __init__(self, database: Database, matrices: Mapping[str, Matrix]) -> None:
+        self._database = database
+        self._matrices = matrices
+        self.sizes = {space: int(np.sum(matrix.numbers != FREE)) for space, matrix in matrices.items()}
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+        matrix = self._matrices[space]
+        taken = np.flatnonzero(matrix.numbers != FREE)
+        cosines = (matrix.vectors @ vector)[taken]
+        with self._database.read() as connection:
+            are_stored = partial(qualities, connection, min_quality=min_quality, space=space)
+            return nearest(cosines, matrix.numbers[taken], limit, are_stored)
+
+
+class _InResults:
+    """Every vector of the space, from the step results: slow, and everywhere."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.sizes = _sizes(database)
+
+    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+        query = (
+            sa.select(documents.c.number, step_results.c.vector)
+            .join(step_results, is_vector_of_document())
+            .where(documents.c.space == space)
+            .execution_options(yield_per=ROWS_PER_READ)
+        )
+        numbers, cosines = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        with self._database.read() as connection:
+            for rows in connection.execute(query).partitions():
+                matrix = np.frombuffer(b"".join(row.vector for row in rows), np.float32).reshape(len(rows), -1)
+                numbers.append(np.fromiter((row.number for row in rows), np.int64, len(rows)))
+                cosines.append(matrix @ vector)
+            are_stored = partial(qualities, connection, min_quality=min_quality, space=space)
+            return nearest(np.concatenate(cosines), np.concatenate(numbers), limit, are_stored)
+
+
+def nearest(
+    cosines: Vector, numbers: npt.NDArray[Any], limit: int, are_stored: Callable[[Sequence[int]], Collection[int]]
+) -> list[int]:
+    """The numbers of the highest cosines, of those that `are_stored`. More are looked at until there are enough."""
+    found: list[int] = []
+    for places in _downwards(cosines, 2 * limit):
+        in_order = numbers[places].tolist()
+        kept = are_stored(in_order)
+        found += [number for number in in_order if number in kept]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _downwards(cosines: Vector, count: int) -> Iterator[npt.NDArray[np.intp]]:
+    """The places of the cosines, the highest first: so many, for which not all are sorted, and then ever more."""
+    if count >= len(cosines):
+        yield np.argsort(-cosines, kind="stable")
+        return
+    parted = np.argpartition(-cosines, count - 1)
+    first, others = np.sort(parted[:count]), np.sort(parted[count:])
+    yield first[np.argsort(-cosines[first], kind="stable")]
+    others = others[np.argsort(-cosines[others], kind="stable")]
+    begin = 0
+    while begin < len(others):
+        count *= 4
+        yield others[begin : begin + count]
+        begin += count

@@ -1,0 +1,114 @@
+"""Every item of a store that meets a selection, a portion at a time: memory does not grow with the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from repli.tasks.fallback import Status, UsageError
+from repli.tasks.storage import results
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, step_results
+from repli.tasks.storage.views.lookup import ItemView
+
+ITEMS_PER_READ = 500
+STATES = ("stored", "failed", "pending")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which items. All conditions have to hold.
+
+    Args:
+        min_quality, max_quality: bounds of the quality, which only stored items have.
+        states: of the item, one of these; none named means any.
+        statuses: of a stage, by its name.
+    """
+
+    min_quality: float | None = None
+    max_quality: float | None = None
+    states: Sequence[str] = ()
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """On `items`."""
+        found: list[sa.ColumnElement[bool]] = []
+        if self.min_quality is not None:
+            found.append(items.c.quality >= self.min_quality)
+        if self.max_quality is not None:
+            found.append(items.c.quality <= self.max_quality)
+        if self.states:
+            found.append(items.c.state.in_(self.states))
+        for stage, status in self.statuses.items():
+            left = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.stage == stage)
+            found.append(
+                sa.not_(left) if status is Status.PENDING else left.where(step_results.c.status == status.value)
+            )
+        return found
+
+    @classmethod
+    def parse(
+        cls, specs: Sequence[str], stages: Sequence[str], min_quality: float | None, max_quality: float | None
+    ) -> Selection:
+        """The selection that a person types: STATE, or STAGE=STATUS.
+
+        Raises:
+            UsageError: there is no such state, stage or status, or a bound is no quality.
+        """
+        states, statuses = [], {}
+        for spec in specs:
+            stage, equals, status = spec.partition("=")
+            if not equals and spec in STATES:
+                states.append(spec)
+            elif equals and stage in stages and status in set(Status):
+                statuses[stage] = Status(status)
+            else:
+                raise UsageError(
+                    f"--status {spec[:80]!r}: choose from {', '.join(STATES)}, or STAGE=STATUS with a stage of "
+                    f"{', '.join(stages)} and a status of {', '.join(Status)}"
+                )
+        for option, bound in (("--min-quality", min_quality), ("--max-quality", max_quality)):
+            if bound is not None and not 0 <= bound <= 1:
+                raise UsageError(f"{option} {bound:g}: a quality is from 0 to 1")
+        return cls(min_quality=min_quality, max_quality=max_quality, states=states, statuses=statuses)
+
+
+@dataclass(frozen=True, slots=True)
+class Browsed:
+    """An item, its state in the store, and the vector that its `embed_text` left."""
+
+    view: ItemView
+    state: str
+    vector: npt.NDArray[np.float32] | None
+
+
+def browse(database: Database, stages: Sequence[str], selection: Selection) -> Iterator[Browsed]:
+    """The items in the order of their ids, all as they are at one moment."""
+    with database.read() as connection:
+        if not database.is_sqlite:
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        last = ""
+        while True:
+            query = sa.select(items.c.id, items.c.state, items.c.quality).where(
+                items.c.id > last, *selection.conditions()
+            )
+            found = connection.execute(query.order_by(items.c.id).limit(ITEMS_PER_READ)).all()
+            if not found:
+                return
+            ids = [row.id for row in found]
+            states = results.load_with(connection, ids)
+            vectors = _vectors(connection, ids)
+            for row, state in zip(found, states, strict=True):
+                yield Browsed(ItemView.of(state, row.quality, stages), row.state, vectors.get(row.id))
+            last = ids[-1]
+
+
+def _vectors(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    query = sa.select(step_results.c.item_id, step_results.c.vector).where(
+        step_results.c.item_id.in_(item_ids), step_results.c.vector.is_not(None)
+    )
+    return {row.item_id: np.frombuffer(row.vector, np.float32) for row in connection.execute(query)}
