@@ -18,18 +18,21 @@ from repli.tasks.items import Item
 from repli.tasks.settings import Settings
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
-from tests.server_logs import ServerLogs
-from tests.stored import emptied
+from tests.support.server_logs import ServerLogs
+from tests.support.stores import emptied
+
+pytest_plugins = ["tests.support.servers"]
+
+TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/integration/serve", "tests/campaigns/infra")
+"""Folders whose tests share what is dear to start."""
 
 
 class ByFolder(LoadScopeScheduling):
-    """For `pytest -n`: the tests of a folder share what is dear to start, so one process has them all. Those of this
-    folder share nothing, and those of `flows` are too many for one process: they go by file."""
+    """For `pytest -n`: one process has all tests of a folder in `TOGETHER`, the others go by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        folder = file.rpartition("/")[0]
-        return file if folder in {"tests", "tests/flows"} else folder
+        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:

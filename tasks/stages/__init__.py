@@ -1,1 +1,1 @@
-"""The six stages that come with Repli, a module each. `default` is their order, `rules` is what does not go together."""
+"""The six stages that come with Repli, a module each. `default` is their order, `rules` what does not go together."""

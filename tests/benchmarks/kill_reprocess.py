@@ -33,8 +33,8 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
-from tests.flows.commandline import environment, write_manifest
-from tests.flows.preloaded import Preloaded, Shop
+from tests.support.command_line import environment, write_manifest
+from tests.support.preloaded import Preloaded, Shop
 
 FORCED_DOWN = ("--force", "classify_image=cpu", "--force", "embed_text=hashed")
 """What brings items to 0.72 and moves no breaker."""

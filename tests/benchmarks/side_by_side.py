@@ -32,8 +32,8 @@ from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import runs as table
 from tests.benchmarks.kill_reprocess import FORCED_DOWN
-from tests.flows.commandline import environment
-from tests.flows.preloaded import Command, Preloaded, Shop
+from tests.support.command_line import environment
+from tests.support.preloaded import Command, Preloaded, Shop
 
 REQUIRED = 0.9
 RUNS = 2

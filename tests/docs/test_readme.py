@@ -1,0 +1,113 @@
+"""The README says what is so."""
+
+from __future__ import annotations
+
+import re
+import types
+from datetime import UTC, datetime
+from pathlib import Path
+
+from repli.tasks.execution.runtime import process_runtime
+from repli.tasks.fallback import SKIP, Cause, Position, Rule, Rules, Status, Work, run_chain
+from repli.tasks.fallback.breaker import MOVES
+from repli.tasks.pipeline import StageContext
+from repli.tasks.reporting import events
+from repli.tasks.settings import Settings
+from repli.tasks.stages.default import CHAINS
+from repli.tasks.stages.rules import RULES
+from repli.tasks.storage.breakers import Key, Move
+from repli.tasks.storage.database import Database
+from tests.support import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_chain_table_is_the_code() -> None:
+    """Every stage, rung and penalty of the table is that of the chains, in their order."""
+    rows = []
+    for chain in CHAINS:
+        rungs = [f"`{rung.name}` {rung.factor:g}" for rung in chain.rungs]
+        if chain.skip:
+            rungs.append(f"`{SKIP}` {chain.skip.factor:g}")
+        rows.append(f"| `{chain.stage}` | {' · '.join(rungs)} |")
+    assert "| stage | rungs |\n|---|---|\n" + "\n".join(rows) in README
+
+
+def test_the_table_of_rules_is_the_code() -> None:
+    """Every rule of the table is one of the code's, in their order."""
+    rows = [
+        f"| `{rule.stage}` by {' or '.join(f'`{rung}`' for rung in sorted(rule.rungs))} "
+        f"| `{rule.forbids}` | {rule.because} |"
+        for rule in RULES
+    ]
+    assert "| if | then never | because |\n|---|---|---|\n" + "\n".join(rows) in README
+
+
+def test_the_example_rule_is_accepted() -> None:
+    """The rule that the README shows can stand among the others."""
+    source = re.search(r"```python\n(Rule\(.*?)```", README, re.DOTALL)
+    assert source
+    rule = eval(source[1], {"Rule": Rule})
+    assert Rules(CHAINS, *RULES, rule).barred("embed_text", {"fetch": "cached"}) == {"text_and_label": rule}
+
+
+def test_the_diagram_is_the_table_of_moves() -> None:
+    """The diagram of the breakers has every move of the code, and no other."""
+    assert f"```mermaid\n{diagram()}\n```" in README
+
+
+def diagram() -> str:
+    """The table of moves, as Mermaid draws it. What happens from every position is drawn once."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Position.CLOSED}"]
+    for (position, cause), new in MOVES.items():
+        if all((other, cause) in MOVES for other in Position):
+            lines.append(f"    any --> {new}: {cause}")
+        else:
+            lines.append(f"    {position} --> {new}: {cause}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def test_every_status_is_explained() -> None:
+    """The table of statuses has the six of the code."""
+    assert re.findall(r"^\| `(\w+)` \| (?!`)", README, re.MULTILINE)[: len(Status)] == [
+        str(status) for status in Status
+    ]
+
+
+def test_the_table_of_events_is_the_code() -> None:
+    """Every event that is sent is in the table, and no other; what a breaker's says is what the table says."""
+    sent = {*events.BREAKER_EVENTS.values(), events.RUN_DEGRADED, events.DRILL_PASSED, events.DRILL_FAILED}
+    rows = dict(re.findall(r"^\| `(repli\.\w+\.\w+)` \|.*\| (.*) \|$", README, re.MULTILINE))
+    assert rows.keys() == sent
+    now, old, new = datetime.now(UTC), Position.CLOSED, Position.FORCED_OPEN
+    move = Move(key=Key("a.b"), number=1, at=now, old=old, new=new, cause=Cause.FORCED_OPEN, why="")
+    assert re.findall(r"`(\w+)`", rows["repli.breaker.opened"]) == list(events.payload_of(move))
+
+
+def test_every_variable_is_one_that_is_read() -> None:
+    """The README names the variables that the code reads, and no other."""
+    code = ROOT
+    read = {
+        name
+        for folder in ("flows", "tasks")
+        for path in (code / folder).rglob("*.py")
+        for name in re.findall(r'"(REPLI_[A-Z_]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert set(re.findall(r"`(REPLI_[A-Z_]+)`", README)) == read
+
+
+def test_the_example_stage_works(settings: Settings, tmp_path: Path) -> None:
+    """The stage that the README shows serves what it can, falls back where it says, and skips the rest."""
+    source = re.search(r"```python\n((?:(?!```).)*STAGE = (?:(?!```).)*)```", README, re.DOTALL)
+    assert source
+    example = types.ModuleType("example")
+    exec(source[1], example.__dict__)
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    context = StageContext(settings=settings, database=database, run_id="r", now=datetime.now(UTC))
+    works = [Work(name, name) for name in ("cat", "dog", "axolotl")]
+    cat, dog, axolotl = run_chain(
+        example.STAGE.chain, works, context, run_id="r", runtime=process_runtime(may_exit=False)
+    )
+    assert (cat.status, cat.value, cat.rung) == (Status.DEGRADED, "chat", "dictionary")
+    assert dog.value == "chien"
+    assert (axolotl.status, axolotl.confidence) == (Status.SKIPPED, 0.0)

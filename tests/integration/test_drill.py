@@ -1,0 +1,147 @@
+"""The drill as its user holds it: a verdict, the history, an exit status, and a store that is as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import dask.config
+import pytest
+import sqlalchemy as sa
+from distributed import Client, KilledWorker, LocalCluster
+
+from repli.flows.cli.demo.catalogue import build
+from repli.flows.drill import drilled
+from repli.tasks.drill.task import StageVerdict
+from repli.tasks.drill.verdict import RungVerdict
+from repli.tasks.stages.default import CHAINS, STAGES
+from repli.tasks.storage import drills
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import breaker_failures, breakers, items, retry_queue, step_results
+from tests.support.command_line import Repli, write_manifest
+from tests.support.prefect_api import events
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_drill_passes_and_another_fails(
+    quick_repli: Repli, store: Database, standing: dict[str, str], tmp_path: Path
+) -> None:
+    """Every declared rung is reached on a sound machine. Without the device that a rung needs the drill still passes,
+    and names the rung as not covered; where the policy expects that rung the drill fails, with exit status 1. Prefect
+    hears of all three. Nothing of them touches items, breakers or the queue."""
+    manifest = build(tmp_path / "items", items=12, broken=False, every_item_with_photo=True, min_words=0)
+    done = quick_repli("run", manifest, "--force", "classify_image=rules", "--force", "embed_text=hashed")
+    assert done.returncode == 0, done.stderr
+    before = content(store)
+
+    sound = quick_repli("drill", "--sample", "12", "--json")
+    assert sound.returncode == 0, sound.stderr
+    report = json.loads(sound.stdout)
+    declared = [(chain.stage, rung) for chain in CHAINS for rung in chain.rung_names]
+    assert (report["verdict"], report["rungs_declared"], report["rungs_reached"]) == ("passed", 18, 18)
+    assert report["not_covered"] == []
+    assert [(rung["stage"], rung["rung"]) for rung in report["rungs"]] == declared
+    asked = {"stage", "rung", "verdict", "reason", "note", "agreement", "interval", "seconds_per_item"}
+    assert all(asked | {"penalty", "penalty_justified"} <= rung.keys() for rung in report["rungs"])
+
+    shown = quick_repli("drill", "--sample", "6", REPLI_GPU_DEVICE="", COLUMNS="240")
+    assert shown.returncode == 0, shown.stderr
+    assert "passed: 17 of 18 rungs reached on 6 items, not covered: classify_image.gpu" in shown.stdout
+    assert "not covered, was passed" in shown.stdout
+    assert "classify_image.gpu: not covered, was passed: there is no CUDA device here" in shown.stdout
+
+    short = quick_repli("drill", "--sample", "6", "--json", REPLI_GPU_DEVICE="", REPLI_DRILL_EXPECT="all")
+    assert short.returncode == 1
+    assert "classify_image.gpu: it is not covered, and the policy expects it: there is no CUDA device" in short.stderr
+    assert "Traceback" not in short.stderr
+    expected = json.loads(short.stdout)
+    assert (expected["verdict"], expected["not_covered"]) == ("failed", ["classify_image.gpu"])
+    assert [rung["rung"] for rung in expected["rungs"] if rung["verdict"] == "failed"] == ["gpu"]
+
+    mistyped = quick_repli("drill", REPLI_DRILL_EXPECT="classify_image.tpu")
+    assert mistyped.returncode == 1
+    assert "there is no rung 'classify_image.tpu'; choose all, or from fetch.origin, " in mistyped.stderr
+
+    [told] = events(standing, "repli.drill.passed", lambda payload: payload["rungs_reached"] == 18)
+    assert told["resource"]["prefect.resource.id"] == "repli.drill"
+    whole = {"verdict": "passed", "rungs_declared": 18, "rungs_reached": 18, "not_covered": [], "failures": []}
+    assert told["payload"] == whole
+    [told] = events(standing, "repli.drill.passed", lambda payload: payload["rungs_reached"] == 17)
+    assert (told["payload"]["not_covered"], told["payload"]["failures"]) == (["classify_image.gpu"], [])
+    [told] = events(standing, "repli.drill.failed", lambda payload: payload["rungs_reached"] == 17)
+    assert told["resource"]["prefect.resource.id"] == "repli.drill"
+    assert (told["payload"]["verdict"], told["payload"]["rungs_declared"]) == ("failed", 18)
+    assert [failure.partition(": ")[0] for failure in told["payload"]["failures"]] == ["classify_image.gpu"]
+
+    assert content(store) == before
+    assert [drill.verdict for drill in drills.latest(store, 9)] == ["failed", "passed", "passed"]
+
+
+def test_a_drill_passes_on_what_there_is(quick_repli: Repli, tmp_path: Path) -> None:
+    """Without a device, and on pictures whose names name no class, the drill passes; the report says what was not
+    covered, and what named nothing. On items without pictures it passes too."""
+    quick_repli("run", write_manifest(tmp_path / "pictures", 12))
+    done = quick_repli("drill", "--sample", "12", "--json", REPLI_GPU_DEVICE="")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["verdict"], report["not_covered"]) == ("passed", ["classify_image.gpu"])
+    assert (report["rungs_declared"], report["rungs_reached"]) == (18, 17)
+    rungs = {rung["rung"]: rung for rung in report["rungs"] if rung["stage"] == "classify_image"}
+    assert {name: rung["verdict"] for name, rung in rungs.items()} == {
+        "gpu": "not_covered",
+        "cpu": "passed",
+        "rules": "passed",
+        "skip": "passed",
+    }
+    assert rungs["gpu"]["reason"].startswith("there is no CUDA device here")
+    assert {rung["agreement"] for rung in rungs.values()} == {None}
+    assert rungs["rules"]["note"] == "it answered 'unknown' for all 12 items"
+
+    texts = write_manifest(tmp_path / "texts", 3, with_image=lambda number: False)
+    other = ("--database", f"sqlite:///{tmp_path / 'texts.db'}")
+    quick_repli("run", texts, *other)
+    report = json.loads(quick_repli("drill", "--json", *other).stdout)
+    assert report["verdict"] == "passed"
+    assert report["not_covered"] == [f"classify_image.{rung}" for rung in ("gpu", "cpu", "rules", "skip")]
+
+
+def killing(stage: str, killer: str) -> StageVerdict:
+    """The drill of a stage, in a worker: one of them kills it."""
+    time.sleep(0.2)  # so that the others wait on the same worker by then
+    if stage == killer:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [RungVerdict(stage=stage, rung="primary")], []
+
+
+def test_a_stage_that_kills_its_worker_is_blamed_alone() -> None:
+    """All stages wait on one worker, which one of them kills. Begun again, each alone, the others are drilled."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        killer = STAGES[3].name
+        ended = drilled(STAGES, lambda stage: client.submit(killing, stage.name, killer, pure=False))
+    assert [stage.name for stage, _ in ended] == [stage.name for stage in STAGES]
+    assert [stage.name for stage, verdict in ended if isinstance(verdict, Exception)] == [killer]
+    assert [type(verdict) for _, verdict in ended if isinstance(verdict, Exception)] == [KilledWorker]
+
+
+def test_there_has_to_be_something_to_drill_on(quick_repli: Repli) -> None:
+    """Without a store the drill is refused before anything is started."""
+    done = quick_repli("drill")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "make one with `repli run SOURCE`" in done.stderr
+
+
+def content(store: Database) -> list[list[tuple[object, ...]]]:
+    """The items, what their stages left, the breakers and the queue."""
+    with store.read() as connection:
+        return [
+            sorted(map(tuple, connection.execute(sa.select(table)).all()), key=repr)
+            for table in (items, step_results, breakers, breaker_failures, retry_queue)
+        ]

@@ -1,0 +1,276 @@
+"""What always holds, for any mixture of what rungs can do.
+
+Left out on purpose, as documented in `run_chain` and `splitting`: more poison items than isolation has a budget for,
+and rungs that are unavailable, or hang, for some batches and not for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repli.tasks.fallback import (
+    AttemptOutcome,
+    Directives,
+    Fault,
+    FaultKind,
+    Status,
+    StepResult,
+    TimedOut,
+    Unavailable,
+    Work,
+    WorkingSizes,
+    quality,
+    run_chain,
+)
+from repli.tasks.fallback.splitting import GIVE_UP_AFTER
+from tests.support.fakes import POISONS, RUN_ID, Does, ManualClock, ScriptedRung, chain_of, runtime, works
+
+POISONS_WITHIN_BUDGET = 4
+NAMES = ("gpu", "cpu", "rules")
+WHOLE_RUNGS = (RuntimeError("no driver"), MemoryError(), TimedOut("cut off"), Unavailable("no CUDA device"))
+FAULTS = [kind for kind in FaultKind if kind is not FaultKind.KILL]
+
+always = settings(derandomize=True, deadline=None, max_examples=150)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What one rung does, with each item and with all."""
+
+    script: Mapping[str, Does]
+    fits: Mapping[str, int]
+    whole: Exception | None
+    one_by_one: bool
+    fault: Fault | None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A stage over some items: what its rungs do, and what a person asked for."""
+
+    stage: str
+    count: int
+    behaviours: tuple[Behaviour, ...]
+    penalties: tuple[str, ...]
+    skip: str | None
+    forced: str | None
+
+    def rungs(self) -> list[ScriptedRung]:
+        """New rungs, with empty memories, on one clock."""
+        clock = ManualClock()
+        return [
+            ScriptedRung(name, does.script, does.fits, does.whole, clock=clock, call_takes_s=1)
+            for name, does in zip(NAMES, self.behaviours, strict=False)
+        ]
+
+    def run(
+        self, batch: Sequence[Work[str]], rungs: Sequence[ScriptedRung] = (), sizes: WorkingSizes | None = None
+    ) -> list[StepResult]:
+        """The results of one batch."""
+        rungs = rungs or self.rungs()
+        chain = chain_of(
+            *rungs,
+            penalties=self.penalties,
+            skip=self.skip,
+            one_by_one=[name for name, does in zip(NAMES, self.behaviours, strict=False) if does.one_by_one],
+            stage=self.stage,
+        )
+        directives = Directives(
+            forced={self.stage: self.forced} if self.forced else {},
+            faults=tuple(does.fault for does in self.behaviours if does.fault),
+        )
+        timer = rungs[0].clock.timer
+        within = replace(runtime(sizes=sizes), timer=timer)
+        return run_chain(chain, batch, None, run_id=RUN_ID, runtime=within, directives=directives)
+
+
+def poisons(script: Mapping[str, Does]) -> int:
+    return sum(does in POISONS for does in script.values())
+
+
+@st.composite
+def behaviours(draw: st.DrawFn, stage: str, name: str, items: list[str]) -> Behaviour:
+    """A rung that is broken as a whole, or does something else with every item, or has a fault injected."""
+    whole = draw(st.none() | st.none() | st.sampled_from(WHOLE_RUNGS))
+    fault = None
+    if whole is None and draw(st.booleans()):
+        rate = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+        kind = draw(st.sampled_from(FAULTS))
+        fault = Fault(stage=stage, rung=name, kind=kind, rate=rate, seed=draw(st.integers(0, 3)))
+    script = st.dictionaries(st.sampled_from(items), st.sampled_from(Does))
+    return Behaviour(
+        script=draw(script.filter(lambda script: poisons(script) <= POISONS_WITHIN_BUDGET)),
+        fits=draw(st.dictionaries(st.sampled_from(items), st.integers(0, 8))),
+        whole=whole,
+        one_by_one=draw(st.booleans()),
+        fault=fault,
+    )
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, stage: str = "stage") -> Scenario:
+    """Any mixture of rung behaviours over up to 40 items."""
+    count = draw(st.integers(1, 40))
+    items = [work.item_id for work in works(count)]
+    rungs = draw(st.integers(1, len(NAMES)))
+    percents = sorted(draw(st.lists(st.integers(1, 100), min_size=rungs, max_size=rungs)), reverse=True)
+    has_skip = draw(st.booleans())
+    names = (*NAMES[:rungs], *(["skip"] if has_skip else []))
+    return Scenario(
+        stage=stage,
+        count=count,
+        behaviours=tuple(draw(behaviours(stage, name, items)) for name in NAMES[:rungs]),
+        penalties=("1", *(f"{percent / 100}" for percent in percents[:-1])),
+        skip=f"{percents[-1] / 100}" if has_skip else None,
+        forced=draw(st.none() | st.none() | st.sampled_from(names)),
+    )
+
+
+@st.composite
+def batchings(draw: st.DrawFn, count: int) -> list[list[Work[str]]]:
+    """The items in any order, cut into batches of any sizes."""
+    batch = draw(st.permutations(works(count)))
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, count - 1)))))
+    edges = [0, *(cut for cut in cuts if cut < count), count]
+    return [batch[start:end] for start, end in pairwise(edges)]
+
+
+def without_seconds(result: StepResult) -> StepResult:
+    """The result without what its calls took, which is shared among those who travel together."""
+    return replace(result, attempts=tuple(replace(attempt, seconds=0.0) for attempt in result.attempts))
+
+
+@always
+@given(scenarios())
+def test_every_item_ends_with_exactly_one_terminal_status(scenario: Scenario) -> None:
+    """As many results as items, in their order, each terminal and in keeping with what its status means."""
+    results = scenario.run(works(scenario.count))
+    assert [result.item_id for result in results] == [work.item_id for work in works(scenario.count)]
+    for result in results:
+        served = [attempt.rung for attempt in result.attempts if attempt.outcome is AttemptOutcome.SERVED]
+        errors = [attempt.error for attempt in result.attempts if attempt.error]
+        is_policy = scenario.forced == "skip"
+        tried = [attempt.error for attempt in result.attempts if attempt.outcome is AttemptOutcome.FAILED]
+        reason = next(iter([*tried, *errors]), None)
+        match result.status:
+            case Status.SUCCEEDED:
+                assert served == [result.rung] == ["gpu"]
+                assert (result.value, result.error, result.retryable) == (f"{result.item_id} by gpu", None, False)
+            case Status.DEGRADED:
+                assert served == [result.rung]
+                assert result.value == f"{result.item_id} by {result.rung}"
+                assert (result.error, result.retryable) == (errors[0], True)
+            case Status.SKIPPED:
+                assert served == [result.rung] == ["skip"]
+                assert (result.value, result.confidence) == (None, 0)
+                assert (result.error, result.retryable) == ((None, False) if is_policy else (reason, True))
+            case Status.FAILED:
+                assert not served
+                assert scenario.skip is None
+                assert (result.value, result.penalty, result.error) == (None, None, reason)
+                assert result.retryable is all(error.retryable for error in errors)
+            case _:
+                raise AssertionError(result.status)
+
+
+@always
+@given(scenarios())
+def test_trail_has_each_rung_once_and_in_order(scenario: Scenario) -> None:
+    """The trail goes down the chain without a gap, ends where somebody served, and adds up to the clock's seconds."""
+    rungs = scenario.rungs()
+    results = scenario.run(works(scenario.count), rungs)
+    chain = [*NAMES[: len(scenario.behaviours)], *(["skip"] if scenario.skip else [])]
+    for result in results:
+        trail = [attempt.rung for attempt in result.attempts]
+        assert trail == chain[: len(trail)]
+        assert result.status is not Status.FAILED or trail == chain
+        assert all((attempt.error is None) is (attempt.outcome is AttemptOutcome.SERVED) for attempt in result.attempts)
+    seconds = sum(attempt.seconds for result in results for attempt in result.attempts)
+    assert abs(seconds - rungs[0].clock.seconds) < 1e-6
+
+
+@always
+@given(scenarios(), st.data())
+def test_no_result_depends_on_its_batch(scenario: Scenario, data: st.DataObject) -> None:
+    """Whatever the sizes and the order of batches, and whatever was learnt from earlier ones, an item's result is the
+    one that it has alone."""
+    alone = {work.item_id: without_seconds(scenario.run([work])[0]) for work in works(scenario.count)}
+    sizes, rungs = WorkingSizes(), scenario.rungs()
+    for batch in data.draw(batchings(scenario.count)):
+        for result in scenario.run(batch, rungs, sizes):
+            assert without_seconds(result) == alone[result.item_id]
+
+
+@always
+@given(scenarios())
+def test_no_rung_is_called_for_an_item_that_has_its_result(scenario: Scenario) -> None:
+    """After the call that answered for an item, its rung is not called for it again; nor is one below, once served."""
+    rungs = scenario.rungs()
+    results = scenario.run(works(scenario.count), rungs)
+    served_by = {result.item_id: result.rung for result in results if result.value is not None}
+    names = [rung.name for rung in rungs]
+    for rung in rungs:
+        answered = [item for items in rung.answered for item in items]
+        assert len(answered) == len(set(answered))
+        too_late = {item for item, name in served_by.items() if name and names.index(name) < names.index(rung.name)}
+        assert not too_late & {item for items in rung.calls for item in items}
+        last_calls = {item: items for items in rung.calls for item in items}
+        mine = [item for item, name in served_by.items() if name == rung.name]
+        assert all(last_calls[item] in rung.answered for item in mine)
+
+
+@always
+@given(scenarios())
+def test_rungs_above_the_forced_one_are_not_called(scenario: Scenario) -> None:
+    """Forcing a rung spares every rung before it, for every item."""
+    rungs = scenario.rungs()
+    scenario.run(works(scenario.count), rungs)
+    names = [*(rung.name for rung in rungs), "skip"]
+    spared = rungs[: names.index(scenario.forced)] if scenario.forced else []
+    assert not any(rung.calls for rung in spared)
+
+
+@always
+@given(scenarios())
+def test_what_a_rung_costs_is_bounded(scenario: Scenario) -> None:
+    """Unavailable: one call; timed out: one; broken: a few; at worst two an item. One by one: one an item."""
+    rungs = scenario.rungs()
+    scenario.run(works(scenario.count), rungs)
+    for rung, does in zip(rungs, scenario.behaviours, strict=True):
+        match does.whole:
+            case Unavailable():
+                assert len(rung.calls) <= 1
+            case TimedOut():
+                assert len(rung.calls) <= (scenario.count if does.one_by_one else 1)
+            case RuntimeError():
+                assert len(rung.calls) <= (scenario.count if does.one_by_one else GIVE_UP_AFTER)
+            case _:
+                assert len(rung.calls) <= 2 * scenario.count
+
+
+@always
+@given(st.integers(1, 5).flatmap(lambda stages: st.tuples(*(scenarios(f"stage_{n}") for n in range(stages)))))
+def test_quality_is_the_product_of_the_penalties(stages: tuple[Scenario, ...]) -> None:
+    """Over any stages an item's quality is exactly the product of what its serving rungs declare; none if it failed."""
+    results: list[StepResult] = []
+    for scenario in stages:
+        (result,) = scenario.run(works(1))
+        results.append(result)
+    declared: list[Any] = []
+    for scenario, result in zip(stages, results, strict=True):
+        by_name = dict(zip(NAMES, scenario.penalties, strict=False)) | {"skip": scenario.skip}
+        declared.append(None if result.status is Status.FAILED else by_name[result.rung or ""])
+    found = quality(results)
+    if None in declared:
+        assert found is None
+    else:
+        assert found is not None
+        assert Fraction(found) == prod(Fraction(penalty) for penalty in declared)

@@ -1,0 +1,537 @@
+"""One rung over one batch: what is split, what is isolated, what is given up, and what that costs."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repli.tasks.fallback import (
+    Breaker,
+    Decision,
+    Event,
+    Failed,
+    Gate,
+    ItemError,
+    NoGate,
+    Outcome,
+    OutOfMemory,
+    Permit,
+    Replies,
+    Served,
+    TimedOut,
+    Unavailable,
+    Verdict,
+    Work,
+    WorkingSizes,
+)
+from repli.tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, call_rung
+from tests.support.fakes import Does, LocalGate, ManualClock, ScriptedRung, works
+
+BATCH = works(128)
+
+
+def call(
+    rung: ScriptedRung,
+    batch: Sequence[Work[str]] = BATCH,
+    *,
+    sizes: WorkingSizes | None = None,
+    one_by_one: bool = False,
+    free_memory: Callable[[], None] = lambda: None,
+    gate: Gate = NoGate(),
+) -> Replies[str]:
+    """The rung over the batch, as the runner calls it."""
+    return call_rung(
+        rung.name,
+        batch,
+        rung.on,
+        one_by_one=one_by_one,
+        sizes=sizes or WorkingSizes(),
+        free_memory=free_memory,
+        timer=rung.clock.timer,
+        gate=gate,
+    )
+
+
+def not_served(replies: Replies[str]) -> list[str]:
+    """The items without a value, in the order of the batch."""
+    return sorted((item for item, outcome in replies.outcomes.items() if isinstance(outcome, Failed)), key=int)
+
+
+def error_type(outcome: Outcome[str]) -> str:
+    assert isinstance(outcome, Failed)
+    return outcome.error.type
+
+
+def breaking(*items: int) -> ScriptedRung:
+    """A rung that some items break."""
+    return ScriptedRung("gpu", script={str(item): Does.BREAK for item in items})
+
+
+def test_healthy_batch_is_one_call() -> None:
+    """Nothing is split that does not fail."""
+    rung = ScriptedRung("gpu")
+    assert not not_served(call(rung))
+    assert rung.sizes == [128]
+
+
+@pytest.mark.parametrize("poison", [0, 1, 63, 64, 127])
+def test_one_poison_of_128_leaves_127_on_the_rung(poison: int) -> None:
+    """One bad item never sinks its batch, wherever it sits, and costs one failed call a halving."""
+    rung = breaking(poison)
+    replies = call(rung)
+    assert not_served(replies) == [str(poison)]
+    assert error_type(replies.outcomes[str(poison)]) == "RuntimeError"
+    assert len(rung.calls) - len(rung.answered) == 8  # of 128, 64, 32, 16, 8, 4, 2 and 1 items
+    assert len(rung.calls) == 15
+
+
+@pytest.mark.parametrize(
+    "poisons",
+    [(0, 127), (0, 32, 64), (0, 32, 64, 96), (31, 63, 95, 127), (0, 1, 2, 3), (124, 125, 126, 127), (0, 16, 64, 80)],
+)
+def test_four_poisons_are_found_wherever_they_sit(poisons: tuple[int, ...]) -> None:
+    """Up to four bad items leave 124 on the rung, even where they break every half and every quarter."""
+    assert not_served(call(breaking(*poisons))) == [str(poison) for poison in poisons]
+
+
+@settings(derandomize=True, deadline=None, max_examples=80)
+@given(st.integers(1, 200), st.sets(st.integers(0, 199), max_size=4), st.none() | st.integers(1, 100), st.booleans())
+def test_four_poisons_are_found_in_any_batch(
+    count: int, poisons: set[int], fits: int | None, others_fail: bool
+) -> None:
+    """The budget is enough for four bad items in a batch of any size, split for memory or not, served or not."""
+    batch = works(count)
+    broken = {str(poison) for poison in poisons if poison < count}
+    script = {work.item_id: Does.FAIL for work in batch if others_fail} | dict.fromkeys(broken, Does.BREAK)
+    rung = ScriptedRung("gpu", script, fits={work.item_id: fits for work in batch} if fits else {})
+    outcomes = call(rung, batch).outcomes
+    errors = {item: outcome.error.type for item, outcome in outcomes.items() if isinstance(outcome, Failed)}
+    others = {work.item_id: "ItemError" for work in batch if others_fail}
+    assert errors == others | dict.fromkeys(broken, "RuntimeError")
+
+
+def test_broken_rung_costs_a_few_calls() -> None:
+    """A rung that always raises is given up after nine calls, not two per item, and nobody is called again."""
+    rung = ScriptedRung("gpu", always=RuntimeError("no driver"))
+    replies = call(rung)
+    assert len(rung.calls) == GIVE_UP_AFTER == 9
+    assert len(not_served(replies)) == 128
+    assert {error_type(outcome) for outcome in replies.outcomes.values()} == {"RuntimeError"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_broken_rung_costs_a_small_batch_less(count: int) -> None:
+    """A small batch cannot be split nine times: no call is made twice."""
+    rung = ScriptedRung("gpu", always=RuntimeError("no driver"))
+    call(rung, works(count))
+    assert len(rung.calls) == min(2 * count - 1, GIVE_UP_AFTER)
+
+
+def test_one_by_one_no_item_is_given_up_for_its_neighbours() -> None:
+    """Where each call carries one item, an error is that item's: the first thirty do not decide for the others."""
+    rung = breaking(*range(30))
+    replies = call(rung, one_by_one=True)
+    assert not_served(replies) == [str(number) for number in range(30)]
+    assert rung.sizes == [1] * 128
+
+
+def test_isolation_stops_at_its_budget() -> None:
+    """Where a quarter of the items are bad the budget ends the search, and the rest still have their one call."""
+    rung = breaking(*range(96, 128))
+    replies = call(rung)
+    failed_calls = len(rung.calls) - len(rung.answered)
+    assert set(map(str, range(96))) <= replies.outcomes.keys() - set(not_served(replies))
+    assert len(not_served(replies)) == 32
+    assert failed_calls <= FAILURES_PER_HALVING * 7 + 32  # what already waits when the budget ends is called once
+    assert all(rung.calls.count(call) == 1 for call in rung.calls)
+
+
+def test_budget_exhausted_takes_neighbours_but_nobody_twice() -> None:
+    """Every second item bad: the rung is given up, and that costs no more than a broken one."""
+    rung = breaking(*range(0, 128, 2))
+    assert len(not_served(call(rung))) == 128
+    assert len(rung.calls) == GIVE_UP_AFTER
+
+
+def test_answered_items_are_not_called_again() -> None:
+    """Isolation calls each item until it is answered, and no further."""
+    rung = breaking(5, 77)
+    call(rung)
+    answered = [item for items in rung.answered for item in items]
+    assert len(answered) == len(set(answered)) == 126
+
+
+def test_out_of_memory_halves_until_it_fits() -> None:
+    """A batch of 128 on a device that takes 40 is served by calls of 32, at the cost of two failed ones."""
+    freed: list[None] = []
+    rung = ScriptedRung("gpu", fits={work.item_id: 40 for work in BATCH})
+    assert not not_served(call(rung, free_memory=lambda: freed.append(None)))
+    assert rung.sizes[:3] == [128, 64, 32]
+    assert sum(len(items) for items in rung.answered) == 128
+    assert len(freed) == len(rung.calls) - len(rung.answered)
+
+
+def test_only_the_item_that_does_not_fit_alone_goes_on() -> None:
+    """Splitting goes down to one item; the one that is too large by itself is given up, its neighbours are served."""
+    rung = ScriptedRung("gpu", fits={"77": 0})
+    replies = call(rung)
+    assert not_served(replies) == ["77"]
+    assert error_type(replies.outcomes["77"]) == "OutOfMemory"
+    assert rung.calls.count(["77"]) == 1
+
+
+def test_memory_is_freed_before_a_smaller_try_only() -> None:
+    """Freeing takes time: it is done once for each call that is split, and not where nothing is tried again."""
+    freed: list[None] = []
+    rung = ScriptedRung("gpu", fits={work.item_id: 0 for work in BATCH})
+    call(rung, works(8), free_memory=lambda: freed.append(None))
+    assert len(freed) == sum(size > 1 for size in rung.sizes) > 0
+
+
+def test_out_of_memory_has_no_budget() -> None:
+    """Where no item fits, every item is tried alone: memory is a matter of size, not of a broken rung."""
+    rung = ScriptedRung("gpu", fits={work.item_id: 0 for work in BATCH})
+    assert len(not_served(call(rung))) == 128
+    assert sorted(rung.calls.count([work.item_id]) for work in BATCH) == [1] * 128
+
+
+def test_memory_error_is_out_of_memory() -> None:
+    """Python's own exception is split like the device's."""
+
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+        if len(batch) > 1:
+            raise MemoryError
+        return [Served(batch[0].input)]
+
+    replies = call_rung(
+        "cpu",
+        works(16),
+        on,
+        one_by_one=False,
+        sizes=WorkingSizes(),
+        free_memory=lambda: None,
+        timer=ManualClock().timer,
+    )
+    assert not not_served(replies)
+
+
+def test_working_size_is_remembered() -> None:
+    """The next batch starts at the size that fitted; other rungs are not concerned."""
+    sizes = WorkingSizes()
+    fits = {work.item_id: 16 for work in BATCH}
+    call(ScriptedRung("gpu", fits=fits), works(32), sizes=sizes)
+    again, other = ScriptedRung("gpu", fits=fits), ScriptedRung("cpu")
+    call(again, works(48), sizes=sizes)
+    call(other, works(48), sizes=sizes)
+    assert again.sizes == [16, 16, 16]
+    assert other.sizes == [48]
+
+
+def test_working_size_grows_back() -> None:
+    """After four calls that filled it the size doubles, and again, until a whole batch is one call."""
+    sizes = WorkingSizes()
+    call(ScriptedRung("gpu", fits={"0": 16}), works(32), sizes=sizes)  # 16 items fitted, twice
+    relieved = ScriptedRung("gpu")
+    for _ in range(5):
+        call(relieved, sizes=sizes)
+    assert relieved.sizes == [*(16, 16, 32, 32, 32), *(32, 64, 32), *(64, 64), *(64, 64), 128]
+
+
+def test_working_size_step_by_step() -> None:
+    """Four calls of the working size double it; smaller ones prove nothing, and a failure starts the count again."""
+    sizes = WorkingSizes()
+    assert sizes.limit("gpu", 128) == 128
+    sizes.fitted("gpu", 128)
+    sizes.did_not_fit("gpu", 128)
+    assert (sizes.limit("gpu", 128), sizes.limit("gpu", 10), sizes.limit("cpu", 128)) == (64, 10, 128)
+    for _ in range(GROW_AFTER - 1):
+        sizes.fitted("gpu", 64)
+    for _ in range(GROW_AFTER):
+        sizes.fitted("gpu", 63)
+    assert sizes.limit("gpu", 128) == 64
+    sizes.fitted("gpu", 64)
+    assert sizes.limit("gpu", 1000) == 128
+    for _ in range(GROW_AFTER - 1):
+        sizes.fitted("gpu", 128)
+    sizes.did_not_fit("gpu", 128)
+    sizes.fitted("gpu", 64)
+    assert sizes.limit("gpu", 1000) == 64
+    sizes.did_not_fit("gpu", 1)
+    assert sizes.limit("gpu", 1000) == 1
+
+
+class Tensor:
+    """Something large on a device."""
+
+
+@pytest.mark.parametrize("chaining", ["none", "from", "during", "itself"])
+def test_memory_of_the_failed_call_is_let_go_before_it_is_freed(chaining: str) -> None:
+    """What a call had allocated is gone when memory is freed, whatever exceptions hold its frames."""
+    tensors: list[weakref.ref[Tensor]] = []
+    alive_when_freed: list[int] = []
+
+    def allocate() -> None:
+        tensor = Tensor()
+        tensors.append(weakref.ref(tensor))
+        raise RuntimeError("CUDA out of memory")
+
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+        tensor = Tensor()
+        tensors.append(weakref.ref(tensor))
+        try:
+            allocate()
+        except RuntimeError as error:
+            if chaining == "from":
+                raise OutOfMemory("it does not fit") from error
+            if chaining == "during":
+                raise OutOfMemory("it does not fit")  # noqa: B904  the other way to chain
+            if chaining == "itself":
+                out_of_memory = OutOfMemory("it does not fit")
+                raise out_of_memory from out_of_memory
+        raise OutOfMemory("it does not fit")
+
+    call_rung(
+        "gpu",
+        works(2),
+        on,
+        one_by_one=False,
+        sizes=WorkingSizes(),
+        free_memory=lambda: alive_when_freed.append(sum(tensor() is not None for tensor in tensors)),
+        timer=ManualClock().timer,
+    )
+    assert alive_when_freed == [0]
+
+
+def test_time_out_is_not_split() -> None:
+    """A call that was cut off would only wait again: its items go on after one call."""
+    rung = ScriptedRung("gpu", always=TimedOut("cut off"))
+    replies = call(rung)
+    assert rung.sizes == [128]
+    assert len(not_served(replies)) == 128
+    assert not replies.unavailable
+
+
+def test_time_out_takes_only_its_own_call() -> None:
+    """Where calls carry one item, one that hangs takes no other with it."""
+
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+        if batch[0].item_id == "3":
+            raise TimedOut("cut off")
+        return [Served(batch[0].input)]
+
+    replies = call_rung(
+        "full",
+        works(20),
+        on,
+        one_by_one=True,
+        sizes=WorkingSizes(),
+        free_memory=lambda: None,
+        timer=ManualClock().timer,
+    )
+    assert not_served(replies) == ["3"]
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_unavailable_is_called_once(one_by_one: bool) -> None:
+    """A missing device costs one call, whatever the batch, and every item says so."""
+    rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
+    replies = call(rung, one_by_one=one_by_one)
+    assert len(rung.calls) == 1
+    assert len(not_served(replies)) == 128
+    assert replies.unavailable == {work.item_id for work in BATCH}
+    assert replies.unavailable == {work.item_id for work in BATCH}
+
+
+def test_device_lost_midway_keeps_what_was_answered() -> None:
+    """Answers that came before the device was lost stand, failures included."""
+    sizes = WorkingSizes()
+    sizes.did_not_fit("gpu", 4)
+
+    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+        if batch[0].item_id != "0":
+            raise Unavailable("the device fell off the bus")
+        return [Served("0"), Failed.because(ItemError("it is no image"))]
+
+    replies = call_rung(
+        "gpu", works(6), on, one_by_one=False, sizes=sizes, free_memory=lambda: None, timer=ManualClock().timer
+    )
+    assert replies.outcomes["0"] == Served("0")
+    assert error_type(replies.outcomes["1"]) == "ItemError"
+    assert replies.unavailable == {"2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()], ids=lambda e: type(e).__name__)
+def test_what_is_no_exception_passes_through(error: BaseException) -> None:
+    """An interrupt is for the process, not for the next rung."""
+    with pytest.raises(type(error)):
+        call(ScriptedRung("gpu", always=error))
+
+
+@pytest.mark.parametrize("part", ["timer", "free_memory"])
+def test_bug_in_the_chain_itself_is_not_swallowed(part: str) -> None:
+    """Only what a rung raises becomes a degradation; a broken clock, or a broken clean-up, is raised."""
+
+    def bug() -> float:
+        raise LookupError("a bug in the engine's own parts")
+
+    rung = ScriptedRung("gpu", fits={"0": 0})
+    with pytest.raises(LookupError, match="engine's own parts"):
+        call_rung(
+            rung.name,
+            works(4),
+            rung.on,
+            one_by_one=False,
+            sizes=WorkingSizes(),
+            free_memory=bug if part == "free_memory" else lambda: None,  # type: ignore[arg-type]
+            timer=bug if part == "timer" else rung.clock.timer,
+        )
+
+
+def test_seconds_are_shared_among_the_items_of_a_call() -> None:
+    """Each item's seconds are its share of the calls that carried it, failed ones included."""
+    rung = ScriptedRung("gpu", fits={work.item_id: 2 for work in BATCH}, call_takes_s=8)
+    replies = call(rung, works(4))
+    assert rung.sizes == [4, 2, 2]
+    assert replies.seconds == dict.fromkeys("0123", 2.0 + 4.0)
+    assert sum(replies.seconds.values()) == rung.clock.seconds
+
+
+class SlowGate(LocalGate):
+    """A breaker that takes its time whatever it is asked or told."""
+
+    def happens(self, event: Event) -> Decision:
+        self.clock.advance(100)
+        return super().happens(event)
+
+
+@pytest.mark.parametrize(
+    "always", [None, RuntimeError("no driver"), TimedOut("cut off")], ids=["served", "failed", "timed out"]
+)
+def test_seconds_are_those_of_the_calls(always: Exception | None) -> None:
+    """What the breaker takes, and the check of the answers, is nobody's: a served item is not slow for its gate's
+    sake, nor is one whose call failed."""
+    rung = ScriptedRung("gpu", always=always, call_takes_s=8)
+
+    def accept(outcome: Outcome[str]) -> Outcome[str]:
+        rung.clock.advance(100)
+        return outcome
+
+    replies = call_rung(
+        rung.name,
+        works(1),
+        rung.on,
+        one_by_one=False,
+        sizes=WorkingSizes(),
+        free_memory=lambda: None,
+        timer=rung.clock.timer,
+        gate=SlowGate("gpu", Breaker(scope="host"), rung.clock),
+        accept=accept,
+    )
+    assert replies.seconds == {"0": 8.0}
+    assert rung.clock.seconds == 208.0 + (100.0 if always is None else 0.0)
+
+
+def test_items_that_were_never_called_took_no_time() -> None:
+    """An item given up without a call has 0 seconds, not none."""
+    rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"), call_takes_s=8)
+    replies = call(rung, works(3), one_by_one=True)
+    assert replies.seconds == {"0": 8.0, "1": 0.0, "2": 0.0}
+
+
+def test_refusal_ends_the_calls() -> None:
+    """Who is in a call that opens the breaker fails with its error; who still waits is refused, and took no time."""
+    gate = LocalGate("gpu", Breaker(scope="host", failures=2), ManualClock())
+    sizes = WorkingSizes()
+    sizes.did_not_fit("gpu", 6)
+    rung = ScriptedRung("gpu", always=TimedOut("cut off"), call_takes_s=6)
+    replies = call(rung, works(9), sizes=sizes, gate=gate)
+    assert rung.calls == [["0", "1", "2"], ["3", "4", "5"]]
+    assert replies.refused == {"6", "7", "8"}
+    assert [error_type(replies.outcomes[str(item)]) for item in range(9)] == ["TimedOut"] * 6 + ["BreakerOpen"] * 3
+    assert replies.seconds == {str(item): 2.0 if item < 6 else 0.0 for item in range(9)}
+
+
+def test_without_a_refusal_nobody_is_refused() -> None:
+    """A breaker that stays closed leaves no mark on the replies."""
+    gate = LocalGate("gpu", Breaker(scope="host"), ManualClock())
+    rung = breaking(77)
+    assert call(rung, gate=gate) == call(breaking(77))
+    assert len(gate.permits) == len(rung.calls)
+
+
+@dataclass
+class ProbeOnly:
+    """A gate of which every permit is a probe, but the first so many, with the tokens that it is given."""
+
+    tokens: Iterator[str]
+    calls_first: int = 0
+
+    def ask(self) -> Permit:
+        self.calls_first -= 1
+        decision = Decision.CALL if self.calls_first >= 0 else Decision.PROBE
+        return Permit(token=next(self.tokens), decision=decision)
+
+    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+        pass
+
+    def excuse(self, permits: Iterable[Permit]) -> None:
+        pass
+
+
+def test_each_probe_carries_one_item_and_nobody_is_called_twice() -> None:
+    """However long the probes go on, every item of the batch has its one call."""
+    rung = ScriptedRung("gpu")
+    call(rung, works(20), gate=ProbeOnly(map(str, count())))
+    assert sorted(rung.calls, key=lambda items: int(items[0])) == [[str(item)] for item in range(20)]
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 8, 20])
+def test_probe_is_drawn_by_its_token(items: int) -> None:
+    """Every item of the chunk may be the one, none much oftener than another, and the same token draws the same."""
+    draws: Counter[str] = Counter()
+    for number in range(items * 50):
+        probes = [ScriptedRung("gpu", always=Unavailable("no CUDA device")) for _ in range(2)]
+        for rung in probes:
+            call(rung, works(items), gate=ProbeOnly(iter([f"token {number}"])))
+        assert probes[0].calls == probes[1].calls
+        draws.update(probes[0].calls[0])
+    assert draws.keys() == {work.item_id for work in works(items)}
+    assert max(draws.values()) < 100
+
+
+def test_probe_is_of_the_next_chunk_whatever_fits() -> None:
+    """It is one of all that come next, not only of those that the next call could carry."""
+    drawn = set()
+    for number in range(100):
+        sizes = WorkingSizes()
+        sizes.did_not_fit("gpu", 4)
+        rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
+        call(rung, works(8), sizes=sizes, gate=ProbeOnly(iter([f"token {number}"])))
+        drawn.add(rung.calls[0][0])
+    assert drawn == set(map(str, range(8)))
+
+
+def test_the_same_token_draws_the_same_in_any_process() -> None:
+    """A draw can be told again from the token that a store or a log has kept."""
+    drawn = []
+    for token in ("one", "two", "three"):
+        rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
+        call(rung, gate=ProbeOnly(iter([token])))
+        drawn += rung.calls
+    assert drawn == [["113"], ["102"], ["117"]]
+
+
+def test_probes_in_the_middle_of_a_batch_keep_its_order() -> None:
+    """The chunk that comes next gives its items, one after the other, before another chunk does."""
+    rung = breaking(7)
+    call(rung, works(8), gate=ProbeOnly(map(str, count()), calls_first=1))
+    assert rung.sizes == [8] + [1] * 8
+    probes = [item for (item,) in rung.calls[1:]]
+    assert (set(probes[:4]), set(probes[4:])) == (set("0123"), set("4567"))

@@ -1,0 +1,447 @@
+"""The classify_image stage: real models on real files, however odd, and the rules that do without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repli.tasks.fallback import (
+    AttemptOutcome,
+    Directives,
+    Failed,
+    ItemError,
+    OutOfMemory,
+    Served,
+    Status,
+    StepResult,
+    Unavailable,
+)
+from repli.tasks.items import Classification, Guess, Item, ItemState
+from repli.tasks.models import image_classifier, torchvision_ops
+from repli.tasks.models.image_classifier import memory_errors_told, open_image
+from repli.tasks.pipeline import StageContext
+from repli.tasks.settings import Settings
+from repli.tasks.stages.classify_image import CHAIN, STAGE, Picture, by_rules, check, classes_named_in, on_cpu, on_gpu
+from repli.tasks.storage.blobs import Blobs
+from tests.support import files
+from tests.support.in_process import open_context, run_rungs
+
+ON_CPU = Directives(forced={"classify_image": "cpu"})
+THRESHOLDS = {"gpu": 0.25, "cpu": 0.3}
+
+
+@pytest.fixture
+def context(settings: Settings) -> Iterator[StageContext]:
+    with open_context(settings) as context:
+        yield context
+
+
+def picture(context: StageContext, content: bytes, name: str = "a picture") -> Picture:
+    """A fetched image."""
+    return Picture(name=name, sha256=Blobs(context.settings.blobs).put(content))
+
+
+def between(context: StageContext, bad: bytes, directives: Directives = ON_CPU) -> StepResult:
+    """The result of an image between two good ones, which a model serves."""
+    good = picture(context, files.png())
+    first, result, last = run_rungs(CHAIN, [good, picture(context, bad), good], context, directives)
+    assert first.rung == last.rung == directives.forced.get("classify_image", "gpu")
+    assert first.value == last.value
+    return result
+
+
+def grey_ramp(highest: int, dtype: Any) -> Image.Image:
+    return Image.fromarray(np.linspace(0, highest, 64 * 64).reshape(64, 64).astype(dtype))
+
+
+def odd_files() -> Mapping[str, bytes]:
+    """Pictures as catalogues have them, all of which can be decoded."""
+    frames = [files.picture(seed) for seed in range(3)]
+    palette = files.picture().quantize(16)
+    see_through = files.picture().convert("RGBA")
+    see_through.putalpha(128)
+    return {
+        "jpeg": files.encoded(files.picture(), "JPEG"),
+        "cmyk jpeg": files.encoded(files.picture().convert("CMYK"), "JPEG"),
+        "grey jpeg": files.encoded(files.picture().convert("L"), "JPEG"),
+        "turned jpeg": files.encoded(files.picture(), "JPEG", exif=_turned()),
+        "palette with alpha": files.encoded(palette, transparency=3),
+        "alpha": files.encoded(see_through),
+        "grey and alpha": files.encoded(see_through.convert("LA")),
+        "one colour see-through": files.encoded(files.picture(), transparency=(0, 0, 0)),
+        "16 bits": files.encoded(grey_ramp(65535, np.uint16)),
+        "16 bits see-through": files.encoded(grey_ramp(65535, np.uint16), transparency=0),
+        "1 bit": files.encoded(files.picture().convert("1")),
+        "floats": files.encoded(grey_ramp(1, np.float32), "TIFF"),
+        "webp": files.encoded(files.picture(), "WEBP"),
+        "bmp": files.encoded(files.picture(), "BMP"),
+        "ppm": files.encoded(files.picture(), "PPM"),
+        "ico": files.encoded(files.picture(), "ICO"),
+        "avif": files.encoded(files.picture(), "AVIF"),
+        "two jpegs of a camera": files.encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]),
+        "moving gif": files.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "1 × 1": files.png(width=1, height=1),
+        "20,000 × 10": files.encoded(Image.new("RGB", (20_000, 10), "teal")),
+        "10 × 20,000": files.encoded(Image.new("RGB", (10, 20_000), "teal")),
+    }
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+BROKEN = {
+    "no bytes": (b"", "the image file is empty; put the picture there"),
+    "half a png": (files.png()[:2000], "the image cannot be decoded"),
+    "half a jpeg": (files.encoded(files.picture(), "JPEG")[:700], "the image cannot be decoded"),
+    "a png header": (b"\x89PNG\r\n\x1a\n", "the file is no image that is read"),
+    "a page": (b"<html>404</html>", "the file is no image that is read (JPEG, PNG, "),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the file is no image that is read"),
+    "an svg": (
+        b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "the image is an SVG drawing, which has no pixels; convert",
+    ),
+    "an svg in xml": (b'<?xml version="1.0"?>\n<svg/>', "the image is an SVG drawing"),
+    "a bomb": (files.bomb(), "the image is too large to decode"),
+    "noise": (bytes(range(256)) * 20, "the file is no image that is read"),
+}
+
+
+class TestFiles:
+    """What image files come as."""
+
+    def test_every_odd_file_is_served(self, context: StageContext) -> None:
+        """In one batch, each by the first rung that is asked, with a confidence and five guesses."""
+        files = odd_files()
+        results = run_rungs(CHAIN, [picture(context, content) for content in files.values()], context, ON_CPU)
+        for name, result in zip(files, results, strict=True):
+            assert (result.rung, result.confidence is not None and result.confidence > 0) == ("cpu", True), name
+            assert len(result.value.top) == 5
+
+    @pytest.mark.parametrize(("content", "message"), BROKEN.values(), ids=BROKEN)
+    def test_a_broken_file_fails_alone(self, context: StageContext, content: bytes, message: str) -> None:
+        """It says what is wrong with it and is skipped; its neighbours are served by the model."""
+        result = between(context, content)
+        assert (result.status, result.value, result.confidence) == (Status.SKIPPED, None, 0.0)
+        errors = [attempt.error for attempt in result.attempts if attempt.rung in ("cpu", "rules")]
+        assert [error is not None and error.message.startswith(message) for error in errors] == [True, True]
+
+    def test_one_poison_image_among_128(self, context: StageContext) -> None:
+        """The other 127 stay on the accelerated primary at penalty 1, each with the answer it has alone."""
+        good, broken = picture(context, files.png()), picture(context, files.png()[:2000])
+        results = run_rungs(CHAIN, [*[good] * 60, broken, *[good] * 67], context)
+        poisoned = results.pop(60)
+        assert {(result.status, result.rung, result.penalty) for result in results} == {
+            (Status.SUCCEEDED, "gpu", Decimal(1))
+        }
+        assert (poisoned.status, poisoned.retryable) == (Status.SKIPPED, True)
+        assert [attempt.outcome for attempt in poisoned.attempts][:3] == [AttemptOutcome.FAILED] * 3
+        [alone] = run_rungs(CHAIN, [good], context)
+        for result in results:
+            assert result.value.top[0].label == alone.value.top[0].label
+            assert result.confidence == pytest.approx(alone.confidence, abs=1e-3)
+
+    def test_the_name_of_a_file_does_not_matter(self, settings: Settings, tmp_path: Path) -> None:
+        """A PNG that is called .jpg is fetched and classified like any other."""
+        from tests.support.in_process import enrich
+
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "lamp.jpg").write_bytes(files.png())
+        (tmp_path / "photos" / "mug.png").write_bytes(files.encoded(files.picture(), "JPEG"))
+        views = enrich(settings, tmp_path / "photos", forced={"classify_image": "cpu", "embed_text": "hashed"})
+        assert {view.stages["classify_image"].rung for view in views.values()} == {"cpu"}
+        images = [view.stages["fetch"].value["image"]["media_type"] for view in views.values()]
+        assert images == ["image/png", "image/jpeg"]
+
+    def test_a_copy_that_is_gone_from_the_disk(self, context: StageContext) -> None:
+        """Deleted blobs, more of them than isolation has a budget for, cost no other picture its model."""
+        good = picture(context, files.png())
+        gone = [Picture(name="gone", sha256=f"{number:064x}") for number in range(40)]
+        first, *missing, last = run_rungs(CHAIN, [good, *gone, good], context, ON_CPU)
+        assert (first.rung, last.rung) == ("cpu", "cpu")
+        assert {result.status for result in missing} == {Status.SKIPPED}
+        assert "fetch it again with --refresh" in str(missing[0].attempts[-2].error)
+
+    def test_an_image_that_was_not_fetched(self, context: StageContext) -> None:
+        """It was declared, so the stage applies; the reason points to fetch."""
+        good = picture(context, files.png())
+        first, result, last = run_rungs(CHAIN, [good, Picture(name="lamp", sha256=None), good], context, ON_CPU)
+        assert (first.rung, last.rung) == ("cpu", "cpu")
+        assert result.status is Status.SKIPPED
+        assert "the image was not fetched, so there is nothing to look at; see the fetch stage" in str(result.attempts)
+
+
+class TestPixels:
+    """What `open_image` makes of them."""
+
+    @pytest.mark.parametrize("name", ["16 bits", "16 bits see-through", "floats"])
+    def test_deep_greys_keep_their_range(self, name: str) -> None:
+        """A ramp from black to white is one still; Pillow's own conversion clips it at 255 of 65,535."""
+        pixels = np.asarray(open_image(odd_files()[name]))
+        assert (pixels.min(), pixels.max()) == (0, 255)
+        assert pixels.mean() == pytest.approx(127.5, abs=1)
+
+    def test_a_flat_deep_grey_is_no_division_by_nothing(self) -> None:
+        """An image of one value, and one with values that are none, are opened."""
+        flat = np.full((8, 8), 3, np.float32)
+        assert open_image(files.encoded(Image.fromarray(flat), "TIFF")).getextrema() == ((0, 0),) * 3
+        flat[0, 0] = np.nan
+        assert open_image(files.encoded(Image.fromarray(flat), "TIFF")).size == (8, 8)
+
+    def test_what_is_see_through_is_on_white(self) -> None:
+        """Product pictures are cut out: their background is white, not black."""
+        clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+        assert open_image(files.encoded(clear)).getpixel((0, 0)) == (255, 255, 255)
+
+    def test_the_first_frame_counts(self) -> None:
+        """A moving GIF is its first frame."""
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+        moving = files.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+        assert open_image(moving).getpixel((4, 4)) == (255, 0, 0)
+
+    def test_a_turned_photo_is_put_upright(self) -> None:
+        """The camera's note of how it was held is followed."""
+        assert open_image(files.encoded(files.picture(width=40, height=20), "JPEG", exif=_turned())).size == (20, 40)
+
+    def test_inverted_inks_are_colours(self) -> None:
+        """Red in cyan, magenta, yellow and black is red."""
+        red, green, blue = open_image(files.encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).getpixel(
+            (4, 4)
+        )
+        assert (red > 240, green < 15, blue < 15) == (True, True, True)
+
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_more_pixels_than_fit_are_refused_unread(self) -> None:
+        """Above our limit and below Pillow's, the size and the limit are told."""
+        with pytest.raises(
+            ItemError, match="the image has 10000 × 10001 pixels, above the limit of 100,000,000; scale"
+        ):
+            open_image(files.bomb(10_000, 10_001))
+
+    def test_a_strip_is_cut_before_it_is_scaled(self, context: StageContext) -> None:
+        """What the model sees has its own size, whatever the shape of the file."""
+        classifier = image_classifier.load(context.settings.models.image_cpu, "cpu")
+        shapes = {classifier.prepare(content).shape for content in odd_files().values()}
+        assert len(shapes) == 1
+
+
+class TestModels:
+    """What the models answer."""
+
+    @pytest.mark.parametrize(("rung", "run"), [("gpu", on_gpu), ("cpu", on_cpu)])
+    def test_an_answer_does_not_depend_on_its_batch(self, context: StageContext, rung: str, run: Any) -> None:
+        """Alone or among 32 others, at the end of a chunk or the start of one, label and confidence are equal."""
+        pictures = [picture(context, files.png(seed)) for seed in range(4)]
+        together = run([pictures[0], *[pictures[3]] * 30, pictures[1], pictures[2]], context)
+        for position, one in ((0, pictures[0]), (31, pictures[1]), (32, pictures[2])):
+            [alone] = run([one], context)
+            answer = together[position]
+            assert [guess.label for guess in answer.value.top][:1] == [guess.label for guess in alone.value.top][:1]
+            assert (answer.value.label is None) == (alone.value.label is None)
+            assert answer.confidence == pytest.approx(alone.confidence, abs=1e-3)
+
+    @pytest.mark.parametrize(("rung", "run"), [("gpu", on_gpu), ("cpu", on_cpu)])
+    def test_a_label_is_withheld_below_the_threshold(self, context: StageContext, rung: str, run: Any) -> None:
+        """Blots are nothing: below the model's own threshold the answer is unknown, and still says its guesses."""
+        outcomes = run([picture(context, files.png(seed)) for seed in range(8)], context)
+        for outcome in outcomes:
+            assert isinstance(outcome, Served)
+            is_unknown = outcome.confidence < THRESHOLDS[rung]
+            assert outcome.value.unknown == is_unknown
+            assert (outcome.value.label is None, outcome.value.label_index is None) == (is_unknown, is_unknown)
+            assert len(outcome.value.top) == 5
+            check(outcome.value)
+        assert any(outcome.value.unknown for outcome in outcomes)
+
+    def test_unknown_is_a_success(self, context: StageContext) -> None:
+        """A picture of nothing is no reason for a fallback."""
+        [result] = run_rungs(CHAIN, [picture(context, files.png(6))], context)
+        assert (result.status, result.rung, result.penalty) == (Status.SUCCEEDED, "gpu", Decimal(1))
+        assert (result.value.unknown, result.value.vocabulary) == (True, "imagenet-1k")
+
+    @pytest.mark.skipif(find_spec("skimage") is None, reason="scikit-image's photos are not installed")
+    @pytest.mark.parametrize("run", [on_gpu, on_cpu])
+    def test_real_photos_have_their_labels(self, context: StageContext, run: Any) -> None:
+        """A cat and a cup of coffee are seen as what they are, by name and ImageNet number."""
+        spec = find_spec("skimage")
+        assert spec is not None and spec.origin is not None
+        data = Path(spec.origin).parent / "data"
+        photos = [picture(context, (data / name).read_bytes()) for name in ("chelsea.png", "coffee.png")]
+        cat, coffee = run(photos, context)
+        assert cat.value.label in {"tiger cat", "Egyptian cat", "tabby"}
+        assert (coffee.value.label, coffee.value.label_index) == ("espresso", 967)
+
+    def test_without_the_device_the_processor_serves(self, context: StageContext) -> None:
+        """The accelerated rung is unavailable at once, for all, and the smaller model serves at 0.9."""
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a CUDA device here")
+        models = replace(context.settings.models, gpu_device="cuda")
+        on_cuda = replace(context, settings=replace(context.settings, models=models))
+        for result in run_rungs(CHAIN, [picture(context, files.png())] * 3, on_cuda):
+            assert (result.status, result.rung, result.penalty) == (Status.DEGRADED, "cpu", Decimal("0.9"))
+            outcomes = [attempt.outcome for attempt in result.attempts]
+            assert outcomes == [AttemptOutcome.UNAVAILABLE, AttemptOutcome.SERVED]
+            assert result.error is not None
+            assert result.error.message == "there is no CUDA device here; REPLI_GPU_DEVICE=cpu emulates one"
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("package:nothing", "no package of weights is called 'nothing'; choose from efficientnet_lite0"),
+            ("resnet18", "write package:MODULE, timm:NAME or timm:NAME@FILE"),
+            ("timm:no_such_model@x.pth", "cannot be loaded"),
+            ("timm:mobilenetv3_small_050@/no/such/file.pth", "cannot be loaded"),
+        ],
+    )
+    def test_a_model_that_is_not_here_is_unavailable(self, source: str, message: str) -> None:
+        """At once, with the next step."""
+        with pytest.raises(Unavailable) as told:
+            image_classifier.load(source, "cpu")
+        assert message in str(told.value)
+
+    def test_a_checkpoint_of_ones_own_serves(self, context: StageContext, tmp_path: Path) -> None:
+        """Any timm architecture with weights from a file takes the place of the smaller model."""
+        torchvision_ops.declare()
+        import timm
+        import torch
+
+        model = timm.create_model("mobilenetv3_small_050")
+        torch.save(model.state_dict(), tmp_path / "mine.pth")
+        models = replace(context.settings.models, image_cpu=f"timm:mobilenetv3_small_050@{tmp_path / 'mine.pth'}")
+        mine = replace(context, settings=replace(context.settings, models=models))
+        [result] = run_rungs(CHAIN, [picture(context, files.png())], mine, ON_CPU)
+        assert (result.rung, result.value.vocabulary) == ("cpu", "imagenet-1k")
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            RuntimeError("CUDA driver error: out of memory"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        ],
+    )
+    def test_every_way_to_run_out_of_memory_is_told(self, error: Exception) -> None:
+        """So that the chain splits the batch instead of giving it up."""
+        with pytest.raises(OutOfMemory, match="8 images on cuda do not fit"), memory_errors_told("8 images on cuda"):
+            raise error
+
+    def test_torchs_own_error_is_told(self) -> None:
+        """Whatever its message."""
+        import torch
+
+        with pytest.raises(OutOfMemory, match="8 images on cuda do not fit"), memory_errors_told("8 images on cuda"):
+            raise torch.OutOfMemoryError("no room")
+
+    def test_other_errors_of_the_device_are_not(self) -> None:
+        """A bug is not taken for a lack of memory."""
+        with pytest.raises(RuntimeError, match="shapes do not match"), memory_errors_told("8 images"):
+            raise RuntimeError("shapes do not match")
+
+
+class TestRules:
+    """Words and pixels, without a model."""
+
+    @pytest.mark.parametrize(
+        ("name", "label"),
+        [
+            ("Espresso", "espresso"),
+            ("A small ESPRESSO, strong", "espresso"),
+            ("folding chair, beech", "folding chair"),
+            ("tiger cat on a sofa", "tiger cat"),
+        ],
+    )
+    def test_a_class_is_named_by_its_words(self, context: StageContext, name: str, label: str) -> None:
+        """The longest phrase wins, in any case and among other words; the confidence says that it is a guess."""
+        [outcome] = by_rules([picture(context, files.png(), name)], context)
+        assert isinstance(outcome, Served)
+        assert (outcome.value.label, outcome.value.unknown, outcome.confidence) == (label, False, 0.5)
+
+    @pytest.mark.parametrize("name", ["crane", "A crane at the lake"])
+    def test_a_word_of_two_classes_is_withheld(self, context: StageContext, name: str) -> None:
+        """A crane is a bird and a machine: both are guesses, and neither is the label."""
+        [outcome] = by_rules([picture(context, files.png(), name)], context)
+        assert isinstance(outcome, Served)
+        assert (outcome.value.label, outcome.value.unknown) == (None, True)
+        assert [(guess.label, guess.confidence) for guess in outcome.value.top] == [("crane", 0.25)] * 2
+
+    @pytest.mark.parametrize("name", ["", "7", "Zahnbürste", "😀"])
+    def test_a_name_that_names_no_class_is_withheld(self, context: StageContext, name: str) -> None:
+        """No word, no label."""
+        assert classes_named_in(name) == ()
+        [outcome] = by_rules([picture(context, files.png(), name)], context)
+        assert isinstance(outcome, Served)
+        assert (outcome.value.label, outcome.confidence) == (None, 0.0)
+
+    @pytest.mark.parametrize("colour", ["white", "black", "grey"])
+    def test_blank_pixels_show_nothing(self, context: StageContext, colour: str) -> None:
+        """An empty scan named "espresso" shows no espresso, and the next picture does."""
+        blank = picture(context, files.encoded(Image.new("RGB", (64, 64), colour)), "espresso")
+        empty, full = by_rules([blank, picture(context, files.png(), "espresso")], context)
+        assert isinstance(empty, Served) and isinstance(full, Served)
+        assert (empty.value.label, empty.value.unknown) == (None, True)
+        assert full.value.label == "espresso"
+
+    def test_a_broken_image_fails_alone(self, context: StageContext) -> None:
+        """What cannot be opened is no picture of what it is named."""
+        broken, good = by_rules(
+            [picture(context, b"broken", "espresso"), picture(context, files.png(), "espresso")], context
+        )
+        assert isinstance(broken, Failed)
+        assert isinstance(good, Served)
+
+    def test_no_model_is_needed(self, context: StageContext) -> None:
+        """With every model out of reach, the item is degraded and not lost."""
+        models = replace(context.settings.models, image_gpu="package:nothing", image_cpu="package:nothing")
+        bare = replace(context, settings=replace(context.settings, models=models))
+        [result] = run_rungs(CHAIN, [picture(context, files.png(), "espresso")], bare)
+        assert (result.rung, result.value.label, result.penalty) == ("rules", "espresso", Decimal("0.8"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "cat",
+        Classification(label="cat", label_index=1, unknown=True, top=(), vocabulary="v"),
+        Classification(label=None, label_index=None, unknown=False, top=(), vocabulary="v"),
+        Classification(
+            label="cat",
+            label_index=1,
+            unknown=False,
+            top=(Guess(label="cat", label_index=1, confidence=1.5),),
+            vocabulary="v",
+        ),
+        Classification(
+            label="cat",
+            label_index=1,
+            unknown=False,
+            top=(Guess(label="cat", label_index=1, confidence=float("nan")),),
+            vocabulary="v",
+        ),
+    ],
+)
+def test_what_is_no_classification_is_refused(answer: Any) -> None:
+    """Nonsense falls to the next rung instead of into the store."""
+    with pytest.raises(ValueError, match=r"classification|withheld|confidence"):
+        check(answer)
+
+
+def test_an_item_without_an_image_is_not_concerned() -> None:
+    """Nothing declared is nothing to do; an image that could not be fetched is."""
+    assert STAGE.input(ItemState(item=Item(id="a", name="n"), results={})) is None
+    assert STAGE.input(ItemState(item=Item(id="a", name="n", image="i"), results={})) == Picture(name="n", sha256=None)

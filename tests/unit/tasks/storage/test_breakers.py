@@ -1,0 +1,470 @@
+"""The breakers that all workers share."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from repli.tasks.fallback import (
+    Asked,
+    Breaker,
+    BreakerState,
+    Cause,
+    Decision,
+    Ended,
+    Event,
+    Excused,
+    Lease,
+    Order,
+    Ordered,
+    Position,
+    StoreError,
+    Verdict,
+    step,
+)
+from repli.tasks.items import clean_text
+from repli.tasks.storage import breakers
+from repli.tasks.storage.breakers import Change, Key, Move, database_time
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import breaker_failures
+from tests.support.fakes import ManualClock
+
+R = TypeVar("R")
+BREAKER = Breaker(scope="fleet", failures=3, within_s=100, open_for_s=10, open_for_at_most_s=40, lease_s=20)
+KEY = Key("stage.rung")
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
+ORDERS: list[Order] = [Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
+
+
+class Shared:
+    """One store, by a clock that moves when told."""
+
+    def __init__(self, database: Database, breaker: Breaker = BREAKER) -> None:
+        self.database = database
+        self.breaker = breaker
+        self.clock = ManualClock()
+
+    def now(self, connection: sa.Connection) -> datetime:
+        return self.clock.now()
+
+    def apply(self, event: Event, key: Key = KEY) -> Change:
+        return breakers.apply(self.database, self.breaker, key, event, clock=self.now)
+
+    def fail(self, *tokens: str, key: Key = KEY) -> Change:
+        """Calls that failed, all at this moment."""
+        return [self.apply(Ended(token, Verdict.FAILED, "down"), key) for token in tokens][-1]
+
+    def state(self, key: Key = KEY) -> BreakerState:
+        return breakers.read(self.database, self.breaker, [key], clock=self.now)[0][key]
+
+    def moves(self, *keys: Key) -> list[Move]:
+        return [move for move in breakers.moves_since(self.database, EVER) if move.key in (keys or [KEY])]
+
+    def failures_kept(self) -> list[str]:
+        """The tokens of all failures that lie in the store, of the window or not."""
+        with self.database.read() as connection:
+            return sorted(connection.scalars(sa.select(breaker_failures.c.token)))
+
+
+@pytest.fixture
+def shared(database: Database) -> Shared:
+    return Shared(database)
+
+
+def at_once(jobs: Sequence[Callable[[], R]]) -> list[R]:
+    """What the jobs give, each on its own thread, begun together."""
+    together = threading.Barrier(len(jobs))
+    answers: dict[int, R] = {}
+
+    def do(number: int, job: Callable[[], R]) -> None:
+        together.wait()
+        answers[number] = job()
+
+    threads = [threading.Thread(target=do, args=numbered) for numbered in enumerate(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [answers[number] for number in range(len(jobs))]
+
+
+class TestOneBreaker:
+    """A breaker in the store, changed by one caller after the other."""
+
+    def test_a_breaker_that_never_changed_is_closed(self, shared: Shared) -> None:
+        """It has no row, and asking makes none: nor does a call that was served."""
+        assert shared.state() == BreakerState()
+        assert shared.apply(Asked("a")).decision is Decision.CALL
+        change = shared.apply(Ended("a", Verdict.SERVED))
+        assert (change.state, change.decision, change.move) == (BreakerState(), Decision.NOTED, None)
+        with shared.database.read() as connection:
+            assert connection.scalar(sa.text("SELECT count(*) FROM breakers")) == 0
+
+    def test_every_position_comes_back_as_it_went_in(self, shared: Shared) -> None:
+        """Nothing of a state is lost on the way, to the microsecond: failures, times, lease, count, reason."""
+        seen: list[Position] = []
+
+        def comes_back(change: Change) -> None:
+            assert shared.state() == change.state
+            seen.append(change.state.position)
+
+        shared.clock.advance(0.123457)
+        comes_back(shared.fail("a"))
+        shared.clock.advance(1.5)
+        comes_back(shared.apply(Ended("b", Verdict.FAILED, 'it\'s "down"; -- 🦜\n' * 100)))
+        comes_back(shared.fail("c"))
+        shared.clock.advance(10)
+        comes_back(shared.apply(Asked("probe")))
+        assert shared.state().lease == Lease("probe", shared.clock.now() + timedelta(seconds=20))
+        comes_back(shared.apply(Ended("probe", Verdict.FAILED, "still 🦜 down")))
+        assert (shared.state().failed_probes, shared.state().why) == (1, "still 🦜 down")
+        comes_back(shared.apply(Ordered(Cause.FORCED_OPEN)))
+        comes_back(shared.apply(Ordered(Cause.FORCED_CLOSED)))
+        comes_back(shared.apply(Ordered(Cause.RESET)))
+        assert set(seen) == set(Position)
+
+    def test_a_reason_that_no_database_takes_is_kept_all_the_same(self, shared: Shared) -> None:
+        """An error may quote a null byte or half a character; the breaker opens nevertheless."""
+        change = [shared.apply(Ended(token, Verdict.FAILED, "b\0d\udc80")) for token in "abc"][-1]
+        assert change.state.position is Position.OPEN
+        assert shared.state() == change.state
+        assert shared.moves()[0].why == change.state.why == "b\ufffdd\ufffd"
+
+    def test_it_opens_at_exactly_the_last_failure(self, shared: Shared) -> None:
+        """Two failures leave it closed; the third opens it, and that is one move, with its reason."""
+        assert shared.fail("a", "b").state.position is Position.CLOSED
+        change = shared.fail("c")
+        move = Move(
+            key=KEY,
+            number=3,
+            at=shared.clock.now(),
+            old=Position.CLOSED,
+            new=Position.OPEN,
+            cause=Cause.TOO_MANY_FAILURES,
+            why="down",
+        )
+        assert (change.move, shared.moves()) == (move, [move])
+        assert change.now == shared.clock.now()
+
+    def test_a_failure_counts_once(self, shared: Shared) -> None:
+        """Told twice of one call, because the first answer was lost on the way, the store knows it by its token."""
+        shared.fail("a")
+        shared.fail("a", "a")
+        assert len(shared.state().failures) == 1
+        assert shared.state().position is Position.CLOSED
+
+    def test_excused_failures_are_gone(self, shared: Shared) -> None:
+        """They leave the store, the others stay."""
+        shared.fail("a", "b")
+        shared.apply(Excused(frozenset({"a", "unknown"})))
+        assert shared.failures_kept() == ["b"]
+
+    def test_failures_that_left_the_window_are_removed(self, shared: Shared) -> None:
+        """The window's last moment counts no more; rows go with the next change, so they do not pile up."""
+        shared.fail("a")
+        shared.clock.advance(1)
+        shared.fail("b")
+        shared.clock.advance(99)
+        assert [failure.token for failure in shared.state().failures] == ["b"]
+        assert shared.failures_kept() == ["a", "b"]
+        shared.fail("c")
+        assert shared.failures_kept() == ["b", "c"]
+        assert shared.state().position is Position.CLOSED
+
+    def test_another_breakers_window_is_its_own(self, shared: Shared) -> None:
+        """What has left one rung's window may still be in that of a rung with a longer one."""
+        patient = replace(BREAKER, within_s=1000)
+        breakers.apply(shared.database, patient, Key("stage.other"), Ended("a", Verdict.FAILED), clock=shared.now)
+        shared.clock.advance(200)
+        shared.fail("b")
+        assert shared.failures_kept() == ["a", "b"]
+
+    def test_a_served_probe_forgets_the_failures(self, shared: Shared) -> None:
+        """Closed again, it counts from zero."""
+        shared.fail("a", "b", "c")
+        shared.clock.advance(10)
+        shared.apply(Asked("probe"))
+        shared.apply(Ended("probe", Verdict.SERVED))
+        assert shared.failures_kept() == []
+        assert shared.state().position is Position.CLOSED
+
+    def test_breakers_do_not_touch_each_other(self, shared: Shared) -> None:
+        """Neither another rung's, nor the same rung's at another place; each has its own failures and moves."""
+        here, there, other = Key("stage.rung", "here"), Key("stage.rung", "there"), Key("stage.other", "here")
+        shared.fail("a", "b", key=there)
+        shared.fail("c", "d", key=other)
+        shared.fail("e", "f", "g", key=here)
+        shared.apply(Ordered(Cause.FORCED_CLOSED), there)
+        assert shared.state(here).position is Position.OPEN
+        assert len(shared.state(here).failures) == 3
+        assert shared.state(there).position is Position.FORCED_CLOSED
+        assert len(shared.state(other).failures) == 2
+        assert shared.state() == BreakerState()
+        assert [str(move) for move in shared.moves(here, there, other)] == [
+            "stage.rung@here: closed → open (too many failures)",
+            "stage.rung@there: closed → forced_closed (forced closed)",
+        ]
+
+    def test_several_are_read_at_once(self, shared: Shared) -> None:
+        """Each by its key, with the store's time."""
+        other = Key("stage.other")
+        shared.fail("a", key=other)
+        states, now = breakers.read(shared.database, BREAKER, [KEY, other], clock=shared.now)
+        assert states == {KEY: BreakerState(), other: shared.state(other)}
+        assert now == shared.clock.now()
+
+    def test_the_time_is_the_stores_own(self, shared: Shared) -> None:
+        """In UTC, and close to this machine's, which both stores run on."""
+        with shared.database.read() as connection:
+            if not shared.database.is_sqlite:
+                connection.execute(sa.text("SET TIME ZONE 'Asia/Tokyo'"))
+            now = database_time(connection)
+        assert now.tzinfo is UTC
+        assert abs(now - datetime.now(UTC)) < timedelta(seconds=5)
+
+    def test_without_another_clock_it_is_used(self, shared: Shared) -> None:
+        """For reading and for changing alike."""
+        started = datetime.now(UTC) - timedelta(seconds=1)
+        change = breakers.apply(shared.database, BREAKER, KEY, Ended("a", Verdict.FAILED))
+        _, now = breakers.read(shared.database, BREAKER, [KEY])
+        (failure,) = change.state.failures
+        assert started <= failure.at == change.now <= now <= datetime.now(UTC) + timedelta(seconds=1)
+
+
+class TestMoves:
+    """What is kept of the past."""
+
+    def test_moves_come_in_the_order_of_their_making(self, shared: Shared) -> None:
+        """Those of one moment too; each says from where, to where, and why."""
+        shared.fail("a", "b", "c")
+        shared.clock.advance(10)
+        shared.apply(Asked("probe"))
+        shared.apply(Ended("probe", Verdict.FAILED, "still down"))
+        shared.clock.advance(20)
+        shared.apply(Asked("second"))
+        shared.clock.advance(20)
+        assert shared.apply(Asked("third")).decision is Decision.REFUSE
+        shared.apply(Ordered(Cause.FORCED_OPEN))
+        shared.apply(Ordered(Cause.RESET))
+        moves = shared.moves()
+        assert [(move.old.value, move.new.value, move.cause.value, move.why) for move in moves] == [
+            ("closed", "open", "too many failures", "down"),
+            ("open", "half_open", "probe due", "down"),
+            ("half_open", "open", "probe failed", "still down"),
+            ("open", "half_open", "probe due", "still down"),
+            ("half_open", "open", "probe lost", "still down"),
+            ("open", "forced_open", "forced open", ""),
+            ("forced_open", "closed", "reset", ""),
+        ]
+        assert [move.number for move in moves] == [3, 4, 5, 6, 7, 8, 9]
+
+    def test_a_change_that_is_no_move_leaves_none(self, shared: Shared) -> None:
+        """A failure, a permit that is given back, a lease: the position is the same."""
+        shared.fail("a", "b", "c")
+        shared.clock.advance(10)
+        shared.apply(Asked("probe"))
+        before = shared.moves()
+        assert shared.fail("late").move is None
+        assert shared.apply(Ended("probe", Verdict.INCONCLUSIVE)).move is None
+        change = shared.apply(Asked("next"))
+        assert (change.decision, change.move) == (Decision.PROBE, None)
+        assert shared.moves() == before
+
+    def test_a_reset_of_what_is_closed_is_no_move(self, shared: Shared) -> None:
+        """It forgets the failures, and that a probe closed it."""
+        shared.fail("a", "b", "c")
+        shared.clock.advance(10)
+        shared.apply(Asked("probe"))
+        shared.apply(Ended("probe", Verdict.SERVED))
+        before = shared.moves()
+        assert shared.apply(Ordered(Cause.RESET)).move is None
+        assert shared.moves() == before
+
+    def test_moves_are_found_by_time(self, shared: Shared) -> None:
+        """From the first moment on, up to the last one, both included."""
+        times = []
+        for name in ("b", "a", "c"):
+            shared.apply(Ordered(Cause.FORCED_OPEN), Key(name))
+            times.append(shared.clock.now())
+            shared.clock.advance(1)
+
+        def names(start: datetime, end: datetime | None = None) -> list[str]:
+            return [move.key.name for move in breakers.moves_since(shared.database, start, end)]
+
+        assert names(times[0]) == ["b", "a", "c"]
+        assert names(times[1]) == ["a", "c"]
+        assert names(times[0], times[1]) == ["b", "a"]
+        assert names(times[2] + timedelta(microseconds=1)) == []
+
+
+class TestRaces:
+    """Many callers at the same moment, on real threads with connections of their own."""
+
+    def test_no_failure_is_lost(self, shared: Shared) -> None:
+        """Sixteen calls fail together: all are kept, one of them opens the breaker, and knows it."""
+        shared.breaker = replace(BREAKER, failures=16)
+        changes = at_once([lambda token=str(n): shared.fail(token) for n in range(16)])  # type: ignore[misc]
+        assert len(shared.state().failures) == 16
+        assert [move.number for move in shared.moves()] == [16]
+        assert [change.move for change in changes if change.move] == shared.moves()
+
+    def test_it_opens_once(self, shared: Shared) -> None:
+        """Of sixteen failures the third opens it; the later ones are kept, and open nothing again."""
+        at_once([lambda token=str(n): shared.fail(token) for n in range(16)])  # type: ignore[misc]
+        assert len(shared.state().failures) == 16
+        (move,) = shared.moves()
+        assert (move.number, move.cause) == (3, Cause.TOO_MANY_FAILURES)
+
+    def test_one_of_many_gets_the_probe(self, shared: Shared) -> None:
+        """Sixteen ask when a probe is due: one holds the lease, all others are refused."""
+        shared.fail("a", "b", "c")
+        shared.clock.advance(10)
+        changes = at_once([lambda token=str(n): shared.apply(Asked(token)) for n in range(16)])  # type: ignore[misc]
+        decisions = [change.decision for change in changes]
+        assert (decisions.count(Decision.PROBE), decisions.count(Decision.REFUSE)) == (1, 15)
+        lease = shared.state().lease
+        assert lease and lease.token == str(decisions.index(Decision.PROBE))
+
+    @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)  # on SQLite writers queue
+    def test_who_comes_second_begins_again(self, shared: Shared) -> None:
+        """The first change has no row to wait for: somebody else's gets in, is kept, and ours is worked out anew."""
+        shared.breaker = replace(BREAKER, failures=2)
+        with before_the_first_change(shared.database, lambda: shared.fail("first")):
+            change = shared.fail("second")
+        assert [failure.token for failure in shared.state().failures] == ["first", "second"]
+        assert shared.state() == change.state
+        assert [change.move] == shared.moves()
+        assert change.move and change.move.number == 2
+
+    @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
+    def test_who_never_gets_through_says_so(self, shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After so many tries that is an error of the store, and nothing was changed by it."""
+        monkeypatch.setattr(breakers, "TRIES", 1)
+        with (
+            before_the_first_change(shared.database, lambda: shared.apply(Ordered(Cause.FORCED_CLOSED))),
+            pytest.raises(StoreError, match=r"stage\.rung changed 1 times"),
+        ):
+            shared.fail("never")
+        assert shared.failures_kept() == []
+        assert shared.state().position is Position.FORCED_CLOSED
+
+
+@contextmanager
+def before_the_first_change(database: Database, other: Callable[[], object]) -> Iterator[None]:
+    """Just before a breaker's row is made, `other` changes that breaker, in a transaction of its own."""
+    others = [other]
+
+    def get_in(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO breakers ") and others:
+            others.pop()()
+
+    sa.event.listen(database.engine, "before_cursor_execute", get_in)
+    yield
+    sa.event.remove(database.engine, "before_cursor_execute", get_in)
+
+
+def by_time(state: BreakerState) -> BreakerState:
+    """The state with failures of one moment in one order, which has no meaning."""
+    return replace(state, failures=tuple(sorted(state.failures, key=lambda failure: (failure.at, failure.token))))
+
+
+class Twins(RuleBasedStateMachine):
+    """Two breakers in the store, each beside one in memory: whatever happens, they are the same."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.name = uuid.uuid4().hex  # a new pair for every example; the database is the same
+        self.keys = [Key(self.name), Key(self.name, "here")]
+        self.shared = Shared(database, Breaker(scope="host", failures=2, within_s=30, open_for_s=5, lease_s=8))
+        self.states = {key: BreakerState() for key in self.keys}
+        self.changes = dict.fromkeys(self.keys, 0)
+        self.tokens: dict[Key, list[str]] = {key: [] for key in self.keys}
+        self.moves: list[Move] = []
+
+    def token(self, key: Key) -> str:
+        """A new one."""
+        self.tokens[key].append(f"{self.name}{self.keys.index(key)}{len(self.tokens[key]):03}")
+        return self.tokens[key][-1]
+
+    def happens(self, key: Key, event: Event) -> None:
+        """In the store as in memory."""
+        now = self.shared.clock.now()
+        before = self.as_of_now(key)
+        after, decision = step(self.shared.breaker, before, event, now)
+        self.changes[key] += after != before
+        move = None
+        if after.position is not before.position:
+            number, why = self.changes[key], after.why
+            positions = {"old": before.position, "new": after.position}
+            move = Move(key=key, number=number, at=now, cause=after.cause, why=why, **positions)
+            self.moves.append(move)
+        self.states[key] = after
+        change = self.shared.apply(event, key)
+        assert by_time(change.state) == by_time(after)
+        assert (change.decision, change.now, change.move) == (decision, now, move)
+
+    def as_of_now(self, key: Key) -> BreakerState:
+        """The state in memory, without what has left the window since it was worked out."""
+        start = self.shared.clock.now() - timedelta(seconds=self.shared.breaker.within_s)
+        failures = tuple(failure for failure in self.states[key].failures if failure.at > start)
+        return replace(self.states[key], failures=failures)
+
+    @rule(key=st.sampled_from([0, 1]))
+    def ask(self, key: int) -> None:
+        self.happens(self.keys[key], Asked(self.token(self.keys[key])))
+
+    @rule(key=st.sampled_from([0, 1]))
+    def fail(self, key: int) -> None:
+        self.happens(self.keys[key], Ended(self.token(self.keys[key]), Verdict.FAILED, "down"))
+
+    @rule(key=st.sampled_from([0, 1]), verdict=st.sampled_from(Verdict), why=st.text(max_size=5))
+    def end_probe(self, key: int, verdict: Verdict, why: str) -> None:
+        lease = self.states[self.keys[key]].lease
+        token = lease.token if lease else self.token(self.keys[key])
+        self.happens(self.keys[key], Ended(token, verdict, clean_text(why)))
+
+    @rule(key=st.sampled_from([0, 1]), verdict=st.sampled_from(Verdict), ago=st.integers(1, 4))
+    def end_late(self, key: int, verdict: Verdict, ago: int) -> None:
+        for token in self.tokens[self.keys[key]][-ago:][:1]:
+            self.happens(self.keys[key], Ended(token, verdict, "late"))
+
+    @rule(key=st.sampled_from([0, 1]), how_many=st.integers(1, 3))
+    def excuse(self, key: int, how_many: int) -> None:
+        self.happens(self.keys[key], Excused(frozenset(self.tokens[self.keys[key]][-how_many:])))
+
+    @rule(key=st.sampled_from([0, 1]), cause=st.sampled_from(ORDERS))
+    def order(self, key: int, cause: Order) -> None:
+        self.happens(self.keys[key], Ordered(cause))
+
+    @rule(seconds=st.sampled_from([0.000001, 1.0, 5.0, 8.0, 10.0, 29.0, 30.0, 1000.0]))
+    def wait(self, seconds: float) -> None:
+        self.shared.clock.advance(seconds)
+
+    @invariant()
+    def they_are_the_same(self) -> None:
+        states, now = breakers.read(self.shared.database, self.shared.breaker, self.keys, clock=self.shared.now)
+        assert states == {key: by_time(self.as_of_now(key)) for key in self.keys}
+        assert now == self.shared.clock.now()
+
+    def teardown(self) -> None:
+        order = sorted(self.moves, key=lambda move: (move.at, move.key, move.number))
+        assert self.shared.moves(*self.keys) == order
+
+
+def test_the_shared_breaker_is_the_one_in_memory(database: Database) -> None:
+    """Whatever happens to it, in whatever order: same state, same decision, same moves, same numbers."""
+    run_state_machine_as_test(
+        lambda: Twins(database),
+        settings=settings(derandomize=True, deadline=None, max_examples=25, stateful_step_count=25),
+    )

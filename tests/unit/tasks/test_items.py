@@ -1,0 +1,164 @@
+"""The values that flow: which vectors may be compared, and how an input is told from another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repli.tasks.fallback import AttemptOutcome
+from repli.tasks.items import Embedding, Item, fingerprint
+from repli.tasks.settings import Settings
+from repli.tasks.stages.embed_text import check
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import step_results
+from tests.support import ROOT
+from tests.support.files import png
+from tests.support.in_process import enrich
+
+
+def vector(*numbers: float, space: str = "model:1:whole-l2") -> Embedding:
+    return Embedding(space=space, vector=np.asarray(numbers, np.float32))
+
+
+class TestSpaces:
+    """A vector lives in a space, and nothing is nearer or farther outside of it."""
+
+    def test_the_cosine_of_two_vectors(self) -> None:
+        """1 for the same direction, 0 for none in common, -1 for the opposite."""
+        assert vector(0.6, 0.8).similarity(vector(0.6, 0.8)) == pytest.approx(1)
+        assert vector(1, 0).similarity(vector(0, 1)) == 0
+        assert vector(1, 0).similarity(vector(-0.6, 0.8)) == pytest.approx(-0.6)
+        assert isinstance(vector(1, 0).similarity(vector(1, 0)), float)
+
+    @pytest.mark.parametrize(
+        "other", ["model:2:whole-l2", "model:1:half-l2", "other:1:whole-l2", "", "MODEL:1:whole-l2"]
+    )
+    def test_vectors_of_two_spaces_are_not_compared(self, other: str) -> None:
+        """Another model, other weights, another preparation: no number says how near they are, and none is given."""
+        one, two = vector(1, 0), vector(1, 0, space=other)
+        with pytest.raises(ValueError, match=f"a vector of model:1:whole-l2 cannot be compared with one of {other}"):
+            one.similarity(two)
+        with pytest.raises(ValueError, match="cannot be compared with one of model:1:whole-l2"):
+            two.similarity(one)
+
+    def test_a_vector_without_a_space_is_refused(self) -> None:
+        """It would be compared with all others that have none."""
+        check(vector(1, 0))
+        with pytest.raises(ValueError, match="space has no name"):
+            check(vector(1, 0, space=""))
+
+    def test_every_vector_in_the_store_names_its_space(self, settings: Settings, tmp_path: Path) -> None:
+        """Model, revision and preparation, whichever rung made it; vectors of one space are of one length."""
+        (tmp_path / "lamp.png").write_bytes(png())
+        lines = [
+            {"id": "no image", "name": "A lamp", "document": "A lamp that is made of brass."},
+            {"id": "image", "name": "A lamp", "document": "A lamp that is made of brass.", "image": "lamp.png"},
+            {"id": "lost text", "name": "A lamp", "document": "nowhere.txt"},
+        ]
+        (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        by_model = enrich(settings, tmp_path / "items.jsonl", forced={"classify_image": "rules"})
+        assert {id_: view.stages["embed_text"].rung for id_, view in by_model.items()} == {
+            "no image": "text_and_label",
+            "image": "text_only",  # the label is a guess
+            "lost text": "text_and_label",
+        }
+        for line in lines:
+            line["id"] += ", hashed"
+        (tmp_path / "more.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        by_words = enrich(settings, tmp_path / "more.jsonl")
+        assert {id_: view.stages["embed_text"].rung for id_, view in by_words.items()} == {
+            "no image, hashed": "hashed",
+            "image, hashed": "hashed",
+            "lost text, hashed": "skip",  # a hash of a bare name only repeats the keyword index
+        }
+        barred = by_words["lost text, hashed"].stages["embed_text"].attempts[2]
+        assert (barred.rung, barred.outcome) == ("hashed", AttemptOutcome.INCOMPATIBLE)
+        with Database(settings.database_url).read() as connection:
+            rows = connection.execute(
+                sa.select(step_results.c.value, step_results.c.vector).where(step_results.c.vector.is_not(None))
+            ).all()
+        assert len(rows) == 5
+        lengths: dict[str, set[int]] = {}
+        for value, content in rows:
+            model, revision, preparation = value["space"].split(":")
+            assert all((model, revision, preparation))
+            lengths.setdefault(value["space"], set()).add(len(np.frombuffer(content, np.float32)))
+        assert sorted(map(len, lengths.values())) == [1, 1]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stage's input."""
+
+    name: str
+    parts: tuple[Any, ...]
+    weight: Decimal
+    by: Mapping[str, Any]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+class TestFingerprint:
+    """A stage's input, told from another."""
+
+    @settings(derandomize=True, deadline=None, max_examples=50)
+    @given(json_values, json_values)
+    def test_two_inputs_are_the_same_where_their_json_is(self, one: Any, other: Any) -> None:
+        """Neither the order of keys nor the process matters, and nothing that differs is taken for the same."""
+        is_same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+        assert (fingerprint(one) == fingerprint(other)) is is_same
+        assert fingerprint([one, {"b": 1, "a": other}]) == fingerprint([one, {"a": other, "b": 1}])
+        assert fingerprint(one) is not None
+
+    def test_every_part_of_an_input_counts(self) -> None:
+        """Fields of a dataclass at any depth, the last digit of a decimal, None and absence."""
+        whole = Passage("a", (Item(id="a"), None), Decimal("0.90"), {"x": 1})
+        different = [
+            Passage("b", (Item(id="a"), None), Decimal("0.90"), {"x": 1}),
+            Passage("a", (Item(id="b"), None), Decimal("0.90"), {"x": 1}),
+            Passage("a", (Item(id="a"),), Decimal("0.90"), {"x": 1}),
+            Passage("a", (Item(id="a"), None), Decimal("0.91"), {"x": 1}),
+            Passage("a", (Item(id="a"), None), Decimal("0.90"), {"x": None}),
+            None,
+        ]
+        prints = [fingerprint(one) for one in (whole, *different)]
+        assert len(set(prints)) == len(prints)
+        assert fingerprint(Passage("a", (Item(id="a"), None), Decimal("0.90"), {"x": 1})) == prints[0]
+
+    def test_what_has_no_form_has_none(self) -> None:
+        """A stage of one's own may take anything: then nothing is known of what changed."""
+        assert fingerprint(object()) is None
+        assert fingerprint({"a": {1, 2}}) is None
+        assert fingerprint(np.zeros(2)) is None
+        loop: list[Any] = []
+        loop.append(loop)
+        assert fingerprint(loop) is None
+
+    def test_it_is_the_same_in_every_process(self) -> None:
+        """A worker compares its own with what another has left."""
+        code = (
+            "from repli.tasks.items import Item, fingerprint\n"
+            "print(fingerprint({'b': Item(id='a', attributes={'y': 1, 'x': 'ä'}), 'a': None}))"
+        )
+        environment = {"PYTHONHASHSEED": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == fingerprint({"a": None, "b": Item(id="a", attributes={"x": "ä", "y": 1})})

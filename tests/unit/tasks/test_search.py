@@ -1,0 +1,198 @@
+"""A search as a person makes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from repli.flows.cli.render import hits_page
+from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.search import MAX_LIMIT, Found, Mode, Query, search
+from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.search.query import BEGIN, END, Hit
+from tests.support.command_line import command, environment
+from tests.support.in_process import enrich
+
+TEXTS = {
+    "whale": "A very large animal that lives in the ocean and breathes air.",
+    "loom": "A machine on which cloth is woven from thread.",
+    "volcano": "A mountain from which molten rock comes out.",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Database]:
+    """Three items with the model's vectors, and one, the harp, with hashed words."""
+    folder = tmp_path_factory.mktemp("search")
+    home = {"REPLI_HOME": str(folder / "home"), "REPLI_GPU_DEVICE": "cpu"}
+    settings = Settings.from_environment(home)
+    enrich(settings, manifest(folder / "whole.jsonl", TEXTS), forced={})
+    harp = {"harp": "A musical instrument with many strings, which is plucked by hand."}
+    enrich(settings, manifest(folder / "less.jsonl", harp))
+    return settings, Database(settings.database_url)
+
+
+def manifest(path: Path, texts: dict[str, str]) -> Path:
+    lines = [json.dumps({"id": id_, "name": id_, "document": text}) for id_, text in texts.items()]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def ids(store: tuple[Settings, Database], text: str, mode: Mode = Mode.HYBRID, **options: Any) -> list[str]:
+    return [hit.id for hit in search(*store, Query(text=text, mode=mode, **options)).hits]
+
+
+def test_it_finds_by_meaning(store: tuple[Settings, Database]) -> None:
+    """Not one word of the query stands in the item; by words alone it is not found."""
+    query = "enormous marine mammal"
+    assert ids(store, query, Mode.KEYWORD) == []
+    assert ids(store, query, Mode.VECTOR)[0] == "whale"
+    assert ids(store, query)[0] == "whale"
+
+
+def test_what_has_hashed_words_is_found_by_its_words(store: tuple[Settings, Database]) -> None:
+    """In every mode; its quality and what is degraded are told."""
+    for mode in Mode:
+        hits = {hit.id: hit for hit in search(*store, Query(text="plucked strings", mode=mode)).hits}
+        assert (hits["harp"].quality, hits["harp"].degraded) == (0.8, ("embed_text",))
+    assert "harp" in ids(store, "plucked strings")[:2]
+    assert ids(store, "plucked strings", Mode.KEYWORD) == ["harp"]
+    assert "harp" not in ids(store, "plucked strings", min_quality=0.9)
+
+
+def test_its_json_is_the_contract(store: tuple[Settings, Database]) -> None:
+    """The names of section 11 of the design."""
+    found = search(*store, Query(text="molten rock", limit=1)).as_json()
+    assert (found["query"], found["mode"]) == ("molten rock", "hybrid")
+    [hit] = found["hits"]
+    assert hit.keys() == {"id", "name", "score", "quality", "degraded", "snippet"}
+    assert (hit["id"], hit["quality"], hit["degraded"]) == ("volcano", 1.0, [])
+    assert "**molten** **rock**" in hit["snippet"]
+    assert 0 < hit["score"] <= 1
+
+
+def test_the_command_prints_what_was_found(store: tuple[Settings, Database]) -> None:
+    """As a page, or as one JSON document and nothing else; a query that has no word is a usage error."""
+
+    def repli(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = command("search", *arguments, "--mode", "keyword")
+        return subprocess.run(words, env=environment(store[0].home), capture_output=True, text=True, check=False)
+
+    done = repli("molten rock", "--limit", "1", "--json")
+    assert json.loads(done.stdout) == search(*store, Query(text="molten rock", mode=Mode.KEYWORD, limit=1)).as_json()
+    assert "molten rock" in repli("molten").stdout
+    refused = repli("?!")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+
+
+def test_the_page_of_a_search_says_what_the_hits_are() -> None:
+    """Name, id, score, quality, what is degraded and the passage with marks; notes first; no markup is obeyed."""
+    whole = Hit(id="a", name="[red]Ash[/]", score=1, quality=1, snippet=f"an {BEGIN}ash{END} [b]tree[/b]")
+    less = Hit(id="b", name=None, score=0.25, quality=0.72, degraded=("classify_image", "embed_text"))
+    query = Query(text="ash")
+    shown = printed(hits_page(Found(query=query, hits=[whole, less], notes=["no search by meaning"])))
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines() if line.strip()]
+    assert lines == [
+        "no search by meaning",
+        "[red]Ash[/]  a  score 1.000  quality 1",
+        "an ash [b]tree[/b]",
+        "b  b  score 0.250  quality 0.72 · degraded: classify_image, embed_text",
+    ]
+    assert re.search(r"\x1b\[[\d;]+mash\x1b", shown)
+    assert "Nothing was found." in printed(hits_page(Found(query=query, hits=[])))
+
+
+def printed(page: RenderableType) -> str:
+    console = Console(width=120, force_terminal=True, color_system="truecolor")
+    with console.capture() as captured:
+        console.print(page)
+    return captured.get()
+
+
+def test_without_a_model_it_goes_by_words(store: tuple[Settings, Database]) -> None:
+    """What cannot be had is told, and what can be is shown; vectors of hashed words need no model."""
+    settings, database = store
+    without = replace(settings, models=replace(ModelSettings(), text="package:no_such_model"))
+    found = search(without, database, Query(text="cloth thread"))
+    assert found.hits[0].id == "loom"
+    assert "no_such_model" in found.notes[0]
+    by_vector = search(without, database, Query(text="cloth thread", mode=Mode.VECTOR))
+    assert [hit.id for hit in by_vector.hits] == ["harp"]
+
+
+def test_a_model_that_made_no_vector_here_is_not_asked(store: tuple[Settings, Database], tmp_path: Path) -> None:
+    """In a store of another space a search by vectors alone says so, in one line with the way out."""
+    settings, _ = store
+    empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    empty.migrate()
+    with pytest.raises(RepliError, match="no stored item has a vector; try --mode keyword"):
+        search(settings, empty, Query(text="cloth", mode=Mode.VECTOR))
+    assert search(settings, empty, Query(text="cloth")).hits == []
+
+
+def test_the_way_out_is_one(store: tuple[Settings, Database], tmp_path: Path) -> None:
+    """Where a query has no word, and no vector can be made of it, no mode sends to another that does not help."""
+    settings, _ = store
+    hashed = Settings.from_environment({"REPLI_HOME": str(tmp_path), "REPLI_GPU_DEVICE": "cpu"})
+    enrich(hashed, manifest(tmp_path / "hashed.jsonl", {"loom": TEXTS["loom"]}))
+    without_model = replace(settings, models=replace(ModelSettings(), text="package:no_such_model"))
+    for place in hashed, replace(without_model, database_url=hashed.database_url), without_model:
+        for mode in Mode.HYBRID, Mode.VECTOR:
+            with pytest.raises(RepliError, match="give a word to look for"):
+                search(place, Database(place.database_url), Query(text="🚀", mode=mode))
+
+
+@pytest.mark.parametrize("text", ["🚀", "…", "?!", "cloth " * 2000, "a" * 10_000, "\ud800 cloth", "\0cloth"])
+def test_odd_queries_have_answers(store: tuple[Settings, Database], text: str) -> None:
+    """Where there is no word to look for, what is meant is still looked at."""
+    assert ids(store, text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text": ""}, "nothing to search for"),
+        ({"text": " \n"}, "nothing to search for"),
+        ({"text": "🚀", "mode": Mode.KEYWORD}, "give one, or try --mode vector"),
+        ({"text": "x", "limit": 0}, "--limit 0"),
+        ({"text": "x", "limit": MAX_LIMIT + 1}, "--limit 1001"),
+        ({"text": "x", "min_quality": 1.1}, "--min-quality 1.1"),
+        ({"text": "x", "min_quality": float("nan")}, "--min-quality nan"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(fields: dict[str, Any], message: str) -> None:
+    """With the option's name, before anything is opened."""
+    with pytest.raises(UsageError, match=message):
+        Query(**fields)
+
+
+def test_a_mode_that_there_is_not() -> None:
+    """The answer names those that there are."""
+    with pytest.raises(UsageError, match="hybrid, keyword, vector"):
+        Mode.parse("fuzzy")
+
+
+def test_a_space_without_its_model_is_left_out(store: tuple[Settings, Database]) -> None:
+    """Vectors of another model than today's are not compared with anything; the answer names their space."""
+    import sqlalchemy as sa
+
+    from repli.tasks.storage.schema import documents
+
+    settings, database = store
+    with database.write() as connection:
+        spaces = dict(connection.execute(sa.select(documents.c.item_id, documents.c.space)).all())
+        assert spaces["harp"] == HASHED_SPACE
+        change = sa.update(documents).where(documents.c.item_id == "loom")
+        connection.execute(change.values(space="older-model", revision=documents.c.revision + 100))
+    found = search(settings, database, Query(text="weaving machine", mode=Mode.VECTOR))
+    assert "loom" not in [hit.id for hit in found.hits]
+    assert "older-model" in found.notes[0]
