@@ -128,7 +128,7 @@ def _breakers() -> type[Form]:
 
 _BREAKER: Mapping[str, tuple[type, str, str, float]] = {
     "failures": (int, "Failures", "So many within the window open it.", 1000),
-    "within_s": (float, "Window (s)", "Failures count for so long.", LONGEST_S),
+    "within_s": (float, "BatchDispatcher (s)", "Failures count for so long.", LONGEST_S),
     "open_for_s": (
         float,
         "First cool-down (s)",
@@ -242,7 +242,7 @@ class EnrichmentPolicy(Block):
     @model_validator(mode="after")
     def _works(self) -> Self:
         try:
-            PIPELINE.under(self.policy())
+            PIPELINE.with_policy(self.policy())
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self

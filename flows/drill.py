@@ -43,7 +43,7 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
     The parameters are those of `repli.flows.config.parameters`.
     """
     settings = configured_settings()
-    pipeline = PIPELINE.under(settings.policy)
+    pipeline = PIPELINE.with_policy(settings.policy)
     database = Database(settings.database_url)
     database.migrate()
     started_at = datetime.now(UTC)

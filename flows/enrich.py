@@ -19,20 +19,20 @@ from prefect.states import Cancelled, Completed, Failed
 from repli.flows.config.parameters import BatchSize, Faults, Forced, Limit, Refresh, Source, fault_specs, force_specs
 from repli.flows.config.resolve import configured_settings, dask_client, task_runner
 from repli.flows.config.run_request import RunRequest
-from repli.flows.dispatch.dispatcher import Window
+from repli.flows.dispatch.dispatcher import BatchDispatcher
 from repli.flows.dispatch.heartbeat import heartbeat
 from repli.flows.dispatch.routing import Routing
-from repli.flows.dispatch.worker_deaths import set_aside
+from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.reporting import events
-from repli.tasks.reporting.run_report import Report, markdown, report_on
+from repli.tasks.reporting.run_report import Report, build_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.locks import held_alone
+from repli.tasks.storage.locks import try_exclusive_lock
 from repli.tasks.storage.retry import claims
 
 NO_SOURCE = (
@@ -59,7 +59,7 @@ def enrich(
     if not source:
         return Failed(message=NO_SOURCE)
     settings = configured_settings()
-    pipeline = PIPELINE.under(settings.policy)
+    pipeline = PIPELINE.with_policy(settings.policy)
     request = RunRequest(
         source=Path(source),
         batch_size=batch_size or settings.batch_size,
@@ -71,7 +71,7 @@ def enrich(
     )
     database = Database(settings.database_url)
     database.migrate()
-    with held_alone(database, f"enrich {Path(source).resolve()}") as is_alone:
+    with try_exclusive_lock(database, f"enrich {Path(source).resolve()}") as is_alone:
         if not is_alone:
             return Cancelled(message=f"{source} is being enriched by another run; wait for its end")
         return _enrich(database, request, settings, pipeline)
@@ -86,7 +86,7 @@ def _enrich(database: Database, request: RunRequest, settings: Settings, pipelin
     with heartbeat(database, run_id, settings.retry.lease_s):
         problems, notes = _enrich_batches(database, request, options, settings, pipeline)
     runs.finish(database, run_id, database.now(), notes)
-    return _ending(report_on(database, runs.find(database, run_id), STAGE_NAMES), pipeline, problems)
+    return _ending(build_report(database, runs.find(database, run_id), STAGE_NAMES), pipeline, problems)
 
 
 def _enrich_batches(
@@ -108,13 +108,13 @@ def _enrich_batches(
 
     client = dask_client()
     routing = Routing(client, database, forced=options.directives.forced)
-    window = Window(
+    window = BatchDispatcher(
         client,
         database,
         options,
         settings,
         on_done=on_done,
-        set_aside=partial(set_aside, database, options.run_id),
+        mark_poison_item=partial(mark_poison_item, database, options.run_id),
         routing=routing,
         pipeline=pipeline,
         stages=pipeline.stages,

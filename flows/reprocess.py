@@ -23,23 +23,23 @@ from prefect.states import Completed, Failed
 from repli.flows.config.parameters import BatchSize, Faults, Limit, fault_specs
 from repli.flows.config.resolve import configured_settings, dask_client, task_runner
 from repli.flows.config.run_request import RetryRequest
-from repli.flows.dispatch.dispatcher import Window, full_width
+from repli.flows.dispatch.dispatcher import BatchDispatcher, full_width
 from repli.flows.dispatch.heartbeat import heartbeat
-from repli.flows.dispatch.retry_planner import PROBE_ITEMS, Prospect, Verdict, gaps
+from repli.flows.dispatch.retry_planner import PROBE_ITEMS, RetryDecision, StageProgress, gaps
 from repli.flows.dispatch.routing import Routing
-from repli.flows.dispatch.worker_deaths import set_aside
+from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.pipeline import AnyStage
-from repli.tasks.reporting.retry_report import RetryReport, markdown, retry_report_on
+from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
-from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.claims import Claim, RetryTarget
 
-OWED_TO_THE_STORE = Gap(stage="store", served=(None,), whole_too=True)
+STALE_STORE_RESULTS = RetryTarget(stage="store", rungs=(None,), include_stale=True)
 """What failed there, or has changed since it was stored."""
 SHARE = 8
 """While an `enrich` works, one batch of a `SHARE`th of its usual size is in flight, beside `enrich`'s two a worker."""
@@ -63,15 +63,15 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     client = dask_client()
-    healing = _Healing(database, client, run_id, request, settings)
+    healing = _ReprocessRun(database, client, run_id, request, settings)
     with heartbeat(database, run_id, settings.retry.lease_s):
         problems = healing.run()
     summary = {"calls": dict(healing.calls), "ending": healing.ending}
     runs.finish(database, run_id, database.now(), healing.notes, summary)
-    return _ending(retry_report_on(database, runs.find(database, run_id)), problems)
+    return _ending(build_retry_report(database, runs.find(database, run_id)), problems)
 
 
-class _Healing:
+class _ReprocessRun:
     """One run over the queue. `calls` counts, by stage, the items for which a rung was called."""
 
     def __init__(
@@ -82,13 +82,13 @@ class _Healing:
         self._run_id = run_id
         self._request = request
         self._settings = settings
-        self._pipeline = PIPELINE.under(settings.policy)
+        self._pipeline = PIPELINE.with_policy(settings.policy)
         self._routing = Routing(client, database)
         self._left = request.limit
-        self._in_hand: dict[str, Claim] = {}
+        self._claims: dict[str, Claim] = {}
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
-        self._prospects: dict[str, Prospect] = {}
+        self._prospects: dict[str, StageProgress] = {}
         self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
         self.notes: list[str] = []
         self.ending = ""
@@ -96,10 +96,10 @@ class _Healing:
     def run(self) -> list[str]:
         """Finish, probe, and go on where something was gained; what went wrong on the way."""
         problems = self._send(self._unfinished(), self._improvable(), self._pipeline.stages)
-        self._prospects = dict.fromkeys(STAGE_NAMES[:-1], Prospect())
+        self._prospects = dict.fromkeys(STAGE_NAMES[:-1], StageProgress())
         probed, went_wrong = self._probe()
         problems += went_wrong
-        if stages := self._stages_that_are(Verdict.WORTHWHILE):
+        if stages := self._stages_that_are(RetryDecision.CONTINUE):
             problems += self._send(self._batches(), stages, self._from(stages))
         self.ending = self._why_it_ended(probed)
         return problems
@@ -112,8 +112,8 @@ class _Healing:
         """
         asked, probed, size, problems = STAGE_NAMES[:-1], 0, PROBE_ITEMS, list[str]()
         while not problems:
-            stages = self._improvable() - self._stages_that_are(Verdict.HOPELESS)
-            is_open = stages & self._stages_that_are(Verdict.OPEN)
+            stages = self._improvable() - self._stages_that_are(RetryDecision.STOP)
+            is_open = stages & self._stages_that_are(RetryDecision.PROBING)
             found = {stage: self._claim(self._gaps([stage]), size) for stage in asked if stage in is_open}
             taken = [claim for some in found.values() for claim in some]
             if not taken:
@@ -125,7 +125,7 @@ class _Healing:
         return probed, problems
 
     def _why_it_ended(self, probed: int) -> str:
-        if self._stages_that_are(Verdict.WORTHWHILE):
+        if self._stages_that_are(RetryDecision.CONTINUE):
             return ""
         if any(prospect.has_gained for prospect in self._prospects.values()):
             return "the stages that were tried stopped gaining, so the others wait"
@@ -133,7 +133,7 @@ class _Healing:
             return f"the probe of {probed} items did no better, so the others wait"
         return "nothing that waits may be tried now"
 
-    def _stages_that_are(self, verdict: Verdict) -> frozenset[str]:
+    def _stages_that_are(self, verdict: RetryDecision) -> frozenset[str]:
         return frozenset(stage for stage, prospect in self._prospects.items() if prospect.verdict is verdict)
 
     def _from(self, stages: Collection[str]) -> Sequence[AnyStage]:
@@ -146,13 +146,13 @@ class _Healing:
         """Take batches `through` some stages, for something better at those of them that are in `stages`."""
         self._stages = stages
         upgrade = Upgrade(holder=self._run_id, stages=stages)
-        window = Window(
+        window = BatchDispatcher(
             self._client,
             self._database,
             RunOptions(run_id=self._run_id, upgrade=upgrade, directives=self._request.directives()),
             self._settings,
             on_done=self._came_through,
-            set_aside=self._set_aside,
+            mark_poison_item=self._mark_poison_item,
             routing=self._routing,
             pipeline=self._pipeline,
             stages=through,
@@ -163,11 +163,11 @@ class _Healing:
         return problems
 
     def _batches(self) -> Iterator[Batch]:
-        while taken := self._claim(self._gaps(self._stages_that_are(Verdict.WORTHWHILE)), self._size()):
+        while taken := self._claim(self._gaps(self._stages_that_are(RetryDecision.CONTINUE)), self._size()):
             yield self._batch(taken)
 
     def _unfinished(self) -> Iterator[Batch]:
-        while taken := self._claim([OWED_TO_THE_STORE], self._size()):
+        while taken := self._claim([STALE_STORE_RESULTS], self._size()):
             yield self._batch(taken)
 
     def _cut(self, taken: Sequence[Claim]) -> Iterator[Batch]:
@@ -180,22 +180,22 @@ class _Healing:
     def _batch(self, taken: Sequence[Claim]) -> Batch:
         return Batch(number=next(self._numbers), item_ids=tuple(claim.item_id for claim in taken))
 
-    def _claim(self, gaps: Sequence[Gap], limit: int) -> list[Claim]:
+    def _claim(self, gaps: Sequence[RetryTarget], limit: int) -> list[Claim]:
         """The next items that have one of these gaps; see `claims.claim`."""
         limit = limit if self._left is None else min(limit, self._left)
         taken = claims.claim(self._database, self._run_id, gaps, limit, self._settings.retry.lease_s)
         if self._left is not None:
             self._left -= len(taken)
-        self._in_hand.update((claim.item_id, claim) for claim in taken)
+        self._claims.update((claim.item_id, claim) for claim in taken)
         return taken
 
     def _improvable(self) -> frozenset[str]:
         """The stages at which some rung can be called now, but the last, which takes what the others leave."""
         return frozenset(gap.stage for gap in self._gaps(STAGE_NAMES[:-1]))
 
-    def _gaps(self, stages: Collection[str]) -> list[Gap]:
+    def _gaps(self, stages: Collection[str]) -> list[RetryTarget]:
         """What may be gained at these stages now."""
-        found: list[Gap] = []
+        found: list[RetryTarget] = []
         for chain in self._pipeline.chains:
             if chain.stage in stages:
                 callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
@@ -212,15 +212,15 @@ class _Healing:
                 self._prospects[report.stage] = self._prospects[report.stage].after(report)
         self._settle(batch, tried)
 
-    def _set_aside(self, batch: Batch, stage: str) -> None:
-        set_aside(self._database, self._run_id, batch, stage)
+    def _mark_poison_item(self, batch: Batch, stage: str) -> None:
+        mark_poison_item(self._database, self._run_id, batch, stage)
         if stage in self._prospects:  # whatever the items are, no stage is tried on at two workers an item
-            dead = StageReport(stage=stage, items=len(batch.item_ids), let_down=frozenset(batch.item_ids))
+            dead = StageReport(stage=stage, items=len(batch.item_ids), failed_by_rung=frozenset(batch.item_ids))
             self._prospects[stage] = self._prospects[stage].after(dead)
         self._settle(batch, batch.item_ids)
 
     def _settle(self, batch: Batch, tried: Collection[str]) -> None:
-        done = [self._in_hand.pop(id_) for id_ in batch.item_ids]
+        done = [self._claims.pop(id_) for id_ in batch.item_ids]
         claims.settle(self._database, self._run_id, self._run_id, done, tried, self._settings.retry)
 
     def _size(self) -> int:

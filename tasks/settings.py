@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from repli.tasks.fallback import UsageError
-from repli.tasks.fallback.policy import AS_DECLARED, Policy, RetryPolicy, rung_names
+from repli.tasks.fallback.policy import NO_OVERRIDES, Policy, RetryPolicy, rung_names
 
 MIB = 1024 * 1024
 MAX_DIGITS = 12
@@ -55,7 +55,7 @@ class Settings:
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    policy: Policy = AS_DECLARED
+    policy: Policy = NO_OVERRIDES
 
     @property
     def blobs(self) -> Path:

@@ -107,7 +107,9 @@ def breakers(
     if order and not name:
         raise UsageError(f"`repli breakers {order[:40]}` needs the breaker's name, such as classify_image.gpu")
     views = (
-        store_commands.order_breaker(settings, order, name) if order and name else store_commands.breakers_of(settings)
+        store_commands.order_breaker(settings, order, name)
+        if order and name
+        else store_commands.list_breakers(settings)
     )
     if as_json:
         _print_json([view.as_json() for view in views], sys.stdout)
@@ -163,7 +165,7 @@ def queue(
         else:
             _print(render.retry_answer(queued, whole))
         return
-    view = store_commands.queue_of(settings, limit)
+    view = store_commands.list_queue(settings, limit)
     if as_json:
         _print_json(view.as_json(), sys.stdout)
     else:
@@ -276,7 +278,7 @@ def demo(
     from repli.flows.cli.demo import story as story
 
     with _interruptible(), _stdout_kept(as_json) as stdout:
-        summary = story.tell(_settings(None), items=items, database_url=database)
+        summary = story.run_demo(_settings(None), items=items, database_url=database)
         if as_json:
             _print_json(summary.as_json(), stdout)
         else:

@@ -10,8 +10,8 @@ from typing import Any, cast
 from repli.flows.cli.store_commands import existing_store
 from repli.flows.config.run_request import RetryRequest, RunRequest
 from repli.tasks.fallback import RepliError
-from repli.tasks.reporting.retry_report import RetryReport, retry_report_on
-from repli.tasks.reporting.run_report import Report, report_on
+from repli.tasks.reporting.retry_report import RetryReport, build_retry_report
+from repli.tasks.reporting.run_report import Report, build_report
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage import drills, runs
@@ -45,7 +45,7 @@ def run(settings: Settings, request: RunRequest) -> RunOutcome:
     from repli.flows.server.dask_cluster import cluster
 
     Database(settings.database_url).migrate()  # what cannot be written is told before anything is started
-    with progress_of(settings, request), cluster(settings) as dask_address:
+    with show_progress(settings, request), cluster(settings) as dask_address:
         return run_on(dask_address, settings, request)
 
 
@@ -59,11 +59,11 @@ def reprocess(settings: Settings, request: RetryRequest) -> RetryOutcome:
     from repli.flows.server.dask_cluster import cluster
 
     existing_store(settings)
-    with progress_of(settings, request), cluster(settings) as dask_address:
+    with show_progress(settings, request), cluster(settings) as dask_address:
         return reprocess_on(dask_address, settings, request)
 
 
-def progress_of(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
+def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
     """Progress of a run on stderr, while the block runs."""
     from rich.console import Console
 
@@ -93,7 +93,7 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOut
         force=forced_by(request.force),
         faults=faults_by(request.faults),
     )
-    return RunOutcome(report=report_on(Database(settings.database_url), begun, STAGE_NAMES), problem=problem)
+    return RunOutcome(report=build_report(Database(settings.database_url), begun, STAGE_NAMES), problem=problem)
 
 
 def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> RetryOutcome:
@@ -109,7 +109,7 @@ def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -
         batch_size=request.batch_size,
         faults=faults_by(request.faults),
     )
-    return RetryOutcome(report=retry_report_on(Database(settings.database_url), begun), problem=problem)
+    return RetryOutcome(report=build_retry_report(Database(settings.database_url), begun), problem=problem)
 
 
 def _flow_run(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> tuple[Run, str | None]:

@@ -74,7 +74,7 @@ ORDERS: Mapping[str, Order] = {"open": Cause.FORCED_OPEN, "close": Cause.FORCED_
 """What a person may say to a breaker."""
 
 
-def breakers_of(settings: Settings) -> list[BreakerView]:
+def list_breakers(settings: Settings) -> list[BreakerView]:
     """Every declared breaker. Raises `RepliError` where there is no store."""
     return breakers.views(existing_store(settings), declared_breakers())
 
@@ -101,7 +101,7 @@ def order_breaker(settings: Settings, verb: str, name: str) -> list[BreakerView]
             from repli.tasks.reporting.events import breakers_moved_now
 
             breakers_moved_now(moves)
-    return breakers_of(settings)
+    return list_breakers(settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class QueueView:
         return {**self.tally.as_json(), "items": [entry.as_json() for entry in self.entries]}
 
 
-def queue_of(settings: Settings, limit: int) -> QueueView:
+def list_queue(settings: Settings, limit: int) -> QueueView:
     """The retry queue. Raises `RepliError` where there is no store."""
     database = existing_store(settings)
     return QueueView(tally=retry_queue.tally(database), entries=retry_queue.entries(database, limit))
@@ -132,7 +132,7 @@ def retry(settings: Settings, item_ids: Sequence[str]) -> tuple[list[str], list[
     if unknown := retry_queue.unknown(database, item_ids):
         named = ", ".join(repr(id_[:200]) for id_ in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         raise RepliError(f"there is no item {named} in {database}, so nothing was queued; see `repli queue`")
-    return retry_queue.ask_for(database, item_ids)
+    return retry_queue.enqueue_by_operator(database, item_ids)
 
 
 def search(settings: Settings, query: Query) -> Found:

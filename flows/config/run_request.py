@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repli.tasks.fallback import AnyChain, Directives, UsageError, check_rung_exists, parse_faults
-from repli.tasks.fallback.policy import AS_DECLARED, Policy
+from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
 from repli.tasks.items import Item
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
@@ -30,7 +30,7 @@ class RunRequest:
     refresh: bool = False
     force: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
-    policy: Policy = AS_DECLARED
+    policy: Policy = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
@@ -39,7 +39,7 @@ class RunRequest:
 
     def directives(self) -> Directives:
         """The rungs to force and the faults to inject."""
-        chains = PIPELINE.under(self.policy).chains
+        chains = PIPELINE.with_policy(self.policy).chains
         return Directives(forced=_forced(self.force, chains), faults=parse_faults(self.faults, chains))
 
     def records(self) -> Iterator[Item]:
@@ -66,7 +66,7 @@ class RetryRequest:
     batch_size: int
     limit: int | None = None
     faults: tuple[str, ...] = ()
-    policy: Policy = AS_DECLARED
+    policy: Policy = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
@@ -74,7 +74,7 @@ class RetryRequest:
 
     def directives(self) -> Directives:
         """The faults to inject."""
-        return Directives(faults=parse_faults(self.faults, PIPELINE.under(self.policy).chains))
+        return Directives(faults=parse_faults(self.faults, PIPELINE.with_policy(self.policy).chains))
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """What the run's record in the store says of it."""

@@ -19,7 +19,7 @@ from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.routing import DESERTED_AFTER_S, Routing
-from repli.flows.dispatch.worker_deaths import Deaths, suspects
+from repli.flows.dispatch.worker_deaths import WorkerCrashes, split_after_crash
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
 from repli.tasks.fallback import RepliError
@@ -47,16 +47,16 @@ class InFlight:
 
     batch: Batch
     futures: tuple[PrefectDaskFuture[StageReport], ...]
-    bound: frozenset[str]
+    resource_stages: frozenset[str]
 
 
-class Window:
+class BatchDispatcher:
     """The batches of one run on their way through the cluster.
 
     Args:
         client: the Dask client of the flow's task runner.
         on_done: told of each batch that came through, and what each stage did to it.
-        set_aside: told of each batch of one item that workers die over, and of the stage.
+        mark_poison_item: told of each batch of one item that workers die over, and of the stage.
         pipeline: the run's, under its policy.
         stages: those of it that batches are taken through, in their order.
         width: how many batches may be in flight with so many workers.
@@ -70,7 +70,7 @@ class Window:
         settings: Settings,
         *,
         on_done: Callable[[Batch, Sequence[StageReport]], None],
-        set_aside: Callable[[Batch, str], None],
+        mark_poison_item: Callable[[Batch, str], None],
         routing: Routing,
         pipeline: Pipeline,
         stages: Sequence[AnyStage],
@@ -78,7 +78,7 @@ class Window:
     ) -> None:
         self._client = client
         self._routing = routing
-        self._deaths = Deaths(
+        self._deaths = WorkerCrashes(
             database,
             options.directives,
             pipeline=pipeline,
@@ -88,7 +88,7 @@ class Window:
         self._options = options
         self._settings = settings
         self._on_done = on_done
-        self._set_aside = set_aside
+        self._mark_poison_item = mark_poison_item
         self.notes: list[str] = []
         self._stages = tuple(stages)
         self._width = width
@@ -102,7 +102,7 @@ class Window:
         in_flight: deque[InFlight] = deque()
         problems: list[str] = []
         while True:
-            self._routing.learn_places()
+            self._routing.refresh_worker_locations()
             if suspected and not in_flight:
                 in_flight.append(self._submit(suspected.popleft()))
             is_suspect_out = bool(in_flight) and in_flight[0].batch.is_suspect
@@ -116,14 +116,14 @@ class Window:
             stage, error = self._wait(in_flight, reports)
             batch = in_flight.popleft().batch
             if error is None:
-                self._deaths.came_through(batch)
+                self._deaths.batch_succeeded(batch)
                 self._on_done(batch, reports)
             elif isinstance(error, KilledWorker):
                 is_telling = self._deaths.died(batch, stage, error.last_worker.address if error.last_worker else None)
-                pieces = suspects(batch, is_blamed=batch.is_suspect and is_telling)
+                pieces = split_after_crash(batch, is_blamed=batch.is_suspect and is_telling)
                 suspected.extend(pieces)
                 if not pieces:
-                    self._set_aside(batch, stage)
+                    self._mark_poison_item(batch, stage)
             else:
                 problems.append(f"{stage}, {batch}: {error}")
 
@@ -159,7 +159,7 @@ class Window:
         for position, stage in enumerate(self._stages):
             try:
                 while (result := result_of(in_flight[0].futures[position])) is None:
-                    self._see_to_the_waiting(in_flight)
+                    self._requeue_stuck_batches(in_flight)
             except KilledWorker as error:
                 _mark_crashed(in_flight[0].futures[position], str(error))
                 return stage.name, error
@@ -174,25 +174,27 @@ class Window:
             reports.append(result)
         return self._stages[-1].name, None
 
-    def _see_to_the_waiting(self, in_flight: deque[InFlight]) -> None:
+    def _requeue_stuck_batches(self, in_flight: deque[InFlight]) -> None:
         """Send again what waits for a worker in vain. Raises `RepliError` where there has been none at all for long."""
-        if self._routing.is_deserted():
+        if self._routing.has_no_workers():
             raise RepliError(
                 f"the Dask cluster has had no worker for {DESERTED_AFTER_S:g} s; start one, and the run again"
             )
-        in_vain = {stage.name for stage in self._stages if self._routing.waits_in_vain(stage)}
-        if any(sent.bound & in_vain for sent in in_flight):
-            begun = self._routing.begun()
-            in_flight.extend([self._unbound(in_flight.popleft(), in_vain, begun) for _ in range(len(in_flight))])
+        no_resource = {stage.name for stage in self._stages if self._routing.should_requeue_without_resource(stage)}
+        if any(sent.resource_stages & no_resource for sent in in_flight):
+            running = self._routing.running_task_keys()
+            in_flight.extend(
+                [self._resubmit_anywhere(in_flight.popleft(), no_resource, running) for _ in range(len(in_flight))]
+            )
 
-    def _unbound(self, sent: InFlight, in_vain: set[str], begun: set[Any]) -> InFlight:
-        """The batch, sent again to any worker from the first stage on that waits `in_vain`, and has not `begun`.
+    def _resubmit_anywhere(self, sent: InFlight, no_resource: set[str], running: set[Any]) -> InFlight:
+        """The batch, sent again to any worker from the first stage on that waits `no_resource`, and has not `begun`.
 
         That may be a stage that was done before: what it came to died with its worker, and those after it wait for it.
         """
         for position, stage in enumerate(self._stages):
             future = sent.futures[position].wrapped_future
-            if stage.name in sent.bound & in_vain and future.key not in begun and not future.done():
+            if stage.name in sent.resource_stages & no_resource and future.key not in running and not future.done():
                 break
         else:
             return sent
@@ -201,8 +203,8 @@ class Window:
         futures = list(sent.futures[:position])
         for stage in self._stages[position:]:
             futures.append(self._send(stage, sent.batch, futures[-1:]))
-        still_bound = sent.bound & {stage.name for stage in self._stages[:position]}
-        return replace(sent, futures=tuple(futures), bound=still_bound)
+        still_bound = sent.resource_stages & {stage.name for stage in self._stages[:position]}
+        return replace(sent, futures=tuple(futures), resource_stages=still_bound)
 
 
 def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:

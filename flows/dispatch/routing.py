@@ -15,31 +15,31 @@ from typing import Any
 
 from distributed import Client, Worker
 
-from repli.tasks.execution.shared_breakers import this_place
+from repli.tasks.execution.shared_breakers import current_device_scope
 from repli.tasks.fallback import AnyRung, Breaker, StoreError
 from repli.tasks.pipeline import AnyStage
 from repli.tasks.storage import breakers
-from repli.tasks.storage.breakers import EVERYWHERE, Key
+from repli.tasks.storage.breakers import FLEET, Key
 from repli.tasks.storage.database import Database
 
 LOST_AFTER_S = 10.0
 """Without a worker that carries it for so long a resource is lost. A worker that its nanny restarts is back earlier."""
 DESERTED_AFTER_S = 120.0
 """Without any worker for so long a cluster is deserted."""
-BELIEVED_FOR_S = 1.0
-ORDINARY = {"CPU": 1.0}
+CACHE_TTL_S = 1.0
+CPU_RESOURCE = {"CPU": 1.0}
 """What a stage asks for that asks for nothing, where there is a worker that carries it: it leaves the devices alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Everywhere:
+class _BreakerSummary:
     """Whether all breakers of a rung refuse calls now, and whether they do so for some time: no probe is out."""
 
-    is_refused: bool
-    is_shut: bool
+    all_refuse: bool
+    all_open: bool
 
 
-_CLOSED = _Everywhere(is_refused=False, is_shut=False)
+_CLOSED = _BreakerSummary(all_refuse=False, all_open=False)
 
 
 class Routing:
@@ -63,7 +63,7 @@ class Routing:
         self._timer = timer
         self._places: dict[str, str] = {}
         self._missing_since: dict[str, float] = {}
-        self._read_last: dict[str, tuple[float, _Everywhere]] = {}
+        self._read_last: dict[str, tuple[float, _BreakerSummary]] = {}
 
     def workers(self) -> dict[str, Any]:
         """The live workers, by address, as the scheduler describes them."""
@@ -78,25 +78,25 @@ class Routing:
         """The resources that the stage's tasks are to ask for now; none where they had better run anywhere."""
         wanted = self._wanted(stage)
         carriers = self._carriers(wanted)
-        return wanted if carriers and not self._primary(stage, carriers).is_refused else {}
+        return wanted if carriers and not self._primary(stage, carriers).all_refuse else {}
 
     def may_be_called(self, stage: str, rung: AnyRung) -> bool:
         """Whether a worker lives that can run the rung, and somewhere its breaker does not refuse it."""
         carriers = self._carriers(rung.resources)
-        return bool(carriers) and not self._breaker_of(stage, rung, carriers).is_refused
+        return bool(carriers) and not self._breaker_of(stage, rung, carriers).all_refuse
 
-    def waits_in_vain(self, stage: AnyStage) -> bool:
+    def should_requeue_without_resource(self, stage: AnyStage) -> bool:
         """Whether what waits for the stage's resource had better not: no worker has carried it for a while, or the
         breaker has opened wherever one does. While a probe is out there is hope."""
         carriers = self._carriers(self._wanted(stage))
         is_lost = self._missing_for(stage.name, is_there=bool(carriers)) >= LOST_AFTER_S
-        return is_lost or (bool(carriers) and self._primary(stage, carriers).is_shut)
+        return is_lost or (bool(carriers) and self._primary(stage, carriers).all_open)
 
-    def begun(self) -> set[Any]:
+    def running_task_keys(self) -> set[Any]:
         """The keys of the tasks that some worker is at."""
         return set().union(*self._client.run(_begun, on_error="ignore").values())
 
-    def is_deserted(self) -> bool:
+    def has_no_workers(self) -> bool:
         """Whether there has been no worker at all for long."""
         return self._missing_for("any", is_there=bool(self.workers())) >= DESERTED_AFTER_S
 
@@ -107,15 +107,15 @@ class Routing:
             return 0.0
         return self._timer() - self._missing_since.setdefault(what, self._timer())
 
-    def learn_places(self) -> None:
+    def refresh_worker_locations(self) -> None:
         """Ask the workers that are new where they are, while they live."""
         if new := [worker for worker in self.workers() if worker not in self._places]:
-            self._places.update(self._client.run(this_place, workers=new, on_error="ignore"))
+            self._places.update(self._client.run(current_device_scope, workers=new, on_error="ignore"))
 
     def _wanted(self, stage: AnyStage) -> Mapping[str, float]:
         first = self._forced.get(stage.name, stage.chain.primary.name)
         resources = {rung.name: rung.resources for rung in stage.chain.rungs}
-        return resources.get(first) or ORDINARY
+        return resources.get(first) or CPU_RESOURCE
 
     def _carriers(self, wanted: Mapping[str, float]) -> list[str]:
         return [
@@ -124,27 +124,27 @@ class Routing:
             if all(worker["resources"].get(name, 0) >= amount for name, amount in wanted.items())
         ]
 
-    def _primary(self, stage: AnyStage, carriers: list[str]) -> _Everywhere:
+    def _primary(self, stage: AnyStage, carriers: list[str]) -> _BreakerSummary:
         """How the breaker stands by which a stage is sent. None is where a rung is forced, or needs nothing."""
         primary = stage.chain.primary
         if stage.name in self._forced or not primary.resources:
             return _CLOSED
         return self._breaker_of(stage.name, primary, carriers)
 
-    def _breaker_of(self, stage: str, rung: AnyRung, carriers: list[str]) -> _Everywhere:
+    def _breaker_of(self, stage: str, rung: AnyRung, carriers: list[str]) -> _BreakerSummary:
         """How the rung's breaker stands wherever it could be called. What was read last is believed for a while."""
         if rung.breaker is None:
             return _CLOSED
         name = f"{stage}.{rung.name}"
         read_at, found = self._read_last.get(name, (None, _CLOSED))
-        if read_at is None or self._timer() - read_at >= BELIEVED_FOR_S:
+        if read_at is None or self._timer() - read_at >= CACHE_TTL_S:
             found = self._read(name, rung.breaker, carriers)
             self._read_last[name] = (self._timer(), found)
         return found
 
-    def _read(self, name: str, breaker: Breaker, carriers: list[str]) -> _Everywhere:
-        self.learn_places()
-        places = {self._places.get(worker) for worker in carriers} if breaker.scope == "host" else {EVERYWHERE}
+    def _read(self, name: str, breaker: Breaker, carriers: list[str]) -> _BreakerSummary:
+        self.refresh_worker_locations()
+        places = {self._places.get(worker) for worker in carriers} if breaker.scope == "host" else {FLEET}
         keys = [Key(name, place) for place in places if place is not None]
         if len(keys) < len(places):  # one of them has not said where it is
             return _CLOSED
@@ -154,9 +154,9 @@ class Routing:
             return _CLOSED
         ordered = states[Key(name)]
         standing = [ordered] if ordered.position.is_forced else [states[key] for key in keys]
-        return _Everywhere(
-            is_refused=all(state.refuses(now) for state in standing),
-            is_shut=all(state.is_shut(now) for state in standing),
+        return _BreakerSummary(
+            all_refuse=all(state.refuses(now) for state in standing),
+            all_open=all(state.is_shut(now) for state in standing),
         )
 
 

@@ -29,7 +29,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.storage import breakers, results
-from repli.tasks.storage.breakers import EVERYWHERE, Key, Move
+from repli.tasks.storage.breakers import FLEET, Key, Move
 from repli.tasks.storage.database import Database
 
 PIECES = 8
@@ -37,7 +37,7 @@ FATAL_DEATHS = 2
 """An item over which so many workers died, the last time alone, is set aside."""
 
 
-def suspects(batch: Batch, *, is_blamed: bool) -> list[Batch]:
+def split_after_crash(batch: Batch, *, is_blamed: bool) -> list[Batch]:
     """The pieces in which to run a batch again whose worker died; none where it is an item to set aside.
 
     Args:
@@ -53,7 +53,7 @@ def suspects(batch: Batch, *, is_blamed: bool) -> list[Batch]:
     ]
 
 
-def set_aside(database: Database, run_id: str, batch: Batch, stage: str) -> None:
+def mark_poison_item(database: Database, run_id: str, batch: Batch, stage: str) -> None:
     """Mark a culprit failed at `stage`, retryable, with the reason. A better result that is kept there stays."""
     results.save(database, [_failed(item_id, run_id, stage) for item_id in batch.item_ids])
 
@@ -75,8 +75,8 @@ def _failed(item_id: str, run_id: str, stage: str) -> StepResult:
     )
 
 
-class Deaths:
-    """Deaths of workers, as failures of the rungs that they died in.
+class WorkerCrashes:
+    """WorkerCrashes of workers, as failures of the rungs that they died in.
 
     Args:
         pipeline: the one that the run goes by.
@@ -114,7 +114,7 @@ class Deaths:
             if rung.breaker is None:
                 return True
             name = f"{stage}.{rung.name}"
-            key = Key(name, EVERYWHERE if rung.breaker.scope == "fleet" else place)
+            key = Key(name, FLEET if rung.breaker.scope == "fleet" else place)
             states, _ = breakers.read(self._database, rung.breaker, [key, Key(name)])
             why = f"WorkerDied: {name} killed its worker"
             if lease := states[key].lease:
@@ -128,7 +128,7 @@ class Deaths:
                 return True
         return True
 
-    def came_through(self, batch: Batch) -> None:
+    def batch_succeeded(self, batch: Batch) -> None:
         """`batch` was served: what killed the workers before it was an item's doing."""
         if batch.is_suspect:
             for (breaker, key), tokens in self._excusable.items():

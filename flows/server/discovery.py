@@ -22,7 +22,7 @@ LOOKS_LAST_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServerInfo:
     """What `repli serve` offers: its UI, the variables that name its Prefect server, and its Dask scheduler."""
 
     ui_url: str
@@ -30,7 +30,7 @@ class Served:
     dask_address: str
 
 
-def find(home: Path) -> Served | None:
+def find(home: Path) -> ServerInfo | None:
     """What is served on this home now; None where nothing is, or not yet."""
     try:
         file = (home / FILE).open(encoding="utf-8")
@@ -40,11 +40,11 @@ def find(home: Path) -> Served | None:
         if _is_locked(file, fcntl.LOCK_SH):  # nobody has it: what stands there is an old address
             return None
         text = file.read()
-    return Served(**json.loads(text)) if text else None
+    return ServerInfo(**json.loads(text)) if text else None
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Callable[[Served], None]]:
+def serving(home: Path) -> Iterator[Callable[[ServerInfo], None]]:
     """Be the one that serves on this home while the block runs. Call what it yields with the address, once it answers.
 
     Raises:
@@ -65,7 +65,7 @@ def serving(home: Path) -> Iterator[Callable[[Served], None]]:
             raise RepliError(f"`repli serve` runs on the home {home} already{where}; stop it first, or set REPLI_HOME")
         file.truncate(0)
 
-        def publish(served: Served) -> None:
+        def publish(served: ServerInfo) -> None:
             file.write(json.dumps(asdict(served)))
             file.flush()
 

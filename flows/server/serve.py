@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
-from repli.flows.server.discovery import Served, serving
+from repli.flows.server.discovery import ServerInfo, serving
 from repli.flows.server.environment import QUIET, environment
 from repli.flows.server.interrupted_runs import skip_missed
 from repli.flows.server.private_server import PrivateServer
@@ -63,7 +63,11 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
 
 
 def _serve(
-    settings: Settings, port: int, nightly: Path | None, publish: Callable[[Served], None], tell: Callable[[str], None]
+    settings: Settings,
+    port: int,
+    nightly: Path | None,
+    publish: Callable[[ServerInfo], None],
+    tell: Callable[[str], None],
 ) -> NoReturn:
     server = PrivateServer(settings, port=port)
     try:
@@ -75,7 +79,7 @@ def _serve(
             _set_up(server.home, nightly)
             with _worker(server.home) as worker:
                 _wait_for_work(server, worker)
-                served = Served(
+                served = ServerInfo(
                     ui_url=server.api_url.removesuffix("/api"), environment=server.environment, dask_address=dask
                 )
                 publish(served)
@@ -216,7 +220,7 @@ def _interrupts_raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _page(served: Served, settings: Settings, night: str) -> str:
+def _page(served: ServerInfo, settings: Settings, night: str) -> str:
     return f"""\
 Prefect UI    {served.ui_url}
 store         {Database(settings.database_url)}

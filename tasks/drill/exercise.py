@@ -31,6 +31,7 @@ from repli.tasks.fallback import (
     AnyRung,
     AttemptOutcome,
     Chain,
+    ChainInput,
     Directives,
     Failed,
     Fault,
@@ -43,9 +44,8 @@ from repli.tasks.fallback import (
     StepError,
     StepResult,
     Unavailable,
-    Work,
     run_chain,
-    ungated,
+    without_breakers,
 )
 from repli.tasks.pipeline import Pipeline, StageContext
 from repli.tasks.settings import Settings
@@ -71,7 +71,7 @@ def exercise(
 
     Nothing is written but to a shadow of the store.
     """
-    runtime = replace(runtime, gate_of=ungated)
+    runtime = replace(runtime, breaker_of=without_breakers)
     with shadow(settings, item_ids) as shadowed:
         drill = _StageDrill(pipeline, name, item_ids, shadowed, runtime)
         rungs = [drill.judge(rung) for rung in pipeline.stage(name).chain.rung_names]
@@ -119,14 +119,14 @@ class _StageDrill:
         self._context = StageContext(
             settings=settings, database=database, run_id=RUN_ID, now=runtime.now(), rules=pipeline.rules
         )
-        self._works: list[Work[Any]] = []
+        self._works: list[ChainInput[Any]] = []
         self._kept: dict[str, StepResult] = {}
         for state in results.load(database, item_ids):
             earlier = [state.results.get(other) for other in pipeline.before(name)]
             if all(result and result.status.is_done for result in earlier):
                 value = self._stage.input(state)
                 if value is not None and not self._stage.comparison.is_empty(value):
-                    self._works.append(Work(state.item.id, value))
+                    self._works.append(ChainInput(state.item.id, value))
                 if kept := state.results.get(name):
                     self._kept[state.item.id] = kept
         self._called = {rung: self._call(rung) for rung in reversed(self._chain.rung_names)}
@@ -152,7 +152,7 @@ class _StageDrill:
         for earlier in sorted(rule.rungs):
             barred = {name: str(by) for name, by in self._rules.barred(self._stage.name, {rule.stage: earlier}).items()}
             if self._works:
-                asked = [replace(self._works[0], barred=barred)]
+                asked = [replace(self._works[0], forbidden=barred)]
                 [result] = self._run(asked, Directives(forced={self._stage.name: rule.forbidden_rung}))
                 refused = [a.rung for a in result.attempts if a.outcome is AttemptOutcome.INCOMPATIBLE]
                 if result.rung == rule.forbidden_rung or rule.forbidden_rung not in refused:
@@ -313,7 +313,7 @@ class _StageDrill:
         walked = self._run(self._works[:WALKED], Directives(faults=self._faults_before(rung)))
         return _Called(walked=walked, forced=self._run(self._works, Directives(forced={self._stage.name: rung})))
 
-    def _run(self, works: Sequence[Work[Any]], directives: Directives) -> list[StepResult]:
+    def _run(self, works: Sequence[ChainInput[Any]], directives: Directives) -> list[StepResult]:
         """The results of these, in batches as a night has them: a rung's time limit is meant for one."""
         size = self._context.settings.batch_size
         return [

@@ -24,7 +24,7 @@ StageVerdict = tuple[list[RungVerdict], list[RuleVerdict]]
 def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> State[StageVerdict]:
     """Exercise every rung of one stage, in shadow; see `repli.tasks.drill.exercise`."""
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
-    rungs, rules = exercise(PIPELINE.under(settings.policy), stage, item_ids, settings, runtime)
+    rungs, rules = exercise(PIPELINE.with_policy(settings.policy), stage, item_ids, settings, runtime)
     for rung in rungs:
         why = rung.why or rung.note
         get_run_logger().info("%s: %s on %s items %s", rung.name, spoken(rung.verdict), rung.items, why)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from repli.tasks.execution.shared_breakers import Gates, Notify, this_place
+from repli.tasks.execution.shared_breakers import BreakerRegistry, Notify, current_device_scope
 from repli.tasks.execution.time_limit import TimeLimiter
 from repli.tasks.fallback import AroundFallback, Runtime, WorkingSizes
 from repli.tasks.storage.database import Database
@@ -37,7 +37,7 @@ def _process_runtime(may_exit: bool) -> Runtime:
 
 
 def process_runtime(
-    *, may_exit: bool, around_fallback: AroundFallback | None = None, gates: Gates | None = None
+    *, may_exit: bool, around_fallback: AroundFallback | None = None, gates: BreakerRegistry | None = None
 ) -> Runtime:
     """The runtime of this process: working sizes and threads are the same from call to call.
 
@@ -49,10 +49,10 @@ def process_runtime(
     runtime = _process_runtime(may_exit)
     if around_fallback:
         runtime = replace(runtime, around_fallback=around_fallback)
-    return replace(runtime, gate_of=gates.of) if gates else runtime
+    return replace(runtime, breaker_of=gates.of) if gates else runtime
 
 
 @lru_cache(maxsize=8)
-def process_gates(database_url: str, on_move: Notify) -> Gates:
+def process_breakers(database_url: str, on_move: Notify) -> BreakerRegistry:
     """This process's gates onto the breakers of one store."""
-    return Gates(Database(database_url), place=this_place(), on_move=on_move)
+    return BreakerRegistry(Database(database_url), place=current_device_scope(), on_move=on_move)

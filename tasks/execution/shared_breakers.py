@@ -34,10 +34,10 @@ from repli.tasks.fallback import (
     step,
 )
 from repli.tasks.storage import breakers
-from repli.tasks.storage.breakers import EVERYWHERE, Change, Key, Move
+from repli.tasks.storage.breakers import FLEET, Change, Key, Move
 from repli.tasks.storage.database import Database, database_time
 
-BELIEVED_FOR_S = 1.0
+CACHE_TTL_S = 1.0
 STORE_AGAIN_AFTER_S = 5.0
 """While the store is out of reach it is asked no more often."""
 
@@ -48,7 +48,7 @@ Notify = Callable[[Move], None]
 
 
 @lru_cache(maxsize=1)
-def this_place() -> str:
+def current_device_scope() -> str:
     """Where this process is, as far as devices go: the host, and the CUDA devices of it that the process sees."""
     host, devices = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is None:
@@ -76,7 +76,7 @@ class _Outage:
     failures: list[tuple[Ended, float]] = field(default_factory=list)
 
 
-class Gates:
+class BreakerRegistry:
     """The gates of one process onto one store.
 
     Args:
@@ -100,17 +100,17 @@ class Gates:
         self._on_move = on_move
         self.timer = timer
         self.clock = clock
-        self._gates: dict[tuple[str, Breaker], SharedGate] = {}
+        self._gates: dict[tuple[str, Breaker], SharedBreaker] = {}
         self._lock = threading.Lock()
         self._out_since: float | None = None
         self._notes: list[str] = []
 
-    def of(self, name: str, breaker: Breaker) -> SharedGate:
+    def of(self, name: str, breaker: Breaker) -> SharedBreaker:
         """The gate of the rung that is named `stage.rung`."""
         with self._lock:
-            return self._gates.setdefault((name, breaker), SharedGate(self, name, breaker))
+            return self._gates.setdefault((name, breaker), SharedBreaker(self, name, breaker))
 
-    def moved(self, move: Move) -> None:
+    def on_transition(self, move: Move) -> None:
         """A breaker moved, and it is kept. Whoever is told may fail; the pipeline goes on."""
         try:
             self._on_move(move)
@@ -118,14 +118,14 @@ class Gates:
             with self._lock:
                 self._notes.append(f"breakers: nobody could be told of {move} ({type(error).__name__}: {error})")
 
-    def lost(self, error: StoreError) -> None:
+    def on_store_lost(self, error: StoreError) -> None:
         """The store is out of reach. It is said once."""
         with self._lock:
             if self._out_since is None:
                 self._out_since = self.timer()
                 self._notes.append(f"breakers: {error}; until it is back this worker keeps count by itself")
 
-    def found(self) -> None:
+    def on_store_recovered(self) -> None:
         """The store answers."""
         with self._lock:
             if self._out_since is not None:
@@ -140,20 +140,20 @@ class Gates:
         return notes
 
 
-class SharedGate:
+class SharedBreaker:
     """One rung's breaker. Threads may share it."""
 
-    def __init__(self, gates: Gates, name: str, breaker: Breaker) -> None:
+    def __init__(self, gates: BreakerRegistry, name: str, breaker: Breaker) -> None:
         self._gates = gates
         self._breaker = breaker
-        self._key = Key(name, EVERYWHERE if breaker.scope == "fleet" else gates.place)
+        self._key = Key(name, FLEET if breaker.scope == "fleet" else gates.place)
         self._ordered_key = Key(name)
         self._lock = threading.RLock()
         self._reading: _Reading | None = None
         self._outage: _Outage | None = None
         self._has_served_last = False
 
-    def ask(self) -> Permit:
+    def acquire(self) -> Permit:
         """Whether the rung may be called now. A probe's permit is a lease, which its holder ends by `ended`."""
         token = uuid.uuid4().hex
         with self._lock:
@@ -162,26 +162,26 @@ class SharedGate:
                 return self._permit(token, *step(self._breaker, reading.ordered, Asked(token), self._now(reading)))
             state, decision = step(self._breaker, reading.own, Asked(token), self._now(reading))
             if state.position is not reading.own.position or state.lease != reading.own.lease:
-                state, decision = self._happened(Asked(token))
-                if state.cause is Cause.PROBE_LOST and state.owes_probe(self._now(self._guess())):
-                    state, decision = self._happened(Asked(token))  # the lease was lost long ago
+                state, decision = self._apply_event(Asked(token))
+                if state.cause is Cause.PROBE_LOST and state.owes_probe(self._now(self._last_known())):
+                    state, decision = self._apply_event(Asked(token))  # the lease was lost long ago
             return self._permit(token, state, decision)
 
-    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         """The call that `permit` let through is over. Healthy calls leave no trace in the store."""
         if verdict is not Verdict.INCONCLUSIVE:
             self._has_served_last = verdict is Verdict.SERVED
         if verdict is Verdict.FAILED or permit.is_probe:
             with self._lock:
-                self._happened(Ended(permit.token, verdict, why))
+                self._apply_event(Ended(permit.token, verdict, why))
 
-    def excuse(self, permits: Iterable[Permit]) -> None:
+    def forgive(self, permits: Iterable[Permit]) -> None:
         """Those calls failed over an item."""
         tokens = frozenset(permit.token for permit in permits)
         with self._lock:
             if self._outage:
                 self._outage.failures = [one for one in self._outage.failures if one[0].token not in tokens]
-            self._happened(Excused(tokens))
+            self._apply_event(Excused(tokens))
 
     def _permit(self, token: str, state: BreakerState, decision: Decision) -> Permit:
         why = _refusal(self._key, state) if decision is Decision.REFUSE else ""
@@ -195,8 +195,8 @@ class SharedGate:
         """The last reading, or a new one where that is not to be believed any more."""
         reading = self._reading
         if self._outage and self._gates.timer() < self._outage.again_at:
-            return self._guess()
-        if reading and not self._outage and self._gates.timer() - reading.at < BELIEVED_FOR_S:
+            return self._last_known()
+        if reading and not self._outage and self._gates.timer() - reading.at < CACHE_TTL_S:
             is_sure = reading.own.position is not Position.CLOSED or not reading.own.failures
             if is_sure:
                 return reading
@@ -205,27 +205,27 @@ class SharedGate:
             self._replay()
             states, now = breakers.read(self._gates.database, self._breaker, keys, clock=self._gates.clock)
         except StoreError as error:
-            return self._is_out(error)
+            return self._enter_outage(error)
         if self._outage:
             self._outage = None
-            self._gates.found()
+            self._gates.on_store_recovered()
         self._reading = _Reading(states[self._key], states[self._ordered_key], now, self._gates.timer())
         return self._reading
 
-    def _happened(self, event: Event) -> tuple[BreakerState, Decision]:
+    def _apply_event(self, event: Event) -> tuple[BreakerState, Decision]:
         """Let the event happen to the shared breaker, or to this process's own while that is out of reach."""
         if not self._outage:
             try:
                 change = self._apply(event)
             except StoreError as error:
-                self._is_out(error)
+                self._enter_outage(error)
             else:
-                known = self._guess()
+                known = self._last_known()
                 ordered = change.state if self._key == self._ordered_key else known.ordered
                 now = change.now - timedelta(seconds=self._gates.timer() - known.at)
                 self._reading = _Reading(change.state, ordered, now, known.at)  # no younger: the order was not read
                 return change.state, change.decision
-        reading = self._guess()
+        reading = self._last_known()
         state, decision = step(self._breaker, reading.own, event, self._now(reading))
         self._reading = replace(reading, own=state)
         if self._outage and isinstance(event, Ended):
@@ -235,7 +235,7 @@ class SharedGate:
                 self._outage.failures.clear()
         return state, decision
 
-    def _guess(self) -> _Reading:
+    def _last_known(self) -> _Reading:
         """The last reading, however old; a closed breaker where there never was one."""
         if self._reading is None:
             self._reading = _Reading(BreakerState(), BreakerState(), datetime.now(UTC), self._gates.timer())
@@ -245,14 +245,14 @@ class SharedGate:
         database, clock = self._gates.database, self._gates.clock
         change = breakers.apply(database, self._breaker, self._key, event, clock=clock)
         if change.move:
-            self._gates.moved(change.move)
+            self._gates.on_transition(change.move)
         return change
 
-    def _is_out(self, error: StoreError) -> _Reading:
+    def _enter_outage(self, error: StoreError) -> _Reading:
         self._outage = self._outage or _Outage(again_at=0.0)
         self._outage.again_at = self._gates.timer() + STORE_AGAIN_AFTER_S
-        self._gates.lost(error)
-        return self._guess()
+        self._gates.on_store_lost(error)
+        return self._last_known()
 
     def _replay(self) -> None:
         """Tell the shared breaker what failed while it was out of reach, but for what left the window meanwhile."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from repli.tasks.fallback import (
+    ChainInput,
     Directives,
     Runtime,
     Status,
     StepResult,
-    Work,
     run_chain,
 )
 from repli.tasks.items import fingerprint
@@ -56,10 +56,13 @@ class RunOptions:
 class StageReport:
     """What a stage did to one batch.
 
-    `items` counts those it had work on; `rungs` counts those each rung served; `notes` are for the run's report. Of
-    an upgrade, `tried` are the items for which a rung was called, `lifted` those with a better result than before (or a
-    whole one again, made from what is there now), and `let_down` those that rungs did not serve through no fault of
-    the item: they are broken, or gone.
+    Args:
+        items: items that the stage had work on.
+        rungs: how many items each rung served.
+        notes: lines for the run's report.
+        tried: of an upgrade, the items for which a rung was called.
+        upgraded: of these, the items with a better result than before, or with a fresh one in place of a stale one.
+        failed_by_rung: of these, the items that no rung served although the items themselves are sound.
     """
 
     stage: str
@@ -69,8 +72,8 @@ class StageReport:
     mean_penalty: Decimal | None = None
     notes: tuple[str, ...] = ()
     tried: frozenset[str] = frozenset()
-    lifted: frozenset[str] = frozenset()
-    let_down: frozenset[str] = frozenset()
+    upgraded: frozenset[str] = frozenset()
+    failed_by_rung: frozenset[str] = frozenset()
 
     @property
     def is_degraded(self) -> bool:
@@ -108,7 +111,7 @@ def run_stage(
     context = StageContext(
         settings=settings, database=database, run_id=options.run_id, now=runtime.now(), rules=pipeline.rules
     )
-    works, finished, void, made_from, before = [], [], [], {}, {}
+    works, finished, discard, made_from, before = [], [], [], {}, {}
     states = results.load(database, item_ids)
     holders = claims.holders(database, item_ids)  # after that: what another did to an item, he did while he held it
     for state in states:
@@ -123,46 +126,46 @@ def run_stage(
         if due is None:
             continue
         before[state.item.id], made_from[state.item.id] = kept, fingerprint(value)
-        if due.is_void:
-            void.append(kept)
+        if due.discard_existing:
+            discard.append(kept)
         if value is None:
             finished.append(_not_applicable(state.item.id, name, context))
         else:
             reasons = {rung: str(rule) for rung, rule in barred.items()}
-            works.append(Work(state.item.id, value, barred=reasons, better_than=due.better_than))
+            works.append(ChainInput(state.item.id, value, forbidden=reasons, improve_on=due.improve_on))
     if works:
         finished += run_chain(
             stage.chain, works, context, run_id=options.run_id, runtime=runtime, directives=options.directives
         )
     fresh = [replace(one, made_from=made_from[one.item_id]) for one in finished if one.status.is_terminal]
-    results.save(database, fresh, void=void)
+    results.save(database, fresh, discard=discard)
     return report(name, finished, before if options.upgrade else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Due:
-    """A stage has work on an item. `better_than` is the rung that is to be improved on; where the kept result
-    `is_void`, whatever comes takes its place."""
+class _WorkNeeded:
+    """A stage has work on an item. `improve_on` is the rung that is to be improved on; where the kept result
+    `discard_existing`, whatever comes takes its place."""
 
-    better_than: str | None = None
-    is_void: bool = False
+    improve_on: str | None = None
+    discard_existing: bool = False
 
 
-def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options: RunOptions) -> _Due | None:
+def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options: RunOptions) -> _WorkNeeded | None:
     """What a stage is to do about an item whose earlier stages are done; None for nothing."""
     if kept.status is Status.PENDING:
-        return _Due()
+        return _WorkNeeded()
     if kept.status is Status.FAILED:
-        return _Due() if kept.retryable else None
+        return _WorkNeeded() if kept.retryable else None
     if is_forbidden:
-        return _Due(is_void=True)
-    if _is_owed_anew(kept):
-        return _Due()
+        return _WorkNeeded(discard_existing=True)
+    if _is_stale_result(kept):
+        return _WorkNeeded()
     answers_another = kept.made_from is not None and made_from is not None and kept.made_from != made_from
     if answers_another or (options.refresh and kept.run_id != options.run_id):
-        return _Due()
+        return _WorkNeeded()
     if options.upgrade and kept.stage in options.upgrade.stages and kept.retryable:
-        return _Due(better_than=kept.rung)
+        return _WorkNeeded(improve_on=kept.rung)
     return None
 
 
@@ -170,7 +173,7 @@ def report(stage: str, finished: Sequence[StepResult], before: Mapping[str, Step
     """The counts of a batch's results; with those `before` them, what was gained."""
     penalties = [result.penalty for result in finished if result.penalty is not None]
     again = [result for result in finished if result.item_id in before]
-    lifted = frozenset(result.item_id for result in again if _is_better(result, before[result.item_id]))
+    upgraded = frozenset(result.item_id for result in again if _is_better(result, before[result.item_id]))
     return StageReport(
         stage=stage,
         items=len(finished),
@@ -178,16 +181,16 @@ def report(stage: str, finished: Sequence[StepResult], before: Mapping[str, Step
         rungs=Counter(result.rung for result in finished if result.rung),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
         tried=frozenset(result.item_id for result in again if result.was_called),
-        lifted=lifted,
-        let_down=frozenset(result.item_id for result in again if result.was_let_down) - lifted,
+        upgraded=upgraded,
+        failed_by_rung=frozenset(result.item_id for result in again if result.is_failed_by_rung) - upgraded,
     )
 
 
 def _is_better(result: StepResult, before: StepResult) -> bool:
-    return result.standing > before.standing or (_is_owed_anew(before) and result.status is Status.SUCCEEDED)
+    return result.rank > before.rank or (_is_stale_result(before) and result.status is Status.SUCCEEDED)
 
 
-def _is_owed_anew(kept: StepResult) -> bool:
+def _is_stale_result(kept: StepResult) -> bool:
     """Whether a whole result answers to what is not there any more; `store` does where the item has changed since."""
     return kept.status is Status.SUCCEEDED and kept.retryable
 

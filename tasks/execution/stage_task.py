@@ -13,9 +13,9 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from repli.tasks.execution.runtime import process_gates, process_runtime
+from repli.tasks.execution.runtime import process_breakers, process_runtime
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
-from repli.tasks.fallback import Replies, Served
+from repli.tasks.fallback import RungResult, Served
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE
@@ -45,10 +45,10 @@ class Batch:
 @task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Do one stage for one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
-    gates = process_gates(settings.database_url, _tell)
+    gates = process_breakers(settings.database_url, _tell)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, gates=gates)
     try:
-        report = run_stage(PIPELINE.under(settings.policy), stage, batch.item_ids, options, settings, runtime)
+        report = run_stage(PIPELINE.with_policy(settings.policy), stage, batch.item_ids, options, settings, runtime)
     finally:  # also where the store is gone for longer than the stage takes
         for note in (notes := gates.drain_notes()):
             get_run_logger().warning(note)
@@ -69,9 +69,9 @@ def task_of(stage: str) -> Task[..., State[StageReport]]:
     return stage_task.with_options(name=stage)
 
 
-def as_subtask(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) -> Replies[V]:
+def as_subtask(stage: str, rung: str, items: int, work: Callable[[], RungResult[V]]) -> RungResult[V]:
     """Runs a fallback as a Prefect sub-task, so that the UI shows which batch fell to which rung, and how it fared."""
-    kept: list[Replies[V]] = []
+    kept: list[RungResult[V]] = []
     fallback = Task(
         fn=partial(_fallback, work, kept, items, f"{stage}.{rung}"),
         name=f"{stage}.{rung}",
@@ -85,7 +85,7 @@ def as_subtask(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]
     return kept[0]
 
 
-def _fallback(work: Callable[[], Replies[V]], kept: list[Replies[V]], items: int, name: str) -> State[Any]:
+def _fallback(work: Callable[[], RungResult[V]], kept: list[RungResult[V]], items: int, name: str) -> State[Any]:
     replies = work()
     kept.append(replies)
     served = sum(isinstance(outcome, Served) for outcome in replies.outcomes.values())

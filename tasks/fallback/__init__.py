@@ -41,14 +41,14 @@ from repli.tasks.fallback.errors import (
     UsageError,
 )
 from repli.tasks.fallback.faults import Fault, FaultKind, check_rung_exists, parse_faults
-from repli.tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
+from repli.tasks.fallback.gate import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.outcome import Failed, Outcome, Served, each
 from repli.tasks.fallback.quality import mean_quality, quality
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
 from repli.tasks.fallback.runner import AroundFallback, CallWithin, Directives, Runtime, run_chain
-from repli.tasks.fallback.splitting import Replies, WorkingSizes
+from repli.tasks.fallback.splitting import RungResult, WorkingSizes
 from repli.tasks.fallback.status import MOVES, Status, can_move, check_move
-from repli.tasks.fallback.work import Work
+from repli.tasks.fallback.work import ChainInput
 
 __all__ = [
     "MOVES",
@@ -61,11 +61,14 @@ __all__ = [
     "AttemptOutcome",
     "BadAnswer",
     "Breaker",
+    "BreakerClient",
+    "BreakerOf",
     "BreakerOpen",
     "BreakerState",
     "CallWithin",
     "Cause",
     "Chain",
+    "ChainInput",
     "Decision",
     "Directives",
     "Ended",
@@ -75,14 +78,12 @@ __all__ = [
     "Failure",
     "Fault",
     "FaultKind",
-    "Gate",
-    "GateOf",
     "IllegalMove",
     "Incompatible",
     "InvalidItem",
     "ItemError",
     "Lease",
-    "NoGate",
+    "NoBreaker",
     "Order",
     "Ordered",
     "OutOfMemory",
@@ -90,11 +91,11 @@ __all__ = [
     "Permit",
     "Position",
     "RepliError",
-    "Replies",
     "Rule",
     "Rules",
     "Rung",
     "RungError",
+    "RungResult",
     "Runtime",
     "Served",
     "Skip",
@@ -106,7 +107,6 @@ __all__ = [
     "Unavailable",
     "UsageError",
     "Verdict",
-    "Work",
     "WorkingSizes",
     "can_move",
     "check_move",
@@ -117,5 +117,5 @@ __all__ = [
     "quality",
     "run_chain",
     "step",
-    "ungated",
+    "without_breakers",
 ]

@@ -20,7 +20,7 @@ from typing import Any
 
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.errors import ItemError, OutOfMemory, Unavailable
-from repli.tasks.fallback.gate import Gate, Permit, verdict_on
+from repli.tasks.fallback.gate import BreakerClient, Permit, verdict_on
 from repli.tasks.fallback.outcome import Outcome
 from repli.tasks.fallback.result import StepError
 
@@ -32,17 +32,17 @@ HELD_BACK = 2
 class _FailedCall:
     permit: Permit
     why: str
-    may_be_an_items: bool
+    may_be_item_error: bool
 
 
-class Blame:
+class FailureAttribution:
     """Tells a gate of the calls of one batch.
 
     Args:
         has_neighbours: calls carry several items; else nothing is held back, and nothing excused.
     """
 
-    def __init__(self, gate: Gate, *, has_neighbours: bool) -> None:
+    def __init__(self, gate: BreakerClient, *, has_neighbours: bool) -> None:
         self._gate = gate
         self._has_neighbours = has_neighbours
         self._held: list[_FailedCall] = []
@@ -53,18 +53,18 @@ class Blame:
     def raised(self, permit: Permit, error: Exception, *, items: int) -> None:
         """A call with so many items raised `error`."""
         if isinstance(error, ItemError) or (isinstance(error, OutOfMemory | MemoryError) and items > 1):
-            self._gate.ended(permit, Verdict.INCONCLUSIVE)
+            self._gate.record(permit, Verdict.INCONCLUSIVE)
             return
-        may_be_an_items = not isinstance(error, Unavailable)  # no item makes a device go away
-        self._failed(_FailedCall(permit, StepError.of(error).line, may_be_an_items))
+        may_be_item_error = not isinstance(error, Unavailable)  # no item makes a device go away
+        self._failed(_FailedCall(permit, StepError.of(error).line, may_be_item_error))
 
     def answered(self, permit: Permit, outcomes: Sequence[Outcome[Any]]) -> None:
         """A call was answered."""
         verdict, why = verdict_on(outcomes)
         if verdict is Verdict.FAILED:
-            self._failed(_FailedCall(permit, why, may_be_an_items=True))
+            self._failed(_FailedCall(permit, why, may_be_item_error=True))
             return
-        self._gate.ended(permit, verdict)
+        self._gate.record(permit, verdict)
         self._has_served = self._is_trusted = True
         self._excuse()
 
@@ -77,20 +77,20 @@ class Blame:
     def _failed(self, call: _FailedCall) -> None:
         is_trusted = call.permit.is_trusted if self._is_trusted is None else self._is_trusted
         self._held.append(call)
-        is_doubtful = is_trusted and call.may_be_an_items and self._has_neighbours and not call.permit.is_probe
+        is_doubtful = is_trusted and call.may_be_item_error and self._has_neighbours and not call.permit.is_probe
         if not is_doubtful or len(self._held) > HELD_BACK:
             self._count()
 
     def _count(self) -> None:
         for call in self._held:
-            self._gate.ended(call.permit, Verdict.FAILED, call.why)
+            self._gate.record(call.permit, Verdict.FAILED, call.why)
             self._is_trusted = False
-        self._counted += [call.permit for call in self._held if call.may_be_an_items]
+        self._counted += [call.permit for call in self._held if call.may_be_item_error]
         self._held = []
 
     def _excuse(self) -> None:
         if self._has_neighbours:
             self._held = []
             if self._counted:
-                self._gate.excuse(self._counted)
+                self._gate.forgive(self._counted)
             self._counted = []

@@ -20,7 +20,7 @@ from repli.tasks.fallback.chain import AnyChain
 from repli.tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
 from repli.tasks.fallback.outcome import Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP
-from repli.tasks.fallback.work import Work
+from repli.tasks.fallback.work import ChainInput
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -103,7 +103,7 @@ def parse_faults(specs: Iterable[str], chains: Sequence[AnyChain], *, seed: int 
     return tuple(faults)
 
 
-Call = Callable[[Sequence[Work[I]]], Sequence[Outcome[V]]]
+Call = Callable[[Sequence[ChainInput[I]]], Sequence[Outcome[V]]]
 
 
 def inject(faults: Iterable[Fault], call: Call[I, V]) -> Call[I, V]:
@@ -114,7 +114,7 @@ def inject(faults: Iterable[Fault], call: Call[I, V]) -> Call[I, V]:
 
 
 def _faulty(fault: Fault, call: Call[I, V]) -> Call[I, V]:
-    def faulty_call(works: Sequence[Work[I]]) -> Sequence[Outcome[V]]:
+    def faulty_call(works: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
         hit = [fault.hits(work.item_id) for work in works]
         if not any(hit):
             return call(works)

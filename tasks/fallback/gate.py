@@ -31,41 +31,41 @@ class Permit:
         return self.decision is Decision.REFUSE
 
 
-class Gate(Protocol):
+class BreakerClient(Protocol):
     """One rung's breaker, as one process sees it."""
 
-    def ask(self) -> Permit:
+    def acquire(self) -> Permit:
         """Whether the rung may be called now."""
 
-    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         """The call that `permit` let through is over."""
 
-    def excuse(self, permits: Iterable[Permit]) -> None:
+    def forgive(self, permits: Iterable[Permit]) -> None:
         """Those calls failed over an item, not over the rung."""
 
 
-GateOf = Callable[[str, Breaker], Gate]
+BreakerOf = Callable[[str, Breaker], BreakerClient]
 
 
-class NoGate:
+class NoBreaker:
     """The gate of a rung without a breaker: it lets everything through."""
 
-    def ask(self) -> Permit:
+    def acquire(self) -> Permit:
         return _FREE
 
-    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         pass
 
-    def excuse(self, permits: Iterable[Permit]) -> None:
+    def forgive(self, permits: Iterable[Permit]) -> None:
         pass
 
 
 _FREE = Permit(token="", decision=Decision.CALL)
 
 
-def ungated(name: str, breaker: Breaker) -> Gate:
-    """The `GateOf` that has no breakers."""
-    return NoGate()
+def without_breakers(name: str, breaker: Breaker) -> BreakerClient:
+    """The `BreakerOf` that has no breakers."""
+    return NoBreaker()
 
 
 def verdict_on(outcomes: Sequence[Outcome[Any]]) -> tuple[Verdict, str]:
@@ -75,5 +75,5 @@ def verdict_on(outcomes: Sequence[Outcome[Any]]) -> tuple[Verdict, str]:
     """
     if any(isinstance(outcome, Served) for outcome in outcomes):
         return Verdict.SERVED, ""
-    blamed = [outcome.error for outcome in outcomes if isinstance(outcome, Failed) and not outcome.is_the_items]
+    blamed = [outcome.error for outcome in outcomes if isinstance(outcome, Failed) and not outcome.is_item_error]
     return (Verdict.FAILED, blamed[0].line) if blamed else (Verdict.INCONCLUSIVE, "")

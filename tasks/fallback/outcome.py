@@ -25,15 +25,15 @@ class Served(Generic[V]):
 class Failed:
     """The rung did not serve the item, which goes to the next rung.
 
-    `is_the_items`: the failure is the item's own and says nothing of the rung; a breaker does not count it.
+    `is_item_error`: the failure is the item's own and says nothing of the rung; a breaker does not count it.
     """
 
     error: StepError
-    is_the_items: bool = False
+    is_item_error: bool = False
 
     @classmethod
     def because(cls, error: RungError) -> Failed:
-        return cls(StepError.of(error), is_the_items=isinstance(error, ItemError))
+        return cls(StepError.of(error), is_item_error=isinstance(error, ItemError))
 
 
 Outcome = Served[V] | Failed

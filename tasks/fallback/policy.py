@@ -108,7 +108,7 @@ class Policy:
             raise UsageError(f"policy: the breaker of {name}: {error}; correct it") from None
 
 
-AS_DECLARED = Policy()
+NO_OVERRIDES = Policy()
 
 
 def rung_names(text: str) -> tuple[str, ...]:

@@ -57,14 +57,14 @@ class AttemptOutcome(StrEnum):
 class Attempt:
     """One rung considered for one item. `seconds` is the item's share of the calls that carried it.
 
-    `is_the_items`: the failure is the item's own and says nothing of the rung. Only the process that called it knows.
+    `is_item_error`: the failure is the item's own and says nothing of the rung. Only the process that called it knows.
     """
 
     rung: str
     outcome: AttemptOutcome
     error: StepError | None = None
     seconds: float = 0.0
-    is_the_items: bool = field(default=False, compare=False)
+    is_item_error: bool = field(default=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         error = self.error.as_json() if self.error else None
@@ -115,14 +115,14 @@ class StepResult:
         return any(attempt.outcome in called and attempt.rung != SKIP for attempt in self.attempts)
 
     @property
-    def was_let_down(self) -> bool:
+    def is_failed_by_rung(self) -> bool:
         """Whether rungs did not serve the item and none of them for a reason of its own: they are broken, or gone."""
         gone = AttemptOutcome.FAILED, AttemptOutcome.REFUSED, AttemptOutcome.UNAVAILABLE
         unserved = [attempt for attempt in self.attempts if attempt.outcome in gone]
-        return bool(unserved) and not any(attempt.is_the_items for attempt in unserved)
+        return bool(unserved) and not any(attempt.is_item_error for attempt in unserved)
 
     @property
-    def standing(self) -> float:
+    def rank(self) -> float:
         """How good the result is: a stored result is only ever replaced by one of the same standing or a higher one.
 
         Statuses come first (failed 0, skipped 1, degraded 2, the rest 3), penalties decide between equals.

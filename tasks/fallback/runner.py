@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeVar
 from repli.tasks.fallback.chain import AnyChain, Chain, Rung
 from repli.tasks.fallback.errors import BadAnswer, Incompatible, RungError
 from repli.tasks.fallback.faults import Fault, inject
-from repli.tasks.fallback.gate import Gate, GateOf, NoGate, Permit, ungated
+from repli.tasks.fallback.gate import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.outcome import Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from repli.tasks.fallback.splitting import Replies, WorkingSizes, call_rung
+from repli.tasks.fallback.splitting import RungResult, WorkingSizes, call_rung
 from repli.tasks.fallback.status import Status
-from repli.tasks.fallback.work import Work
+from repli.tasks.fallback.work import ChainInput
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -34,10 +34,10 @@ class CallWithin(Protocol):
 class AroundFallback(Protocol):
     """Runs `work`, which is one fallback over `items` items, and gives its answer; the place to show it to people."""
 
-    def __call__(self, stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) -> Replies[V]: ...
+    def __call__(self, stage: str, rung: str, items: int, work: Callable[[], RungResult[V]]) -> RungResult[V]: ...
 
 
-def unseen(stage: str, rung: str, items: int, work: Callable[[], Replies[V]]) -> Replies[V]:
+def no_instrumentation(stage: str, rung: str, items: int, work: Callable[[], RungResult[V]]) -> RungResult[V]:
     """The `AroundFallback` that shows nothing."""
     return work()
 
@@ -51,8 +51,8 @@ class Runtime:
     call_within: CallWithin
     free_memory: Callable[[], None]
     sizes: WorkingSizes = field(default_factory=WorkingSizes)
-    around_fallback: AroundFallback = unseen
-    gate_of: GateOf = ungated
+    around_fallback: AroundFallback = no_instrumentation
+    breaker_of: BreakerOf = without_breakers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Forced(RungError):
 
 def run_chain(
     chain: Chain[I, V, C],
-    works: Sequence[Work[I]],
+    works: Sequence[ChainInput[I]],
     context: C,
     *,
     run_id: str,
@@ -87,9 +87,9 @@ def run_chain(
     """
     progress = _Progress(chain, works)
     forced = directives.forced.get(chain.stage)
-    passed_over = chain.rung_names.index(forced) if forced else 0
+    incompatibility_counts = chain.rung_names.index(forced) if forced else 0
     for position, rung in enumerate(chain.rungs):
-        if position < passed_over:
+        if position < incompatibility_counts:
             why = f"{chain.stage}.{rung.name} was passed over: {forced} was forced"
             progress.pass_over(rung.name, progress.candidates(position), AttemptOutcome.FORCED_PAST, Forced(why))
             continue
@@ -98,9 +98,9 @@ def run_chain(
             continue
         faults = [fault for fault in directives.faults if (fault.stage, fault.rung) == (chain.stage, rung.name)]
         if rung.breaker is None or rung.name == forced:  # a person's word goes before the breaker's
-            gate: Gate = NoGate()
+            gate: BreakerClient = NoBreaker()
         else:
-            gate = runtime.gate_of(f"{chain.stage}.{rung.name}", rung.breaker)
+            gate = runtime.breaker_of(f"{chain.stage}.{rung.name}", rung.breaker)
         work = partial(_run_rung, chain, rung, works_here, context, faults, runtime, gate)
         if position == 0:
             progress.record(rung.name, works_here, work())
@@ -117,7 +117,7 @@ def run_chain(
 class _Progress:
     """Who was served what, and everybody's trail."""
 
-    def __init__(self, chain: AnyChain, works: Sequence[Work[Any]]) -> None:
+    def __init__(self, chain: AnyChain, works: Sequence[ChainInput[Any]]) -> None:
         self._works = works
         self._names = chain.rung_names
         self.served: dict[str, Served[Any]] = {}
@@ -125,20 +125,20 @@ class _Progress:
         if len(self.trails) != len(works):
             raise ValueError("an item stands twice in one batch")
 
-    def candidates(self, position: int) -> list[Work[Any]]:
+    def candidates(self, position: int) -> list[ChainInput[Any]]:
         """Those without a result for whom the rung at `position` would be a gain."""
         return [work for work in self._works if work.item_id not in self.served and position < self._end(work)]
 
-    def to_call(self, position: int) -> list[Work[Any]]:
+    def to_call(self, position: int) -> list[ChainInput[Any]]:
         """Those whom the rung at `position` is to serve. Whom a rule bars from it passes it over."""
         rung = self._names[position]
         candidates = self.candidates(position)
         for work in candidates:
-            if rung in work.barred:
-                self.pass_over(rung, [work], AttemptOutcome.INCOMPATIBLE, Incompatible(work.barred[rung]))
-        return [work for work in candidates if rung not in work.barred]
+            if rung in work.forbidden:
+                self.pass_over(rung, [work], AttemptOutcome.INCOMPATIBLE, Incompatible(work.forbidden[rung]))
+        return [work for work in candidates if rung not in work.forbidden]
 
-    def pass_over(self, rung: str, works: Iterable[Work[Any]], outcome: AttemptOutcome, error: RungError) -> None:
+    def pass_over(self, rung: str, works: Iterable[ChainInput[Any]], outcome: AttemptOutcome, error: RungError) -> None:
         attempt = Attempt(rung=rung, outcome=outcome, error=StepError.of(error))
         for work in works:
             self.trails[work.item_id] += (attempt,)
@@ -147,7 +147,7 @@ class _Progress:
         for work in self.candidates(len(self._names) - 1):
             self.trails[work.item_id] += (Attempt(rung=SKIP, outcome=AttemptOutcome.SERVED),)
 
-    def record(self, rung: str, works: Iterable[Work[Any]], replies: Replies[Any]) -> None:
+    def record(self, rung: str, works: Iterable[ChainInput[Any]], replies: RungResult[Any]) -> None:
         for work in works:
             outcome = replies.outcomes[work.item_id]
             seconds = replies.seconds[work.item_id]
@@ -160,16 +160,16 @@ class _Progress:
                     outcome=_kind(work.item_id, replies),
                     error=outcome.error,
                     seconds=seconds,
-                    is_the_items=outcome.is_the_items,
+                    is_item_error=outcome.is_item_error,
                 )
             self.trails[work.item_id] += (attempt,)
 
-    def _end(self, work: Work[Any]) -> int:
+    def _end(self, work: ChainInput[Any]) -> int:
         """The position from which on the item has no use for rungs."""
-        return self._names.index(work.better_than) if work.better_than in self._names else len(self._names)
+        return self._names.index(work.improve_on) if work.improve_on in self._names else len(self._names)
 
 
-def _kind(item_id: str, replies: Replies[Any]) -> AttemptOutcome:
+def _kind(item_id: str, replies: RungResult[Any]) -> AttemptOutcome:
     if item_id in replies.refused:
         return AttemptOutcome.REFUSED
     return AttemptOutcome.UNAVAILABLE if item_id in replies.unavailable else AttemptOutcome.FAILED
@@ -178,15 +178,15 @@ def _kind(item_id: str, replies: Replies[Any]) -> AttemptOutcome:
 def _run_rung(
     chain: Chain[I, V, C],
     rung: Rung[I, V, C],
-    works: Sequence[Work[I]],
+    works: Sequence[ChainInput[I]],
     context: C,
     faults: Iterable[Fault],
     runtime: Runtime,
-    gate: Gate,
-) -> Replies[V]:
+    gate: BreakerClient,
+) -> RungResult[V]:
     name = f"{chain.stage}.{rung.name}"
 
-    def call(works: Sequence[Work[I]]) -> Sequence[Outcome[V]]:
+    def call(works: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
         outcomes = rung.run([work.input for work in works], context)
         if len(outcomes) != len(works):
             raise BadAnswer(f"{name} gave {len(outcomes)} answers for {len(works)} items")
@@ -194,7 +194,7 @@ def _run_rung(
 
     faulty = inject(faults, call)
 
-    def call_in_time(works: Sequence[Work[I]], permit: Permit) -> Sequence[Outcome[V]]:
+    def call_in_time(works: Sequence[ChainInput[I]], permit: Permit) -> Sequence[Outcome[V]]:
         limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
         return runtime.call_within(partial(faulty, works), limit_s, name)
 
@@ -228,7 +228,7 @@ def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V
 
 def _result(
     chain: Chain[I, V, C],
-    work: Work[I],
+    work: ChainInput[I],
     attempts: tuple[Attempt, ...],
     served: Served[V] | None,
     *,
@@ -253,7 +253,7 @@ def _result(
             error=None if is_primary else errors[0],
             retryable=not is_primary,
         )
-    if work.better_than and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
+    if work.improve_on and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
         return result(status=Status.PENDING)  # nothing better: what is kept stands
     if chain.skip:
         return result(

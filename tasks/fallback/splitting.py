@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from zlib import crc32
 
-from repli.tasks.fallback.attribution import Blame
+from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
-from repli.tasks.fallback.gate import Gate, NoGate, Permit
+from repli.tasks.fallback.gate import BreakerClient, NoBreaker, Permit
 from repli.tasks.fallback.outcome import Failed, Outcome
 from repli.tasks.fallback.result import StepError
-from repli.tasks.fallback.work import Work
+from repli.tasks.fallback.work import ChainInput
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -86,7 +86,7 @@ class _Isolation:
 
 
 @dataclass(slots=True)
-class Replies(Generic[V]):
+class RungResult(Generic[V]):
     """What a rung left for the items of one batch.
 
     `seconds` is each item's share of the calls that carried it; `unavailable` names the items that it did not answer
@@ -105,7 +105,7 @@ class _Calls(Generic[I, V]):
     def __init__(
         self,
         name: str,
-        works: Sequence[Work[I]],
+        works: Sequence[ChainInput[I]],
         *,
         one_by_one: bool,
         sizes: WorkingSizes,
@@ -117,16 +117,16 @@ class _Calls(Generic[I, V]):
         self.waiting = deque([list(works)])
         self.one_by_one = one_by_one
         self.isolation = _Isolation(len(works))
-        self.replies: Replies[V] = Replies(seconds={work.item_id: 0.0 for work in works})
+        self.replies: RungResult[V] = RungResult(seconds={work.item_id: 0.0 for work in works})
 
-    def next_chunk(self) -> list[Work[I]]:
+    def next_chunk(self) -> list[ChainInput[I]]:
         chunk = self.waiting.popleft()
         limit = 1 if self.one_by_one else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
             self.waiting.appendleft(chunk[limit:])
         return chunk[:limit]
 
-    def next_probe(self, token: str) -> list[Work[I]]:
+    def next_probe(self, token: str) -> list[ChainInput[I]]:
         """One item, drawn by the probe's token, which is random."""
         chunk = self.waiting.popleft()
         drawn = crc32(token.encode()) % len(chunk)
@@ -134,20 +134,20 @@ class _Calls(Generic[I, V]):
             self.waiting.appendleft(chunk[:drawn] + chunk[drawn + 1 :])
         return [chunk[drawn]]
 
-    def took(self, chunk: Sequence[Work[I]], seconds: float) -> None:
+    def took(self, chunk: Sequence[ChainInput[I]], seconds: float) -> None:
         for work in chunk:
             self.replies.seconds[work.item_id] += seconds / len(chunk)
 
-    def answered(self, chunk: Sequence[Work[I]], outcomes: Sequence[Outcome[V]]) -> None:
+    def answered(self, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
         self.isolation.has_answered = True
         self.sizes.fitted(self.name, len(chunk))
         self.replies.outcomes.update(zip((work.item_id for work in chunk), outcomes, strict=True))
 
-    def raised(self, chunk: list[Work[I]], error: Exception) -> None:
+    def raised(self, chunk: list[ChainInput[I]], error: Exception) -> None:
         self.failed(chunk, error)  # until a smaller call says otherwise
         match error:
             case OutOfMemory() | MemoryError():
-                _let_go(error)
+                _clear_traceback_frames(error)
                 self.sizes.did_not_fit(self.name, len(chunk))
                 if len(chunk) > 1:
                     self.free_memory()  # before a smaller try only: it takes a good part of a second
@@ -163,7 +163,7 @@ class _Calls(Generic[I, V]):
             case _:
                 self.isolate(chunk, error)
 
-    def isolate(self, chunk: list[Work[I]], error: Exception) -> None:
+    def isolate(self, chunk: list[ChainInput[I]], error: Exception) -> None:
         self.isolation.failures += 1
         may_go_on = self.isolation.may_go_on()
         if not may_go_on and not self.isolation.has_answered:
@@ -177,22 +177,22 @@ class _Calls(Generic[I, V]):
         self.replies.refused.update(work.item_id for work in refused)
         self.failed(refused, error)
 
-    def failed(self, works: Sequence[Work[I]], error: Exception) -> None:
-        failed = Failed(StepError.of(error), is_the_items=isinstance(error, ItemError))
+    def failed(self, works: Sequence[ChainInput[I]], error: Exception) -> None:
+        failed = Failed(StepError.of(error), is_item_error=isinstance(error, ItemError))
         self.replies.outcomes.update((work.item_id, failed) for work in works)
 
-    def drained(self) -> list[Work[I]]:
+    def drained(self) -> list[ChainInput[I]]:
         works = [work for chunk in self.waiting for work in chunk]
         self.waiting.clear()
         return works
 
 
-def _halves(chunk: list[Work[I]]) -> tuple[list[Work[I]], list[Work[I]]]:
+def _halves(chunk: list[ChainInput[I]]) -> tuple[list[ChainInput[I]], list[ChainInput[I]]]:
     middle = (len(chunk) + 1) // 2
     return chunk[:middle], chunk[middle:]
 
 
-def _let_go(error: BaseException) -> None:
+def _clear_traceback_frames(error: BaseException) -> None:
     """Empty the frames that `error` came through: what the failed call had allocated is held by their locals."""
     errors = [error]
     for known in errors:  # grows while it is walked
@@ -203,24 +203,24 @@ def _let_go(error: BaseException) -> None:
 
 def call_rung(
     name: str,
-    works: Sequence[Work[I]],
-    call: Callable[[Sequence[Work[I]], Permit], Sequence[Outcome[V]]],
+    works: Sequence[ChainInput[I]],
+    call: Callable[[Sequence[ChainInput[I]], Permit], Sequence[Outcome[V]]],
     *,
     one_by_one: bool,
     sizes: WorkingSizes,
     free_memory: Callable[[], None],
     timer: Callable[[], float],
-    gate: Gate = NoGate(),
+    gate: BreakerClient = NoBreaker(),
     accept: Callable[[Outcome[V]], Outcome[V]] = lambda outcome: outcome,
-) -> Replies[V]:
+) -> RungResult[V]:
     """One outcome for each of the `works`, whatever `call` does short of ending the process.
 
     Only `Exception` is caught, and only around `call`. `accept` turns an answer that may not be given into a failure.
     """
     calls: _Calls[I, V] = _Calls(name, works, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
-    blame = Blame(gate, has_neighbours=not one_by_one)
+    blame = FailureAttribution(gate, has_neighbours=not one_by_one)
     while calls.waiting:
-        permit = gate.ask()
+        permit = gate.acquire()
         if permit.is_refused:
             calls.refused(BreakerOpen(permit.why))
             break
@@ -233,7 +233,7 @@ def call_rung(
             blame.raised(permit, error, items=len(chunk))
             calls.raised(chunk, error)
         except BaseException:  # cancelled: it says nothing of the rung
-            gate.ended(permit, Verdict.INCONCLUSIVE)
+            gate.record(permit, Verdict.INCONCLUSIVE)
             raise
         else:
             calls.took(chunk, timer() - started)

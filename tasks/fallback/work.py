@@ -10,17 +10,17 @@ I = TypeVar("I")  # noqa: E741  as in chain.py
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[I]):
+class ChainInput(Generic[I]):
     """One item's input to a chain.
 
     Args:
-        barred: rungs that must not serve the item, each with the reason; see `compatibility`.
-        better_than: the rung that served the item before. Only better ones are called, and where none of them
+        forbidden: rungs that must not serve the item, each with the reason; see `compatibility`.
+        improve_on: the rung that served the item before. Only better ones are called, and where none of them
             serves, what it left stands.
     """
 
     item_id: str
     input: I
     _: KW_ONLY
-    barred: Mapping[str, str] = field(default_factory=dict)
-    better_than: str | None = None
+    forbidden: Mapping[str, str] = field(default_factory=dict)
+    improve_on: str | None = None

@@ -18,7 +18,7 @@ from repli.tasks.fallback import (
     UsageError,
     quality,
 )
-from repli.tasks.fallback.policy import AS_DECLARED, Policy
+from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
 from repli.tasks.items import ItemState
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
@@ -78,18 +78,18 @@ class Pipeline:
         """The names of the stages that come before the stage `name`."""
         return self.names[: self.names.index(name)]
 
-    def under(self, policy: Policy) -> Pipeline:
+    def with_policy(self, policy: Policy) -> Pipeline:
         """The same stages and rules with the chains that `policy` makes of theirs; the same one for equal policies.
 
         Raises:
             UsageError: the policy cannot work over these chains, or with these rules; the message says where.
         """
-        return _under(self, policy)
+        return _with_policy(self, policy)
 
 
 @lru_cache(maxsize=16)
-def _under(pipeline: Pipeline, policy: Policy) -> Pipeline:
-    if policy == AS_DECLARED:
+def _with_policy(pipeline: Pipeline, policy: Policy) -> Pipeline:
+    if policy == NO_OVERRIDES:
         return pipeline
     chains = policy.applied_to(pipeline.chains)
     stages = [replace(stage, chain=chain) for stage, chain in zip(pipeline.stages, chains, strict=True)]

@@ -63,7 +63,7 @@ class RetryReport:
         }
 
 
-def retry_report_on(database: Database, run: Run) -> RetryReport:
+def build_retry_report(database: Database, run: Run) -> RetryReport:
     """The report of a run of `reprocess`."""
     return RetryReport(
         run=run,

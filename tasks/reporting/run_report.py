@@ -28,11 +28,11 @@ COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report is made from. `passed_over` counts, by rule, the items that it kept a rung from."""
+    """What a report is made from. `incompatibility_counts` counts, by rule, the items that it kept a rung from."""
 
     run: Run
     tally: Tally
-    passed_over: Counter[str]
+    incompatibility_counts: Counter[str]
     lowest: Sequence[Finding]
     failed: Sequence[Finding]
     moves: Sequence[Move]
@@ -82,12 +82,12 @@ class Report:
         }
 
 
-def report_on(database: Database, run: Run, stages: Sequence[str]) -> Report:
+def build_report(database: Database, run: Run, stages: Sequence[str]) -> Report:
     """The report of a run, as its items stand now."""
     return Report(
         run=run,
         tally=runs.tally(database, stages, run.id),
-        passed_over=runs.passed_over(database, run.id),
+        incompatibility_counts=runs.incompatibility_counts(database, run.id),
         lowest=lookup.lowest(database, run.id, LISTED),
         failed=lookup.failed(database, run.id, LISTED),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
@@ -112,8 +112,8 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         "## Stages by status\n\n" + table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
-    if report.passed_over:
-        by_rule = {cell(rule): {"items": count} for rule, count in report.passed_over.most_common()}
+    if report.incompatibility_counts:
+        by_rule = {cell(rule): {"items": count} for rule, count in report.incompatibility_counts.most_common()}
         sections.append("## Rungs passed over as incompatible\n\n" + table("rule", ["items"], by_rule))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))

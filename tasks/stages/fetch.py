@@ -213,7 +213,7 @@ def _failed(errors: Mapping[str, StepError]) -> Failed:
     """One error for an item's, by column. Trying again helps where it helps one of them."""
     worth_most = max(errors.values(), key=lambda error: error.retryable)
     message = " · ".join(f"{column}: {error.message}" for column, error in errors.items())
-    return Failed(replace(worth_most, message=message), is_the_items=True)
+    return Failed(replace(worth_most, message=message), is_item_error=True)
 
 
 def _no_copy(place: Place) -> StepError:

@@ -34,7 +34,7 @@ from repli.tasks.items import clean_text
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
-EVERYWHERE = ""
+FLEET = ""
 """The place of a breaker of scope `fleet`, and of a person's word on one of scope `host`."""
 
 TRIES = 1000
@@ -48,7 +48,7 @@ class Key:
     """One breaker: its rung as `stage.rung`, and its place."""
 
     name: str
-    place: str = EVERYWHERE
+    place: str = FLEET
 
     def __str__(self) -> str:
         return f"{self.name}@{self.place}" if self.place else self.name
@@ -147,7 +147,7 @@ def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock =
         for name, breaker in declared.items():
             keys = sorted(Key(*row) for row in rows if row.name == name) or [Key(name)]
             for key, (state, _) in _load(connection, breaker, keys, now).items():
-                is_lifted = breaker.scope == "host" and key.place == EVERYWHERE and not state.position.is_forced
+                is_lifted = breaker.scope == "host" and key.place == FLEET and not state.position.is_forced
                 if not (is_lifted and len(keys) > 1):  # an order that was taken back says nothing any more
                     found.append(BreakerView(key=key, breaker=breaker, state=state))
     return found
@@ -156,7 +156,7 @@ def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock =
 def order(database: Database, breaker: Breaker, key: Key, cause: Order, *, clock: Clock = database_time) -> list[Move]:
     """Do as a person says: `key` everywhere, unless it names a place. A reset lets it think for itself everywhere."""
     keys = {key}
-    if cause is Cause.RESET and key.place == EVERYWHERE:
+    if cause is Cause.RESET and key.place == FLEET:
         keys |= {view.key for view in views(database, {key.name: breaker}, clock=clock)}
     changes = [apply(database, breaker, each, Ordered(cause), clock=clock) for each in sorted(keys)]
     return [change.move for change in changes if change.move]

@@ -14,7 +14,7 @@ from repli.tasks.fallback import Status
 from repli.tasks.items import Item
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
-from repli.tasks.storage.retry.retry_queue import locked, owes_anew
+from repli.tasks.storage.retry.retry_queue import has_stale_result, locked
 from repli.tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
@@ -120,7 +120,7 @@ def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:
     if refresh:
         return sa.or_(items.c.run_id.is_(None), items.c.run_id != run_id)
     is_queued = sa.exists().where(retry_queue.c.item_id == items.c.id).correlate(items)  # soon found, and few are
-    return sa.case((items.c.state != "stored", sa.not_(given_up)), else_=sa.and_(is_queued, owes_anew()))
+    return sa.case((items.c.state != "stored", sa.not_(given_up)), else_=sa.and_(is_queued, has_stale_result()))
 
 
 def batches(database: Database, run_id: str, size: int, *, refresh: bool, lease_s: float) -> Iterator[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from repli.tasks.storage.database import Database
 
 
 @contextmanager
-def held_alone(database: Database, name: str) -> Iterator[bool]:
+def try_exclusive_lock(database: Database, name: str) -> Iterator[bool]:
     """Hold `name` while the block runs; whether it could be had: False where another process holds it, at once.
 
     However its holder ends, `kill -9` too, it is free at that moment: it is a lock of the operating system beside a

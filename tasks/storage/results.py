@@ -33,7 +33,7 @@ def load_with(connection: sa.Connection, item_ids: Sequence[str]) -> list[ItemSt
     return [ItemState(item=found[id_], results=by_item.get(id_, {})) for id_ in item_ids if id_ in found]
 
 
-def save(database: Database, results: Sequence[StepResult], *, void: Iterable[StepResult] = ()) -> None:
+def save(database: Database, results: Sequence[StepResult], *, discard: Iterable[StepResult] = ()) -> None:
     """Keep the `results` in one transaction, each where nothing better is kept already.
 
     Idempotent. Items with a result that failed are marked so, and queued to be tried again, in the same transaction.
@@ -41,7 +41,7 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
     So is a whole result that stands only because what was made from a new input is worse: it answers to another.
 
     Args:
-        void: kept results that must not stand, such as those that a rule forbids. They are pending from here on, so
+        discard: kept results that must not stand, such as those that a rule forbids. They are pending from here on, so
             that even something worse takes their place; what somebody else has put there meanwhile stands.
     """
     rows = sorted((_row(result) for result in results), key=lambda row: (str(row["item_id"]), str(row["stage"])))
@@ -60,10 +60,10 @@ def save(database: Database, results: Sequence[StepResult], *, void: Iterable[St
     failed = [row["item_id"] for row in rows if row["status"] == Status.FAILED]
     with database.write() as connection:
         _lock(connection, [row["item_id"] for row in rows])
-        _make_pending(connection, void)
+        _make_pending(connection, discard)
         connection.execute(guarded, rows)
-        _make_again(connection, rows)
-        _store_again(connection, rows)
+        _mark_stale(connection, rows)
+        _mark_store_stale(connection, rows)
         if failed:
             is_kept = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
             connection.execute(
@@ -115,7 +115,7 @@ def mark_stored(
     return merged
 
 
-def _make_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def _mark_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Note on whole results that stand although they were made from another input than one of these `rows`, which
     is worse, that they are owed anew."""
     worse = [
@@ -137,7 +137,7 @@ def _make_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) ->
         )
 
 
-def _store_again(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def _mark_store_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Of the items that were stored before, note on those where one of these `rows` was kept that `store` is owed."""
     new = step_results.alias()
     is_kept = sa.exists().where(
@@ -167,8 +167,8 @@ def _steps(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict
     return by_item
 
 
-def _make_pending(connection: sa.Connection, void: Iterable[StepResult]) -> None:
-    rows = [{"item": one.item_id, "of_stage": one.stage, "then": one.finished_at} for one in void]
+def _make_pending(connection: sa.Connection, discard: Iterable[StepResult]) -> None:
+    rows = [{"item": one.item_id, "of_stage": one.stage, "then": one.finished_at} for one in discard]
     if rows:
         connection.execute(
             sa.delete(step_results).where(
@@ -186,7 +186,7 @@ def _row(result: StepResult) -> dict[str, Any]:
         "item_id": result.item_id,
         "stage": result.stage,
         "status": result.status.value,
-        "standing": result.standing,
+        "standing": result.rank,
         "value": as_json(result.value),
         "vector": vector,
         "confidence": None if result.confidence is None else float(result.confidence),

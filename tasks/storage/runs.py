@@ -199,7 +199,7 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
     )
 
 
-def passed_over(database: Database, run_id: str) -> Counter[str]:
+def incompatibility_counts(database: Database, run_id: str) -> Counter[str]:
     """The rules of compatibility, in their own words, that kept a rung from being called for items of a run, and for
     how many of them each. Read as a stream."""
     fallen = Status.DEGRADED, Status.SKIPPED, Status.FAILED

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.execution.shared_breakers import BreakerRegistry
 from repli.tasks.fallback import Breaker, Verdict
 from repli.tasks.storage.database import Database
 
@@ -82,19 +82,19 @@ class RepliGuard:
             open_for_s=setting.cool_down_s,
             lease_s=setting.dead_after_s or 60.0,
         )
-        self._gates = Gates(Database(url), place="benchmark")
+        self._gates = BreakerRegistry(Database(url), place="benchmark")
         self._gate = self._gates.of(setting.name, breaker)
 
     def call(self, primary: Primary) -> None:
-        permit = self._gate.ask()
+        permit = self._gate.acquire()
         if permit.is_refused:
             raise Refused(permit.why)
         try:
             primary()
         except Exception as error:
-            self._gate.ended(permit, Verdict.FAILED, str(error))
+            self._gate.record(permit, Verdict.FAILED, str(error))
             raise
-        self._gate.ended(permit, Verdict.SERVED)
+        self._gate.record(permit, Verdict.SERVED)
 
     def warm(self) -> None:
         self.call(_nothing)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from repli.tasks.execution.runtime import process_runtime
-from repli.tasks.fallback import SKIP, Cause, Position, Rule, Rules, Status, Work, run_chain
+from repli.tasks.fallback import SKIP, Cause, ChainInput, Position, Rule, Rules, Status, run_chain
 from repli.tasks.fallback.breaker import MOVES
 from repli.tasks.pipeline import StageContext
 from repli.tasks.reporting import events
@@ -104,7 +104,7 @@ def test_the_example_stage_works(settings: Settings, tmp_path: Path) -> None:
     exec(source[1], example.__dict__)
     database = Database(f"sqlite:///{tmp_path / 'store.db'}")
     context = StageContext(settings=settings, database=database, run_id="r", now=datetime.now(UTC))
-    works = [Work(name, name) for name in ("cat", "dog", "axolotl")]
+    works = [ChainInput(name, name) for name in ("cat", "dog", "axolotl")]
     cat, dog, axolotl = run_chain(
         example.STAGE.chain, works, context, run_id="r", runtime=process_runtime(may_exit=False)
     )

@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from repli.blocks import EnrichmentPolicy
 from repli.flows.config.resolve import configured_settings
 from repli.tasks.fallback import UsageError
-from repli.tasks.fallback.policy import AS_DECLARED
+from repli.tasks.fallback.policy import NO_OVERRIDES
 from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
@@ -202,7 +202,7 @@ def test_what_cannot_work_is_refused_by_the_next_run(shop: Shop, server: Server,
 def test_a_block_is_saved_by_python_as_by_the_form(server: Server, standing: dict[str, str]) -> None:
     """What is saved is what a run reads, and what is not the person's to set stays as declared."""
     with temporary_settings({PREFECT_API_URL: standing["PREFECT_API_URL"]}):
-        assert configured_settings({}).policy == AS_DECLARED
+        assert configured_settings({}).policy == NO_OVERRIDES
         EnrichmentPolicy(chains={"classify_image": LEAVE_OUT_NOTHING}).save("default")
         read = configured_settings({})
         assert read.policy.chains["classify_image"][1] == ("cpu", "0.5")

@@ -111,10 +111,10 @@ def test_the_tag_is_asked_for_while_it_helps(small: Topology, tmp_path: Path) ->
 
     breakers.order(database, breaker, Key(GPU, gpu_1), Cause.FORCED_OPEN)
     assert asked_for() == {}, "it is open on the only device"
-    assert routing.waits_in_vain(STAGE)
+    assert routing.should_requeue_without_resource(STAGE)
     small.add_worker("--resources", "GPU=1", place="2")
     assert asked_for() == {"GPU": 1}, "another device still serves"
-    assert not routing.waits_in_vain(STAGE)
+    assert not routing.should_requeue_without_resource(STAGE)
     breakers.order(database, breaker, Key(GPU), Cause.FORCED_OPEN)
     assert asked_for() == {}, "it is open everywhere"
     breakers.order(database, breaker, Key(GPU), Cause.RESET)

@@ -6,7 +6,7 @@ import signal
 import time
 from decimal import Decimal
 
-from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.execution.shared_breakers import BreakerRegistry
 from repli.tasks.storage import results
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
@@ -17,7 +17,7 @@ AT_ONCE = 5
 LONG_S = 600.0
 
 
-def claim_all(gates: Gates, holder: str) -> Job:
+def claim_all(gates: BreakerRegistry, holder: str) -> Job:
     """Claim a few items at a time until there are none; which they were."""
 
     def job() -> list[str]:
@@ -29,7 +29,7 @@ def claim_all(gates: Gates, holder: str) -> Job:
     return job
 
 
-def work_off(gates: Gates, holder: str, log: str) -> Job:
+def work_off(gates: BreakerRegistry, holder: str, log: str) -> Job:
     """Claim, mend and settle until nothing is left to wait for; the run's id."""
     queue = Queue(gates.database)
     run_id = queue.begin_run()
@@ -48,7 +48,7 @@ def work_off(gates: Gates, holder: str, log: str) -> Job:
     return job
 
 
-def hang(gates: Gates, holder: str, log: str) -> Job:
+def hang(gates: BreakerRegistry, holder: str, log: str) -> Job:
     """Claim, and do nothing about it, until killed."""
 
     def job() -> None:

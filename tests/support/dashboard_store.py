@@ -46,7 +46,7 @@ def make(home: Path, folder: Path) -> Database:
     some_breakers(database)
     with database.read() as connection:
         queued = connection.scalars(sa.select(sa.text("item_id")).select_from(retry_queue.retry_queue)).all()
-    retry_queue.ask_for(database, sorted(queued)[:2])
+    retry_queue.enqueue_by_operator(database, sorted(queued)[:2])
     now = datetime.now(UTC)
     drills.keep(database, None, now - timedelta(days=7), now - timedelta(days=7), drill_report(failing=True))
     drills.keep(database, None, now, now, drill_report(failing=False))

@@ -12,16 +12,17 @@ from repli.tasks.fallback import (
     AroundFallback,
     Asked,
     Breaker,
+    BreakerClient,
+    BreakerOf,
     BreakerState,
     CallWithin,
     Chain,
+    ChainInput,
     Decision,
     Ended,
     Event,
     Excused,
     Failed,
-    Gate,
-    GateOf,
     InvalidItem,
     ItemError,
     Outcome,
@@ -32,12 +33,11 @@ from repli.tasks.fallback import (
     Served,
     Skip,
     Verdict,
-    Work,
     WorkingSizes,
     step,
-    ungated,
+    without_breakers,
 )
-from repli.tasks.fallback.runner import unseen
+from repli.tasks.fallback.runner import no_instrumentation
 
 R = TypeVar("R")
 
@@ -129,7 +129,7 @@ class ScriptedRung:
         """What the rung answers for an item that it serves."""
         return f"{item} by {self.name}"
 
-    def on(self, works: Sequence[Work[str]], permit: object = None) -> Sequence[Outcome[str]]:
+    def on(self, works: Sequence[ChainInput[str]], permit: object = None) -> Sequence[Outcome[str]]:
         """The rung as `call_rung` calls it."""
         return self([work.input for work in works])
 
@@ -156,20 +156,20 @@ class LocalGate:
     excused: list[str] = field(default_factory=list)
     has_served_last: bool = False
 
-    def ask(self) -> Permit:
+    def acquire(self) -> Permit:
         token = str(len(self.permits) + 1)
         decision = self.happens(Asked(token))
         why = f"{self.name}: breaker {self.state.position} ({self.state.why})" if decision is Decision.REFUSE else ""
         self.permits.append(Permit(token=token, decision=decision, why=why, is_trusted=self.has_served_last))
         return self.permits[-1]
 
-    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         self.ends.append((permit.token, verdict))
         if verdict is not Verdict.INCONCLUSIVE:
             self.has_served_last = verdict is Verdict.SERVED
         self.happens(Ended(permit.token, verdict, why))
 
-    def excuse(self, permits: Iterable[Permit]) -> None:
+    def forgive(self, permits: Iterable[Permit]) -> None:
         tokens = [permit.token for permit in permits]
         assert tokens, "an excuse for nobody would be a write to the store for nothing"
         self.excused += tokens
@@ -198,13 +198,13 @@ class LocalGates:
     clock: ManualClock = field(default_factory=ManualClock)
     by_name: dict[str, LocalGate] = field(default_factory=dict)
 
-    def of(self, name: str, breaker: Breaker) -> Gate:
+    def of(self, name: str, breaker: Breaker) -> BreakerClient:
         return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock))
 
 
-def works(count: int) -> list[Work[str]]:
+def works(count: int) -> list[ChainInput[str]]:
     """`count` items, named by their number."""
-    return [Work(str(number), str(number)) for number in range(count)]
+    return [ChainInput(str(number), str(number)) for number in range(count)]
 
 
 def sensible(value: str) -> None:
@@ -250,8 +250,8 @@ def runtime(
     sizes: WorkingSizes | None = None,
     call_within: CallWithin = at_once,
     free_memory: Callable[[], None] = lambda: None,
-    around_fallback: AroundFallback = unseen,
-    gate_of: GateOf = ungated,
+    around_fallback: AroundFallback = no_instrumentation,
+    breaker_of: BreakerOf = without_breakers,
 ) -> Runtime:
     """A runtime of which nothing is real."""
     clock = clock or ManualClock()
@@ -262,5 +262,5 @@ def runtime(
         free_memory=free_memory,
         sizes=sizes or WorkingSizes(),
         around_fallback=around_fallback,
-        gate_of=gate_of,
+        breaker_of=breaker_of,
     )

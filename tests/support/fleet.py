@@ -21,11 +21,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
-from repli.tasks.execution.shared_breakers import Gates, this_place
+from repli.tasks.execution.shared_breakers import BreakerRegistry, current_device_scope
 from repli.tasks.fallback import (
     AttemptOutcome,
     Breaker,
     Chain,
+    ChainInput,
     Ended,
     Outcome,
     OutOfMemory,
@@ -33,7 +34,6 @@ from repli.tasks.fallback import (
     Served,
     StepResult,
     Verdict,
-    Work,
     run_chain,
 )
 from repli.tasks.storage import breakers
@@ -69,9 +69,9 @@ def chain_behind(breaker: Breaker, primary: Callable[[Sequence[str]], Sequence[O
     )
 
 
-def run(chain: Chain[str, str, None], batch: Sequence[Work[str]], gates: Gates) -> list[StepResult]:
+def run(chain: Chain[str, str, None], batch: Sequence[ChainInput[str]], gates: BreakerRegistry) -> list[StepResult]:
     """The chain over the batch, behind the gates."""
-    return run_chain(chain, batch, None, run_id=RUN_ID, runtime=replace(runtime(), gate_of=gates.of))
+    return run_chain(chain, batch, None, run_id=RUN_ID, runtime=replace(runtime(), breaker_of=gates.of))
 
 
 def is_refused(results: Iterable[StepResult]) -> bool:
@@ -81,7 +81,7 @@ def is_refused(results: Iterable[StepResult]) -> bool:
 
 def modules(url: str, *wanted: str) -> list[str]:
     """Which of the `wanted` modules a process has loaded that has asked a breaker."""
-    Gates(Database(url), place=this_place()).of(PRIMARY, Breaker(scope="fleet")).ask()
+    BreakerRegistry(Database(url), place=current_device_scope()).of(PRIMARY, Breaker(scope="fleet")).ask()
     return [name for name in wanted if name in sys.modules]
 
 
@@ -89,7 +89,7 @@ def modules(url: str, *wanted: str) -> list[str]:
 
 
 def until_refused(
-    gates: Gates, breaker: Breaker, log: str, items: int, failing: float, seed: int, dies_after: int = 0
+    gates: BreakerRegistry, breaker: Breaker, log: str, items: int, failing: float, seed: int, dies_after: int = 0
 ) -> Job:
     """One batch after the other, until the breaker of a primary that fails so often refuses; how many batches.
 
@@ -115,7 +115,7 @@ def until_refused(
     return job
 
 
-def serve(gates: Gates, breaker: Breaker, batches: int, out_of_memory_on: str) -> Job:
+def serve(gates: BreakerRegistry, breaker: Breaker, batches: int, out_of_memory_on: str) -> Job:
     """So many batches on this process's device; the place, the primary's calls, and how often each status came."""
     calls: list[int] = []
 
@@ -134,19 +134,19 @@ def serve(gates: Gates, breaker: Breaker, batches: int, out_of_memory_on: str) -
     return job
 
 
-def take_a_probe(gates: Gates, breaker: Breaker) -> Job:
+def take_a_probe(gates: BreakerRegistry, breaker: Breaker) -> Job:
     """Ask until there is a probe to be had, and keep it; when that was, by the clock of all processes."""
     gate = gates.of(PRIMARY, breaker)
 
     def job() -> float:
-        while not gate.ask().is_probe:
+        while not gate.acquire().is_probe:
             time.sleep(0.01)
         return time.monotonic()
 
     return job
 
 
-def fail(gates: Gates, breaker: Breaker, times: int, seed: int) -> Job:
+def fail(gates: BreakerRegistry, breaker: Breaker, times: int, seed: int) -> Job:
     """So many failed calls, straight to the store; how often one of them moved the breaker."""
 
     def job() -> int:
@@ -163,7 +163,7 @@ def work(orders: Connection, environment: Mapping[str, str]) -> None:
     while True:
         job, url, options = orders.recv()
         database = Database(url)
-        do = job(Gates(database, place=this_place()), **options)
+        do = job(BreakerRegistry(database, place=current_device_scope()), **options)
         database.is_migrated()  # connects
         orders.send(READY)
         assert orders.recv() == GO

@@ -13,7 +13,7 @@ from typing import Any
 
 from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.execution.stage_runner import RunOptions, run_stage
-from repli.tasks.fallback import AnyChain, Directives, Runtime, StepResult, Work, WorkingSizes, run_chain
+from repli.tasks.fallback import AnyChain, ChainInput, Directives, Runtime, StepResult, WorkingSizes, run_chain
 from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
@@ -75,7 +75,7 @@ def run_rungs(
     chain: AnyChain, inputs: Sequence[Any], context: StageContext, directives: Directives = Directives()
 ) -> list[StepResult]:
     """The chain over the inputs as one batch; a result for each, in their order."""
-    works = [Work(f"item {position}", value) for position, value in enumerate(inputs)]
+    works = [ChainInput(f"item {position}", value) for position, value in enumerate(inputs)]
     return run_chain(chain, works, context, run_id="run", runtime=fresh_runtime(), directives=directives)
 
 

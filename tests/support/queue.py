@@ -18,12 +18,12 @@ from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry import retry_queue as queue_store
-from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.claims import Claim, RetryTarget
 from repli.tasks.storage.retry.retry_queue import Entry
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 
 STAGE = "classify_image"
-OWED = [Gap(stage=STAGE, served=[None, "cpu"])]
+OWED = [RetryTarget(stage=STAGE, rungs=[None, "cpu"])]
 POLICY = RetryPolicy()
 NIGHT = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
@@ -95,19 +95,19 @@ class Queue:
         results.save(self.database, [end(item_id, made_from="now", retryable=True, **worse) for item_id in item_ids])
         self.store(*item_ids, at=at, stage="embed_text", retryable=False)
 
-    def ask_for(self, *item_ids: str) -> tuple[list[str], list[str]]:
-        return queue_store.ask_for(self.database, item_ids)
+    def enqueue_by_operator(self, *item_ids: str) -> tuple[list[str], list[str]]:
+        return queue_store.enqueue_by_operator(self.database, item_ids)
 
     def claim(
         self,
         holder: str,
         limit: int = 100,
-        gaps: Sequence[Gap] = OWED,
+        gaps: Sequence[RetryTarget] = OWED,
         lease_s: float = POLICY.lease_s,
     ) -> list[Claim]:
         return claims.claim(self.database, holder, gaps, limit, lease_s)
 
-    def claimed(self, holder: str, limit: int = 100, gaps: Sequence[Gap] = OWED) -> list[str]:
+    def claimed(self, holder: str, limit: int = 100, gaps: Sequence[RetryTarget] = OWED) -> list[str]:
         """The ids that `claim` gives."""
         return [claim.item_id for claim in self.claim(holder, limit, gaps)]
 

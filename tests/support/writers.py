@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.execution.shared_breakers import BreakerRegistry
 from repli.tasks.execution.stage_runner import RunOptions, run_stage
 from repli.tasks.fallback import (
     SKIP,
@@ -85,7 +85,7 @@ class Order:
     mark: Sequence[str] = ()
 
 
-def write(gates: Gates, orders: Sequence[Order], table: Sequence[Rule]) -> Job:
+def write(gates: BreakerRegistry, orders: Sequence[Order], table: Sequence[Rule]) -> Job:
     """Do as ordered; what each mark answered for each item, a quality or why it was refused."""
     merge = partial(store.merge, rules(table))
 
@@ -101,7 +101,7 @@ def write(gates: Gates, orders: Sequence[Order], table: Sequence[Rule]) -> Job:
 
 
 def enrich(
-    gates: Gates, ids: Sequence[str], home: str, seed: int, rounds: int, failing: float, table: Sequence[Rule]
+    gates: BreakerRegistry, ids: Sequence[str], home: str, seed: int, rounds: int, failing: float, table: Sequence[Rule]
 ) -> Job:
     """Take the items through all stages, again and again, on rungs that fail so often."""
     draw = random.Random(seed)

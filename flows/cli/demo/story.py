@@ -76,7 +76,7 @@ class Story:
         )
 
 
-def tell(settings: Settings, *, items: int, database_url: str | None) -> Story:
+def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Story:
     """Build a catalogue under the home, and run the acts on one cluster, the first into a store of its own.
 
     The stores of an earlier demo are begun anew, except a `database_url` that is given: that is the second act's.
@@ -104,12 +104,12 @@ def tell(settings: Settings, *, items: int, database_url: str | None) -> Story:
             here = Settings.from_environment()
             Database(here.database_url).migrate()
             console.print(f"{act} run" + (f", with {', '.join(faults)}" if faults else ""))
-            with run_commands.progress_of(here, request):
+            with run_commands.show_progress(here, request):
                 outcomes[act] = run_commands.run_on(dask_address, here, request)
         again = RetryRequest(batch_size=settings.batch_size)
         console.print(f"the GPU has room again: repli breakers reset {PRIMARY}, repli reprocess")
         store_commands.order_breaker(here, "reset", PRIMARY)
-        with run_commands.progress_of(here, again):
+        with run_commands.show_progress(here, again):
             recovery = run_commands.reprocess_on(dask_address, here, again)
     return Story(
         catalogue=catalogue,

@@ -1,4 +1,4 @@
-"""Claims on queued items: leases that run out unless they are renewed.
+"""Claims on queued items: leases that run out excluded_by they are renewed.
 
 Whoever works on an item of the queue claims it first, so that nobody else does. What a process held that was killed is
 free again by itself. The time is the database's.
@@ -16,7 +16,7 @@ from repli.tasks.fallback import Status
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry.retries import PARKED, UNCHANGED, UPGRADED
-from repli.tasks.storage.retry.retry_queue import TURN, is_free, locked, portions, review
+from repli.tasks.storage.retry.retry_queue import CLAIM_ORDER, is_free, locked, portions, review
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 
 
@@ -29,41 +29,41 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
+class RetryTarget:
     """What a stage left that something better may be had for now.
 
     Args:
-        served: the rungs to be improved on; None stands for a stage that failed.
-        unless: rungs of earlier stages, each with its stage, that bar an item from what would be better.
-        whole_too: whether a whole result that was made from what is not there any more is one too.
+        rungs: the rungs to be improved on; None stands for a stage that failed.
+        excluded_by: rungs of earlier stages, each with its stage, that bar an item from what would be better.
+        include_stale: whether a whole result that was made from what is not there any more is one too.
     """
 
     stage: str
-    served: Collection[str | None]
-    unless: Sequence[tuple[str, Collection[str]]] = ()
-    whole_too: bool = False
+    rungs: Collection[str | None]
+    excluded_by: Sequence[tuple[str, Collection[str]]] = ()
+    include_stale: bool = False
 
 
-def claim(database: Database, holder: str, gaps: Sequence[Gap], limit: int, lease_s: float) -> list[Claim]:
+def claim(database: Database, holder: str, gaps: Sequence[RetryTarget], limit: int, lease_s: float) -> list[Claim]:
     """Take up to `limit` items: by priority, then the lowest quality, then age. A failed item has the lowest of all.
 
     Args:
         holder: who claims, the same for all claims of one run.
         gaps: what may be done now. Items that have none of these are left in the queue.
-        lease_s: how long the claims hold unless `renew` is called.
+        lease_s: how long the claims hold excluded_by `renew` is called.
     """
-    kinds = [_has(gap) for gap in gaps if gap.served]
+    kinds = [_matches(gap) for gap in gaps if gap.rungs]
     if not kinds or limit < 1:
         return []
     owes_one = sa.exists().where(
         step_results.c.item_id == retry_queue.c.item_id, step_results.c.retryable, sa.or_(*kinds)
     )
     with database.read() as connection:  # that there are none takes longest to find, and holds up nobody here
-        if not connection.execute(_line(owes_one, database_time(connection)).limit(1)).first():
+        if not connection.execute(_claimable(owes_one, database_time(connection)).limit(1)).first():
             return []
     with database.write() as connection:
         now = database_time(connection)
-        turn = _line(owes_one, now).limit(limit)
+        turn = _claimable(owes_one, now).limit(limit)
         rows = connection.execute(turn.with_for_update(skip_locked=True)).all()  # on SQLite writers take turns anyway
         _take(connection, [row.item_id for row in rows], holder, now, lease_s)
     return [Claim(item_id=row.item_id, quality=row.quality) for row in rows]
@@ -107,7 +107,7 @@ def holders(database: Database, item_ids: Sequence[str]) -> dict[str, str]:
 
 
 def release(database: Database, holder: str, item_ids: Sequence[str] | None = None) -> None:
-    """Give claims back, all of the holder's unless the items are named."""
+    """Give claims back, all of the holder's excluded_by the items are named."""
     mine = retry_queue.c.holder == holder
     if item_ids is not None:
         mine = sa.and_(mine, retry_queue.c.item_id.in_(item_ids))
@@ -191,10 +191,10 @@ def settle(
             )
 
 
-def _line(owes_one: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str, float | None]]:
+def _claimable(owes_one: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str, float | None]]:
     """The queued items that may be claimed now, and their qualities, in their order."""
     is_due = sa.not_(retry_queue.c.is_parked), retry_queue.c.not_before <= now, is_free(now)
-    return sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_due, owes_one).order_by(*TURN)
+    return sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_due, owes_one).order_by(*CLAIM_ORDER)
 
 
 def _take(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: datetime, lease_s: float) -> None:
@@ -205,17 +205,17 @@ def _take(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: 
         )
 
 
-def _has(gap: Gap) -> sa.ColumnElement[bool]:
+def _matches(gap: RetryTarget) -> sa.ColumnElement[bool]:
     """The condition on `step_results` that a result is one of the gap's."""
     earlier = step_results.alias()
     bars = [
         sa.exists().where(
             earlier.c.item_id == step_results.c.item_id, earlier.c.stage == stage, earlier.c.rung.in_(rungs)
         )
-        for stage, rungs in gap.unless
+        for stage, rungs in gap.excluded_by
     ]
-    is_served = sa.or_(*(_rung_is(rung) for rung in gap.served))
-    if gap.whole_too:
+    is_served = sa.or_(*(_rung_is(rung) for rung in gap.rungs))
+    if gap.include_stale:
         is_served = sa.or_(is_served, step_results.c.status == Status.SUCCEEDED)
     return sa.and_(step_results.c.stage == gap.stage, is_served, *(sa.not_(bar) for bar in bars))
 

@@ -33,7 +33,7 @@ IDS_PER_STATEMENT = 10_000
 QUEUED, CLAIMED, PARKED = "queued", "claimed", "parked"
 
 
-TURN = (
+CLAIM_ORDER = (
     retry_queue.c.priority,
     retry_queue.c.quality.nulls_first(),
     retry_queue.c.enqueued_at,
@@ -90,10 +90,10 @@ def _is_wanted(below: float | None) -> sa.ColumnElement[bool]:
     if below is None:
         return may_be_mended
     is_low = sa.and_(sa.or_(items.c.quality < below, asked_for.correlate(items)), _owes())
-    return sa.or_(may_be_mended, sa.and_(items.c.state == "stored", sa.or_(is_low, owes_anew())))
+    return sa.or_(may_be_mended, sa.and_(items.c.state == "stored", sa.or_(is_low, has_stale_result())))
 
 
-def owes_anew() -> sa.ColumnElement[bool]:
+def has_stale_result() -> sa.ColumnElement[bool]:
     """The condition on `items` that a stage is whole and answers to what is not there any more, so that it is to be
     done again at any quality."""
     return _owes(step_results.c.status == Status.SUCCEEDED)
@@ -137,7 +137,7 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
         connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(left)))
 
 
-def ask_for(database: Database, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Queue items on a person's word: first in line, parked or not, with all their tries before them.
 
     A person's word also makes every stage that is less than whole worth another try, whatever it was that ended it.
@@ -224,7 +224,7 @@ def entries(database: Database, limit: int) -> list[Entry]:
     with database.read() as connection:
         state = _state(database_time(connection)).label("state")
         columns = [c for c in retry_queue.c if c.name not in {"is_parked", "holder"}]
-        query = sa.select(*columns, state).order_by(retry_queue.c.is_parked, *TURN)
+        query = sa.select(*columns, state).order_by(retry_queue.c.is_parked, *CLAIM_ORDER)
         rows = connection.execute(query.limit(limit)).mappings().all()
     return [Entry(**{**row, "priority": Priority(row["priority"])}) for row in rows]
 

@@ -41,7 +41,7 @@ def openings(database: Database) -> int:
 
 
 def test_a_worker_that_only_keeps_breakers_is_light(database: Database) -> None:
-    """Gates and their store bring neither models nor Prefect nor migrations along."""
+    """BreakerRegistry and their store bring neither models nor Prefect nor migrations along."""
     heavy = ["torch", "prefect", "dask", "distributed", "numpy", "pandas", "alembic", "repli.tasks.stages.default"]
     url = database.url.render_as_string(hide_password=False)
     code = "import sys; from tests.support.fleet import modules; print(modules(*sys.argv[1:]))"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import blocks
 from repli.blocks import Cluster, EnrichmentPolicy, ItemStore
-from repli.tasks.fallback.policy import AS_DECLARED, BreakerPolicy, Policy, RetryPolicy
+from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Policy, RetryPolicy
 from repli.tasks.stages.default import CHAINS, declared_breakers
 
 KINDS: tuple[type[Block], ...] = (ItemStore, EnrichmentPolicy, Cluster)
@@ -108,11 +108,11 @@ class TestEnrichmentPolicy:
 
     def test_with_nothing_set_all_is_as_declared(self) -> None:
         """And so it is with what a form sends that nobody changed: every default, spelled out."""
-        assert EnrichmentPolicy().policy() == AS_DECLARED
+        assert EnrichmentPolicy().policy() == NO_OVERRIDES
         assert EnrichmentPolicy().retry_policy() == RetryPolicy()
         spelled_out = EnrichmentPolicy().model_dump(by_alias=True, include={"chains", "breakers", "retry_queue"})
         assert spelled_out["chains"]["classify_image"] == {"gpu": 1, "cpu": 0.9, "rules": 0.8, "skip": 0.7}
-        assert EnrichmentPolicy(**spelled_out).policy() == AS_DECLARED
+        assert EnrichmentPolicy(**spelled_out).policy() == NO_OVERRIDES
 
     def test_a_penalty_is_the_number_that_was_typed(self) -> None:
         """Exactly, and nothing else is touched."""

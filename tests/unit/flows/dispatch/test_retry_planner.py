@@ -7,15 +7,21 @@ from typing import Any
 
 import pytest
 
-from repli.flows.dispatch.retry_planner import IN_VAIN_AT_MOST, PROBE_ITEMS, Prospect, Verdict, gaps
+from repli.flows.dispatch.retry_planner import (
+    MAX_ITEMS_WITHOUT_IMPROVEMENT,
+    PROBE_ITEMS,
+    RetryDecision,
+    StageProgress,
+    gaps,
+)
 from repli.tasks.execution.stage_runner import StageReport
 from repli.tasks.fallback import Rules
 from repli.tasks.stages.default import CHAINS, PIPELINE
 from repli.tasks.stages.rules import RULES
-from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.retry.claims import RetryTarget
 
 
-def sent(items: int, *, lifted: int = 0, let_down: int = 0, **rungs: int) -> StageReport:
+def sent(items: int, *, upgraded: int = 0, failed_by_rung: int = 0, **rungs: int) -> StageReport:
     """What a stage says of a batch: so many gained, so many were let down, so many a rung served without a gain, and
     the others are to blame themselves."""
     ids = [str(number) for number in range(items)]
@@ -23,45 +29,50 @@ def sent(items: int, *, lifted: int = 0, let_down: int = 0, **rungs: int) -> Sta
         stage="embed_text",
         items=items,
         rungs=rungs,
-        lifted=frozenset(ids[:lifted]),
-        let_down=frozenset(ids[lifted : lifted + let_down]),
+        upgraded=frozenset(ids[:upgraded]),
+        failed_by_rung=frozenset(ids[upgraded : upgraded + failed_by_rung]),
     )
 
 
-GAIN = sent(4, lifted=1)
+GAIN = sent(4, upgraded=1)
 IN_VAIN = sent(4)
-GONE = sent(4, let_down=4)
-ONE_BROKEN = sent(1, let_down=1)
+GONE = sent(4, failed_by_rung=4)
+ONE_BROKEN = sent(1, failed_by_rung=1)
 
 
 @pytest.mark.parametrize(
     ("reports", "verdict"),
     [
-        ([], Verdict.OPEN),
-        ([sent(0)], Verdict.OPEN),
-        ([GAIN], Verdict.WORTHWHILE),
-        ([IN_VAIN], Verdict.OPEN),
-        ([IN_VAIN] * 20, Verdict.OPEN),
-        ([IN_VAIN] * 20 + [GAIN], Verdict.WORTHWHILE),
-        ([GONE], Verdict.HOPELESS),
-        ([sent(128, let_down=PROBE_ITEMS)], Verdict.HOPELESS),
-        ([sent(128, lifted=1, let_down=127)], Verdict.WORTHWHILE),
-        ([GAIN, GONE], Verdict.HOPELESS),
-        ([GAIN, ONE_BROKEN], Verdict.WORTHWHILE),
-        ([ONE_BROKEN] * (PROBE_ITEMS - 1), Verdict.OPEN),
-        ([ONE_BROKEN] * PROBE_ITEMS, Verdict.HOPELESS),
-        ([ONE_BROKEN] * (PROBE_ITEMS - 1) + [GAIN] + [ONE_BROKEN] * (PROBE_ITEMS - 1), Verdict.WORTHWHILE),
-        ([GAIN, sent(IN_VAIN_AT_MOST - 1)], Verdict.WORTHWHILE),
-        ([GAIN, sent(IN_VAIN_AT_MOST)], Verdict.HOPELESS),
-        ([sent(IN_VAIN_AT_MOST)], Verdict.HOPELESS),
-        ([sent(IN_VAIN_AT_MOST), GAIN], Verdict.WORTHWHILE),
-        ([GAIN, sent(IN_VAIN_AT_MOST, text_and_label=IN_VAIN_AT_MOST)], Verdict.WORTHWHILE),
-        ([GAIN, sent(IN_VAIN_AT_MOST, skip=IN_VAIN_AT_MOST)], Verdict.HOPELESS),
+        ([], RetryDecision.PROBING),
+        ([sent(0)], RetryDecision.PROBING),
+        ([GAIN], RetryDecision.CONTINUE),
+        ([IN_VAIN], RetryDecision.PROBING),
+        ([IN_VAIN] * 20, RetryDecision.PROBING),
+        ([IN_VAIN] * 20 + [GAIN], RetryDecision.CONTINUE),
+        ([GONE], RetryDecision.STOP),
+        ([sent(128, failed_by_rung=PROBE_ITEMS)], RetryDecision.STOP),
+        ([sent(128, upgraded=1, failed_by_rung=127)], RetryDecision.CONTINUE),
+        ([GAIN, GONE], RetryDecision.STOP),
+        ([GAIN, ONE_BROKEN], RetryDecision.CONTINUE),
+        ([ONE_BROKEN] * (PROBE_ITEMS - 1), RetryDecision.PROBING),
+        ([ONE_BROKEN] * PROBE_ITEMS, RetryDecision.STOP),
+        ([ONE_BROKEN] * (PROBE_ITEMS - 1) + [GAIN] + [ONE_BROKEN] * (PROBE_ITEMS - 1), RetryDecision.CONTINUE),
+        ([GAIN, sent(MAX_ITEMS_WITHOUT_IMPROVEMENT - 1)], RetryDecision.CONTINUE),
+        ([GAIN, sent(MAX_ITEMS_WITHOUT_IMPROVEMENT)], RetryDecision.STOP),
+        ([sent(MAX_ITEMS_WITHOUT_IMPROVEMENT)], RetryDecision.STOP),
+        ([sent(MAX_ITEMS_WITHOUT_IMPROVEMENT), GAIN], RetryDecision.CONTINUE),
+        (
+            [GAIN, sent(MAX_ITEMS_WITHOUT_IMPROVEMENT, text_and_label=MAX_ITEMS_WITHOUT_IMPROVEMENT)],
+            RetryDecision.CONTINUE,
+        ),
+        ([GAIN, sent(MAX_ITEMS_WITHOUT_IMPROVEMENT, skip=MAX_ITEMS_WITHOUT_IMPROVEMENT)], RetryDecision.STOP),
     ],
 )
-def test_a_stage_is_judged_by_its_rungs_not_by_bad_items(reports: Sequence[StageReport], verdict: Verdict) -> None:
+def test_a_stage_is_judged_by_its_rungs_not_by_bad_items(
+    reports: Sequence[StageReport], verdict: RetryDecision
+) -> None:
     """Items that are to blame themselves say nothing, up to a point; rungs that let a whole probe down say all."""
-    prospect = Prospect()
+    prospect = StageProgress()
     for report in reports:
         prospect = prospect.after(report)
     assert prospect.verdict is verdict
@@ -93,8 +104,8 @@ def test_gaps_are_what_can_be_improved_on_now(stage: str, callable_now: set[str]
     found = gaps(chain, chain.rung_names, callable_now, Rules(CHAINS, *RULES))
     is_primary_there = chain.primary.name in callable_now
     assert found == [
-        Gap(stage=stage, served=served, unless=unless, whole_too=is_primary_there and place == 0)
-        for place, (served, unless) in enumerate(wanted)
+        RetryTarget(stage=stage, rungs=served, excluded_by=excluded_by, include_stale=is_primary_there and place == 0)
+        for place, (served, excluded_by) in enumerate(wanted)
     ]
 
 
@@ -104,4 +115,4 @@ def test_what_the_policy_leaves_out_can_be_improved_on() -> None:
     chain = PIPELINE.stage("classify_image").chain
     declared = ("gpu", "small", *chain.rung_names[1:], "guess")
     [gap] = gaps(chain, declared, {"cpu"}, Rules(CHAINS, *RULES))
-    assert gap.served == (None, "rules", "skip", "guess")
+    assert gap.rungs == (None, "rules", "skip", "guess")

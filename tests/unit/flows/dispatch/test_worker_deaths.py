@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, Deaths, set_aside, suspects
+from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, WorkerCrashes, mark_poison_item, split_after_crash
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import Asked, Cause, Decision, Directives, Ended, Position, Status, Verdict
 from repli.tasks.stages.default import PIPELINE, declared_breakers
@@ -22,7 +22,7 @@ def batch(*item_ids: str, deaths: int = 0) -> Batch:
 def test_a_batch_comes_again_in_pieces() -> None:
     """Every item is in exactly one piece, and each piece is a suspect."""
     ids = tuple(map(str, range(100)))
-    pieces = suspects(batch(*ids), is_blamed=False)
+    pieces = split_after_crash(batch(*ids), is_blamed=False)
     assert len(pieces) == PIECES
     assert tuple(item for piece in pieces for item in piece.item_ids) == ids
     assert all(piece.is_suspect and piece.deaths == 0 for piece in pieces)
@@ -30,16 +30,16 @@ def test_a_batch_comes_again_in_pieces() -> None:
 
 def test_a_death_counts_only_where_it_can_have_one_cause() -> None:
     """Of a batch that was not alone nothing is held against its items."""
-    assert [piece.deaths for piece in suspects(batch("a", "b"), is_blamed=True)] == [1, 1]
-    assert [piece.deaths for piece in suspects(batch("a", "b"), is_blamed=False)] == [0, 0]
+    assert [piece.deaths for piece in split_after_crash(batch("a", "b"), is_blamed=True)] == [1, 1]
+    assert [piece.deaths for piece in split_after_crash(batch("a", "b"), is_blamed=False)] == [0, 0]
 
 
 def test_an_item_is_set_aside_after_its_second_death_alone() -> None:
     """An item that was alone is tried once more; after that nothing is left to run."""
-    (again,) = suspects(batch("a"), is_blamed=True)
+    (again,) = split_after_crash(batch("a"), is_blamed=True)
     assert again.deaths == FATAL_DEATHS - 1
-    assert suspects(again, is_blamed=True) == []
-    assert len(suspects(again, is_blamed=False)) == 1
+    assert split_after_crash(again, is_blamed=True) == []
+    assert len(split_after_crash(again, is_blamed=False)) == 1
 
 
 def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(database: Database) -> None:
@@ -51,7 +51,9 @@ def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(databas
         failed = Ended(str(number), Verdict.FAILED)
         breakers.apply(database, breaker, key, failed, clock=lambda _: start)
     moves: list[Move] = []
-    deaths = Deaths(database, Directives(), pipeline=PIPELINE, place_of=lambda _: key.place, on_move=moves.append)
+    deaths = WorkerCrashes(
+        database, Directives(), pipeline=PIPELINE, place_of=lambda _: key.place, on_move=moves.append
+    )
     alone = replace(batch("a"), is_suspect=True)
 
     assert breakers.apply(database, breaker, key, Asked("probe")).decision is Decision.PROBE
@@ -69,7 +71,7 @@ def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(databas
 def test_what_is_set_aside_is_failed_and_may_be_tried_again(database: Database, registered: Callable[..., str]) -> None:
     """The store says which stage, and why; other items are not touched."""
     run_id = registered("a", "b")
-    set_aside(database, run_id, batch("a"), "extract_text")
+    mark_poison_item(database, run_id, batch("a"), "extract_text")
     one, other = results.load(database, ["a", "b"])
     assert one.results["extract_text"].status is Status.FAILED
     assert one.results["extract_text"].retryable

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.execution.shared_breakers import Gates, SharedGate, this_place
+from repli.tasks.execution.shared_breakers import BreakerRegistry, SharedBreaker, current_device_scope
 from repli.tasks.fallback import Breaker, Cause, Decision, Ordered, Permit, Position, Verdict
 from repli.tasks.storage import breakers, schema
 from repli.tasks.storage.breakers import Key, Move
@@ -36,21 +36,21 @@ on_one_store = pytest.mark.parametrize("kept_database", ["sqlite"], indirect=Tru
 class Process:
     """One process's gates, by a clock that is the store's too, and what it told of its moves."""
 
-    gates: Gates
+    gates: BreakerRegistry
     told: list[Move] = field(default_factory=list)
 
-    def gate(self, breaker: Breaker = FLEET) -> SharedGate:
+    def gate(self, breaker: Breaker = FLEET) -> SharedBreaker:
         return self.gates.of(NAME, breaker)
 
     def fail(self, times: int = 1, breaker: Breaker = FLEET) -> None:
         """So many calls that are let through, and fail."""
         for _ in range(times):
-            permit = self.gate(breaker).ask()
+            permit = self.gate(breaker).acquire()
             assert not permit.is_refused, permit.why
-            self.gate(breaker).ended(permit, Verdict.FAILED, "down")
+            self.gate(breaker).record(permit, Verdict.FAILED, "down")
 
     def asks(self, breaker: Breaker = FLEET) -> Decision:
-        return self.gate(breaker).ask().decision
+        return self.gate(breaker).acquire().decision
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Site:
 
     def process(self, place: str = "here") -> Process:
         told: list[Move] = []
-        gates = Gates(self.database, place=place, on_move=told.append, timer=self.clock.timer, clock=self.now)
+        gates = BreakerRegistry(self.database, place=place, on_move=told.append, timer=self.clock.timer, clock=self.now)
         return Process(gates, told)
 
     def now(self, connection: sa.Connection) -> datetime:
@@ -170,9 +170,9 @@ class TestHealthy:
         gate = site.process().gate(breaker)
         with traffic(site.database) as seen:
             for _ in range(1000):
-                permit = gate.ask()
+                permit = gate.acquire()
                 assert permit.decision is Decision.CALL
-                gate.ended(permit, Verdict.SERVED)
+                gate.record(permit, Verdict.SERVED)
                 site.clock.advance(1 / 128)
         assert seen.transactions == 8
         assert seen.writes == []
@@ -181,39 +181,39 @@ class TestHealthy:
     def test_a_bad_item_leaves_no_trace_either(self, site: Site) -> None:
         """A call that says nothing of the rung is not written."""
         gate = site.process().gate()
-        permit = gate.ask()
+        permit = gate.acquire()
         with traffic(site.database) as seen:
-            gate.ended(permit, Verdict.INCONCLUSIVE, "a bad image")
+            gate.record(permit, Verdict.INCONCLUSIVE, "a bad image")
         assert seen.statements == []
 
     def test_each_call_has_a_token_of_its_own(self, site: Site) -> None:
         """By which its failure is known, and can be excused."""
         gate = site.process().gate()
-        assert gate.ask().token != gate.ask().token
+        assert gate.acquire().token != gate.acquire().token
 
     def test_a_rung_is_trusted_while_it_serves(self, site: Site) -> None:
         """Whether this process's last call was served; one that says nothing of the rung is not counted."""
         gate = site.process().gate()
-        assert not gate.ask().is_trusted
+        assert not gate.acquire().is_trusted
         verdicts = [Verdict.SERVED, Verdict.INCONCLUSIVE, Verdict.FAILED, Verdict.INCONCLUSIVE]
         trusted = []
         for verdict in verdicts:
-            gate.ended(gate.ask(), verdict)
-            trusted.append(gate.ask().is_trusted)
+            gate.record(gate.acquire(), verdict)
+            trusted.append(gate.acquire().is_trusted)
         assert trusted == [True, True, False, False]
 
     def test_a_rung_that_failed_lately_is_not_trusted(self, site: Site) -> None:
         """Wherever it failed, and though it serves here, until that has left the window."""
         here, there = site.process(), site.process()
-        here.gate().ended(here.gate().ask(), Verdict.SERVED)
-        assert here.gate().ask().is_trusted
+        here.gate().record(here.gate().acquire(), Verdict.SERVED)
+        assert here.gate().acquire().is_trusted
         there.fail(1)
         site.clock.advance(1)
-        assert not here.gate().ask().is_trusted
-        here.gate().ended(here.gate().ask(), Verdict.SERVED)
-        assert not here.gate().ask().is_trusted
+        assert not here.gate().acquire().is_trusted
+        here.gate().record(here.gate().acquire(), Verdict.SERVED)
+        assert not here.gate().acquire().is_trusted
         site.clock.advance(FLEET.within_s)
-        assert here.gate().ask().is_trusted
+        assert here.gate().acquire().is_trusted
 
     def test_a_rung_has_one_gate(self, site: Site) -> None:
         """All threads of a process share it; another rung has another."""
@@ -259,9 +259,9 @@ class TestFailing:
     def test_one_failed_call_on_an_old_reading_is_the_last(self, site: Site) -> None:
         """Telling of the failure brings the news that the rung is not to be called."""
         here, there = site.process(), site.process()
-        permit = here.gate().ask()
+        permit = here.gate().acquire()
         there.fail(3)
-        here.gate().ended(permit, Verdict.FAILED, "down here too")
+        here.gate().record(permit, Verdict.FAILED, "down here too")
         assert here.asks() is Decision.REFUSE
         assert site.failures() == 4
 
@@ -279,10 +279,10 @@ class TestFailing:
     def test_excused_failures_do_not_count(self, site: Site) -> None:
         """Neither in the store nor in this process."""
         process = site.process()
-        permits = [process.gate().ask() for _ in range(2)]
+        permits = [process.gate().acquire() for _ in range(2)]
         for permit in permits:
-            process.gate().ended(permit, Verdict.FAILED, "a poison item")
-        process.gate().excuse(permits)
+            process.gate().record(permit, Verdict.FAILED, "a poison item")
+        process.gate().forgive(permits)
         assert site.failures() == 0
         process.fail(2)
         assert process.asks() is Decision.CALL
@@ -293,7 +293,7 @@ class TestFailing:
         def fails(move: Move) -> None:
             raise RuntimeError("no server")
 
-        gates = Gates(site.database, place="here", on_move=fails, timer=site.clock.timer, clock=site.now)
+        gates = BreakerRegistry(site.database, place="here", on_move=fails, timer=site.clock.timer, clock=site.now)
         Process(gates).fail(3)
         assert site.position() is Position.OPEN
         [note] = gates.drain_notes()
@@ -305,7 +305,7 @@ class TestFailing:
         here.fail(2)
         there.fail(1)
         site.clock.advance(60)
-        here.gate().ended(here.gate().ask(), Verdict.SERVED)
+        here.gate().record(here.gate().acquire(), Verdict.SERVED)
         site.order(Cause.FORCED_OPEN, FLEET)
         site.clock.advance(1)
         assert {here.asks(), there.asks()} == {Decision.REFUSE}
@@ -323,11 +323,11 @@ class TestFailing:
 
         def work(draw: random.Random) -> None:
             together.wait()
-            while not (permit := gate.ask()).is_refused:
+            while not (permit := gate.acquire()).is_refused:
                 verdict = draw.choice([Verdict.FAILED, Verdict.SERVED])
                 if verdict is Verdict.FAILED:
                     failed.append(permit)
-                gate.ended(permit, verdict, "down")
+                gate.record(permit, verdict, "down")
 
         threads = [threading.Thread(target=work, args=[random.Random(seed)]) for seed in range(8)]
         for thread in threads:
@@ -368,9 +368,9 @@ class TestProbes:
 
     def test_served_it_closes_for_all(self, site: Site, processes: list[Process]) -> None:
         """For who probed at once, for the others a second later."""
-        permit = processes[0].gate().ask()
-        processes[1].gate().ask()
-        processes[0].gate().ended(permit, Verdict.SERVED)
+        permit = processes[0].gate().acquire()
+        processes[1].gate().acquire()
+        processes[0].gate().record(permit, Verdict.SERVED)
         assert processes[0].asks() is Decision.CALL
         assert processes[1].asks() is Decision.REFUSE
         site.clock.advance(1)
@@ -378,7 +378,7 @@ class TestProbes:
 
     def test_failed_it_opens_for_twice_as_long(self, site: Site, processes: list[Process]) -> None:
         """Nobody asks in vain before that."""
-        processes[0].gate().ended(processes[0].gate().ask(), Verdict.FAILED, "still down")
+        processes[0].gate().record(processes[0].gate().acquire(), Verdict.FAILED, "still down")
         site.clock.advance(119)
         assert {process.asks() for process in processes} == {Decision.REFUSE}
         site.clock.advance(1)
@@ -386,7 +386,7 @@ class TestProbes:
 
     def test_a_permit_that_says_nothing_is_given_back(self, site: Site, processes: list[Process]) -> None:
         """Whoever asks next has it: nobody waits for the lease to end."""
-        processes[0].gate().ended(processes[0].gate().ask(), Verdict.INCONCLUSIVE, "a bad image")
+        processes[0].gate().record(processes[0].gate().acquire(), Verdict.INCONCLUSIVE, "a bad image")
         assert processes[1].asks() is Decision.PROBE
         assert processes[0].asks() is Decision.REFUSE
 
@@ -403,19 +403,19 @@ class TestProbes:
 
     def test_one_lost_long_ago_is_followed_at_once(self, site: Site, processes: list[Process]) -> None:
         """Nobody asked for a day: who asks then both notices it and probes."""
-        processes[0].gate().ask()
+        processes[0].gate().acquire()
         site.clock.advance(86_400)
         assert processes[1].asks() is Decision.PROBE
         assert [move.cause for move in processes[1].told] == [Cause.PROBE_LOST, Cause.PROBE_DUE]
 
     def test_one_that_answers_after_its_lease_changes_nothing(self, site: Site, processes: list[Process]) -> None:
         """The lease is another's by then."""
-        late = processes[0].gate().ask()
+        late = processes[0].gate().acquire()
         site.clock.advance(30)
-        processes[1].gate().ask()
+        processes[1].gate().acquire()
         site.clock.advance(60)
         assert processes[1].asks() is Decision.PROBE
-        processes[0].gate().ended(late, Verdict.SERVED)
+        processes[0].gate().record(late, Verdict.SERVED)
         assert site.position() is Position.HALF_OPEN
         assert processes[2].asks() is Decision.REFUSE
 
@@ -452,19 +452,19 @@ class TestScopes:
         longest = ",".join(f"GPU-{number:036}" for number in range(16))
 
         def place(devices: str | None) -> str:
-            this_place.cache_clear()
+            current_device_scope.cache_clear()
             if devices is None:
                 monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
             else:
                 monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
-            return this_place()
+            return current_device_scope()
 
         host = socket.gethostname()
         assert [place(None), place(""), place("0,1")] == [host, f"{host}/no-cuda", f"{host}/0,1"]
         assert place(longest) != place(longest[:-1] + "x")
         assert place(longest).startswith(f"{host}/")
         assert len(place(longest)) <= schema.breakers.c.place.type.length - 64 + len(host)
-        this_place.cache_clear()
+        current_device_scope.cache_clear()
 
 
 @on_one_store
@@ -480,7 +480,7 @@ class TestOrders:
         site.order(Cause.FORCED_OPEN, breaker)
         site.clock.advance(1)
         for process in processes:
-            permit = process.gate(breaker).ask()
+            permit = process.gate(breaker).acquire()
             assert permit.is_refused
             assert "forced open" in permit.why
             assert f"repli breakers reset {NAME}" in permit.why
@@ -512,10 +512,10 @@ class TestOrders:
         """They are one: a call that ends brings both along."""
         process = site.process()
         site.order(Cause.FORCED_CLOSED, FLEET)
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         assert permit.decision is Decision.CALL
         site.order(Cause.FORCED_OPEN, FLEET)
-        process.gate().ended(permit, Verdict.FAILED, "down")
+        process.gate().record(permit, Verdict.FAILED, "down")
         assert process.asks() is Decision.REFUSE
 
     def test_what_happens_at_a_place_does_not_put_an_order_off(self, site: Site) -> None:
@@ -526,7 +526,7 @@ class TestOrders:
         assert process.asks(HOST) is Decision.REFUSE
         site.order(Cause.FORCED_OPEN)
         site.clock.advance(0.5)
-        process.gate(HOST).ended(process.gate(HOST).ask(), Verdict.SERVED)
+        process.gate(HOST).record(process.gate(HOST).acquire(), Verdict.SERVED)
         site.clock.advance(0.5)
         assert process.asks(HOST) is Decision.REFUSE
 
@@ -539,7 +539,7 @@ class TestRefusals:
         """And what went wrong; the clock of the tests begins at 03:00."""
         process = site.process()
         process.fail(3)
-        why = process.gate().ask().why
+        why = process.gate().acquire().why
         assert NAME in why
         assert "03:00:00" in why
         assert "next probe at 03:01:00" in why
@@ -550,8 +550,8 @@ class TestRefusals:
         process = site.process()
         process.fail(3)
         site.clock.advance(60)
-        assert process.gate().ask().why == ""
-        assert "a probe is under way" in process.gate().ask().why
+        assert process.gate().acquire().why == ""
+        assert "a probe is under way" in process.gate().acquire().why
 
 
 class TestOutOfReach:
@@ -566,10 +566,10 @@ class TestOutOfReach:
         site.clock.advance(59)
         assert process.asks() is Decision.REFUSE
         site.clock.advance(1)
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         assert permit.is_probe
         assert process.asks() is Decision.REFUSE
-        process.gate().ended(permit, Verdict.SERVED)
+        process.gate().record(permit, Verdict.SERVED)
         assert process.asks() is Decision.CALL
         assert process.told == []
         outage.end()
@@ -580,21 +580,21 @@ class TestOutOfReach:
         process.fail(2)
         breakers.apply(site.database, FLEET, Key("stage.other"), Ordered(Cause.FORCED_OPEN), clock=site.now)
         other = ordered.gates.of("stage.other", FLEET)
-        assert other.ask().is_refused
+        assert other.acquire().is_refused
         outage.begin()
         process.fail(1)
         assert process.asks() is Decision.REFUSE
         site.clock.advance(3600)
-        assert other.ask().is_refused
+        assert other.acquire().is_refused
         outage.end()
 
     def test_its_clock_goes_on_as_the_stores_did(self, site: Site, outage: Outage) -> None:
         """However long before the outage the last call began."""
         process = site.process()
         process.fail(2)
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         site.clock.advance(30)
-        process.gate().ended(permit, Verdict.FAILED, "down")
+        process.gate().record(permit, Verdict.FAILED, "down")
         outage.begin()
         site.clock.advance(59)
         assert process.asks() is Decision.REFUSE
@@ -611,14 +611,14 @@ class TestOutOfReach:
         outage.begin()
         for _ in range(10):
             process.asks()
-            other.ask()
+            other.acquire()
             site.clock.advance(5)
         (lost,) = process.gates.drain_notes()
         assert lost.startswith("breakers: the store ")
         assert lost.endswith("until it is back this worker keeps count by itself")
         outage.end()
         process.asks()
-        other.ask()
+        other.acquire()
         assert process.gates.drain_notes() == ("breakers: the store is back after 50 s; they are shared again",)
         process.asks()
         assert process.gates.drain_notes() == ()
@@ -640,14 +640,14 @@ class TestOutOfReach:
     def test_it_is_asked_again_every_five_seconds(self, site: Site, outage: Outage) -> None:
         """No more often, however many calls there are, and fail."""
         gate = site.process().gate(replace(FLEET, failures=1000))
-        gate.ask()
+        gate.acquire()
         outage.begin()
         site.clock.advance(1)
         tried = []
         with traffic(site.database) as seen:
             for _ in range(2 * 128):
                 before = seen.attempts
-                gate.ended(gate.ask(), Verdict.FAILED, "down")
+                gate.record(gate.acquire(), Verdict.FAILED, "down")
                 if seen.attempts > before:
                     tried.append(site.clock.seconds)
                 site.clock.advance(1 / 8)
@@ -687,9 +687,9 @@ class TestOutOfReach:
     def test_a_call_that_began_before_it_is_told_too(self, site: Site, outage: Outage) -> None:
         """That the store is gone is seen when the failure is to be written; nothing is lost by that."""
         process = site.process()
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         outage.begin()
-        process.gate().ended(permit, Verdict.FAILED, "down")
+        process.gate().record(permit, Verdict.FAILED, "down")
         assert len(process.gates.drain_notes()) == 1
         process.fail(2)
         assert process.asks() is Decision.REFUSE
@@ -715,10 +715,10 @@ class TestOutOfReach:
         """What an item did while the store was out of reach is not held against the rung."""
         process = site.process()
         outage.begin()
-        poison, other = process.gate().ask(), process.gate().ask()
-        process.gate().ended(poison, Verdict.FAILED, "a poison item")
-        process.gate().ended(other, Verdict.FAILED, "down")
-        process.gate().excuse([poison])
+        poison, other = process.gate().acquire(), process.gate().acquire()
+        process.gate().record(poison, Verdict.FAILED, "a poison item")
+        process.gate().record(other, Verdict.FAILED, "down")
+        process.gate().forgive([poison])
         site.clock.advance(5)
         outage.end()
         assert process.asks() is Decision.CALL
@@ -730,7 +730,7 @@ class TestOutOfReach:
         outage.begin()
         process.fail(3)
         site.clock.advance(60)
-        process.gate().ended(process.gate().ask(), Verdict.SERVED)
+        process.gate().record(process.gate().acquire(), Verdict.SERVED)
         process.fail(1)
         outage.end()
         site.clock.advance(5)
@@ -743,7 +743,7 @@ class TestOutOfReach:
         outage.begin()
         process.fail(3)
         site.clock.advance(60)
-        process.gate().ended(process.gate().ask(), Verdict.INCONCLUSIVE, "a bad image")
+        process.gate().record(process.gate().acquire(), Verdict.INCONCLUSIVE, "a bad image")
         outage.end()
         site.clock.advance(5)
         assert process.asks() is Decision.REFUSE
@@ -781,9 +781,9 @@ class TestOutOfReach:
         process, other = site.process(), site.process()
         process.fail(3)
         site.clock.advance(60)
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         outage.begin()
-        process.gate().ended(permit, Verdict.SERVED)
+        process.gate().record(permit, Verdict.SERVED)
         assert process.asks() is Decision.CALL
         outage.end()
         site.clock.advance(30)
@@ -795,9 +795,9 @@ class TestOutOfReach:
         process = site.process()
         process.fail(3)
         site.clock.advance(60)
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         outage.begin()
-        process.gate().ended(permit, Verdict.FAILED, "still down")
+        process.gate().record(permit, Verdict.FAILED, "still down")
         assert process.asks() is Decision.REFUSE
         site.clock.advance(5)
         outage.end()
@@ -810,13 +810,13 @@ class TestOutOfReach:
         process.fail(3)
         outage.begin()
         site.clock.advance(60)
-        permit = process.gate().ask()
+        permit = process.gate().acquire()
         assert permit.is_probe
         site.clock.advance(5)
         outage.end()
-        second = process.gate().ask()
+        second = process.gate().acquire()
         assert second.is_probe
-        process.gate().ended(permit, Verdict.SERVED)
+        process.gate().record(permit, Verdict.SERVED)
         assert site.position() is Position.HALF_OPEN
-        process.gate().ended(second, Verdict.SERVED)
+        process.gate().record(second, Verdict.SERVED)
         assert site.position() is Position.CLOSED

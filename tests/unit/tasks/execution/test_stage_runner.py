@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from repli.tasks.execution.shared_breakers import Gates
+from repli.tasks.execution.shared_breakers import BreakerRegistry
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade, run_stage
 from repli.tasks.fallback import (
     SKIP,
@@ -44,7 +44,7 @@ from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
-from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.retry.claims import RetryTarget
 from tests.support.in_process import enrich, fresh_runtime, kept
 from tests.support.stores import store_at
 
@@ -400,7 +400,7 @@ class Two:
         the stages to upgrade."""
         pipeline = Pipeline([self.label.stage, self.vector.stage], self.rules)
         lift = None if upgrade is None else Upgrade(holder="me", stages=frozenset(upgrade))
-        within = replace(fresh_runtime(), gate_of=Gates(self.database, place="here").of)
+        within = replace(fresh_runtime(), breaker_of=BreakerRegistry(self.database, place="here").of)
         return [
             run_stage(
                 pipeline,
@@ -433,14 +433,15 @@ class Two:
     def claim(self, holder: str, limit: int = 3, lease_s: float = 60) -> None:
         """The next items that wait are in the hands of `holder`."""
         owed = [
-            Gap(stage=stage.name, served=(None, *stage.stage.chain.rung_names)) for stage in (self.label, self.vector)
+            RetryTarget(stage=stage.name, rungs=(None, *stage.stage.chain.rung_names))
+            for stage in (self.label, self.vector)
         ]
         assert len(claims.claim(self.database, holder, owed, limit, lease_s)) == limit
 
 
 def gains(report: StageReport) -> tuple[list[str], list[str]]:
     """The items for which a rung was called, and those that gained by it."""
-    return sorted(report.tried), sorted(report.lifted)
+    return sorted(report.tried), sorted(report.upgraded)
 
 
 @pytest.fixture
@@ -597,7 +598,7 @@ class TestAnswersAnother:
         assert [two.kept("vector", id_).value for id_ in IDS] == ["new"] * 3
 
     def test_what_cannot_be_made_again_as_well_now_is_owed(self, two: Two) -> None:
-        """The label is lifted and another, and only a poor vector may be had: the old one stands, and the item waits
+        """The label is upgraded and another, and only a poor vector may be had: the old one stands, and the item waits
         although it is whole. Once the vector is to be had it is made from the new label, by a run that was not asked
         for that stage."""
         two.rules = ()
@@ -610,7 +611,7 @@ class TestAnswersAnother:
         two.vector.serve_all(hash="poor")
         label, vector = two.run(upgrade=["label", "vector"])
         assert (gains(label), gains(vector)) == (([*IDS], [*IDS]), ([*IDS], []))
-        assert vector.let_down == frozenset(IDS)
+        assert vector.failed_by_rung == frozenset(IDS)
         assert (two.kept("vector").value, two.kept("vector").retryable) == ("old", True)
         store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
         assert [entry.item_id for entry in retry_queue.entries(two.database, 10)] == [*IDS]
@@ -669,8 +670,10 @@ class TestUpgrade:
         degraded.vector.serve_all(text="new")
         degraded.run(upgrade=[stage])
         assert degraded.calls() == [(rung, id_) for id_ in IDS]
-        lifted = {"label": "guess", "vector": "hash"} | {stage: rung}
-        assert {name: degraded.rungs(name) for name in lifted} == {name: [kept] * 3 for name, kept in lifted.items()}
+        upgraded = {"label": "guess", "vector": "hash"} | {stage: rung}
+        assert {name: degraded.rungs(name) for name in upgraded} == {
+            name: [kept] * 3 for name, kept in upgraded.items()
+        }
 
     def test_only_rungs_better_than_the_kept_one(self, degraded: Two) -> None:
         """Each item's own measure; where nothing better serves, what is kept stays as it was, to the letter."""
@@ -719,15 +722,17 @@ class TestUpgrade:
         degraded.claim("me")
         degraded.label.serves = {"model": {"a": "dog"}}
         label, vector = degraded.run(upgrade=["label", "vector"])
-        assert (gains(label), label.let_down) == (([*IDS], ["a"]), frozenset())
-        assert vector.let_down == frozenset(IDS), "neither the text nor, for `a`, the label can be had"
+        assert (gains(label), label.failed_by_rung) == (([*IDS], ["a"]), frozenset())
+        assert vector.failed_by_rung == frozenset(IDS), "neither the text nor, for `a`, the label can be had"
         degraded.vector.serves = {"text": {}}
         [vector] = degraded.run("vector", upgrade=["vector"])
-        assert vector.let_down == frozenset()
+        assert vector.failed_by_rung == frozenset()
         degraded.vector.serves = {"text": dict.fromkeys(IDS, "new")}
         degraded.run("vector", upgrade=["vector"])
         [vector] = degraded.run("vector", upgrade=["vector"])
-        assert (vector.statuses, vector.let_down) == ({"pending": 3}, {"a"}), "the others are barred from what is left"
+        assert (vector.statuses, vector.failed_by_rung) == ({"pending": 3}, {"a"}), (
+            "the others are barred from what is left"
+        )
 
     def test_what_is_whole_is_not_touched(self, degraded: Two) -> None:
         """Only what is less asks for more."""

@@ -32,7 +32,7 @@ from repli.tasks.fallback import (
     Verdict,
     WorkingSizes,
 )
-from repli.tasks.fallback.attribution import HELD_BACK, Blame
+from repli.tasks.fallback.attribution import HELD_BACK, FailureAttribution
 from repli.tasks.fallback.splitting import call_rung
 from tests.support.fakes import Does, LocalGate, ManualClock, ScriptedRung, works
 
@@ -49,11 +49,11 @@ class Batch:
     def __init__(self, *, is_trusted: bool, has_neighbours: bool = True, failures: int = 10**6) -> None:
         self.gate = LocalGate("gpu", Breaker(scope="fleet", failures=failures), ManualClock())
         self.gate.has_served_last = is_trusted
-        self.blame = Blame(self.gate, has_neighbours=has_neighbours)
+        self.blame = FailureAttribution(self.gate, has_neighbours=has_neighbours)
 
     def asks(self, **changes: Any) -> Permit:
         """The permit of the next call, which may differ from what the gate says."""
-        self.gate.permits.append(replace(self.gate.ask(), **changes))
+        self.gate.permits.append(replace(self.gate.acquire(), **changes))
         return self.gate.permits.pop()
 
     def raises(self, error: Exception = BROKEN, *, items: int = 64, **changes: Any) -> Batch:
@@ -385,17 +385,17 @@ class WorkersGate:
     turn: Callable[[], None]
     has_served_last: bool
 
-    def ask(self) -> Permit:
+    def acquire(self) -> Permit:
         self.turn()
-        return replace(self.shared.ask(), is_trusted=self.has_served_last)
+        return replace(self.shared.acquire(), is_trusted=self.has_served_last)
 
-    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         if verdict is not INCONCLUSIVE:
             self.has_served_last = verdict is SERVED
-        self.shared.ended(permit, verdict, why)
+        self.shared.record(permit, verdict, why)
 
-    def excuse(self, permits: Iterable[Permit]) -> None:
-        self.shared.excuse(permits)
+    def forgive(self, permits: Iterable[Permit]) -> None:
+        self.shared.forgive(permits)
 
 
 @dataclass(eq=False)

@@ -15,13 +15,13 @@ from repli.tasks.fallback import (
     AnyChain,
     AttemptOutcome,
     Chain,
+    ChainInput,
     Directives,
     Rule,
     Rules,
     Status,
     StepError,
     StepResult,
-    Work,
     run_chain,
 )
 from repli.tasks.stages.default import PIPELINE
@@ -236,7 +236,7 @@ class Acted:
         clock = ManualClock()
         return [ScriptedRung(name, does.script, does.fits, does.whole, clock=clock) for name, does in self.does.items()]
 
-    def run(self, batch: Sequence[Work[str]], rungs: Sequence[ScriptedRung] = ()) -> list[StepResult]:
+    def run(self, batch: Sequence[ChainInput[str]], rungs: Sequence[ScriptedRung] = ()) -> list[StepResult]:
         """The results of one batch."""
         chain: Chain[str, str, None] = chain_of(
             *(rungs or self.rungs()),
@@ -266,11 +266,11 @@ class Project:
     chains: Sequence[AnyChain]
     table: Sequence[Rule]
 
-    def work(self, item_id: str, stage: str, rungs: Mapping[str, str | None]) -> Work[str]:
+    def work(self, item_id: str, stage: str, rungs: Mapping[str, str | None]) -> ChainInput[str]:
         """What a stage is given for an item that these rungs have served."""
         served = {stage: rung for stage, rung in rungs.items() if rung}
         barred = Rules(self.chains, *self.table).barred(stage, served)
-        return Work(item_id, item_id, barred={rung: str(rule) for rung, rule in barred.items()})
+        return ChainInput(item_id, item_id, forbidden={rung: str(rule) for rung, rule in barred.items()})
 
 
 @st.composite
@@ -291,7 +291,7 @@ class Crossroads:
     project: Project
     acted: Acted
     ways: Mapping[str, Mapping[str, str | None]]
-    works: Sequence[Work[str]]
+    works: Sequence[ChainInput[str]]
 
 
 @st.composite
@@ -336,7 +336,7 @@ def see_that_no_barred_rung_serves(here: Crossroads) -> None:
             assert rung.name not in barred or not any(result.item_id in call for call in rung.calls)
 
 
-def see_that_nobody_is_concerned_but_the_item(here: Crossroads, batches: Sequence[Sequence[Work[str]]]) -> None:
+def see_that_nobody_is_concerned_but_the_item(here: Crossroads, batches: Sequence[Sequence[ChainInput[str]]]) -> None:
     """However the items are batched, each has the result that it has alone."""
     alone = {work.item_id: without_seconds(here.acted.run([work])[0]) for work in here.works}
     barred = {work.item_id: work for work in here.works}
@@ -404,7 +404,7 @@ def test_no_item_ever_breaks_a_rule_on_its_way(journey: tuple[Project, list[Acte
 
 def one_item(barred: Mapping[str, str], *rungs: ScriptedRung, skip: str | None = "0.1") -> StepResult:
     """The result of an item that these rungs are barred from."""
-    works = [Work("0", "0", barred=barred)]
+    works = [ChainInput("0", "0", forbidden=barred)]
     return run_chain(chain_of(*rungs, skip=skip), works, None, run_id=RUN_ID, runtime=runtime())[0]
 
 
@@ -441,7 +441,7 @@ class TestResult:
     def test_a_forced_rung_may_be_barred(self) -> None:
         """A person's word does not go before a rule: the next rung serves."""
         chain = chain_of(ScriptedRung("best"), ScriptedRung("fair"), ScriptedRung("poor"))
-        works = [Work("0", "0", barred={"fair": "no"}), Work("1", "1")]
+        works = [ChainInput("0", "0", forbidden={"fair": "no"}), ChainInput("1", "1")]
         directives = Directives(forced={chain.stage: "fair"})
         first, second = run_chain(chain, works, None, run_id=RUN_ID, runtime=runtime(), directives=directives)
         outcomes = [attempt.outcome.value for attempt in first.attempts]

@@ -17,6 +17,7 @@ from repli.tasks.fallback import (
     Breaker,
     Cause,
     Chain,
+    ChainInput,
     Decision,
     Directives,
     Ended,
@@ -25,7 +26,7 @@ from repli.tasks.fallback import (
     FaultKind,
     InvalidItem,
     ItemError,
-    NoGate,
+    NoBreaker,
     Ordered,
     Outcome,
     OutOfMemory,
@@ -39,9 +40,8 @@ from repli.tasks.fallback import (
     TimedOut,
     Unavailable,
     Verdict,
-    Work,
     run_chain,
-    ungated,
+    without_breakers,
 )
 from repli.tasks.fallback.gate import verdict_on
 from tests.support.fakes import (
@@ -88,10 +88,10 @@ class Stage:
         self.runtime = runtime(
             clock=self.clock,
             call_within=call_within,
-            gate_of=LocalGates(self.clock, {NAME: self.gate}).of,
+            breaker_of=LocalGates(self.clock, {NAME: self.gate}).of,
         )
 
-    def run(self, batch: Sequence[Work[str]] | int = 128, *, forced: str | None = None) -> list[StepResult]:
+    def run(self, batch: Sequence[ChainInput[str]] | int = 128, *, forced: str | None = None) -> list[StepResult]:
         """The results of one batch."""
         directives = Directives(forced={STAGE: forced} if forced else {}, faults=self.faults)
         items = works(batch) if isinstance(batch, int) else batch
@@ -105,7 +105,7 @@ class Stage:
     def open(self) -> Stage:
         """Five calls of others failed."""
         for number in range(5):
-            self.gate.ended(Permit(token=f"other {number}", decision=CALL), FAILED, "RuntimeError: no driver")
+            self.gate.record(Permit(token=f"other {number}", decision=CALL), FAILED, "RuntimeError: no driver")
         assert self.gate.state.position is Position.OPEN
         self.gate.ends.clear()
         return self
@@ -169,13 +169,13 @@ def test_verdict_on_answers(outcomes: list[Outcome[str]], verdict: tuple[Verdict
 
 def test_no_gate_lets_everything_through() -> None:
     """The gate of a rung without a breaker knows one answer, and hears nothing."""
-    gate = ungated(NAME, BREAKER)
-    assert isinstance(gate, NoGate)
+    gate = without_breakers(NAME, BREAKER)
+    assert isinstance(gate, NoBreaker)
     for _ in range(20):
-        permit = gate.ask()
+        permit = gate.acquire()
         assert (permit.decision, permit.is_probe, permit.is_refused) == (CALL, False, False)
-        gate.ended(permit, FAILED, "RuntimeError: no driver")
-    gate.excuse([permit])
+        gate.record(permit, FAILED, "RuntimeError: no driver")
+    gate.forgive([permit])
 
 
 @pytest.mark.parametrize(
@@ -591,7 +591,7 @@ def test_breakers_below_the_forced_rung_are_asked() -> None:
             works(1),
             None,
             run_id=RUN_ID,
-            runtime=runtime(gate_of=gates.of),
+            runtime=runtime(breaker_of=gates.of),
             directives=Directives(forced=forced),
         )
         assert gates.by_name.keys() == {"stage.cpu"} | ({"stage.gpu"} if STAGE not in forced else set())
@@ -604,7 +604,7 @@ def test_rung_without_a_breaker_has_no_gate() -> None:
     gates = LocalGates()
     primary = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
     for _ in range(20):
-        run_chain(chain_of(primary), works(4), None, run_id=RUN_ID, runtime=runtime(gate_of=gates.of))
+        run_chain(chain_of(primary), works(4), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of))
     assert not gates.by_name
     assert primary.sizes == [4] * 20
 
@@ -716,10 +716,10 @@ def test_batch_of_bad_items_leaves_the_probe_to_the_next_batch() -> None:
 def test_while_somebody_probes_the_others_are_refused() -> None:
     """A batch that meets a probe under way goes to the fallback, without a call of the primary."""
     stage = Stage(ScriptedRung("gpu")).due()
-    theirs = stage.gate.ask()
+    theirs = stage.gate.acquire()
     assert theirs.is_probe
     assert first_attempts(stage.run(8)) == {"refused": 8}
-    stage.gate.ended(theirs, SERVED)
+    stage.gate.record(theirs, SERVED)
     assert on_primary(stage.run(8)) == 8
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from repli.flows.config.run_request import RetryRequest, RunRequest
 from repli.tasks.fallback import Chain, Rule, Rung, UsageError
-from repli.tasks.fallback.policy import AS_DECLARED, BreakerPolicy, Choice, Policy
+from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Choice, Policy
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE
@@ -36,13 +36,13 @@ def penalties(pipeline: Pipeline, stage: str = "classify_image") -> list[tuple[s
 
 def test_without_a_policy_the_chains_are_the_declared_ones() -> None:
     """Nothing is rebuilt."""
-    assert PIPELINE.under(AS_DECLARED) is PIPELINE
-    assert PIPELINE.under(Policy()) is PIPELINE
+    assert PIPELINE.with_policy(NO_OVERRIDES) is PIPELINE
+    assert PIPELINE.with_policy(Policy()) is PIPELINE
 
 
 def test_a_policy_weighs_the_rungs_anew() -> None:
     """The penalties are the policy's, exactly; all else of the rungs, and every other chain, is as declared."""
-    under = PIPELINE.under(classify(*HALVED))
+    under = PIPELINE.with_policy(classify(*HALVED))
     assert penalties(under) == [(rung, Decimal(penalty)) for rung, penalty in HALVED]
     declared, weighed = PIPELINE.stage("classify_image").chain, under.stage("classify_image").chain
     assert [rung.run for rung in weighed.rungs] == [rung.run for rung in declared.rungs]
@@ -54,7 +54,7 @@ def test_a_policy_weighs_the_rungs_anew() -> None:
 
 def test_a_policy_selects_and_orders_the_rungs() -> None:
     """What it does not name is not called, and the first that it names is the primary."""
-    under = PIPELINE.under(classify(("rules", "1"), ("cpu", "0.9"), ("skip", "0.7")))
+    under = PIPELINE.with_policy(classify(("rules", "1"), ("cpu", "0.9"), ("skip", "0.7")))
     assert under.stage("classify_image").chain.rung_names == ("rules", "cpu", "skip")
     assert under.stage("classify_image").chain.primary.name == "rules"
     assert not under.stage("classify_image").chain.primary.resources
@@ -63,7 +63,7 @@ def test_a_policy_selects_and_orders_the_rungs() -> None:
 def test_a_policy_sets_breakers() -> None:
     """Those settings that it names, of those breakers that it names; the others stay, also where rungs are chosen."""
     settings = BreakerPolicy(failures=2, open_for_s=5)
-    under = PIPELINE.under(Policy(chains={"classify_image": HALVED}, breakers={GPU: settings}))
+    under = PIPELINE.with_policy(Policy(chains={"classify_image": HALVED}, breakers={GPU: settings}))
     gpu, cpu, _ = under.stage("classify_image").chain.rungs
     assert gpu.breaker and cpu.breaker
     assert (gpu.breaker.failures, gpu.breaker.open_for_s, gpu.breaker.within_s) == (2, 5, 600)
@@ -74,8 +74,8 @@ def test_a_policy_sets_breakers() -> None:
 def test_equal_policies_give_one_pipeline() -> None:
     """A worker builds it once, however often it is sent the policy."""
     policy = Policy(chains={"classify_image": HALVED}, breakers={GPU: BreakerPolicy(failures=2)})
-    assert PIPELINE.under(pickle.loads(pickle.dumps(policy))) is PIPELINE.under(policy)
-    assert PIPELINE.under(classify(*NO_CPU)) is not PIPELINE.under(policy)
+    assert PIPELINE.with_policy(pickle.loads(pickle.dumps(policy))) is PIPELINE.with_policy(policy)
+    assert PIPELINE.with_policy(classify(*NO_CPU)) is not PIPELINE.with_policy(policy)
 
 
 def test_it_is_a_value() -> None:
@@ -87,16 +87,16 @@ def test_it_is_a_value() -> None:
         str(policy)
         == "classify_image: gpu 1 · rules 0.8 · skip 0.7; breaker classify_image.gpu: failures 2, open_for_s 5"
     )
-    assert str(AS_DECLARED) == ""
+    assert str(NO_OVERRIDES) == ""
 
 
 def test_a_policy_says_what_a_drill_has_to_cover() -> None:
     """Nothing unless it says so; the rungs that it names, also those that it leaves out of a chain; or all."""
-    assert not AS_DECLARED.expects(GPU)
+    assert not NO_OVERRIDES.expects(GPU)
     named = Policy(chains={"classify_image": NO_CPU}, expect=(GPU, "classify_image.cpu"))
     assert [named.expects(rung) for rung in (GPU, "classify_image.rules")] == [True, False]
     assert Policy(expect=("all",)).expects("classify_image.skip")
-    assert PIPELINE.under(named).stage("classify_image").chain.rung_names == ("gpu", "rules", "skip")
+    assert PIPELINE.with_policy(named).stage("classify_image").chain.rung_names == ("gpu", "rules", "skip")
     assert str(Policy(expect=(GPU, "fetch.skip"))) == "drill expects classify_image.gpu, fetch.skip"
 
 
@@ -104,7 +104,7 @@ def test_expecting_a_rung_that_there_is_not_is_refused() -> None:
     """The message names it, and what there is."""
     for name in ("classify_image.tpu", "gpu", "ALL", ""):
         with pytest.raises(UsageError) as told:
-            PIPELINE.under(Policy(expect=(GPU, name)))
+            PIPELINE.with_policy(Policy(expect=(GPU, name)))
         assert f"policy: expect: there is no rung {name!r}; choose all, or from fetch.origin, " in str(told.value)
 
 
@@ -170,7 +170,7 @@ def test_expecting_a_rung_that_there_is_not_is_refused() -> None:
 def test_a_chain_that_cannot_work_is_refused(chains: Mapping[str, Choice], message: str) -> None:
     """The message names the stage and the rung, and says what to do."""
     with pytest.raises(UsageError) as told:
-        PIPELINE.under(Policy(chains=chains))
+        PIPELINE.with_policy(Policy(chains=chains))
     assert message in str(told.value)
 
 
@@ -195,7 +195,7 @@ def test_a_chain_that_cannot_work_is_refused(chains: Mapping[str, Choice], messa
 def test_a_breaker_that_cannot_work_is_refused(name: str, settings: BreakerPolicy, message: str) -> None:
     """The message names the breaker."""
     with pytest.raises(UsageError) as told:
-        PIPELINE.under(Policy(breakers={name: settings}))
+        PIPELINE.with_policy(Policy(breakers={name: settings}))
     assert message in str(told.value)
 
 
@@ -216,22 +216,22 @@ class TestRules:
     def test_a_rule_on_a_rung_that_is_left_out_does_not_apply(self) -> None:
         """What it is about cannot happen, so what it would have needed may be left out too."""
         policy = Policy(chains={"read": (("well", "1"),), "judge": (("strictly", "1"),)})
-        assert self.pipeline.under(policy).stage("judge").chain.rung_names == ("strictly",)
+        assert self.pipeline.with_policy(policy).stage("judge").chain.rung_names == ("strictly",)
 
     def test_rules_that_leave_no_rung_refuse_the_policy(self) -> None:
         """The message names the stage, and what comes before it."""
         with pytest.raises(UsageError, match=r"policy: the rules leave judge without a rung after read by badly"):
-            self.pipeline.under(Policy(chains={"judge": (("strictly", "1"),)}))
+            self.pipeline.with_policy(Policy(chains={"judge": (("strictly", "1"),)}))
 
     def test_what_an_earlier_run_kept_is_still_under_the_rules(self) -> None:
         """A result by a rung that is left out now bars what it barred."""
-        under = self.pipeline.under(Policy(chains={"read": (("well", "1"),)}))
+        under = self.pipeline.with_policy(Policy(chains={"read": (("well", "1"),)}))
         assert list(under.rules.barred("judge", {"read": "badly"})) == ["strictly"]
         assert under.rules.broken({"read": "badly", "judge": "strictly"})
 
     def test_the_rules_of_the_six_hold_under_a_policy(self) -> None:
         """A rule in two rungs, of which one is left out, holds for the other."""
-        under = PIPELINE.under(classify(("gpu", "1"), ("skip", "0.7")))
+        under = PIPELINE.with_policy(classify(("gpu", "1"), ("skip", "0.7")))
         assert list(under.rules.barred("embed_text", {"classify_image": "skip"})) == ["text_and_label"]
 
 
@@ -265,5 +265,5 @@ def test_an_item_has_the_quality_that_the_policy_gives_it(settings: Settings, tm
     """A text embedded by its hash costs what the policy says, exactly."""
     (tmp_path / "items.jsonl").write_text('{"id": "a", "name": "A lamp"}\n')
     policy = Policy(chains={"embed_text": (("text_and_label", "1"), ("hashed", "0.35"), ("skip", "0.3"))})
-    views = enrich(settings, tmp_path / "items.jsonl", stages=PIPELINE.under(policy).stages)
+    views = enrich(settings, tmp_path / "items.jsonl", stages=PIPELINE.with_policy(policy).stages)
     assert views["a"].quality == 0.35

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from repli.tasks.fallback import (
     AttemptOutcome,
+    ChainInput,
     Directives,
     Fault,
     FaultKind,
@@ -25,7 +26,6 @@ from repli.tasks.fallback import (
     StepResult,
     TimedOut,
     Unavailable,
-    Work,
     WorkingSizes,
     quality,
     run_chain,
@@ -72,7 +72,7 @@ class Scenario:
         ]
 
     def run(
-        self, batch: Sequence[Work[str]], rungs: Sequence[ScriptedRung] = (), sizes: WorkingSizes | None = None
+        self, batch: Sequence[ChainInput[str]], rungs: Sequence[ScriptedRung] = (), sizes: WorkingSizes | None = None
     ) -> list[StepResult]:
         """The results of one batch."""
         rungs = rungs or self.rungs()
@@ -135,7 +135,7 @@ def scenarios(draw: st.DrawFn, stage: str = "stage") -> Scenario:
 
 
 @st.composite
-def batchings(draw: st.DrawFn, count: int) -> list[list[Work[str]]]:
+def batchings(draw: st.DrawFn, count: int) -> list[list[ChainInput[str]]]:
     """The items in any order, cut into batches of any sizes."""
     batch = draw(st.permutations(works(count)))
     cuts = sorted(draw(st.sets(st.integers(1, max(1, count - 1)))))

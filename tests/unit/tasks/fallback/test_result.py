@@ -16,6 +16,7 @@ import pytest
 from repli.tasks.fallback import (
     Attempt,
     AttemptOutcome,
+    ChainInput,
     Directives,
     Failed,
     Fault,
@@ -25,14 +26,13 @@ from repli.tasks.fallback import (
     Outcome,
     OutOfMemory,
     RepliError,
-    Replies,
     Rung,
+    RungResult,
     Served,
     Skip,
     Status,
     StepError,
     StepResult,
-    Work,
     can_move,
 )
 from tests.support.fakes import NIGHT
@@ -133,9 +133,7 @@ PENALTIES: dict[Status, list[str | None]] = {
 def standings(status: Status) -> list[float]:
     """Every standing that a result of the status may have, from the lowest to the highest."""
     return [
-        StepResult(
-            item_id="1", stage="s", status=status, penalty=None if penalty is None else Decimal(penalty)
-        ).standing
+        StepResult(item_id="1", stage="s", status=status, penalty=None if penalty is None else Decimal(penalty)).rank
         for penalty in PENALTIES[status]
     ]
 
@@ -191,10 +189,10 @@ VALUES = [
     FULL.attempts[0],
     Served("value", confidence=0.5),
     Failed(NO_GPU),
-    Work("7", {"name": "cup"}),
+    ChainInput("7", {"name": "cup"}),
     Fault(stage="fetch", rung="origin", kind=FaultKind.OOM, rate=0.1, seed=3),
     Directives(forced={"fetch": "cached"}, faults=(Fault.parse("fetch.origin=kill"),)),
-    Replies(outcomes={"7": Served("value")}, seconds={"7": 0.5}, unavailable={"8"}),
+    RungResult(outcomes={"7": Served("value")}, seconds={"7": 0.5}, unavailable={"8"}),
     Rung("origin", answer, time_limit_s=5, resources={"GPU": 1}),
     Skip(penalty="0.7"),
 ]

@@ -14,13 +14,14 @@ from repli.tasks.fallback import (
     AttemptOutcome,
     Breaker,
     Chain,
+    ChainInput,
     Directives,
     Failed,
     InvalidItem,
     ItemError,
     Outcome,
-    Replies,
     Rung,
+    RungResult,
     Runtime,
     Served,
     Skip,
@@ -29,7 +30,6 @@ from repli.tasks.fallback import (
     StepResult,
     TimedOut,
     Unavailable,
-    Work,
     WorkingSizes,
     run_chain,
 )
@@ -51,7 +51,7 @@ R = TypeVar("R")
 
 def run(
     *rungs: ScriptedRung,
-    batch: Sequence[Work[str]] | None = None,
+    batch: Sequence[ChainInput[str]] | None = None,
     skip: str | None = "0.7",
     forced: str | None = None,
     one_by_one: Sequence[str] = (),
@@ -301,7 +301,7 @@ def test_fallbacks_run_where_people_see_them() -> None:
     """Each fallback runs inside `around_fallback`, with its rung and its number of items; the primary does not."""
     seen: list[tuple[str, str, int]] = []
 
-    def around(stage: str, rung: str, items: int, work: Callable[[], Replies[Any]]) -> Replies[Any]:
+    def around(stage: str, rung: str, items: int, work: Callable[[], RungResult[Any]]) -> RungResult[Any]:
         seen.append((stage, rung, items))
         return work()
 
@@ -339,7 +339,7 @@ def test_rung_that_keeps_failing_is_refused() -> None:
         gpu(always=Unavailable("no CUDA device")), cpu(), breakers={"gpu": Breaker(scope="host", failures=1)}
     )
     for trail_of_primary in ("gpu unavailable", "gpu refused"):
-        (result,) = run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime(gate_of=gates.of))
+        (result,) = run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of))
         assert trail(result) == [trail_of_primary, "cpu served"]
         assert (result.status, result.rung, result.retryable) == (Status.DEGRADED, "cpu", True)
     assert error_of(result).type == "BreakerOpen"
@@ -379,7 +379,7 @@ def test_rungs_are_handed_inputs_and_context() -> None:
 
     context = object()
     chain = Chain(STAGE, Rung("gpu", on_gpu, time_limit_s=60))
-    run_chain(chain, [Work("a", 1), Work("b", 2)], context, run_id=RUN_ID, runtime=runtime())
+    run_chain(chain, [ChainInput("a", 1), ChainInput("b", 2)], context, run_id=RUN_ID, runtime=runtime())
     assert seen == [([1, 2], context)]
 
 
@@ -387,7 +387,7 @@ def test_item_twice_in_a_batch_is_a_bug() -> None:
     """Two works of one item cannot both have the item's result."""
     primary = gpu()
     with pytest.raises(ValueError, match="twice"):
-        run(primary, batch=[*works(2), Work("1", "1")])
+        run(primary, batch=[*works(2), ChainInput("1", "1")])
     assert not primary.calls
 
 
@@ -435,7 +435,7 @@ def bug() -> Any:
     raise LookupError("a bug in the engine's own parts")
 
 
-def bug_around(stage: str, rung: str, items: int, work: Callable[[], Replies[Any]]) -> Replies[Any]:
+def bug_around(stage: str, rung: str, items: int, work: Callable[[], RungResult[Any]]) -> RungResult[Any]:
     raise LookupError("a bug in the engine's own parts")
 
 

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 
 from repli.tasks.fallback import (
     Breaker,
+    BreakerClient,
+    ChainInput,
     Decision,
     Event,
     Failed,
-    Gate,
     ItemError,
-    NoGate,
+    NoBreaker,
     Outcome,
     OutOfMemory,
     Permit,
-    Replies,
+    RungResult,
     Served,
     TimedOut,
     Unavailable,
     Verdict,
-    Work,
     WorkingSizes,
 )
 from repli.tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, call_rung
@@ -39,13 +39,13 @@ BATCH = works(128)
 
 def call(
     rung: ScriptedRung,
-    batch: Sequence[Work[str]] = BATCH,
+    batch: Sequence[ChainInput[str]] = BATCH,
     *,
     sizes: WorkingSizes | None = None,
     one_by_one: bool = False,
     free_memory: Callable[[], None] = lambda: None,
-    gate: Gate = NoGate(),
-) -> Replies[str]:
+    gate: BreakerClient = NoBreaker(),
+) -> RungResult[str]:
     """The rung over the batch, as the runner calls it."""
     return call_rung(
         rung.name,
@@ -59,7 +59,7 @@ def call(
     )
 
 
-def not_served(replies: Replies[str]) -> list[str]:
+def not_served(replies: RungResult[str]) -> list[str]:
     """The items without a value, in the order of the batch."""
     return sorted((item for item, outcome in replies.outcomes.items() if isinstance(outcome, Failed)), key=int)
 
@@ -205,7 +205,7 @@ def test_out_of_memory_has_no_budget() -> None:
 def test_memory_error_is_out_of_memory() -> None:
     """Python's own exception is split like the device's."""
 
-    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
         if len(batch) > 1:
             raise MemoryError
         return [Served(batch[0].input)]
@@ -282,7 +282,7 @@ def test_memory_of_the_failed_call_is_let_go_before_it_is_freed(chaining: str) -
         tensors.append(weakref.ref(tensor))
         raise RuntimeError("CUDA out of memory")
 
-    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
         tensor = Tensor()
         tensors.append(weakref.ref(tensor))
         try:
@@ -321,7 +321,7 @@ def test_time_out_is_not_split() -> None:
 def test_time_out_takes_only_its_own_call() -> None:
     """Where calls carry one item, one that hangs takes no other with it."""
 
-    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id == "3":
             raise TimedOut("cut off")
         return [Served(batch[0].input)]
@@ -354,7 +354,7 @@ def test_device_lost_midway_keeps_what_was_answered() -> None:
     sizes = WorkingSizes()
     sizes.did_not_fit("gpu", 4)
 
-    def on(batch: Sequence[Work[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id != "0":
             raise Unavailable("the device fell off the bus")
         return [Served("0"), Failed.because(ItemError("it is no image"))]
@@ -473,15 +473,15 @@ class ProbeOnly:
     tokens: Iterator[str]
     calls_first: int = 0
 
-    def ask(self) -> Permit:
+    def acquire(self) -> Permit:
         self.calls_first -= 1
         decision = Decision.CALL if self.calls_first >= 0 else Decision.PROBE
         return Permit(token=next(self.tokens), decision=decision)
 
-    def ended(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         pass
 
-    def excuse(self, permits: Iterable[Permit]) -> None:
+    def forgive(self, permits: Iterable[Permit]) -> None:
         pass
 
 

@@ -14,6 +14,7 @@ from repli.tasks.fallback import (
     AttemptOutcome,
     Breaker,
     Cause,
+    ChainInput,
     Directives,
     Ordered,
     Status,
@@ -21,7 +22,6 @@ from repli.tasks.fallback import (
     StepResult,
     TimedOut,
     Unavailable,
-    Work,
     run_chain,
 )
 from tests.support.fakes import NIGHT, RUN_ID, STAGE, Does, LocalGates, ScriptedRung, chain_of, runtime, works
@@ -39,16 +39,16 @@ def scripted(**does: Does | Exception) -> list[ScriptedRung]:
 
 
 def improved(
-    better_than: str | None,
+    improve_on: str | None,
     *rungs: ScriptedRung,
     skip: str | None = "0.1",
-    barred: Mapping[str, str] | None = None,
+    forbidden: Mapping[str, str] | None = None,
     forced: str | None = None,
 ) -> StepResult:
     """What comes of an item that has a result by this rung."""
     return run_chain(
         chain_of(*rungs, skip=skip),
-        [Work("0", "0", better_than=better_than, barred=barred or {})],
+        [ChainInput("0", "0", improve_on=improve_on, forbidden=forbidden or {})],
         None,
         run_id=RUN_ID,
         runtime=runtime(),
@@ -123,7 +123,7 @@ class TestOnlyBetterRungs:
         """Each item in a batch has its own measure."""
         rungs = scripted(gpu=RuntimeError("broken"), cpu=Does.SERVE, rules=Does.SERVE)
         kept = (None, SKIP, "rules", "cpu", "gpu")
-        batch = [replace(work, better_than=one) for work, one in zip(works(5), kept, strict=True)]
+        batch = [replace(work, improve_on=one) for work, one in zip(works(5), kept, strict=True)]
         results = run_chain(chain_of(*rungs), batch, None, run_id=RUN_ID, runtime=runtime())
         assert [result.rung for result in results] == ["cpu", "cpu", "cpu", None, None]
         assert rungs[1].calls == [["0", "1", "2"]]
@@ -140,13 +140,14 @@ def test_an_item_has_the_better_part_of_what_it_would_have_had(scenario: Scenari
     )
     bars = st.dictionaries(st.sampled_from(NAMES), st.just(REASON), max_size=2)
     batch = [
-        replace(work, better_than=one, barred=data.draw(bars)) for work, one in zip(works(len(kept)), kept, strict=True)
+        replace(work, improve_on=one, forbidden=data.draw(bars))
+        for work, one in zip(works(len(kept)), kept, strict=True)
     ]
     rungs = scenario.rungs()
     for work, result in zip(batch, scenario.run(batch, rungs), strict=True):
-        whole = without_seconds(scenario.run([replace(work, better_than=None)])[0])
-        end = names.index(work.better_than) if work.better_than in names else len(names)
-        if work.better_than is None or whole.rung in names[:end]:
+        whole = without_seconds(scenario.run([replace(work, improve_on=None)])[0])
+        end = names.index(work.improve_on) if work.improve_on in names else len(names)
+        if work.improve_on is None or whole.rung in names[:end]:
             assert without_seconds(result) == whole
         else:
             assert without_seconds(result) == StepResult(
@@ -183,7 +184,7 @@ class TestWasCalled:
 
     def test_a_barred_rung_was_not(self) -> None:
         """A rule is in the trail, and no call was made."""
-        result = improved("cpu", *scripted(gpu=Does.SERVE, cpu=Does.SERVE), barred={"gpu": REASON})
+        result = improved("cpu", *scripted(gpu=Does.SERVE, cpu=Does.SERVE), forbidden={"gpu": REASON})
         assert (result.status, trail(result), result.was_called) == (Status.PENDING, ["gpu incompatible"], False)
         assert result.attempts[0].error == StepError(type="Incompatible", message=REASON)
 
@@ -194,8 +195,8 @@ class TestWasCalled:
         gates.of(f"{STAGE}.gpu", breaker)
         gates.by_name[f"{STAGE}.gpu"].happens(Ordered(Cause.FORCED_OPEN))
         chain = chain_of(*scripted(gpu=Does.SERVE, cpu=Does.SERVE), breakers={"gpu": breaker})
-        within = runtime(gate_of=gates.of)
-        [result] = run_chain(chain, [Work("0", "0", better_than="cpu")], None, run_id=RUN_ID, runtime=within)
+        within = runtime(breaker_of=gates.of)
+        [result] = run_chain(chain, [ChainInput("0", "0", improve_on="cpu")], None, run_id=RUN_ID, runtime=within)
         assert (result.status, trail(result), result.was_called) == (Status.PENDING, ["gpu refused"], False)
 
     def test_giving_up_is_no_try(self) -> None:

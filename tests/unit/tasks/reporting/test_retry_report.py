@@ -18,19 +18,19 @@ from repli.flows.cli.render import queue_page, retry_answer, retry_summary
 from repli.tasks.fallback import Cause, Status, StepError, StepResult
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
-from repli.tasks.reporting.retry_report import LISTED, RetryReport, markdown, retry_report_on
+from repli.tasks.reporting.retry_report import LISTED, RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import declared_breakers
 from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
-from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.retry.claims import RetryTarget
 from tests.support.stores import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NASTY = "a|b`c`<b>&amp; ![x](http://evil/a.png) *bold* \\ \n# head"
-OWED = [Gap(stage="classify_image", served=["cpu"]), Gap(stage="validate", served=[None])]
+OWED = [RetryTarget(stage="classify_image", rungs=["cpu"]), RetryTarget(stage="validate", rungs=[None])]
 CALLS = {"fetch": 0, "validate": 1, "classify_image": 3}
 AT_ONCE = RetryPolicy(tries=1)
 
@@ -63,8 +63,8 @@ def begin(database: Database) -> str:
     return runs.start(database, str(uuid.uuid4()), "the retry queue", {}, BEGAN, kind=runs.REPROCESS)
 
 
-def report_on(database: Database, run_id: str) -> RetryReport:
-    return retry_report_on(database, runs.find(database, run_id))
+def build_report(database: Database, run_id: str) -> RetryReport:
+    return build_retry_report(database, runs.find(database, run_id))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def report(database: Database) -> RetryReport:
     claims.settle(database, run_id, run_id, list(taken.values()), ["failed", "whole", "same"], RetryPolicy())
     summary = {"calls": CALLS, "ending": ""}
     runs.finish(database, run_id, BEGAN + timedelta(seconds=12), ["the store was away", NASTY], summary)
-    return report_on(database, run_id)
+    return build_report(database, run_id)
 
 
 def shown(page: RenderableType) -> str:
@@ -157,7 +157,7 @@ def test_breakers_that_moved_meanwhile_are_told(report: RetryReport, database: D
     for minutes, order in ((-60, Cause.FORCED_OPEN), (0, Cause.FORCED_CLOSED), (60, Cause.RESET)):
         at = BEGAN + timedelta(minutes=minutes, seconds=5)
         breakers.order(database, breaker, key, order, clock=lambda _, at=at: at)
-    told = report_on(database, report.run.id)
+    told = build_report(database, report.run.id)
     assert [str(move.new) for move in told.moves] == ["forced_closed"]
     assert "## Breakers that moved\n" in markdown(told)
     assert "forced_open → forced_closed" in shown(retry_summary(told))
@@ -168,7 +168,7 @@ def test_a_run_that_claimed_nothing_says_why(database: Database) -> None:
     fill(database, {"a": "0.72", "b": "0.63"})
     run_id = begin(database)
     runs.finish(database, run_id, BEGAN, [], {"calls": {}, "ending": "nothing that waits may be tried now"})
-    report = report_on(database, run_id)
+    report = build_report(database, run_id)
     assert str(report) == "nothing was claimed; nothing that waits may be tried now; 2 still queued"
     assert report.is_whole
     assert (report.as_json()["claimed"], report.as_json()["mean_quality_before"]) == (0, None)
@@ -183,7 +183,7 @@ def test_a_run_that_was_killed_has_a_report(database: Database) -> None:
     run_id = begin(database)
     taken = claims.claim(database, run_id, OWED, 1, 60)
     claims.settle(database, run_id, run_id, taken, ["b"], RetryPolicy())
-    report = report_on(database, run_id)
+    report = build_report(database, run_id)
     assert str(report).startswith("1 items claimed: 0 upgraded, 1 unchanged")
     assert (report.calls, report.ending) == ({}, "")
     assert markdown(report).startswith(f"# {report}\n")
@@ -196,7 +196,7 @@ def test_few_parked_items_are_named(database: Database) -> None:
     run_id = begin(database)
     taken = claims.claim(database, run_id, OWED, 100, 60)
     claims.settle(database, run_id, run_id, taken, [*ids, "lowest"], AT_ONCE)
-    report = report_on(database, run_id)
+    report = build_report(database, run_id)
     assert report.parked == ["lowest", *ids[: LISTED - 1]]
     assert report.as_json()["queue"]["parked"] == report.as_json()["parked"] == LISTED + 11
     assert "lowest, 000, 001" in " ".join(shown(retry_summary(report)).split())
@@ -216,7 +216,7 @@ def test_the_terminal_shows_a_run(report: RetryReport) -> None:
 def test_the_terminal_shows_the_queue(report: RetryReport, database: Database) -> None:
     """How many are in each state, who is next, until when a claim holds, and that there are more."""
     claims.claim(database, "someone", OWED, 1, 60)
-    retry_queue.ask_for(database, [NASTY])
+    retry_queue.enqueue_by_operator(database, [NASTY])
     with database.read() as connection:
         until = connection.scalar(sa.text("SELECT claimed_until FROM retry_queue WHERE holder = 'someone'"))
     tally = retry_queue.tally(database)

@@ -27,7 +27,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
-from repli.tasks.reporting.run_report import LISTED, Report, colour, markdown, quality_chart, report_on
+from repli.tasks.reporting.run_report import LISTED, Report, build_report, colour, markdown, quality_chart
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import CHAINS, STAGE_NAMES, declared_breakers
 from repli.tasks.stages.rules import RULES
@@ -35,7 +35,7 @@ from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
-from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.retry.claims import RetryTarget
 from repli.tasks.storage.views import lookup
 from tests.support.stores import store_at
 
@@ -83,7 +83,7 @@ def report(database: Database) -> Report:
     )
     store_at(database, run_id, {"whole": Decimal(1), "also": Decimal(1), "fallen": Decimal("0.63")})
     runs.finish(database, run_id, BEGAN + timedelta(seconds=12.3456))
-    return report_on(database, runs.find(database, run_id), STAGE_NAMES)
+    return build_report(database, runs.find(database, run_id), STAGE_NAMES)
 
 
 def shown(page: RenderableType) -> str:
@@ -122,9 +122,9 @@ def test_what_waits_to_be_done_again_is_told(database: Database) -> None:
     """Of the run's own items: those in the queue, and apart from them those that only a person brings back."""
     queued_at_063(database, "somebody", "else's")
     run_id = queued_at_063(database, "a", "b", "c")
-    taken = claims.claim(database, run_id, [Gap(stage="embed_text", served=["skip"])], 3, 60)
+    taken = claims.claim(database, run_id, [RetryTarget(stage="embed_text", rungs=["skip"])], 3, 60)
     claims.settle(database, run_id, run_id, taken[2:], ["a"], RetryPolicy(tries=1))
-    told = report_on(database, runs.find(database, run_id), STAGE_NAMES)
+    told = build_report(database, runs.find(database, run_id), STAGE_NAMES)
     assert str(told).startswith("3 of 3 items stored, mean quality 0.630, 3 degraded, 0 failed, 2 queued to be done")
     assert str(told).endswith("again, 1 parked")
     assert told.as_json()["queued"] == 2
@@ -159,7 +159,7 @@ def test_a_rule_that_kept_a_rung_from_being_called_is_told(database: Database, r
             ),
         ],
     )
-    page = markdown(report_on(database, runs.find(database, run_id), STAGE_NAMES), CHAINS)
+    page = markdown(build_report(database, runs.find(database, run_id), STAGE_NAMES), CHAINS)
     assert "## Rungs passed over as incompatible\n\n| rule | items |\n| --- | ---: |\n" in page
     rows = [line for line in page.splitlines() if "does not go with" in line]
     assert [row.rpartition(" | ")[2] for row in rows] == ["2 |", "1 |"]
@@ -216,7 +216,7 @@ def test_a_report_of_nothing_is_a_report(database: Database) -> None:
     """A run whose items are all pending has no mean, no lists, and a chart."""
     run_id = runs.start(database, "flow run", "items.jsonl", {}, BEGAN)
     catalogue.register(database, run_id, [Item(id="a", name="n")])
-    report = report_on(database, runs.find(database, run_id), STAGE_NAMES)
+    report = build_report(database, runs.find(database, run_id), STAGE_NAMES)
     assert str(report) == "0 of 1 items stored, no mean quality, 0 degraded, 0 failed, 1 pending"
     assert report.seconds == 0
     assert "## Failed" not in markdown(report, CHAINS)
@@ -229,7 +229,7 @@ def test_few_are_named(database: Database) -> None:
     catalogue.register(database, run_id, [Item(id=id_) for id_ in ids])
     failed = {"status": Status.FAILED, "error": StepError(type="E", message="x" * 5000), "finished_at": BEGAN}
     results.save(database, [StepResult(item_id=id_, stage="validate", run_id=run_id, **failed) for id_ in ids])
-    report = report_on(database, runs.find(database, run_id), STAGE_NAMES)
+    report = build_report(database, runs.find(database, run_id), STAGE_NAMES)
     assert (len(report.failed), report.tally.failed) == (LISTED, 1000)
     assert len(markdown(report, CHAINS)) < 60_000
 
@@ -291,7 +291,7 @@ def test_moves_and_notes_are_told(report: Report, database: Database) -> None:
         event = Ended(f"{failure}", Verdict.FAILED, why=NASTY)
         breakers.apply(database, breaker, Key("classify_image.gpu", "host|1"), event, clock=lambda _: during)
     runs.finish(database, report.run.id, BEGAN + timedelta(seconds=12), ["the store was away", NASTY])
-    told = report_on(database, runs.find(database, report.run.id), STAGE_NAMES)
+    told = build_report(database, runs.find(database, report.run.id), STAGE_NAMES)
     assert [(move.old, move.new) for move in told.moves] == [
         (Position.CLOSED, Position.FORCED_CLOSED),
         (Position.FORCED_CLOSED, Position.FORCED_OPEN),
@@ -312,6 +312,6 @@ def test_many_moves_are_cut_to_the_last(report: Report, database: Database) -> N
     for number in range(60):
         order = Cause.FORCED_OPEN if number % 2 else Cause.FORCED_CLOSED
         breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _: BEGAN)
-    page = markdown(report_on(database, report.run, STAGE_NAMES), CHAINS)
+    page = markdown(build_report(database, report.run, STAGE_NAMES), CHAINS)
     assert "the first 10 are in the store" in page
     assert page.count("| 03:00:00 |") == 50

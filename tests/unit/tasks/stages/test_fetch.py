@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from repli.tasks.execution.runtime import process_runtime
-from repli.tasks.fallback import Directives, Failed, Outcome, Served, Status, StepResult, Work, run_chain
+from repli.tasks.fallback import ChainInput, Directives, Failed, Outcome, Served, Status, StepResult, run_chain
 from repli.tasks.items import Asset, Assets, Item, ItemState
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import FetchLimits, Settings
@@ -112,7 +112,7 @@ def message(outcome: Outcome[Assets]) -> str:
 
 
 def run(items: list[Declared], context: StageContext, directives: Directives = Directives()) -> list[StepResult]:
-    works = [Work(f"item {position}", item) for position, item in enumerate(items)]
+    works = [ChainInput(f"item {position}", item) for position, item in enumerate(items)]
     runtime = process_runtime(may_exit=False)
     return run_chain(CHAIN, works, context, run_id="run", runtime=runtime, directives=directives)
 

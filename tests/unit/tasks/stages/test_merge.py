@@ -432,7 +432,7 @@ class TestManyWriters:
             chosen = [result(id_, stage, draw.choice(rungs[id_, stage])) for id_, stage in steps_of]
             for one in chosen:
                 best_so_far = best[one.item_id].get(one.stage)
-                if best_so_far is None or one.standing > best_so_far.standing:
+                if best_so_far is None or one.rank > best_so_far.rank:
                     best[one.item_id][one.stage] = one
             return chosen
 
@@ -462,8 +462,8 @@ class TestManyWriters:
         kinds = set()
         for state in results.load(database, IDS):
             id_, kept = state.item.id, state.results
-            assert {stage: (one.rung, one.standing) for stage, one in kept.items()} == {
-                stage: (one.rung, one.standing) for stage, one in best[id_].items()
+            assert {stage: (one.rung, one.rank) for stage, one in kept.items()} == {
+                stage: (one.rung, one.rank) for stage, one in best[id_].items()
             }
             way = {stage: kept[stage].rung for stage in PENALTIES}
             if any(one.status is Status.FAILED for one in kept.values()):

@@ -190,7 +190,7 @@ def test_rules_in_trails_are_counted_by_item(database: Database, registered: Cal
     trail = (Attempt(rung="gpu", outcome=AttemptOutcome.INCOMPATIBLE, error=barred),)
     fallen = [step(id_, **ENDS[1], attempts=trail) for id_ in ("elsewhere", "a", "b")]
     results.save(database, [*fallen, step("c", **ENDS[1])])
-    assert runs.passed_over(database, run_id) == {'a "guess" is no label': 2}
+    assert runs.incompatibility_counts(database, run_id) == {'a "guess" is no label': 2}
 
 
 def test_an_item_is_shown_with_every_stage(database: Database, registered: Callable[..., str]) -> None:

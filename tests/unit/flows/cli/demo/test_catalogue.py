@@ -33,7 +33,7 @@ needs_packages = pytest.mark.skipif(not packages_installed(), reason=f"needs the
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a catalogue as `repli demo` builds it."""
     return catalogue.build(tmp_path_factory.mktemp("catalogue")).parent
 
@@ -54,36 +54,36 @@ def words_of(text: str) -> set[str]:
 
 
 @needs_packages
-def test_counts(catalogue: Path) -> None:
+def test_counts(folder: Path) -> None:
     """300 items, dozens of them with a photo, and one line more that is not JSON."""
-    records = records_of(catalogue / "catalogue.jsonl")
+    records = records_of(folder / "catalogue.jsonl")
     assert len(records) == 300
-    assert len((catalogue / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()) == 301
+    assert len((folder / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()) == 301
     whole = [record for record in records if not record["id"].startswith("broken-")]
     assert sum("image" in record for record in whole) >= 60
     assert all(record["name"] and record["topic"] and "CC BY-SA" in record["source"] for record in whole)
 
 
 @needs_packages
-def test_topics_are_mixed(catalogue: Path) -> None:
+def test_topics_are_mixed(folder: Path) -> None:
     """Every topic of the articles is there, and none has more than a quarter of the items."""
-    topics = Counter(record["topic"] for record in records_of(catalogue / "catalogue.jsonl"))
+    topics = Counter(record["topic"] for record in records_of(folder / "catalogue.jsonl"))
     assert set(topics) == {article.topic for article in catalogue.read_articles()}
     assert max(topics.values()) <= 75
 
 
 @needs_packages
-def test_photos_are_spread(catalogue: Path) -> None:
+def test_photos_are_spread(folder: Path) -> None:
     """Each third of the manifest has its share of the photos."""
-    lines = (catalogue / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
     thirds = [lines[start : start + 100] for start in (0, 100, 200)]
     assert all(sum('"image"' in line for line in third) >= 12 for third in thirds)
 
 
 @needs_packages
-def test_ids(catalogue: Path) -> None:
+def test_ids(folder: Path) -> None:
     """Ids are unique slugs of at most 80 characters, and do not depend on how many items were asked for."""
-    records = records_of(catalogue / "catalogue.jsonl")
+    records = records_of(folder / "catalogue.jsonl")
     assert len({record["id"] for record in records}) == len(records)
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", record["id"]) for record in records)
     everything = catalogue.read_articles()
@@ -92,20 +92,20 @@ def test_ids(catalogue: Path) -> None:
 
 
 @needs_packages
-def test_every_path_is_there_and_inside(catalogue: Path) -> None:
+def test_every_path_is_there_and_inside(folder: Path) -> None:
     """Every declared file lies inside the folder and exists, but for the two that are missing on purpose."""
-    records = records_of(catalogue / "catalogue.jsonl")
+    records = records_of(folder / "catalogue.jsonl")
     paths = {record[column] for record in records for column in ("document", "image") if column in record}
-    assert {path for path in paths if not (catalogue / path).is_file()} == MISSING_ON_PURPOSE
-    assert all((catalogue / path).resolve().is_relative_to(catalogue.resolve()) for path in paths)
+    assert {path for path in paths if not (folder / path).is_file()} == MISSING_ON_PURPOSE
+    assert all((folder / path).resolve().is_relative_to(folder.resolve()) for path in paths)
 
 
 @needs_packages
-def test_photos_can_be_read_and_belong_to_one_item(catalogue: Path) -> None:
+def test_photos_can_be_read_and_belong_to_one_item(folder: Path) -> None:
     """Every whole item's photo decodes, and no two items share one."""
     images = [
-        catalogue / record["image"]
-        for record in records_of(catalogue / "catalogue.jsonl")
+        folder / record["image"]
+        for record in records_of(folder / "catalogue.jsonl")
         if "image" in record and not record["id"].startswith("broken-")
     ]
     for image in images:
@@ -140,9 +140,9 @@ def test_labels_agree_with_the_classes_in_the_file_names() -> None:
 
 
 @needs_packages
-def test_documents_are_pages_with_an_article_in_them(catalogue: Path) -> None:
+def test_documents_are_pages_with_an_article_in_them(folder: Path) -> None:
     """A page holds the whole introduction, escaped, inside <article>, between a header and a footer."""
-    page = (catalogue / "documents/frog.html").read_text(encoding="utf-8")
+    page = (folder / "documents/frog.html").read_text(encoding="utf-8")
     before, article = page.split("<article>")
     article, after = article.split("</article>")
     assert "<nav>" in before
@@ -151,23 +151,23 @@ def test_documents_are_pages_with_an_article_in_them(catalogue: Path) -> None:
 
 
 @needs_packages
-def test_the_broken_ones_are_broken(catalogue: Path) -> None:
+def test_the_broken_ones_are_broken(folder: Path) -> None:
     """A cut-off JPEG, a missing and an empty image, a missing document, an item without a name, a line that is cut."""
-    records = {record["id"]: record for record in records_of(catalogue / "catalogue.jsonl")}
+    records = {record["id"]: record for record in records_of(folder / "catalogue.jsonl")}
     broken = {key: record for key, record in records.items() if key.startswith("broken-")}
     assert set(broken) == {item_id for item_id, _, _ in catalogue.BROKEN}
     with (
-        Image.open(catalogue / broken["broken-truncated-jpeg"]["image"]) as picture,
+        Image.open(folder / broken["broken-truncated-jpeg"]["image"]) as picture,
         pytest.raises(OSError, match="truncated"),
     ):
         picture.load()
-    assert not (catalogue / broken["broken-missing-image"]["image"]).exists()
-    assert (catalogue / broken["broken-zero-byte-image"]["image"]).stat().st_size == 0
-    assert not (catalogue / broken["broken-missing-document"]["document"]).exists()
+    assert not (folder / broken["broken-missing-image"]["image"]).exists()
+    assert (folder / broken["broken-zero-byte-image"]["image"]).stat().st_size == 0
+    assert not (folder / broken["broken-missing-document"]["document"]).exists()
     assert [key for key, record in broken.items() if "name" not in record] == ["broken-no-name"]
     with pytest.raises(json.JSONDecodeError):
         json.loads(catalogue.CUT_LINE)
-    assert catalogue.CUT_LINE in (catalogue / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
+    assert catalogue.CUT_LINE in (folder / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 @needs_packages
@@ -182,14 +182,14 @@ def test_nothing_broken_unless_asked(tmp_path: Path) -> None:
 
 
 @needs_packages
-def test_the_same_bytes_again(catalogue: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_again(folder: Path, tmp_path: Path) -> None:
     """Building again, elsewhere or over itself, gives the same bytes, and leaves what else is there."""
     (tmp_path / "mine.txt").write_text("keep")
     catalogue.build(tmp_path)
     catalogue.build(tmp_path)
     built = files_of(tmp_path)
     assert built.pop("mine.txt") == hashlib.sha256(b"keep").hexdigest()
-    assert built == files_of(catalogue)
+    assert built == files_of(folder)
 
 
 @needs_packages

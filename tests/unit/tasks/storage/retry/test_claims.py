@@ -13,7 +13,7 @@ from repli.tasks.fallback import Status
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage import catalogue, results
 from repli.tasks.storage.retry import claims, retries, retry_queue
-from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.claims import Claim, RetryTarget
 from repli.tasks.storage.retry.retry_queue import Priority
 from repli.tasks.storage.schema import retry_queue as retry_queue_table
 from tests.support.queue import POLICY, STAGE, Queue, end, held
@@ -29,7 +29,7 @@ class TestTurns:
         """The names run against the order; a failed item is the lowest in quality of its priority."""
         queue.store("g", at="0.9")
         queue.fail("f")
-        queue.ask_for("g", "f")
+        queue.enqueue_by_operator("g", "f")
         queue.fail("d")
         queue.store("d", at="0.2")
         queue.fail("e")
@@ -55,7 +55,7 @@ class TestTurns:
     def test_nothing_wanted_is_nothing_claimed(self, queue: Queue) -> None:
         """No items, or no rung of any stage."""
         queue.store("a")
-        nothing: list[list[Gap]] = [[], [Gap(stage=STAGE, served=[])]]
+        nothing: list[list[RetryTarget]] = [[], [RetryTarget(stage=STAGE, rungs=[])]]
         assert [queue.claim("first", gaps=gaps) for gaps in nothing] == [[], []]
         assert queue.claim("first", limit=0) == []
         assert queue.claim("first", limit=-1) == []
@@ -88,7 +88,7 @@ class TestTurns:
         queue.store("e", at="0.9", stage="embed_text", rung="hashed", retryable=False)
         queue.store("e", at="0.5", stage="fetch", rung="cached")
         queue.store("f", at="0.9")
-        gaps = [Gap(stage=stage, served=served) for stage, served in missing.items()]
+        gaps = [RetryTarget(stage=stage, rungs=served) for stage, served in missing.items()]
         assert sorted(queue.claimed("first", gaps=gaps)) == list(expected)
 
     def test_nothing_that_is_barred_from_what_is_better(self, queue: Queue) -> None:
@@ -96,16 +96,16 @@ class TestTurns:
         queue.store("a", "b", at="0.9", stage="embed_text", rung="text_only")
         queue.store("a", at="0.5", rung="rules")
         queue.store("b", at="0.5", rung="cpu")
-        vector = Gap(stage="embed_text", served=["text_only"], unless=[(STAGE, {"rules", "skip"})])
+        vector = RetryTarget(stage="embed_text", rungs=["text_only"], excluded_by=[(STAGE, {"rules", "skip"})])
         assert queue.claimed("first", gaps=[vector]) == ["b"]
-        assert queue.claimed("first", gaps=[vector, Gap(stage=STAGE, served=["rules"])]) == ["a"]
+        assert queue.claimed("first", gaps=[vector, RetryTarget(stage=STAGE, rungs=["rules"])]) == ["a"]
 
     def test_what_is_whole_is_taken_where_it_is_to_be_made_anew(self, queue: Queue) -> None:
         """Whichever rung made it; a degraded one by the same rung has nothing to gain from it."""
         queue.outdate("a")
         queue.store("b", at="0.5", rung="gpu")
-        assert queue.claimed("first", gaps=[Gap(stage=STAGE, served=[None])]) == []
-        assert queue.claimed("first", gaps=[Gap(stage=STAGE, served=[None], whole_too=True)]) == ["a"]
+        assert queue.claimed("first", gaps=[RetryTarget(stage=STAGE, rungs=[None])]) == []
+        assert queue.claimed("first", gaps=[RetryTarget(stage=STAGE, rungs=[None], include_stale=True)]) == ["a"]
 
     def test_not_before_its_time_and_never_when_parked(self, queue: Queue) -> None:
         """A try in vain is followed by five minutes of rest, the last one by rest for good."""
@@ -396,7 +396,7 @@ class TestSettling:
     def test_what_is_whole_again_is_upgraded(self, queue: Queue) -> None:
         """At the quality that it had, which was not the truth about it; tries in vain count as others do."""
         queue.outdate("a", "b")
-        taken = queue.claim("first", gaps=[Gap(stage=STAGE, served=[None], whole_too=True)])
+        taken = queue.claim("first", gaps=[RetryTarget(stage=STAGE, rungs=[None], include_stale=True)])
         assert taken == [Claim(item_id="a", quality=1.0), Claim(item_id="b", quality=1.0)]
         run_id = queue.begin_run()
         queue.store("a", at="1", rung="gpu", run_id=run_id)
@@ -437,7 +437,7 @@ class TestSettling:
         """What failed, or was asked for, keeps its place in the line through tries in vain."""
         queue.store("a", "b")
         queue.fail("c")
-        queue.ask_for("b")
+        queue.enqueue_by_operator("b")
         queue.settle("first", queue.claim("first"))
         assert {item: entry.priority for item, entry in queue.entries().items()} == {
             "b": Priority.HIGH,
@@ -517,4 +517,4 @@ def test_nobody_is_held_up_where_nothing_is_to_be_had(queue: Queue) -> None:
     queue.store("a")
     with queue.database.write() as connection:
         connection.execute(sa.update(retry_queue_table).values(tries=1))
-        assert queue.claim("first", gaps=[Gap(stage="fetch", served=["cached"])]) == []
+        assert queue.claim("first", gaps=[RetryTarget(stage="fetch", rungs=["cached"])]) == []

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.retry import claims, retries, retry_queue
-from repli.tasks.storage.retry.claims import Claim, Gap
+from repli.tasks.storage.retry.claims import Claim, RetryTarget
 from repli.tasks.storage.retry.retry_queue import Priority
 from tests.support.queue import STAGE, Queue, held
 
@@ -121,10 +121,10 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.review([item_id for item_id in ids if self.items[item_id].quality is None])
 
     @rule(positions=st.sets(POSITIONS, min_size=1))
-    def ask_for(self, positions: set[int]) -> None:
+    def enqueue_by_operator(self, positions: set[int]) -> None:
         ids = self.named(positions)
         useful = [item_id for item_id in ids if not (self.items[item_id].is_pending or self.items[item_id].is_whole)]
-        assert self.queue.ask_for(*ids) == (useful, [item_id for item_id in ids if item_id not in useful])
+        assert self.queue.enqueue_by_operator(*ids) == (useful, [item_id for item_id in ids if item_id not in useful])
         for item_id in useful:
             one = self.items[item_id]
             one.retryable = True
@@ -153,7 +153,9 @@ class QueueBesideModel(RuleBasedStateMachine):
             and self.items[item_id].retryable
             and self.items[item_id].owes in rungs
         ][:limit]
-        taken = claims.claim(self.queue.database, holder, [Gap(stage=STAGE, served=rungs)], limit, POLICY.lease_s)
+        taken = claims.claim(
+            self.queue.database, holder, [RetryTarget(stage=STAGE, rungs=rungs)], limit, POLICY.lease_s
+        )
         assert taken == [Claim(item_id=item_id, quality=place.quality) for item_id, place in expected]
         self.gets(holder, taken)
 
@@ -259,7 +261,7 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.time_passes(1000)
         everything = [None, *(f"at {float(one)}" for one in QUALITIES)]
         due = [item_id for item_id, place in self.line() if not place.is_parked]
-        assert self.queue.claimed("at last", gaps=[Gap(stage=STAGE, served=everything)]) == due
+        assert self.queue.claimed("at last", gaps=[RetryTarget(stage=STAGE, rungs=everything)]) == due
 
     # The model.
 

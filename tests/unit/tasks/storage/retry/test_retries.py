@@ -64,5 +64,5 @@ def test_parked_items_are_listed(queue: Queue) -> None:
     queue.park("a", "c", "b", "d")
     assert retries.parked(queue.database, 10) == ["d", "b", "c", "a"]
     assert retries.parked(queue.database, 2) == ["d", "b"]
-    queue.ask_for("b")
+    queue.enqueue_by_operator("b")
     assert retries.parked(queue.database, 10) == ["d", "c", "a"]

@@ -16,7 +16,7 @@ from repli.tasks.fallback import Status
 from repli.tasks.storage import results, runs
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry import retry_queue
-from repli.tasks.storage.retry.claims import Gap
+from repli.tasks.storage.retry.claims import RetryTarget
 from repli.tasks.storage.retry.retry_queue import Priority
 from tests.support.queue import OWED, STAGE, Queue, end, merged
 
@@ -148,7 +148,7 @@ class TestStaying:
         queue.fail("a")
         queue.store("a")
         assert (queue.entry("a").priority, queue.entry("a").quality) == (Priority.NORMAL, 0.5)
-        queue.ask_for("a")
+        queue.enqueue_by_operator("a")
         queue.store("a", at="0.6")
         assert (queue.entry("a").priority, queue.entry("a").quality) == (Priority.HIGH, 0.6)
         queue.fail("a", stage="embed_text")
@@ -208,7 +208,7 @@ class TestLeaving:
     def test_a_changed_record_leaves(self, queue: Queue, is_parked: bool) -> None:
         """It begins anew, whoever asked for the old one; a record that came again unchanged stays where it is."""
         queue.store("a", "b", at="0.5")
-        queue.ask_for("a")
+        queue.enqueue_by_operator("a")
         if is_parked:
             queue.park("a", "b")
         before = queue.entry("b")
@@ -227,7 +227,7 @@ class TestAskedFor:
         queue.store("b", at="0.9")
         queue.fail("c", "d")
         old = queue.entry("a").enqueued_at
-        assert queue.ask_for("b", "a", "d") == (["b", "a", "d"], [])
+        assert queue.enqueue_by_operator("b", "a", "d") == (["b", "a", "d"], [])
         priorities = [(item_id, entry.priority.name, entry.quality) for item_id, entry in queue.entries().items()]
         assert priorities == [("d", "HIGH", None), ("a", "HIGH", 0.5), ("b", "HIGH", 0.9), ("c", "NORMAL", None)]
         assert queue.entry("a").enqueued_at == old
@@ -238,7 +238,7 @@ class TestAskedFor:
         queue.settle("first", queue.claim("first"))
         queue.park("a")
         assert queue.claim("second") == []
-        queue.ask_for("a", "b")
+        queue.enqueue_by_operator("a", "b")
         assert [(entry.state, entry.tries) for entry in queue.entries().values()] == [("queued", 0)] * 2
         assert queue.claimed("second") == ["a", "b"]
 
@@ -249,11 +249,11 @@ class TestAskedFor:
         queue.fail("c", retryable=False)
         results.save(queue.database, [end("d", Status.SKIPPED, rung="skip")])
         queue.store("d", at="1", stage="fetch")
-        assert queue.ask_for("a", "c", "d") == (["a", "c", "d"], [])
+        assert queue.enqueue_by_operator("a", "c", "d") == (["a", "c", "d"], [])
         assert [queue.is_retryable(item_id) for item_id in "abcd"] == [True, False, True, True]
         assert not queue.is_retryable("a", "fetch")
         assert queue.claimed("first") == ["c", "a"]
-        assert queue.claimed("first", gaps=[Gap(stage=STAGE, served=["skip"])]) == ["d"]
+        assert queue.claimed("first", gaps=[RetryTarget(stage=STAGE, rungs=["skip"])]) == ["d"]
 
     def test_what_cannot_be_done_again_is_told_apart(self, queue: Queue) -> None:
         """Whole items, and those that were never through: in their order."""
@@ -261,14 +261,14 @@ class TestAskedFor:
         queue.store("c")
         results.save(queue.database, [end("b", Status.NOT_APPLICABLE, stage="fetch")])
         results.save(queue.database, [end("f", Status.DEGRADED, rung="cpu", retryable=True)])  # on its way, not stored
-        assert queue.ask_for("f", "e", "c", "b", "a", "nobody") == (["c"], ["f", "e", "b", "a", "nobody"])
+        assert queue.enqueue_by_operator("f", "e", "c", "b", "a", "nobody") == (["c"], ["f", "e", "b", "a", "nobody"])
         assert list(queue.entries()) == ["c"]
 
     def test_who_has_it_in_hand_keeps_it(self, queue: Queue) -> None:
         """Nobody else begins beside him; if he does no better, it is first in line."""
         queue.store("a", "b", at="0.5")
         taken = queue.claim("first")
-        queue.ask_for("b")
+        queue.enqueue_by_operator("b")
         assert queue.states() == {"b": "claimed", "a": "claimed"}
         assert queue.claim("second") == []
         queue.settle("first", taken)
@@ -277,7 +277,7 @@ class TestAskedFor:
     def test_they_stay_until_they_are_whole(self, queue: Queue) -> None:
         """What a person asked for is not well enough at 0.8."""
         queue.store("a", at="0.8")
-        queue.ask_for("a")
+        queue.enqueue_by_operator("a")
         queue.store("a", at="0.9")
         assert queue.entry("a").priority is Priority.HIGH
         queue.store("a", at="1")
@@ -287,7 +287,7 @@ class TestAskedFor:
         """More items than a statement takes, of which a whole portion is of no use."""
         monkeypatch.setattr(retry_queue, "IDS_PER_STATEMENT", 2)
         queue.store("c", "e", at="0.5", retryable=False)
-        assert queue.ask_for("a", "b", "c", "d", "e") == (["c", "e"], ["a", "b", "d"])
+        assert queue.enqueue_by_operator("a", "b", "c", "d", "e") == (["c", "e"], ["a", "b", "d"])
         assert list(queue.entries()) == ["c", "e"]
 
     def test_unknown_items_are_named(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ class TestLookingOn:
         queue.store("a", "b", "c", at="0.5")
         queue.fail("d", "e")
         queue.park("a", "d")
-        queue.ask_for("b")
+        queue.enqueue_by_operator("b")
         queue.take("first", "c", "e")
         tally = retry_queue.tally(queue.database)
         assert tally.as_json() == {
@@ -339,7 +339,7 @@ class TestLookingOn:
         queue.store("a", at="0.7")
         queue.store("b", "c", at="0.3")
         queue.fail("d", "e")
-        queue.ask_for("f", "a", "e")
+        queue.enqueue_by_operator("f", "a", "e")
         queue.park("e", "b")
         order = [entry.item_id for entry in retry_queue.entries(queue.database, 10)]
         assert order == ["a", "d", "c", "e", "b"]
@@ -372,7 +372,7 @@ class TestAtTheSameMoment:
     def test_a_persons_word_is_not_lost(self, queue: Queue) -> None:
         """An item that leaves the queue as good enough, just when a person asks for it, stays."""
         queue.store("a", at="0.5")
-        with meanwhile(queue.database, lambda: queue.ask_for("a")):
+        with meanwhile(queue.database, lambda: queue.enqueue_by_operator("a")):
             queue.store("a", at="0.9")
         assert queue.entry("a").priority is Priority.HIGH
 

@@ -70,7 +70,7 @@ def test_the_queue_is_told_by_priority_and_age(database: Database, reader: Datab
     queue.park("a")
     queue.pass_time(7 * 3600)
     queue.store("c", "d")
-    queue.ask_for("c")
+    queue.enqueue_by_operator("c")
     queue.pass_time(600)
     queue.store("e")
     queue.fail("f")
