@@ -1,4 +1,4 @@
-"""What flows: items, and the value that each stage leaves for one."""
+"""Items, and the values that the stages compute for them. `repli.tasks.json_values` has their JSON form."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from decimal import Decimal
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import StepResult
 
-if TYPE_CHECKING:  # `status` and `show` do without it
+if TYPE_CHECKING:  # `status` and `show` start faster without it
     import numpy as np
     import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One catalogue record. `folder` is the manifest's: relative paths start there.
+    """One catalogue record. `folder` is the manifest's folder: relative paths start there.
 
-    `repaired` names the columns in which characters that are no text (null bytes, lone surrogates) were replaced, or
-    numbers that are none (NaN, infinities) left out.
-    `problem` says why the record cannot be an item (an unreadable line, an unusable id); such a record is kept
-    under the name of its line, so that it is seen, and fails in `validate`.
+    `repaired` names the columns in which invalid characters (null bytes, lone surrogates) were replaced, or invalid
+    numbers (NaN, infinities) removed.
+    `problem` says why the record is invalid (an unreadable line, an unusable id). Such a record gets its file and line
+    as id and fails in `validate`, so that it is reported.
     """
 
     id: str
@@ -38,54 +37,35 @@ class Item:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that the stages see: results are kept while it stays the same."""
+        """Return the SHA-256 of all fields, in hexadecimal. Stored results stay valid while it is unchanged."""
         record = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True, default=str)
         return hashlib.sha256(record.encode()).hexdigest()
 
 
-def fingerprint(value: Any) -> str | None:
-    """A hash of a stage's input, the same in every process; None for what JSON and dataclasses cannot say."""
-    try:
-        text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=_plain)
-    except (TypeError, ValueError):
-        return None
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: getattr(value, one.name) for one in fields(value)}
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a {type(value).__name__} has no form of its own")
-
-
 def clean_text(text: str) -> str:
-    """`text` with what no database takes as text (null bytes, lone surrogates) replaced by U+FFFD."""
-    return _NO_TEXT.sub("\ufffd", text)
+    """Return `text` with null bytes and lone surrogates, which databases refuse as text, replaced by U+FFFD."""
+    return _NOT_TEXT.sub("\ufffd", text)
 
 
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemState:
-    """An item and what its stages have left so far, by stage; a stage that is absent is pending."""
+    """An item and its step results so far, by stage. A stage that is absent is pending."""
 
     item: Item
     results: Mapping[str, StepResult]
 
     def value(self, stage: str) -> Any:
-        """What `stage` left, None where it left nothing."""
+        """Return the value of `stage`, or None if it has none."""
         result = self.results.get(stage)
         return result.value if result else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """Fetched bytes: where from, and the blob that holds them. `source` is `origin`, `cached` or `inline`."""
+    """Fetched bytes: their URI, and the blob that holds them. `source` is `origin`, `cached` or `inline`."""
 
     uri: str
     sha256: str
@@ -96,7 +76,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assets:
-    """What `fetch` leaves. None where the item declares no such asset, or it could not be had (the error says)."""
+    """The value of `fetch`. None for an asset that is not declared or could not be fetched (the error says why)."""
 
     document: Asset | None
     image: Asset | None
@@ -104,7 +84,7 @@ class Assets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A soft expectation that an item does not meet."""
+    """A soft expectation that an item violates."""
 
     expectation: str
     column: str
@@ -113,14 +93,14 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """What `validate` leaves."""
+    """The value of `validate`."""
 
     violations: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """What `extract_text` leaves."""
+    """The value of `extract_text`."""
 
     text: str
 
@@ -131,7 +111,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """One label of a ranking. `label_index` is the ImageNet-1k class, or None in another vocabulary."""
+    """One label of a ranking. `label_index` is the ImageNet-1k class, or None for another vocabulary."""
 
     label: str
     label_index: int | None
@@ -140,7 +120,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """What `classify_image` leaves. The label is withheld (`unknown`) below the model's own threshold."""
+    """The value of `classify_image`. Below the model's threshold the label is None and `unknown` is true."""
 
     label: str | None
     label_index: int | None
@@ -151,7 +131,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Embedding:
-    """What `embed_text` leaves: a unit vector, float32 of shape (dimensions,), and the space it lives in."""
+    """The value of `embed_text`: a unit vector, float32 of shape (dimensions,), and the name of its space."""
 
     space: str
     vector: npt.NDArray[np.float32]
@@ -161,10 +141,10 @@ class Embedding:
         return int(self.vector.shape[0])
 
     def similarity(self, other: Embedding) -> float:
-        """The cosine of the two vectors, in [-1, 1].
+        """Return the cosine of the two vectors, in [-1, 1].
 
         Raises:
-            ValueError: they live in different spaces, where no number says how near they are.
+            ValueError: The vectors are of different spaces, so their cosine has no meaning.
         """
         if self.space != other.space:
             raise ValueError(f"a vector of {self.space} cannot be compared with one of {other.space}")
@@ -173,19 +153,6 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What `store` leaves: the item's quality."""
+    """The value of `store`: the item's quality, in [0, 1]."""
 
     quality: float
-
-
-def as_json(value: Any) -> Any:
-    """The outside form of a stage's value. The vector of an embedding lies beside it, in the store."""
-    match value:
-        case Text():
-            return {"text": value.text, "characters": value.characters}
-        case Embedding():
-            return {"space": value.space, "dimensions": value.dimensions}
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return asdict(value)
-        case _:  # a project's own stage may answer plain JSON
-            return value

@@ -1,4 +1,4 @@
-"""A search as a person makes it: by words, by meaning, or by both. Where no model can be had, by words alone."""
+"""Search stored items by keyword, by vector, or by both. Without a model, a hybrid search uses keywords alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_LIMIT = 1000
 
 
 class Mode(StrEnum):
-    """What is looked at."""
+    """The kind of search: by keyword, by vector, or both fused."""
 
     HYBRID = "hybrid"
     KEYWORD = "keyword"
@@ -29,7 +29,11 @@ class Mode(StrEnum):
 
     @classmethod
     def parse(cls, name: str) -> Mode:
-        """The mode of this name. Raises `UsageError` where there is none."""
+        """Return the mode of this name.
+
+        Raises:
+            UsageError: There is no such mode; the message lists the modes.
+        """
         if name not in set(cls):
             raise UsageError(f"--mode {name[:40]!r}: choose from {', '.join(cls)}")
         return cls(name)
@@ -37,7 +41,11 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What is looked for. Items of a quality below `min_quality` are left out."""
+    """One validated search. Items of a quality below `min_quality`, in [0, 1], are excluded.
+
+    Raises:
+        UsageError: A field is invalid; the message names the option.
+    """
 
     text: str
     mode: Mode = Mode.HYBRID
@@ -46,18 +54,18 @@ class Query:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise UsageError("there is nothing to search for; give a word, or a sentence")
+            raise UsageError("the query is empty; give a word or a sentence")
         if not 1 <= self.limit <= MAX_LIMIT:
             raise UsageError(f"--limit {self.limit}: choose from 1 to {MAX_LIMIT}")
         if not 0 <= self.min_quality <= 1:
             raise UsageError(f"--min-quality {self.min_quality:g}: a quality is from 0 to 1")
         if self.mode is Mode.KEYWORD and not store.words_of(self.text):
-            raise UsageError(f"there is no word in {self.text[:40]!r} to look for; give one, or try --mode vector")
+            raise UsageError(f"there is no word in {self.text[:40]!r}; give one, or try --mode vector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search came to, the best first; `notes` tell what was not looked at, and why."""
+class SearchResult:
+    """The hits of a search, best first. `notes` name the vector spaces that were not searched, and why."""
 
     query: Query
     hits: Sequence[Hit]
@@ -72,50 +80,50 @@ class Found:
         }
 
 
-def search(settings: Settings, database: Database, query: Query) -> Found:
-    """The items that go best with a query.
+def search(settings: Settings, database: Database, query: Query) -> SearchResult:
+    """Return the stored items that match a query best.
 
     Raises:
-        RepliError: a search by vectors alone, and there is nothing to compare with.
+        RepliError: The query has neither words nor comparable vectors.
     """
     text = clean_text(query.text)
     words = store.words_of(text) if query.mode is not Mode.VECTOR else []
     vectors: Vectors = {}
     notes: list[str] = []
     if query.mode is not Mode.KEYWORD:
-        vectors, notes = _vectors(text, spaces(database), settings.models.text)
+        vectors, notes = _query_vectors(text, spaces(database), settings.models.text)
         if not (words or vectors):
-            raise RepliError(_why_nothing(database, text, notes))
+            raise RepliError(_explain_no_search(database, text, notes))
     hits = store.search(database, words, vectors, limit=query.limit, min_quality=query.min_quality)
-    return Found(query=query, hits=hits, notes=notes)
+    return SearchResult(query=query, hits=hits, notes=notes)
 
 
-def _why_nothing(database: Database, text: str, notes: Sequence[str]) -> str:
-    """What keeps a query from being compared with anything, and what to do."""
+def _explain_no_search(database: Database, text: str, notes: Sequence[str]) -> str:
+    """Return why a query has nothing to compare with, and the next step."""
     reasons = "; ".join(notes)
     if not reasons:
-        reasons = f"no vector can be made of {text[:40]!r}" if spaces(database) else "no stored item has a vector"
+        reasons = f"{text[:40]!r} has no vector" if spaces(database) else "no stored item has a vector"
     return f"{reasons}; {'try --mode keyword' if store.words_of(text) else 'give a word to look for'}"
 
 
-def _vectors(text: str, of_store: Collection[str], model: str) -> tuple[Vectors, list[str]]:
-    """The query in each of the spaces in which it can be said, and which are left out."""
+def _query_vectors(text: str, stored_spaces: Collection[str], model: str) -> tuple[Vectors, list[str]]:
+    """Return the query's vector in each stored space that can be searched, and notes on the other spaces."""
     vectors: Vectors = {}
     notes: list[str] = []
-    left = set(of_store)
-    if HASHED_SPACE in left:
-        left.discard(HASHED_SPACE)
+    remaining = set(stored_spaces)
+    if HASHED_SPACE in remaining:
+        remaining.discard(HASHED_SPACE)
         [hashed] = hashed_words([text])
         if hashed.any():
             vectors = {**vectors, HASHED_SPACE: hashed}
-    if left:
+    if remaining:
         try:
             embedder = text_embedder.load(model)
-            if embedder.space in left:
-                left.discard(embedder.space)
+            if embedder.space in remaining:
+                remaining.discard(embedder.space)
                 vectors = {**vectors, embedder.space: embedder.embed([text])[0]}
         except RungError as error:
-            notes.append(f"no search by meaning: {error}")
+            notes.append(f"no vector search: {error}")
         else:
-            notes += [f"vectors of the space {space} are left out: its model is not the one in use" for space in left]
+            notes += [f"the space {space} is not searched: its model is not the one in use" for space in remaining]
     return vectors, notes

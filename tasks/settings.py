@@ -1,4 +1,4 @@
-"""Everything that can be set, as one frozen value. Stages and the store see only this."""
+"""All settings of a run, as one frozen value. Stages and the store read their settings only from it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from repli.tasks.fallback.policy import NO_OVERRIDES, Policy, RetryPolicy, rung_
 
 MIB = 1024 * 1024
 MAX_DIGITS = 12
-"""Of a number in a variable: beyond lies nothing that memory, or a clock, can do anything with."""
+"""The most digits of a number in a variable: no larger size or time is usable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """What fetching one asset may cost, and where it may go."""
+    """The limits of fetching one asset: size, time, redirects, and reachable locations."""
 
     max_bytes: int = 64 * MIB
     time_limit_s: float = 30.0
@@ -30,11 +30,11 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """Which models serve, and on what device the accelerated rung runs.
+    """The models of the stages, and the device of the accelerated rung.
 
-    An image model is `package:MODULE` (weights that an installed package carries), `timm:NAME` (any pretrained
-    timm model) or `timm:NAME@FILE` (a local checkpoint of that architecture). A text model is `package:MODULE`, a
-    folder, or any sentence-transformers name.
+    An image model is `package:MODULE` (weights from an installed package), `timm:NAME` (any pretrained timm model) or
+    `timm:NAME@FILE` (a local checkpoint of that architecture). A text model is `package:MODULE`, a folder, or any
+    sentence-transformers name.
     """
 
     gpu_device: str = "cuda"
@@ -45,8 +45,10 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One run's settings. Build it with `from_environment`; `policy` is set by a block but for its `expect`, see
-    `repli.flows.config.resolve`."""
+    """The settings of one run. Build it with `from_environment`.
+
+    The environment sets only the `expect` of `policy`; a block sets the rest, see `repli.flows.config.resolve`.
+    """
 
     home: Path
     database_url: str = field(repr=False)  # it may hold a password
@@ -59,46 +61,46 @@ class Settings:
 
     @property
     def blobs(self) -> Path:
-        """Where fetched bytes lie, by content."""
+        """Return the folder of the fetched bytes, which are named by their SHA-256."""
         return self.home / "blobs"
 
     @property
     def is_gpu_emulated(self) -> bool:
-        """Whether the accelerated rung runs on a plain processor, for demos and tests."""
+        """Return whether the accelerated rung runs on a CPU, for demos and tests."""
         return self.models.gpu_device.startswith("cpu")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """The settings that the `REPLI_*` variables of `environ` ask for.
+        """Build the settings from the `REPLI_*` variables of `environ`.
 
         Raises:
-            UsageError: a variable cannot be read; the message names it.
+            UsageError: A variable has an invalid value; the message names the variable.
         """
         home = Path(environ.get("REPLI_HOME") or "~/.repli").expanduser().absolute()
         fetch, models = FetchLimits(), ModelSettings()
         return cls(
             home=home,
             database_url=environ.get("REPLI_DATABASE_URL") or f"sqlite:///{home / 'repli.db'}",
-            batch_size=_whole_number(environ, "REPLI_BATCH_SIZE", 128),
+            batch_size=_read_positive_int(environ, "REPLI_BATCH_SIZE", 128),
             dask_address=environ.get("REPLI_DASK_ADDRESS") or None,
             fetch=FetchLimits(
-                max_bytes=_whole_number(environ, "REPLI_FETCH_MAX_BYTES", fetch.max_bytes),
-                time_limit_s=_whole_number(environ, "REPLI_FETCH_TIME_LIMIT_S", int(fetch.time_limit_s)),
-                allow_private_addresses=_switch(environ, "REPLI_ALLOW_PRIVATE_ADDRESSES"),
-                allow_outside_files=_switch(environ, "REPLI_ALLOW_OUTSIDE_FILES"),
+                max_bytes=_read_positive_int(environ, "REPLI_FETCH_MAX_BYTES", fetch.max_bytes),
+                time_limit_s=_read_positive_int(environ, "REPLI_FETCH_TIME_LIMIT_S", int(fetch.time_limit_s)),
+                allow_private_addresses=_read_switch(environ, "REPLI_ALLOW_PRIVATE_ADDRESSES"),
+                allow_outside_files=_read_switch(environ, "REPLI_ALLOW_OUTSIDE_FILES"),
             ),
             models=ModelSettings(
-                gpu_device=_device(environ, models.gpu_device),
+                gpu_device=_read_device(environ, models.gpu_device),
                 image_gpu=environ.get("REPLI_IMAGE_MODEL_GPU") or models.image_gpu,
                 image_cpu=environ.get("REPLI_IMAGE_MODEL_CPU") or models.image_cpu,
                 text=environ.get("REPLI_TEXT_MODEL") or models.text,
             ),
-            retry=RetryPolicy(below=_share(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
+            retry=RetryPolicy(below=_read_fraction(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
             policy=Policy(expect=rung_names(environ.get("REPLI_DRILL_EXPECT") or "")),
         )
 
 
-def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
+def _read_positive_int(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) > 0):
         wanted = f"a whole number above 0 of at most {MAX_DIGITS} digits"
@@ -106,23 +108,23 @@ def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _share(environ: Mapping[str, str], name: str, default: float) -> float:
+def _read_fraction(environ: Mapping[str, str], name: str, default: float) -> float:
     text = environ.get(name) or str(default)
     if not re.fullmatch(r"0?\.[0-9]{1,6}|[01](\.0{0,6})?", text):
         raise UsageError(f"{name}={text[:40]!r} is not a number from 0 to 1; correct it or unset it")
     return float(text)
 
 
-def _device(environ: Mapping[str, str], default: str) -> str:
+def _read_device(environ: Mapping[str, str], default: str) -> str:
     device = environ.get("REPLI_GPU_DEVICE") or default
     if not re.fullmatch(r"(cuda|cpu)(:[0-9]{1,3})?", device):
         raise UsageError(
-            f"REPLI_GPU_DEVICE={device[:40]!r} is no device; set it to cuda, cuda:0, or cpu to emulate one"
+            f"REPLI_GPU_DEVICE={device[:40]!r} is not a device; set it to cuda, cuda:0, or cpu to emulate one"
         )
     return device
 
 
-def _switch(environ: Mapping[str, str], name: str) -> bool:
+def _read_switch(environ: Mapping[str, str], name: str) -> bool:
     text = (environ.get(name) or "0").lower()
     if text not in {"0", "1", "false", "true", "no", "yes"}:
         raise UsageError(f"{name}={text!r} is neither yes nor no; set it to 1 or 0")

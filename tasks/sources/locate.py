@@ -1,7 +1,7 @@
-"""What a manifest declares as a document or an image, and the bytes of it, under limits.
+"""Locate and read the documents and images that a manifest declares, under limits.
 
-A declared value is a path, a URI, or (a document only) the text itself. `locate` says which, without a look at
-the network, and refuses what may not be read; `read` gets the bytes, of all but the web (`repli.tasks.sources.web`).
+A declared value is a path, a URI, or (a document only) the text itself. `locate` classifies it without using the
+network and refuses forbidden locations; `read` returns the bytes. `repli.tasks.sources.web` reads http and https.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ DRIVERS: Mapping[str, str] = {
     "abfss": "adlfs",
     "hf": "huggingface_hub",
 }
-"""The remote schemes that fsspec may open, each with the package that knows it. Nothing local, nothing chained."""
+"""The remote schemes that fsspec may open, each with the package of its driver. No local and no chained schemes."""
 
 CHUNK_BYTES = 1024 * 1024
-SHOWN_CHARACTERS = 200
-PATH_CHARACTERS = 255
+MAX_SHOWN_CHARACTERS = 200
+MAX_PATH_CHARACTERS = 255
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CHAINED = re.compile(r"(?:[a-z][a-z0-9+.-]*::)+[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -51,7 +51,7 @@ _PATH_START = re.compile(r"\.{0,2}/")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes, and their media type where something declares it."""
+    """Bytes, and their declared media type if there is one."""
 
     data: bytes = field(repr=False)
     media_type: str | None = None
@@ -59,10 +59,10 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where bytes are to be had.
+    """The location of one asset.
 
-    `uri` is full and without a password: fit to be stored and shown. `address` is what to open, a path or a URI
-    with everything in it. `declared` is how the manifest writes it, for messages. `scheme` is `file` for a path.
+    `uri` is absolute and has no password, so it may be stored and shown. `address` is the path or the complete URI
+    to open. `declared` is the manifest's spelling, for messages. `scheme` is `file` for a path.
     """
 
     uri: str
@@ -72,72 +72,74 @@ class Place:
 
     @property
     def is_web(self) -> bool:
-        """Whether `repli.tasks.sources.web` reads it."""
+        """Return whether `repli.tasks.sources.web` reads this place."""
         return self.scheme in WEB_SCHEMES
 
 
 def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -> Content | Place:
-    """Where the bytes of a declared value are, or the bytes themselves where the manifest carries them.
+    """Return the location of a declared value, or its bytes if the manifest carries them.
 
     ======================================================================  =============
-    a value                                                                 is
+    declared value                                                          result
     ======================================================================  =============
     ``data:[TYPE][;base64],…``                                              its own bytes
-    of a single line that begins with ``SCHEME://``                         a URI
-    of a single line, at most 255 characters, and one of: a file of that    a path
+    a single line that begins with ``SCHEME://``                            a URI
+    a single line of at most 255 characters, and one of: a file of that     a path
     name is in the folder; it ends in .html .htm .xhtml .pdf .txt .md
     .xml; it has no white space and ends in a suffix (a letter, up to
     seven more letters or digits) or begins with / ./ or ../
-    any other, where `may_be_text`                                          the text
+    any other, if `may_be_text`                                             the text
     any other                                                               a path
     ======================================================================  =============
 
-    Paths start in `folder`, and after links are followed must still be in it, unless the limits allow otherwise.
+    Paths are relative to `folder`. With symbolic links resolved they must still be in it, unless the limits allow
+    files outside.
 
     Raises:
-        InvalidItem: it is none of these, or is out of bounds; the message says what to do.
+        InvalidItem: The value has the wrong type, an unsupported scheme or a forbidden location; the message says
+            what to do.
     """
     if not isinstance(value, str):
         wanted = "text, a path or a URI" if may_be_text else "a path or a URI"
-        raise InvalidItem(f"the manifest has a value of type {type(value).__name__} here; write {wanted} as a string")
+        raise InvalidItem(f"the manifest declares a value of type {type(value).__name__}; write {wanted} as a string")
     text = value.strip()
     is_line = len(text.splitlines()) == 1
     if data := _DATA.match(text):
-        return _decoded(data, text[data.end() :], limits)
+        return _decode_data_uri(data, text[data.end() :], limits)
     if is_line and (_URI.match(text) or _CHAINED.match(text)):
         _check_characters(text)
-        return _uri(text, folder, limits)
+        return _locate_uri(text, folder, limits)
     if may_be_text and not (is_line and _looks_like_path(text, folder)):
         content = clean_text(value).encode()
         check_size(len(content), "the text", limits)
         return Content(content, "text/plain")
     _check_characters(text)
-    return _file(text, text, folder, limits)
+    return _locate_file(text, text, folder, limits)
 
 
 def hide_password(uri: str) -> str:
-    """`uri` with what stands before the host, a password or a token, replaced."""
+    """Return `uri` with the credentials before its host replaced by `***`."""
     return _PASSWORD.sub("***@", uri)
 
 
 def check_size(size: int, shown: str, limits: FetchLimits) -> None:
-    """Raise `ItemError` where `size` is above the limit."""
+    """Raise `ItemError` if `size`, in bytes, is above the limit."""
     if size > limits.max_bytes:
-        raise ItemError(f"{shown} is larger than {limits.max_bytes} bytes; raise REPLI_FETCH_MAX_BYTES or leave it out")
+        raise ItemError(f"{shown} is larger than {limits.max_bytes} bytes; raise REPLI_FETCH_MAX_BYTES or remove it")
 
 
-def too_slow(shown: str, limits: FetchLimits) -> ItemError:
-    """The error of what passed its deadline."""
+def timeout_error(shown: str, limits: FetchLimits) -> ItemError:
+    """Return the error for an asset whose reading passed its deadline."""
     return ItemError(f"{shown} took longer than {limits.time_limit_s:g} s; try later or raise REPLI_FETCH_TIME_LIMIT_S")
 
 
 def media_type_of(content: Content, name: str) -> str:
-    """The media type of `content`, which came from the URI `name`: what its bytes clearly are, else what was
-    declared, else what its name says.
+    """Return the media type of `content` that was read from the URI `name`, without parameters.
 
-    Wrongly named files are common, and so are servers that call everything octets. Parameters are not kept.
+    The signature of the bytes comes first, then the declared type, then the suffix of the name: wrongly named files
+    are common, and so are servers that declare everything as octet-stream.
     """
-    if sniffed := _sniffed(content.data[:1024]):
+    if sniffed := _sniff_media_type(content.data[:1024]):
         return sniffed
     if content.media_type and not content.media_type.endswith("/octet-stream"):
         return content.media_type
@@ -146,10 +148,10 @@ def media_type_of(content: Content, name: str) -> str:
 
 
 def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS) -> Content:
-    """The bytes of a `place` that is no web address: a regular file, or an object that one of the `drivers` knows.
+    """Read a regular file, or a remote object with one of the `drivers`. Web addresses are read by `Web.read`.
 
     Raises:
-        ItemError: they could not be had within the limits; the message names the place and the next step.
+        ItemError: Reading failed or exceeded the limits; the message names the place and the next step.
     """
     if place.scheme == "file":
         return Content(_read_file(place, limits))
@@ -158,10 +160,10 @@ def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS
 
 def _read_file(place: Place, limits: FetchLimits) -> bytes:
     try:
-        with open(place.address, "rb", opener=_open_at_once) as file:
-            mode = os.fstat(file.fileno()).st_mode  # of what was opened, whatever has its name by now
+        with open(place.address, "rb", opener=_open_without_blocking) as file:
+            mode = os.fstat(file.fileno()).st_mode  # of the open file: its path may have been replaced meanwhile
             if not stat.S_ISREG(mode):
-                raise InvalidItem(f"{place.declared} is no regular file but a device or a pipe; name a file")
+                raise InvalidItem(f"{place.declared} is a device or a pipe, not a regular file; name a regular file")
             content = file.read(limits.max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ItemError(
@@ -170,15 +172,15 @@ def _read_file(place: Place, limits: FetchLimits) -> bytes:
     except IsADirectoryError:
         raise InvalidItem(f"{place.declared} is a folder; name a file in it") from None
     except PermissionError:
-        raise ItemError(f"{place.declared} may not be read by this user; see its permissions") from None
+        raise ItemError(f"{place.declared} is not readable by this user; change its permissions") from None
     except OSError as error:
-        raise ItemError(f"{place.declared} cannot be read ({error.strerror}); correct it or see the disk") from error
+        raise ItemError(f"{place.declared} cannot be read ({error.strerror}); correct it or check the disk") from error
     check_size(len(content), place.declared, limits)
     return content
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting, which a named pipe without its other end would make us do."""
+def _open_without_blocking(path: str, flags: int) -> int:
+    """Open a file in non-blocking mode: opening a named pipe without a writer would block."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -186,7 +188,7 @@ def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
     deadline = time.monotonic() + limits.time_limit_s
     body = bytearray()
     try:
-        import fsspec  # 0.1 s that most manifests do without
+        import fsspec  # takes 0.1 s, and most manifests do not need it
 
         filesystem, path = fsspec.core.url_to_fs(place.address)
         with filesystem.open(path, "rb") as file:
@@ -194,7 +196,7 @@ def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
                 body += chunk
                 check_size(len(body), place.declared, limits)
                 if time.monotonic() > deadline:
-                    raise too_slow(place.declared, limits)
+                    raise timeout_error(place.declared, limits)
     except ItemError:
         raise
     except ImportError as error:
@@ -203,27 +205,27 @@ def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:
         ) from error
     except FileNotFoundError:
         raise ItemError(f"there is no object {place.declared}; put it there or correct the manifest") from None
-    except Exception as error:  # each driver raises errors of its own, and they are about this one object
+    except Exception as error:  # each driver raises its own error types, always about this one object
         reason = hide_password(str(error)) or type(error).__name__
-        raise ItemError(f"{place.declared} cannot be read ({reason}); see the credentials and the network") from error
+        raise ItemError(f"{place.declared} cannot be read ({reason}); check the credentials and the network") from error
     return bytes(body)
 
 
-def _decoded(data: re.Match[str], payload: str, limits: FetchLimits) -> Content:
-    """The content of a data URI (RFC 2397), read leniently: white space and missing padding are put up with."""
+def _decode_data_uri(data: re.Match[str], payload: str, limits: FetchLimits) -> Content:
+    """Decode a data URI (RFC 2397). White space and missing padding are accepted."""
     octets = unquote_to_bytes(clean_text(payload))
     if data["options"].lower().endswith(";base64"):
         compact = b"".join(octets.split()).rstrip(b"=")
         try:
             octets = base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
         except binascii.Error as error:
-            raise InvalidItem(f"the data URI is not in base64 ({error}); write it again") from None
+            raise InvalidItem(f"the data URI is not in base64 ({error}); encode it again") from None
     check_size(len(octets), "the data URI", limits)
     return Content(octets, (data["type"] or "text/plain").lower())
 
 
-def _uri(uri: str, folder: str, limits: FetchLimits) -> Place:
-    declared = _shown(hide_password(uri))
+def _locate_uri(uri: str, folder: str, limits: FetchLimits) -> Place:
+    declared = _shorten(hide_password(uri))
     scheme = uri.partition(":")[0].lower()
     if "::" not in uri and scheme == "file":
         try:
@@ -234,40 +236,40 @@ def _uri(uri: str, folder: str, limits: FetchLimits) -> Place:
             raise InvalidItem(f"{declared} is on another machine ({parts.netloc}); write file:///PATH")
         path = url2pathname(parts.path)
         _check_characters(path)
-        return _file(path, declared, folder, limits)
+        return _locate_file(path, declared, folder, limits)
     if scheme in WEB_SCHEMES or (scheme in DRIVERS and "::" not in uri):
         return Place(hide_password(uri), uri, declared, scheme)
     allowed = ", ".join(f"{name}://" for name in (*sorted(WEB_SCHEMES), "file", *DRIVERS))
-    raise InvalidItem(f"{declared} is of a scheme that is not read; write a path, or one of {allowed}")
+    raise InvalidItem(f"{declared} has an unsupported scheme; write a path, or one of {allowed}")
 
 
-def _file(path: str, declared: str, folder: str, limits: FetchLimits) -> Place:
+def _locate_file(path: str, declared: str, folder: str, limits: FetchLimits) -> Place:
     root = Path(os.path.realpath(folder or os.curdir))
-    full = Path(os.path.realpath(root / path))  # Path.resolve raises on a circle of links
+    full = Path(os.path.realpath(root / path))  # Path.resolve raises on circular links
     if not (limits.allow_outside_files or full.is_relative_to(root)):
         raise InvalidItem(
-            f"{_shown(declared)} is outside of the manifest's folder; move it there, or set "
+            f"{_shorten(declared)} is outside of the manifest's folder; move it into the folder, or set "
             "REPLI_ALLOW_OUTSIDE_FILES=1 if you trust this manifest"
         )
-    return Place(full.as_uri(), str(full), _shown(declared), "file")
+    return Place(full.as_uri(), str(full), _shorten(declared), "file")
 
 
 def _looks_like_path(line: str, folder: str) -> bool:
-    if len(line) > PATH_CHARACTERS:
+    if len(line) > MAX_PATH_CHARACTERS:
         return False
-    if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(f"{folder or '.'}/{line}"):  # noqa: PTH113  Path's raises
+    if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(f"{folder or '.'}/{line}"):  # noqa: PTH113  Path.is_file raises
         return True
     return len(line.split()) == 1 and bool(_ANY_SUFFIX.search(line) or _PATH_START.match(line))
 
 
 def _check_characters(text: str) -> None:
-    """Raise `InvalidItem` for characters that no path or URI has."""
+    """Raise `InvalidItem` for characters that are invalid in every path and URI."""
     if text != clean_text(text):
-        raise InvalidItem(f"{_shown(clean_text(text))} holds a null byte or half a character; correct it")
+        raise InvalidItem(f"{_shorten(clean_text(text))} holds a null byte or a lone surrogate; correct it")
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 
 
 _MAGIC: Mapping[bytes, str] = {
@@ -283,8 +285,8 @@ _HTML = re.compile(_BEFORE_MARKUP + rb"<(?:!doctype\s+html|html)[\s>]", re.IGNOR
 _SVG = re.compile(_BEFORE_MARKUP + rb"(?:<!doctype\s+svg[^>]*>\s*)?<svg[\s>]", re.IGNORECASE | re.DOTALL)
 
 
-def _sniffed(start: bytes) -> str | None:
-    """The media type that the first bytes clearly tell."""
+def _sniff_media_type(start: bytes) -> str | None:
+    """Return the media type that the first bytes identify, or None."""
     for magic, media_type in _MAGIC.items():
         if start.startswith(magic):
             return media_type

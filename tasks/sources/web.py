@@ -1,9 +1,9 @@
-"""http and https under limits: a deadline on the whole, a size, few redirects, and no way into a private network.
+"""Read http and https URIs under limits: a total deadline, a size, few redirects, and no access to private networks.
 
-A manifest is written by others, so a URI in it must not reach what only this machine can reach. Every connection,
-on every redirect, goes to an address that was checked a moment before: the name is resolved once, here, and the
-connection is made to that very address, so that a name that changes its mind (DNS rebinding) gains nothing.
-Proxies from the environment are ignored, because a proxy would resolve the name again.
+A manifest is untrusted input, so its URIs must not reach addresses that only this machine can reach (server-side
+request forgery). Every connection, after a redirect too, goes to an address that was checked: the name is resolved
+once, here, and the connection is made to that address, which defeats DNS rebinding. Proxies from the environment are
+ignored, because a proxy would resolve the name again.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ import stamina
 
 from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.settings import FetchLimits
-from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, too_slow
+from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
 
 if TYPE_CHECKING:
     import ssl
 
 Resolve = Callable[[str, int], Sequence[str]]
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 MAX_WAIT_S = 2.0
 
 _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
-_ASK_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# One known coding at most: of a chain of them a few kilobytes could become terabytes.
-_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
-_LENGTH = re.compile(r"[0-9]{1,18}")
+_RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+# At most one known coding: a chain of codings can expand a few kilobytes to terabytes.
+_ALLOWED_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class TransientError(ItemError):
-    """The origin did not answer as it should; asking again in a moment may help."""
+    """A failure of the origin that may pass: a retry can succeed."""
 
 
 class Web:
-    """Reads http and https URIs. Threads may share one; connections are kept until `close`.
+    """A reader of http and https URIs. Thread-safe; connections are kept open until `close`.
 
     Args:
-        limits: what one URI may cost, and whether private addresses are allowed.
-        resolve: the addresses of a host and port, best first; raises OSError where there are none.
-        backend: what connects to an address. Tests hand in their own.
+        limits: The size, time and redirects allowed for one URI, and whether private addresses are allowed.
+        resolve: Returns the addresses of a host and port, best first; raises OSError if there are none.
+        backend: Opens connections to addresses. Tests pass their own.
     """
 
     def __init__(
@@ -62,25 +62,26 @@ class Web:
         self._pool = httpcore.ConnectionPool(
             ssl_context=_ssl_context(),
             max_connections=None,
-            network_backend=_CheckedBackend(limits, resolve or addresses_of, backend or httpcore.SyncBackend()),
+            network_backend=_CheckedBackend(limits, resolve or resolve_addresses, backend or httpcore.SyncBackend()),
         )
 
     def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the open connections."""
         self._pool.close()
 
     def read(self, place: Place) -> Content:
-        """The body behind the `place`, its media type as the server declares it.
+        """Return the body at `place`, with the media type that the server declares.
 
-        Trouble that may pass (no connection, 429, 5xx) is tried again a few times, with jitter, before the deadline.
+        Transient failures (no connection, 429, 5xx) are retried with jitter, up to `MAX_ATTEMPTS` requests within the
+        time limit.
 
         Raises:
-            ItemError: it could not be had; the message names the URI without its password, and the next step.
+            ItemError: Reading failed; the message names the URI without its password, and the next step.
         """
         deadline = time.monotonic() + self._limits.time_limit_s
         tries = stamina.retry_context(
             on=TransientError,
-            attempts=TRIES,
+            attempts=MAX_ATTEMPTS,
             timeout=self._limits.time_limit_s,
             wait_initial=0.1,
             wait_max=MAX_WAIT_S,
@@ -94,53 +95,53 @@ class Web:
     def _read_once(self, place: Place, deadline: float) -> Content:
         shown = place.declared
         try:
-            return self._follow(shown, httpx.URL(place.address), deadline)
+            return self._follow_redirects(shown, httpx.URL(place.address), deadline)
         except httpx.InvalidURL as error:
             raise InvalidItem(f"{shown} is not a URL ({error}); correct it in the manifest") from error
         except httpcore.TimeoutException as error:
-            raise too_slow(shown, self._limits) from error
+            raise timeout_error(shown, self._limits) from error
         except httpx.DecodingError as error:
-            raise ItemError(f"{shown} sent a body that cannot be decoded ({error}); tell its owner") from error
+            raise ItemError(f"{shown} sent a body that cannot be decoded ({error}); report it to the site") from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise TransientError(f"{shown} did not answer ({_reason(error)}); see that the server is there") from error
+            raise TransientError(f"{shown} did not answer ({_reason(error)}); check that the server is up") from error
 
-    def _follow(self, declared: str, url: httpx.URL, deadline: float) -> Content:
+    def _follow_redirects(self, declared: str, url: httpx.URL, deadline: float) -> Content:
         seen: list[httpx.URL] = []
         while len(seen) <= self._limits.max_redirects:
             name = f"{declared} (redirected to {hide_password(str(url))})" if seen else declared
             if url.scheme not in WEB_SCHEMES or not url.host or not 0 < (url.port or 80) < 65536:
-                raise (ItemError if seen else InvalidItem)(f"{name}: that is no web address; correct it")
+                raise (ItemError if seen else InvalidItem)(f"{name}: that is not a web address; correct it")
             if url in seen:
-                raise ItemError(f"{name}: it redirects in a circle; correct it in the manifest or tell its owner")
+                raise ItemError(f"{name}: it redirects in a circle; correct it or report it to the site")
             seen.append(url)
             try:
-                answer = self._ask(url, deadline)
+                answer = self._request(url, deadline)
             except ItemError as error:
                 raise type(error)(f"{name}: {error}") from error
             if isinstance(answer, Content):
                 return answer
             url = answer
-        raise ItemError(f"{declared}: it redirects more than {self._limits.max_redirects} times; write where it ends")
+        raise ItemError(f"{declared}: it redirects more than {self._limits.max_redirects} times; write the final URL")
 
-    def _ask(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
-        """What `url` answers: a body, or where it redirects to."""
+    def _request(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
+        """Request `url` once. Return its body, or the URL that it redirects to."""
         request = httpx.Request("GET", url, headers=_HEADERS)
         if url.userinfo:
             request = next(httpx.BasicAuth(url.username, url.password).auth_flow(request))
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        until = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}  # points in time: see _Stream
-        with self._pool.stream("GET", target, headers=request.headers.raw, extensions=until) as answer:
+        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}  # points in time: see _Stream
+        with self._pool.stream("GET", target, headers=request.headers.raw, extensions=timeouts) as answer:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
-            if response.status_code in _REDIRECTS and "location" in response.headers:
-                return _redirected(url, response.headers["location"])
-            if response.status_code in _ASK_AGAIN:
+            if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
+                return _join_location(url, response.headers["location"])
+            if response.status_code in _RETRYABLE_STATUSES:
                 raise TransientError(f"it answered {_status(response)}; try later")
             if not response.is_success:
-                raise ItemError(f"it answered {_status(response)}; correct it in the manifest or see who may read it")
-            if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
-                raise ItemError("it is sent in a coding that was not asked for; tell its owner")
+                raise ItemError(f"it answered {_status(response)}; correct it in the manifest or check who may read it")
+            if response.headers.get("content-encoding", "").strip().lower() not in _ALLOWED_CODINGS:
+                raise ItemError("it is sent in a content coding that was not requested; report it to the site")
             length = response.headers.get("content-length", "")
-            check_size(int(length) if _LENGTH.fullmatch(length) else 0, "the body", self._limits)
+            check_size(int(length) if _CONTENT_LENGTH.fullmatch(length) else 0, "the body", self._limits)
             body = bytearray()
             for chunk in response.iter_bytes():
                 body += chunk
@@ -149,16 +150,19 @@ class Web:
             return Content(bytes(body), media_type or None)
 
 
-def addresses_of(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver knows, in its order."""
+def resolve_addresses(host: str, port: int) -> Sequence[str]:
+    """Return the addresses of `host` from the system's resolver, in its order."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: str) -> bool:
-    """Whether anybody on the internet can reach `address`, so that reaching it from here gives nothing away.
+    """Return whether `address` is globally reachable, so that a request from here exposes nothing private.
 
-    IPv4 addresses inside IPv6 ones (mapped, NAT64) count as what they are. Raises ValueError for no address.
+    An IPv4 address inside an IPv6 one (mapped, NAT64) is judged as the IPv4 address.
+
+    Raises:
+        ValueError: `address` is not an IP address.
     """
     parsed = ip_address(address)
     if isinstance(parsed, IPv6Address):
@@ -170,7 +174,7 @@ def is_public(address: str) -> bool:
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to addresses that were checked, and to nothing else."""
+    """A network backend that connects only to checked addresses."""
 
     def __init__(self, limits: FetchLimits, resolve: Resolve, backend: httpcore.NetworkBackend) -> None:
         self._limits = limits
@@ -185,26 +189,26 @@ class _CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._allowed(host, port)
+        addresses = self._resolve_allowed(host, port)
         for position, address in enumerate(addresses, start=1):
-            left = _left(timeout) / (len(addresses) - position + 1)
+            share_s = _remaining_s(timeout) / (len(addresses) - position + 1)
             try:
-                return _Stream(self._backend.connect_tcp(address, port, left, local_address, socket_options))
+                return _Stream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if position == len(addresses):
                     raise
-        raise AssertionError("there is an address, or _allowed raised")  # pragma: no cover
+        raise AssertionError("there is an address, or _resolve_allowed raised")  # pragma: no cover
 
-    def _allowed(self, host: str, port: int) -> Sequence[str]:
+    def _resolve_allowed(self, host: str, port: int) -> Sequence[str]:
         try:
             addresses = self._resolve(host, port)
         except socket.gaierror as error:
             kind = TransientError if error.errno == socket.EAI_AGAIN else ItemError
-            raise kind(f"the name {host} has no address ({error.strerror}); correct it or see the network") from error
+            raise kind(f"the name {host} has no address ({error.strerror}); correct it or check the network") from error
         except OSError as error:
-            raise ItemError(f"the name {host} cannot be resolved ({error}); see the network") from error
+            raise ItemError(f"the name {host} cannot be resolved ({error}); check the network") from error
         except UnicodeError as error:
-            raise InvalidItem(f"there can be no name {host} ({error}); correct it") from error
+            raise InvalidItem(f"{host} is not a valid host name ({error}); correct it") from error
         if self._limits.allow_private_addresses:
             return addresses
         public = [address for address in addresses if is_public(address)]
@@ -217,19 +221,19 @@ class _CheckedBackend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose time-outs are points in time, so that no peer can stretch a request byte by byte.
+    """A connection whose time-outs are points in time, so that a slow peer cannot prolong a request byte by byte.
 
-    httpcore hands the time-outs of a request through to here; `Web` puts the request's deadline in their place.
+    httpcore passes the time-outs of a request to this class; `Web` sets them to the request's deadline.
     """
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout))
+        return self._stream.read(max_bytes, _remaining_s(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(timeout))
+        self._stream.write(buffer, _remaining_s(timeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -237,7 +241,7 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _remaining_s(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -245,22 +249,22 @@ class _Stream(httpcore.NetworkStream):
 
 @lru_cache(maxsize=1)
 def _ssl_context() -> ssl.SSLContext:
-    """The certificates that are trusted: reading them takes longer than most fetches."""
+    """Return the trusted certificates, loaded once: loading takes longer than most fetches."""
     return httpx.create_ssl_context()
 
 
-def _left(deadline: float | None) -> float:
-    left = (deadline or 0.0) - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout("the deadline is over")
-    return left
+def _remaining_s(deadline: float | None) -> float:
+    remaining = (deadline or 0.0) - time.monotonic()
+    if remaining <= 0:
+        raise httpcore.ReadTimeout("the deadline has passed")
+    return remaining
 
 
-def _redirected(url: httpx.URL, location: str) -> httpx.URL:
+def _join_location(url: httpx.URL, location: str) -> httpx.URL:
     try:
         return url.join(location)
     except httpx.InvalidURL as error:
-        raise ItemError(f"it redirects to what is no URL ({error}); tell its owner") from error
+        raise ItemError(f"it redirects to an invalid URL ({error}); report it to the site") from error
 
 
 def _status(response: httpx.Response) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from repli.flows.cli.render import hits_page
 from repli.tasks.fallback import RepliError, UsageError
-from repli.tasks.search import MAX_LIMIT, Found, Mode, Query, search
+from repli.tasks.search import MAX_LIMIT, Mode, Query, SearchResult, search
 from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.stages.embed_text import HASHED_SPACE
 from repli.tasks.storage.database import Database
@@ -70,7 +70,7 @@ def test_what_has_hashed_words_is_found_by_its_words(store: tuple[Settings, Data
 
 
 def test_its_json_is_the_contract(store: tuple[Settings, Database]) -> None:
-    """The names of section 11 of the design."""
+    """The keys of `repli search --json`."""
     found = search(*store, Query(text="molten rock", limit=1)).as_json()
     assert (found["query"], found["mode"]) == ("molten rock", "hybrid")
     [hit] = found["hits"]
@@ -99,16 +99,16 @@ def test_the_page_of_a_search_says_what_the_hits_are() -> None:
     whole = Hit(id="a", name="[red]Ash[/]", score=1, quality=1, snippet=f"an {BEGIN}ash{END} [b]tree[/b]")
     less = Hit(id="b", name=None, score=0.25, quality=0.72, degraded=("classify_image", "embed_text"))
     query = Query(text="ash")
-    shown = printed(hits_page(Found(query=query, hits=[whole, less], notes=["no search by meaning"])))
+    shown = printed(hits_page(SearchResult(query=query, hits=[whole, less], notes=["no vector search"])))
     lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines() if line.strip()]
     assert lines == [
-        "no search by meaning",
+        "no vector search",
         "[red]Ash[/]  a  score 1.000  quality 1",
         "an ash [b]tree[/b]",
         "b  b  score 0.250  quality 0.72 · degraded: classify_image, embed_text",
     ]
     assert re.search(r"\x1b\[[\d;]+mash\x1b", shown)
-    assert "Nothing was found." in printed(hits_page(Found(query=query, hits=[])))
+    assert "Nothing was found." in printed(hits_page(SearchResult(query=query, hits=[])))
 
 
 def printed(page: RenderableType) -> str:
@@ -160,8 +160,8 @@ def test_odd_queries_have_answers(store: tuple[Settings, Database], text: str) -
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"text": ""}, "nothing to search for"),
-        ({"text": " \n"}, "nothing to search for"),
+        ({"text": ""}, "the query is empty"),
+        ({"text": " \n"}, "the query is empty"),
         ({"text": "🚀", "mode": Mode.KEYWORD}, "give one, or try --mode vector"),
         ({"text": "x", "limit": 0}, "--limit 0"),
         ({"text": "x", "limit": MAX_LIMIT + 1}, "--limit 1001"),

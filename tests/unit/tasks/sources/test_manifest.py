@@ -196,7 +196,7 @@ class TestUnusable:
             (b'{"id": 1%s, "name": "n"}' % (b"0" * 600), "has an id of 601 characters; the limit is 512"),
             (b'{"id": 1%s, "name": "n"}' % (b"0" * 6000), "is not JSON (Exceeds the limit"),
             (b'{"id": "a\\u0000b", "name": "n"}', "has an id with a null byte"),
-            (b'{"id": "a\\udfff", "name": "n"}', "has an id with a null byte, half a surrogate pair"),
+            (b'{"id": "a\\udfff", "name": "n"}', "has an id with a null byte, a lone surrogate"),
             (nested(MAX_LEVELS), f"holds lists or objects more than {MAX_LEVELS} deep; flatten it"),
             (nested(600), f"holds lists or objects more than {MAX_LEVELS} deep; flatten it"),
             (nested(100_000), f"holds lists or objects more than {MAX_LEVELS} deep; flatten it"),
@@ -224,7 +224,7 @@ class TestUnusable:
         assert (one.name, three.name) == ("one", "three")
         assert (two.id, two.problem) == (
             "items.csv:3",
-            "line 3 of items.csv has more fields than the first line; put quotes around commas",
+            "line 3 of items.csv has more fields than the first line; quote the fields that contain commas",
         )
 
     def test_a_csv_row_with_broken_quotes(self, write: Write) -> None:
@@ -237,7 +237,9 @@ class TestUnusable:
         """Its own line is no item, and is named; the lines that it would take along are items."""
         one, two, three, four = read(write(b"id,name", b"a,one", b'b,"two', b"c,three", b"d,four", name="items.csv"))
         assert (one.name, three.name, four.name) == ("one", "three", "four")
-        assert two.problem == "line 3 of items.csv is not CSV (unexpected end of data); correct it, and see its quotes"
+        assert (
+            two.problem == "line 3 of items.csv is not CSV (unexpected end of data); correct it, and check its quotes"
+        )
 
     def test_a_csv_field_of_several_lines(self, write: Write) -> None:
         """Line breaks in quotes belong to the field, and are counted as lines of the file."""
@@ -274,8 +276,8 @@ class TestNoManifest:
             ("a.csv", b"sku,name\n1,n\n", "has no column 'id' in its first line; add it"),
             ("a.csv", b"id;name\n1;n\n", "has no column 'id' in its first line"),
             ("a.csv", "id,name\n1,n\n".encode("utf-16"), "has no column 'id' in its first line"),
-            ("a.parquet", b"", "is no Parquet file that can be read"),
-            ("a.parquet", b"PAR1 and then nothing PAR1", "is no Parquet file that can be read"),
+            ("a.parquet", b"", "is not a readable Parquet file"),
+            ("a.parquet", b"PAR1 and then nothing PAR1", "is not a readable Parquet file"),
             ("a.xlsx", b"PK", "is none of .jsonl, .ndjson, .csv, .parquet; convert it"),
         ],
     )
@@ -308,14 +310,14 @@ class TestNoManifest:
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"id": [str(number) for number in range(5000)]}), path)
         path.write_bytes(path.read_bytes()[:2000])
-        with pytest.raises(UsageError, match="no Parquet file that can be read"):
+        with pytest.raises(UsageError, match="not a readable Parquet file"):
             list(read(path))
 
     def test_a_parquet_file_with_text_that_is_none(self, tmp_path: Path) -> None:
         """Bytes that are not UTF-8 in a text column are an error of the file, not a traceback."""
         names = pa.array([b"Caf\xe9"], pa.binary()).view(pa.string())
         pq.write_table(pa.table({"id": ["a"], "name": names}), tmp_path / "a.parquet")
-        with pytest.raises(UsageError, match="no Parquet file that can be read"):
+        with pytest.raises(UsageError, match="not a readable Parquet file"):
             list(read(tmp_path / "a.parquet"))
 
 

@@ -16,7 +16,7 @@ import pytest
 from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
-from repli.tasks.sources.web import TRIES, TransientError, Web, is_public
+from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public
 
 OPEN = FetchLimits(allow_private_addresses=True, time_limit_s=5)
 CHECKED = FetchLimits(time_limit_s=5)
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
         match self.path:
             case "/ok":
                 self.answer(200, b"<html>ok</html>", {"Content-Type": "Text/HTML; charset=utf-8", "Set-Cookie": "a=b"})
-            case "/flaky" if self.server.requests[self.path] < TRIES:
+            case "/flaky" if self.server.requests[self.path] < MAX_ATTEMPTS:
                 self.answer(500)
             case "/flaky":
                 self.answer(200, b"at last")
@@ -186,7 +186,7 @@ def test_a_missing_page_is_told_at_once(site: Site) -> None:
 def test_an_error_that_passes_is_tried_again(site: Site) -> None:
     """Two 500s and then a page are a page."""
     assert read(f"{site.url}/flaky").data == b"at last"
-    assert site.requests["/flaky"] == TRIES
+    assert site.requests["/flaky"] == MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("path", ["/down", "/busy"])
@@ -194,7 +194,7 @@ def test_an_error_that_stays_is_told_after_a_few_tries(site: Site, path: str) ->
     """503 and 429 are tried a few times, and not for ever."""
     with pytest.raises(TransientError, match="try later"):
         read(site.url + path)
-    assert site.requests[path] == TRIES
+    assert site.requests[path] == MAX_ATTEMPTS
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
@@ -202,7 +202,7 @@ def test_a_server_that_is_not_there_is_told() -> None:
     backend = Scripted()
     with pytest.raises(TransientError, match=r"http://shop\.test/a did not answer \(refused\)"):
         read("http://shop.test/a", CHECKED, resolve=lambda host, port: [PUBLIC], backend=backend)
-    assert backend.connected == [PUBLIC] * TRIES
+    assert backend.connected == [PUBLIC] * MAX_ATTEMPTS
 
 
 def test_a_redirect_in_a_circle_is_told(site: Site) -> None:
@@ -222,13 +222,13 @@ def test_redirects_are_counted(site: Site) -> None:
 @pytest.mark.parametrize(("path", "place"), [("/file", "file:/+etc/passwd"), ("/ftp", "ftp://shop.test/a")])
 def test_a_redirect_never_leaves_the_web(site: Site, path: str, place: str) -> None:
     """A server cannot point at a file of this machine, or at a protocol that is not checked."""
-    with pytest.raises(ItemError, match=rf"redirected to {place}\): that is no web address"):
+    with pytest.raises(ItemError, match=rf"redirected to {place}\): that is not a web address"):
         read(site.url + path)
 
 
 def test_a_redirect_to_nonsense_is_told(site: Site) -> None:
     """A location that is no URL is an error of the item."""
-    with pytest.raises(ItemError, match="redirects to what is no URL"):
+    with pytest.raises(ItemError, match="redirects to an invalid URL"):
         read(f"{site.url}/broken")
 
 
@@ -371,7 +371,7 @@ def test_a_malformed_url_is_the_items_own_fault(uri: str) -> None:
 
 def test_a_name_too_long_for_the_resolver_is_told() -> None:
     """The resolver's odd errors are errors of the item."""
-    with pytest.raises(InvalidItem, match="there can be no name"):
+    with pytest.raises(InvalidItem, match="is not a valid host name"):
         read(f"http://{'a' * 64}.test/")
 
 

@@ -1,0 +1,48 @@
+"""The JSON form and the fingerprint of stage values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from decimal import Decimal
+from typing import Any
+
+from repli.tasks.items import Embedding, Text
+
+
+def as_json(value: Any) -> Any:
+    """Return the JSON form of a stage's value. The store keeps the vector of an embedding in a column of its own."""
+    match value:
+        case Text():
+            return {"text": value.text, "characters": value.characters}
+        case Embedding():
+            return {"space": value.space, "dimensions": value.dimensions}
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        case _:  # a custom stage may return plain JSON
+            return value
+
+
+def fingerprint(value: Any) -> str | None:
+    """Return the SHA-256 of a stage's input, in hexadecimal, the same in every process.
+
+    None for a circular input, and for one with other values than JSON types, dataclasses, decimals and mappings:
+    changes of such an input cannot be detected.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=_json_default)
+    except (TypeError, ValueError):
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json_default(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"values of type {type(value).__name__} cannot be serialised to JSON")
