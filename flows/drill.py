@@ -1,4 +1,4 @@
-"""The weekly drill: every rung of every chain on a sample, in shadow. No fallback runs for the first time at 3 a.m."""
+"""The flow `drill`: call every rung on a sample, so that no fallback runs for the first time at 3 a.m."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
-BACK_WITHIN_S = 10.0
-"""A worker that its nanny restarts is back earlier."""
+RESTART_LIMIT_S = 10.0
+"""Seconds to wait for a worker that died. A nanny restarts its worker sooner."""
 
 
 @flow(name="drill", task_runner=task_runner(), persist_result=False)
 def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
-    """Call every rung of every chain on a sample of the stored items, in shadow, and judge what they answer.
+    """Call every rung of every chain on a sample of the stored items, in shadow, and judge the answers.
 
-    The parameters are those of `repli.flows.config.parameters`.
+    The parameters are described in `repli.flows.config.parameters`.
     """
     settings = configured_settings()
     pipeline = PIPELINE.with_policy(settings.policy)
@@ -49,23 +49,25 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
     started_at = datetime.now(UTC)
     item_ids = stratified(database, sample)
     if not item_ids:
-        raise RepliError(f"there is nothing in {database} to drill on; run `repli run SOURCE` first")
-    verdict = _drill_stages(database, item_ids, settings, pipeline)
+        raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
+    verdict = _drill_pipeline(database, item_ids, settings, pipeline)
     report = verdict.as_json()
     drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
-    return _ending(database, verdict)
+    return _last_state(database, verdict)
 
 
-def _drill_stages(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:
-    """Every stage on a worker that its primary can run on; the stages beside each other."""
+def _drill_pipeline(
+    database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline
+) -> DrillVerdict:
+    """Drill all stages at once, each on a worker that can run its primary, and return the verdict."""
     client = dask_client()
     primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
-    routing = Routing(client, database, forced=primaries)  # whatever the breakers say
+    routing = Routing(client, database, forced=primaries)  # breakers are ignored
     workers = max(1, len(routing.workers()))
 
-    def begin(stage: AnyStage) -> Drilling:
-        with suppress(TimeoutError):  # one that died is soon back
-            client.wait_for_workers(workers, timeout=BACK_WITHIN_S)
+    def submit(stage: AnyStage) -> StageDrill:
+        with suppress(TimeoutError):  # go on with the workers that there are
+            client.wait_for_workers(workers, timeout=RESTART_LIMIT_S)
         wanted = dict(routing.resources_for(stage))
         with dask.annotate(resources=wanted) if wanted else nullcontext():
             return drill_stage.submit(stage.name, item_ids, settings)
@@ -73,12 +75,12 @@ def _drill_stages(database: Database, item_ids: Sequence[str], settings: Setting
     rungs: list[RungVerdict] = []
     rules: list[RuleVerdict] = []
     problems: list[str] = []
-    for stage, ended in drilled(pipeline.stages, begin):
+    for stage, ended in run_stage_drills(pipeline.stages, submit):
         if not isinstance(ended, Exception):
             rungs += ended[0]
             rules += ended[1]
             continue
-        problems.append(f"{stage.name}: {_why(ended)}")
+        problems.append(f"{stage.name}: {_reason(ended)}")
         rungs += [
             RungVerdict(stage=stage.name, rung=rung, is_reached=False, reason="its stage could not be drilled")
             for rung in stage.chain.rung_names
@@ -86,40 +88,42 @@ def _drill_stages(database: Database, item_ids: Sequence[str], settings: Setting
     return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems)
 
 
-class Drilling(Protocol):
-    """The drill of one stage, somewhere. `result` waits for its end."""
+class StageDrill(Protocol):
+    """A submitted drill of one stage. `result` waits for its end."""
 
     def result(self) -> Any: ...
 
 
-def drilled(
-    stages: Sequence[AnyStage], begin: Callable[[AnyStage], Drilling]
+def run_stage_drills(
+    stages: Sequence[AnyStage], submit: Callable[[AnyStage], StageDrill]
 ) -> list[tuple[AnyStage, StageVerdict | Exception]]:
-    """How the drill of each stage ended, in the order of the stages.
+    """Return the verdict on each stage, or the error that ended its drill, in the order of the stages.
 
-    Dask blames every stage that waited on a worker that died. Those are begun again, one at a time with nothing else
-    beside it: what dies then did it itself.
+    Dask blames every stage that waited on a worker that died. Those are submitted again, one at a time with nothing
+    else in flight: a death then has one possible cause.
     """
-    begun = [(stage, begin(stage)) for stage in stages]
-    ended = [(stage, _ended(drilling)) for stage, drilling in begun]
-    return [(stage, _ended(begin(stage)) if isinstance(verdict, KilledWorker) else verdict) for stage, verdict in ended]
+    submitted = [(stage, submit(stage)) for stage in stages]
+    ended = [(stage, _verdict(drill)) for stage, drill in submitted]
+    return [
+        (stage, _verdict(submit(stage)) if isinstance(verdict, KilledWorker) else verdict) for stage, verdict in ended
+    ]
 
 
-def _ended(drilling: Drilling) -> StageVerdict | Exception:
+def _verdict(drill: StageDrill) -> StageVerdict | Exception:
     try:
-        return cast(StageVerdict, drilling.result())
-    except Exception as error:  # noqa: BLE001  a drill that cannot be held is a drill that failed
+        return cast(StageVerdict, drill.result())
+    except Exception as error:  # noqa: BLE001  a drill that could not run is a drill that failed
         return error
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, KilledWorker):
-        return "a rung of it killed its worker, or hung where nothing could cut it off"
+        return "one of its rungs killed the worker, or hung and could not be cut off"
     return f"{type(error).__name__}: {error}"
 
 
-def _ending(database: Database, verdict: DrillVerdict) -> State[dict[str, Any]]:
-    """The flow's last state: failed where the verdict is bad, so that an automation can wake somebody."""
+def _last_state(database: Database, verdict: DrillVerdict) -> State[dict[str, Any]]:
+    """Publish the report, and return the flow's last state: failed on a bad verdict, for automations to alert on."""
     page = markdown(str(verdict), drills.latest(database))
     create_markdown_artifact(page, key="drill-report", description=str(verdict))
     events.drill_ended(verdict.as_json(), verdict.failures)

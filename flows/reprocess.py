@@ -1,8 +1,8 @@
-"""The healing flow: what was stored degraded, or failed, is done again where it may succeed now, and nothing else is.
+"""The flow `reprocess`: repeat degraded and failed stages whose better rungs are available again, and nothing else.
 
-First comes what an earlier run was killed over: items with better results than they are stored with. Then it goes by
-stages. A stage may be done again where some rung better than the one that served can be called; a few items of each go
-ahead as a probe, more where these say nothing of the others, and all follow at the stages where something was gained.
+First come items that an earlier run improved but did not store, because it was killed. Then a few items of each stage
+with a better rung are a probe, more where these say nothing about the others. All items follow at the stages where the
+probe upgraded one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from repli.flows.config.parameters import BatchSize, Faults, Limit, fault_specs
+from repli.flows.config.parameters import BatchSize, Faults, Limit, directives_of
 from repli.flows.config.resolve import configured_settings, dask_client, task_runner
 from repli.flows.config.run_request import RetryRequest
-from repli.flows.dispatch.dispatcher import BatchDispatcher, full_width
+from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext, full_width
 from repli.flows.dispatch.heartbeat import heartbeat
-from repli.flows.dispatch.retry_planner import PROBE_ITEMS, RetryDecision, StageProgress, gaps
+from repli.flows.dispatch.retry_planner import PROBE_ITEMS, RetryDecision, StageProgress, retry_targets
 from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
@@ -40,22 +40,22 @@ from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.claims import Claim, RetryTarget
 
 STALE_STORE_RESULTS = RetryTarget(stage="store", rungs=(None,), include_stale=True)
-"""What failed there, or has changed since it was stored."""
+"""Items that failed in `store`, or whose results have changed since they were stored."""
 SHARE = 8
-"""While an `enrich` works, one batch of a `SHARE`th of its usual size is in flight, beside `enrich`'s two a worker."""
+"""While an `enrich` runs, one batch of 1/SHARE of the usual size is in flight, beside two per worker of `enrich`."""
 
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
 def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults = ()) -> State[dict[str, Any]]:
-    """Do again what is in the retry queue, at the stages where something better may be had now.
+    """Process the retry queue: repeat the stages whose better rungs are available again.
 
-    The parameters are those of `repli.flows.config.parameters`.
+    The parameters are described in `repli.flows.config.parameters`.
     """
     settings = configured_settings()
     request = RetryRequest(
         batch_size=batch_size or settings.batch_size,
         limit=limit,
-        faults=fault_specs(faults),
+        directives=directives_of(faults=faults),
         policy=settings.policy,
     )
     database = Database(settings.database_url)
@@ -63,16 +63,16 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     client = dask_client()
-    healing = _ReprocessRun(database, client, run_id, request, settings)
+    run = _ReprocessRun(database, client, run_id, request, settings)
     with heartbeat(database, run_id, settings.retry.lease_s):
-        problems = healing.run()
-    summary = {"calls": dict(healing.calls), "ending": healing.ending}
-    runs.finish(database, run_id, database.now(), healing.notes, summary)
-    return _ending(build_retry_report(database, runs.find(database, run_id)), problems)
+        problems = run.process()
+    summary = {"calls": dict(run.calls), "ending": run.ending}
+    runs.finish(database, run_id, database.now(), run.notes, summary)
+    return _last_state(build_retry_report(database, runs.find(database, run_id)), problems)
 
 
 class _ReprocessRun:
-    """One run over the queue. `calls` counts, by stage, the items for which a rung was called."""
+    """One run over the retry queue. `calls` counts the items, by stage, for which a rung was called."""
 
     def __init__(
         self, database: Database, client: Client, run_id: str, request: RetryRequest, settings: Settings
@@ -84,139 +84,142 @@ class _ReprocessRun:
         self._settings = settings
         self._pipeline = PIPELINE.with_policy(settings.policy)
         self._routing = Routing(client, database)
-        self._left = request.limit
+        self._remaining = request.limit
         self._claims: dict[str, Claim] = {}
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
-        self._prospects: dict[str, StageProgress] = {}
+        self._progress: dict[str, StageProgress] = {}
         self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
         self.notes: list[str] = []
         self.ending = ""
 
-    def run(self) -> list[str]:
-        """Finish, probe, and go on where something was gained; what went wrong on the way."""
-        problems = self._send(self._unfinished(), self._improvable(), self._pipeline.stages)
-        self._prospects = dict.fromkeys(STAGE_NAMES[:-1], StageProgress())
-        probed, went_wrong = self._probe()
-        problems += went_wrong
+    def process(self) -> list[str]:
+        """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
+        problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
+        self._progress = dict.fromkeys(STAGE_NAMES[:-1], StageProgress())
+        probed, probe_problems = self._probe()
+        problems += probe_problems
         if stages := self._stages_that_are(RetryDecision.CONTINUE):
-            problems += self._send(self._batches(), stages, self._from(stages))
-        self.ending = self._why_it_ended(probed)
+            problems += self._dispatch(self._batches(), stages, self._from(stages))
+        self.ending = self._reason_for_ending(probed)
         return problems
 
     def _probe(self) -> tuple[int, list[str]]:
-        """Send a few items of each stage, and more of those of which these say nothing.
+        """Send a few items of each stage, and more at the stages that are still undecided.
 
         Returns:
-            How many were sent, and what went wrong on the way.
+            The number of items that were sent, and the problems.
         """
-        asked, probed, size, problems = STAGE_NAMES[:-1], 0, PROBE_ITEMS, list[str]()
+        candidates, probed, size, problems = STAGE_NAMES[:-1], 0, PROBE_ITEMS, list[str]()
         while not problems:
             stages = self._improvable() - self._stages_that_are(RetryDecision.STOP)
-            is_open = stages & self._stages_that_are(RetryDecision.PROBING)
-            found = {stage: self._claim(self._gaps([stage]), size) for stage in asked if stage in is_open}
-            taken = [claim for some in found.values() for claim in some]
-            if not taken:
+            undecided = stages & self._stages_that_are(RetryDecision.PROBING)
+            found = {stage: self._claim(self._targets([stage]), size) for stage in candidates if stage in undecided}
+            claimed = [claim for some in found.values() for claim in some]
+            if not claimed:
                 break
-            asked = tuple(stage for stage, some in found.items() if some)  # that there are none takes long to find
-            problems = self._send(self._cut(taken), stages, self._from(stages))
-            probed += len(taken)
+            candidates = tuple(stage for stage, some in found.items() if some)  # an empty search is slow: once only
+            problems = self._dispatch(self._cut(claimed), stages, self._from(stages))
+            probed += len(claimed)
             size = max(PROBE_ITEMS, min(2 * size, self._size()))
         return probed, problems
 
-    def _why_it_ended(self, probed: int) -> str:
+    def _reason_for_ending(self, probed: int) -> str:
         if self._stages_that_are(RetryDecision.CONTINUE):
             return ""
-        if any(prospect.has_gained for prospect in self._prospects.values()):
-            return "the stages that were tried stopped gaining, so the others wait"
+        if any(progress.has_upgraded for progress in self._progress.values()):
+            return "the stages that were tried stopped improving, so the other items wait"
         if probed:
-            return f"the probe of {probed} items did no better, so the others wait"
-        return "nothing that waits may be tried now"
+            return f"the probe of {probed} items improved nothing, so the other items wait"
+        return "no better rung is available for the queued items"
 
-    def _stages_that_are(self, verdict: RetryDecision) -> frozenset[str]:
-        return frozenset(stage for stage, prospect in self._prospects.items() if prospect.verdict is verdict)
+    def _stages_that_are(self, decision: RetryDecision) -> frozenset[str]:
+        return frozenset(stage for stage, progress in self._progress.items() if progress.decision is decision)
 
     def _from(self, stages: Collection[str]) -> Sequence[AnyStage]:
-        """The first of these stages, and all that come after it: what it makes they are made from."""
+        """Return the first of these stages and all later ones: they are computed from its result."""
         return self._pipeline.stages[min(STAGE_NAMES.index(stage) for stage in stages) :]
 
-    def _send(
+    def _dispatch(
         self, batches: Sequence[Batch] | Iterator[Batch], stages: frozenset[str], through: Sequence[AnyStage]
     ) -> list[str]:
-        """Take batches `through` some stages, for something better at those of them that are in `stages`."""
+        """Take batches `through` some stages, to upgrade the results of `stages`. Return the problems."""
         self._stages = stages
         upgrade = Upgrade(holder=self._run_id, stages=stages)
-        window = BatchDispatcher(
-            self._client,
-            self._database,
-            RunOptions(run_id=self._run_id, upgrade=upgrade, directives=self._request.directives()),
-            self._settings,
-            on_done=self._came_through,
-            mark_poison_item=self._mark_poison_item,
+        context = RunContext(
+            client=self._client,
+            database=self._database,
+            options=RunOptions(run_id=self._run_id, upgrade=upgrade, directives=self._request.directives),
+            settings=self._settings,
             routing=self._routing,
             pipeline=self._pipeline,
-            stages=through,
+        )
+        dispatcher = BatchDispatcher(
+            context,
+            through,
+            on_done=self._batch_done,
+            mark_poison_item=self._mark_poison_item,
             width=self._width,
         )
-        problems = window.run(batches)
-        self.notes += window.notes
+        problems = dispatcher.run(batches)
+        self.notes += dispatcher.notes
         return problems
 
     def _batches(self) -> Iterator[Batch]:
-        while taken := self._claim(self._gaps(self._stages_that_are(RetryDecision.CONTINUE)), self._size()):
-            yield self._batch(taken)
+        while claimed := self._claim(self._targets(self._stages_that_are(RetryDecision.CONTINUE)), self._size()):
+            yield self._batch(claimed)
 
     def _unfinished(self) -> Iterator[Batch]:
-        while taken := self._claim([STALE_STORE_RESULTS], self._size()):
-            yield self._batch(taken)
+        while claimed := self._claim([STALE_STORE_RESULTS], self._size()):
+            yield self._batch(claimed)
 
-    def _cut(self, taken: Sequence[Claim]) -> Iterator[Batch]:
-        """What was taken, in batches of the usual size."""
-        while taken:
+    def _cut(self, claimed: Sequence[Claim]) -> Iterator[Batch]:
+        """Yield the claimed items in batches of the usual size."""
+        while claimed:
             size = self._size()
-            yield self._batch(taken[:size])
-            taken = taken[size:]
+            yield self._batch(claimed[:size])
+            claimed = claimed[size:]
 
-    def _batch(self, taken: Sequence[Claim]) -> Batch:
-        return Batch(number=next(self._numbers), item_ids=tuple(claim.item_id for claim in taken))
+    def _batch(self, claimed: Sequence[Claim]) -> Batch:
+        return Batch(number=next(self._numbers), item_ids=tuple(claim.item_id for claim in claimed))
 
-    def _claim(self, gaps: Sequence[RetryTarget], limit: int) -> list[Claim]:
-        """The next items that have one of these gaps; see `claims.claim`."""
-        limit = limit if self._left is None else min(limit, self._left)
-        taken = claims.claim(self._database, self._run_id, gaps, limit, self._settings.retry.lease_s)
-        if self._left is not None:
-            self._left -= len(taken)
-        self._claims.update((claim.item_id, claim) for claim in taken)
-        return taken
+    def _claim(self, targets: Sequence[RetryTarget], limit: int) -> list[Claim]:
+        """Claim the next items with a result to improve; see `claims.claim`."""
+        limit = limit if self._remaining is None else min(limit, self._remaining)
+        claimed = claims.claim(self._database, self._run_id, targets, limit, self._settings.retry.lease_s)
+        if self._remaining is not None:
+            self._remaining -= len(claimed)
+        self._claims.update((claim.item_id, claim) for claim in claimed)
+        return claimed
 
     def _improvable(self) -> frozenset[str]:
-        """The stages at which some rung can be called now, but the last, which takes what the others leave."""
-        return frozenset(gap.stage for gap in self._gaps(STAGE_NAMES[:-1]))
+        """Return the stages with a rung that can be called now, except the last, which stores the others' results."""
+        return frozenset(target.stage for target in self._targets(STAGE_NAMES[:-1]))
 
-    def _gaps(self, stages: Collection[str]) -> list[RetryTarget]:
-        """What may be gained at these stages now."""
+    def _targets(self, stages: Collection[str]) -> list[RetryTarget]:
+        """Return the results of these stages that a rung may improve now."""
         found: list[RetryTarget] = []
         for chain in self._pipeline.chains:
             if chain.stage in stages:
                 callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
                 declared = PIPELINE.stage(chain.stage).chain.rung_names
-                found += gaps(chain, declared, callable_now, self._pipeline.rules)
+                found += retry_targets(chain, declared, callable_now, self._pipeline.rules)
         return found
 
-    def _came_through(self, batch: Batch, reports: Sequence[StageReport]) -> None:
+    def _batch_done(self, batch: Batch, reports: Sequence[StageReport]) -> None:
         tried: set[str] = set()
         for report in reports:
             tried |= report.tried
             self.calls[report.stage] += len(report.tried)
-            if report.stage in self._stages and report.stage in self._prospects:
-                self._prospects[report.stage] = self._prospects[report.stage].after(report)
+            if report.stage in self._stages and report.stage in self._progress:
+                self._progress[report.stage] = self._progress[report.stage].after(report)
         self._settle(batch, tried)
 
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
         mark_poison_item(self._database, self._run_id, batch, stage)
-        if stage in self._prospects:  # whatever the items are, no stage is tried on at two workers an item
+        if stage in self._progress:  # counted against the stage: each such item costs two workers
             dead = StageReport(stage=stage, items=len(batch.item_ids), failed_by_rung=frozenset(batch.item_ids))
-            self._prospects[stage] = self._prospects[stage].after(dead)
+            self._progress[stage] = self._progress[stage].after(dead)
         self._settle(batch, batch.item_ids)
 
     def _settle(self, batch: Batch, tried: Collection[str]) -> None:
@@ -224,7 +227,7 @@ class _ReprocessRun:
         claims.settle(self._database, self._run_id, self._run_id, done, tried, self._settings.retry)
 
     def _size(self) -> int:
-        """Items in the next batch. Fresh items go first."""
+        """Return the size of the next batch: small while an `enrich` runs, since fresh items go first."""
         size = self._request.batch_size
         return max(1, size // SHARE) if self._is_enrich_alive() else size
 
@@ -235,13 +238,13 @@ class _ReprocessRun:
         return runs.is_any_alive(self._database, runs.ENRICH)
 
 
-def _ending(report: RetryReport, problems: Sequence[str]) -> State[dict[str, Any]]:
-    """The flow's last state, with the run's summary as its data, and the report beside it."""
+def _last_state(report: RetryReport, problems: Sequence[str]) -> State[dict[str, Any]]:
+    """Publish the run's report, and return the flow's last state with the summary as its data."""
     create_markdown_artifact(markdown(report), key="reprocess-report", description=str(report))
     for problem in problems:
         get_run_logger().error(problem)
     if problems:
-        return Failed(message=f"{problems[0]}; {report}; what was claimed is back in the queue, start it again")
+        return Failed(message=f"{problems[0]}; {report}; the claimed items are back in the queue; start the run again")
     if report.is_whole:
         return Completed(message=str(report), data=report.as_json())
     return Completed(name="Degraded", message=str(report), data=report.as_json())

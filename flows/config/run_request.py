@@ -1,20 +1,20 @@
-"""What a person asks of a run of `enrich` or `reprocess`, checked before anything is started."""
+"""Requests for a run of `enrich` or `reprocess`, checked before anything is started."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from repli.tasks.fallback import AnyChain, Directives, UsageError, check_rung_exists, parse_faults
+from repli.tasks.fallback import AnyChain, Directives, UsageError, check_fault, check_rung_exists, parse_faults
 from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
 from repli.tasks.items import Item
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
-from repli.tasks.stages.default import PIPELINE
+from repli.tasks.stages.default import CHAINS, PIPELINE
 
 MAX_BATCH_SIZE = 10_000
 """A database takes some ten thousand parameters a query."""
@@ -22,72 +22,85 @@ MAX_BATCH_SIZE = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """One run of `enrich`. Making one raises `UsageError` for whatever cannot be done, naming the option."""
+    """One run of `enrich`.
+
+    Args:
+        directives: The rungs to force and the faults to inject.
+
+    Raises:
+        UsageError: The run is impossible; the message names the option.
+    """
 
     source: Path
     batch_size: int
     limit: int | None = None
     refresh: bool = False
-    force: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
+    directives: Directives = field(default_factory=Directives)
     policy: Policy = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
-        self.directives()
+        _check_directives(self.directives, self.policy)
         next(self.records())
 
-    def directives(self) -> Directives:
-        """The rungs to force and the faults to inject."""
-        chains = PIPELINE.with_policy(self.policy).chains
-        return Directives(forced=_forced(self.force, chains), faults=parse_faults(self.faults, chains))
-
     def records(self) -> Iterator[Item]:
-        """The manifest's items, up to the limit."""
+        """Return the manifest's items, up to the limit."""
         return islice(manifest.read(self.source), None if self.limit is None else min(self.limit, sys.maxsize))
 
     def options(self, settings: Settings) -> dict[str, Any]:
-        """What the run's record in the store says of it."""
+        """Return the options that the run's record in the store keeps."""
         return {
             "batch_size": self.batch_size,
             "limit": self.limit,
             "refresh": self.refresh,
-            "force": list(self.force),
-            "faults": list(self.faults),
+            "force": [f"{stage}={rung}" for stage, rung in self.directives.forced.items()],
+            "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
-            **_policy_noted(self.policy),
+            **_policy_option(self.policy),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRequest:
-    """One run of `reprocess`. Making one raises `UsageError` for whatever cannot be done, naming the option."""
+    """One run of `reprocess`.
+
+    Args:
+        directives: The faults to inject. It forces no rung: only better rungs than before are called.
+
+    Raises:
+        UsageError: The run is impossible; the message names the option.
+    """
 
     batch_size: int
     limit: int | None = None
-    faults: tuple[str, ...] = ()
+    directives: Directives = field(default_factory=Directives)
     policy: Policy = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
-        self.directives()
-
-    def directives(self) -> Directives:
-        """The faults to inject."""
-        return Directives(faults=parse_faults(self.faults, PIPELINE.with_policy(self.policy).chains))
+        _check_directives(self.directives, self.policy)
 
     def options(self, settings: Settings) -> dict[str, Any]:
-        """What the run's record in the store says of it."""
+        """Return the options that the run's record in the store keeps."""
         return {
             "batch_size": self.batch_size,
             "limit": self.limit,
-            "faults": list(self.faults),
+            "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
-            **_policy_noted(self.policy),
+            **_policy_option(self.policy),
         }
 
 
-def _policy_noted(policy: Policy) -> dict[str, str]:
+def parse_directives(force: Iterable[str] = (), faults: Iterable[str] = ()) -> Directives:
+    """Return the directives that command-line specs name: `STAGE=RUNG` and `STAGE.RUNG=KIND[@RATE]`.
+
+    Raises:
+        UsageError: A spec has another form, or names no stage, rung, kind or rate that exists.
+    """
+    return Directives(forced=_parse_forced(force, CHAINS), faults=parse_faults(faults, CHAINS))
+
+
+def _policy_option(policy: Policy) -> dict[str, str]:
     return {"policy": str(policy)} if str(policy) else {}
 
 
@@ -100,7 +113,16 @@ def _check_sizes(batch_size: int, limit: int | None) -> None:
         raise UsageError(f"--limit {limit}: ask for at least 1 item")
 
 
-def _forced(specs: Sequence[str], chains: Sequence[AnyChain]) -> dict[str, str]:
+def _check_directives(directives: Directives, policy: Policy) -> None:
+    """Raise `UsageError` unless the policy keeps every rung that the directives name."""
+    chains = PIPELINE.with_policy(policy).chains
+    for stage, rung in directives.forced.items():
+        check_rung_exists(stage, rung, chains, f"--force '{stage}={rung}'")
+    for fault in directives.faults:
+        check_fault(fault, chains)
+
+
+def _parse_forced(specs: Iterable[str], chains: Sequence[AnyChain]) -> dict[str, str]:
     forced: dict[str, str] = {}
     for spec in specs:
         stage, equals, rung = spec.partition("=")

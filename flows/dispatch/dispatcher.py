@@ -1,4 +1,4 @@
-"""Batches over the stage tasks, a bounded number in flight: memory does not grow with the catalogue."""
+"""Dispatch batches to stage tasks, a bounded number in flight: memory does not grow with the catalogue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from repli.flows.dispatch.routing import DESERTED_AFTER_S, Routing
+from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
 from repli.flows.dispatch.worker_deaths import WorkerCrashes, split_after_crash
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
@@ -28,22 +28,43 @@ from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
 
-WORKER_WAIT_S = 60
-LOOK_EVERY_S = 2.0
-"""While a batch is waited for, the workers are looked at so often."""
-GATHERED_WITHIN_S = 10.0
-"""The report of a task that is over is here by then, or it was lost."""
-AHEAD = 2
+FIRST_WORKER_LIMIT_S = 60
+POLL_EVERY_S = 2.0
+"""Seconds between two looks at the workers while the dispatcher waits for a batch."""
+RESULT_LIMIT_S = 10.0
+"""Seconds after the end of a task by which its report has arrived, or was lost."""
+BATCHES_AHEAD = 2
 
 
 def full_width(workers: int) -> int:
-    """Two batches a worker and some ahead, so that no worker waits for the flow."""
-    return 2 * workers + AHEAD
+    """Return two batches per worker and some ahead, so that no worker waits for the flow."""
+    return 2 * workers + BATCHES_AHEAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What every batch of a run shares.
+
+    Args:
+        client: The Dask client of the flow's task runner.
+        pipeline: The run's pipeline, under its policy.
+    """
+
+    client: Client
+    database: Database
+    options: RunOptions
+    settings: Settings
+    routing: Routing
+    pipeline: Pipeline
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A batch and its stage tasks, in the order of the stages; `bound` are the stages that ask for a resource."""
+    """One batch and its stage tasks, in the order of the stages.
+
+    Args:
+        resource_stages: The stages whose tasks ask for a resource.
+    """
 
     batch: Batch
     futures: tuple[PrefectDaskFuture[StageReport], ...]
@@ -51,42 +72,33 @@ class InFlight:
 
 
 class BatchDispatcher:
-    """The batches of one run on their way through the cluster.
+    """Sends the batches of one run through the cluster.
 
     Args:
-        client: the Dask client of the flow's task runner.
-        on_done: told of each batch that came through, and what each stage did to it.
-        mark_poison_item: told of each batch of one item that workers die over, and of the stage.
-        pipeline: the run's, under its policy.
-        stages: those of it that batches are taken through, in their order.
-        width: how many batches may be in flight with so many workers.
+        stages: The stages of the pipeline that the batches pass, in their order.
+        on_done: Called with each batch that passed, and the report of each stage.
+        mark_poison_item: Called with each batch of one item that kills workers, and the stage.
+        width: Returns how many batches may be in flight for a number of workers.
     """
 
     def __init__(
         self,
-        client: Client,
-        database: Database,
-        options: RunOptions,
-        settings: Settings,
+        context: RunContext,
+        stages: Sequence[AnyStage],
         *,
         on_done: Callable[[Batch, Sequence[StageReport]], None],
         mark_poison_item: Callable[[Batch, str], None],
-        routing: Routing,
-        pipeline: Pipeline,
-        stages: Sequence[AnyStage],
         width: Callable[[int], int] = full_width,
     ) -> None:
-        self._client = client
-        self._routing = routing
-        self._deaths = WorkerCrashes(
-            database,
-            options.directives,
-            pipeline=pipeline,
-            place_of=routing.place_of,
+        self._context = context
+        self._routing = context.routing
+        self._crashes = WorkerCrashes(
+            context.database,
+            context.options.directives,
+            pipeline=context.pipeline,
+            scope_of=context.routing.scope_of,
             on_move=events.breaker_moved,
         )
-        self._options = options
-        self._settings = settings
         self._on_done = on_done
         self._mark_poison_item = mark_poison_item
         self.notes: list[str] = []
@@ -95,7 +107,14 @@ class BatchDispatcher:
         self._tasks = {stage.name: task_of(stage.name) for stage in stages}
 
     def run(self, batches: Iterable[Batch]) -> list[str]:
-        """Take every batch through every stage; what went wrong on the way, save workers' deaths, which are mended."""
+        """Take every batch through every stage.
+
+        Returns:
+            A line for each batch that failed. A worker's death is not among them: its batches ran again.
+
+        Raises:
+            RepliError: The cluster has no worker, or was lost.
+        """
         self._wait_for_a_worker()
         fresh = iter(batches)
         suspected: deque[Batch] = deque()
@@ -105,8 +124,8 @@ class BatchDispatcher:
             self._routing.refresh_worker_locations()
             if suspected and not in_flight:
                 in_flight.append(self._submit(suspected.popleft()))
-            is_suspect_out = bool(in_flight) and in_flight[0].batch.is_suspect
-            while not (suspected or is_suspect_out) and len(in_flight) < self._width(len(self._routing.workers())):
+            is_suspect_running = bool(in_flight) and in_flight[0].batch.is_suspect
+            while not (suspected or is_suspect_running) and len(in_flight) < self._width(len(self._routing.workers())):
                 if (batch := next(fresh, None)) is None:
                     break
                 in_flight.append(self._submit(batch))
@@ -116,11 +135,12 @@ class BatchDispatcher:
             stage, error = self._wait(in_flight, reports)
             batch = in_flight.popleft().batch
             if error is None:
-                self._deaths.batch_succeeded(batch)
+                self._crashes.batch_succeeded(batch)
                 self._on_done(batch, reports)
             elif isinstance(error, KilledWorker):
-                is_telling = self._deaths.died(batch, stage, error.last_worker.address if error.last_worker else None)
-                pieces = split_after_crash(batch, is_blamed=batch.is_suspect and is_telling)
+                worker = error.last_worker.address if error.last_worker else None
+                may_be_item_error = self._crashes.worker_died(batch, stage, worker)
+                pieces = split_after_crash(batch, is_blamed=batch.is_suspect and may_be_item_error)
                 suspected.extend(pieces)
                 if not pieces:
                     self._mark_poison_item(batch, stage)
@@ -128,12 +148,13 @@ class BatchDispatcher:
                 problems.append(f"{stage}, {batch}: {error}")
 
     def _wait_for_a_worker(self) -> None:
+        client = self._context.client
         try:
-            self._client.wait_for_workers(1, timeout=WORKER_WAIT_S)
+            client.wait_for_workers(1, timeout=FIRST_WORKER_LIMIT_S)
         except TimeoutError:
-            address = self._client.scheduler_info()["address"]
+            address = client.scheduler_info()["address"]
             raise RepliError(
-                f"no worker came to the Dask scheduler {address} in {WORKER_WAIT_S} s; start one"
+                f"no worker joined the Dask scheduler {address} in {FIRST_WORKER_LIMIT_S} s; start one"
             ) from None
 
     def _submit(self, batch: Batch) -> InFlight:
@@ -142,20 +163,23 @@ class BatchDispatcher:
         for stage in self._stages:
             wanted = dict(resources[stage.name])
             with dask.annotate(resources=wanted) if wanted else nullcontext():
-                futures.append(self._send(stage, batch, futures[-1:]))
+                futures.append(self._submit_stage(stage, batch, futures[-1:]))
         return InFlight(batch, tuple(futures), frozenset(name for name, wanted in resources.items() if wanted))
 
-    def _send(
+    def _submit_stage(
         self, stage: AnyStage, batch: Batch, after: list[PrefectDaskFuture[StageReport]]
     ) -> PrefectDaskFuture[StageReport]:
         task = self._tasks[stage.name]
         return task.submit(  # type: ignore[return-value]  # the runner is Dask's, and so are its futures
-            stage.name, batch, self._options, self._settings, wait_for=after
+            stage.name, batch, self._context.options, self._context.settings, wait_for=after
         )
 
     def _wait(self, in_flight: deque[InFlight], reports: list[StageReport]) -> tuple[str, Exception | None]:
-        """Wait for the first batch; the first of its stages that did not end well, and why. What the others did goes
-        into `reports`."""
+        """Wait for the first batch, and append the reports of its successful stages to `reports`.
+
+        Returns:
+            The first stage that failed, and its error; the last stage and None where all succeeded.
+        """
         for position, stage in enumerate(self._stages):
             try:
                 while (result := result_of(in_flight[0].futures[position])) is None:
@@ -166,7 +190,7 @@ class BatchDispatcher:
             except (OSError, CancelledError, FutureCancelledError) as error:
                 why = str(error) or type(error).__name__
                 raise RepliError(
-                    f"the Dask cluster was lost ({why}); start the run again, it goes on from here"
+                    f"the Dask cluster was lost ({why}); start the run again, it continues from here"
                 ) from error
             if isinstance(result, Exception):
                 return stage.name, result
@@ -175,55 +199,59 @@ class BatchDispatcher:
         return self._stages[-1].name, None
 
     def _requeue_stuck_batches(self, in_flight: deque[InFlight]) -> None:
-        """Send again what waits for a worker in vain. Raises `RepliError` where there has been none at all for long."""
+        """Send tasks that wait for a resource again, to any worker, where the resource is lost.
+
+        Raises:
+            RepliError: There has been no worker at all for `NO_WORKERS_LIMIT_S`.
+        """
         if self._routing.has_no_workers():
             raise RepliError(
-                f"the Dask cluster has had no worker for {DESERTED_AFTER_S:g} s; start one, and the run again"
+                f"the Dask cluster has had no worker for {NO_WORKERS_LIMIT_S:g} s; start one, and the run again"
             )
-        no_resource = {stage.name for stage in self._stages if self._routing.should_requeue_without_resource(stage)}
-        if any(sent.resource_stages & no_resource for sent in in_flight):
+        stuck = {stage.name for stage in self._stages if self._routing.should_requeue_without_resource(stage)}
+        if any(sent.resource_stages & stuck for sent in in_flight):
             running = self._routing.running_task_keys()
             in_flight.extend(
-                [self._resubmit_anywhere(in_flight.popleft(), no_resource, running) for _ in range(len(in_flight))]
+                [self._resubmit_anywhere(in_flight.popleft(), stuck, running) for _ in range(len(in_flight))]
             )
 
-    def _resubmit_anywhere(self, sent: InFlight, no_resource: set[str], running: set[Any]) -> InFlight:
-        """The batch, sent again to any worker from the first stage on that waits `no_resource`, and has not `begun`.
+    def _resubmit_anywhere(self, sent: InFlight, stuck: set[str], running: set[Any]) -> InFlight:
+        """Return the batch, sent again to any worker from its first `stuck` stage on that is not running.
 
-        That may be a stage that was done before: what it came to died with its worker, and those after it wait for it.
+        A stage that was done before counts too: its result died with its worker, and the later stages wait for it.
         """
         for position, stage in enumerate(self._stages):
             future = sent.futures[position].wrapped_future
-            if stage.name in sent.resource_stages & no_resource and future.key not in running and not future.done():
+            if stage.name in sent.resource_stages & stuck and future.key not in running and not future.done():
                 break
         else:
             return sent
-        get_run_logger().warning("%s waited in vain: sent again, to any worker, from %s on", sent.batch, stage.name)
-        self._client.cancel([future.wrapped_future for future in sent.futures[position:]], force=True)
+        get_run_logger().warning("%s: no worker could take it; sent to any worker from %s on", sent.batch, stage.name)
+        self._context.client.cancel([future.wrapped_future for future in sent.futures[position:]], force=True)
         futures = list(sent.futures[:position])
         for stage in self._stages[position:]:
-            futures.append(self._send(stage, sent.batch, futures[-1:]))
-        still_bound = sent.resource_stages & {stage.name for stage in self._stages[:position]}
-        return replace(sent, futures=tuple(futures), resource_stages=still_bound)
+            futures.append(self._submit_stage(stage, sent.batch, futures[-1:]))
+        kept = sent.resource_stages & {stage.name for stage in self._stages[:position]}
+        return replace(sent, futures=tuple(futures), resource_stages=kept)
 
 
 def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:
-    """Wait a moment for a task: its report, the error that it ended with, or None while there is neither.
+    """Return a task's report, or the error that it ended with. Wait at most a few seconds, then return None.
 
-    A task that is over may have no result yet: it died with its worker, and the task has to run again.
+    A finished task may have no result yet: the result died with its worker, and the task has to run again.
     """
     try:
         with suppress(CancelledError):  # the result says so
-            future.wrapped_future.exception(timeout=LOOK_EVERY_S)
-        return future.result(timeout=GATHERED_WITHIN_S, raise_on_failure=False)
+            future.wrapped_future.exception(timeout=POLL_EVERY_S)
+        return future.result(timeout=RESULT_LIMIT_S, raise_on_failure=False)
     except TimeoutError:
         return None
 
 
 def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:
-    """Tell Prefect that a task run died with its worker; nobody else can, and the UI would show it running."""
+    """Set the task run to *Crashed*: its worker died before it could, and the UI would show it as running."""
     with get_client(sync_client=True) as client:
         try:
             client.set_task_run_state(future.task_run_id, Crashed(message=why), force=True)
-        except (ObjectNotFound, PrefectHTTPStatusError):  # it died before the server had heard of it
+        except (ObjectNotFound, PrefectHTTPStatusError):  # the worker died before the server knew the task run
             return

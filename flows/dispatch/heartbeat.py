@@ -1,4 +1,4 @@
-"""While a flow works: its run is known to be alive, and its claims do not run out."""
+"""Heartbeat of a run: it shows that the run is alive, and renews its claims."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 
-BEATS_A_LEASE = 6
-"""A claim outlives so many beats that do not reach the store, less one."""
+BEATS_PER_LEASE = 6
+"""Beats during one lease. A claim survives one less that does not reach the store."""
 
 
 @contextmanager
 def heartbeat(database: Database, run_id: str, lease_s: float) -> Iterator[None]:
-    """Renew what the run holds while the block runs; give it back at its end."""
+    """Renew the claims of the run while the block runs, and release them at its end."""
     over = threading.Event()
 
     def beat() -> None:
         while True:
-            with suppress(StoreError):  # the stages say so, and the next beat may reach it
+            with suppress(StoreError):  # the stages report it, and the next beat may reach the store
                 runs.beat(database, run_id)
                 claims.renew(database, run_id, lease_s)
-            if over.wait(lease_s / BEATS_A_LEASE):
+            if over.wait(lease_s / BEATS_PER_LEASE):
                 return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -35,5 +35,5 @@ def heartbeat(database: Database, run_id: str, lease_s: float) -> Iterator[None]
     finally:
         over.set()
         thread.join()
-        with suppress(StoreError):  # then they run out by themselves
+        with suppress(StoreError):  # the claims expire
             claims.release(database, run_id)

@@ -1,10 +1,10 @@
-"""What happens to a batch whose worker died: it runs again in smaller pieces, each alone, down to the item that did it.
+"""Split a batch whose worker died, and run the pieces one by one, down to the item that kills workers.
 
-Dask blames every task that waited on the worker, so a death among many batches says little. Suspects therefore run
-one at a time with nothing else in flight: a death then has one possible cause, and no innocent item is set aside.
+Dask blames every task that waited on the worker, so a death among many batches says little. Suspect batches therefore
+run one at a time with nothing else in flight: a death then has one possible cause, and no innocent item is excluded.
 
-Such a death is also a failure of the rung that was called, and its breaker counts it, until another piece comes
-through: a rung that kills its worker for every item is refused after a few deaths, and its items fall back.
+Such a death is also a failure of the rung that was called, and its breaker counts it, until another piece succeeds: a
+rung that kills its worker for every item is refused after a few deaths, and its items fall back.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import (
     Breaker,
+    CallEnded,
     Directives,
-    Ended,
     Event,
-    Excused,
+    FailuresForgiven,
     Position,
     Status,
     StepError,
@@ -34,14 +34,14 @@ from repli.tasks.storage.database import Database
 
 PIECES = 8
 FATAL_DEATHS = 2
-"""An item over which so many workers died, the last time alone, is set aside."""
+"""Deaths of workers over an item, the last with it alone in flight, that make it a poison item: left out of the run."""
 
 
 def split_after_crash(batch: Batch, *, is_blamed: bool) -> list[Batch]:
-    """The pieces in which to run a batch again whose worker died; none where it is an item to set aside.
+    """Return the pieces in which to run a batch again whose worker died; none where it is one poison item.
 
     Args:
-        is_blamed: whether the death says something of the items: they were alone.
+        is_blamed: Whether the items may have caused the death: they were alone in flight.
     """
     deaths = batch.deaths + is_blamed
     if len(batch.item_ids) == 1 and deaths >= FATAL_DEATHS:
@@ -54,7 +54,7 @@ def split_after_crash(batch: Batch, *, is_blamed: bool) -> list[Batch]:
 
 
 def mark_poison_item(database: Database, run_id: str, batch: Batch, stage: str) -> None:
-    """Mark a culprit failed at `stage`, retryable, with the reason. A better result that is kept there stays."""
+    """Store a poison item as failed at `stage`, retryable, with the reason. A better stored result stays."""
     results.save(database, [_failed(item_id, run_id, stage) for item_id in batch.item_ids])
 
 
@@ -76,12 +76,12 @@ def _failed(item_id: str, run_id: str, stage: str) -> StepResult:
 
 
 class WorkerCrashes:
-    """WorkerCrashes of workers, as failures of the rungs that they died in.
+    """Records deaths of workers as failures of the rungs that they died in.
 
     Args:
-        pipeline: the one that the run goes by.
-        place_of: the place of a worker by its address, None where it is not known.
-        on_move: told of each move of a breaker that a death caused.
+        pipeline: The run's pipeline, under its policy.
+        scope_of: Returns the device scope of a worker by its address, None where it is unknown.
+        on_move: Called with each transition of a breaker that a death caused.
     """
 
     def __init__(
@@ -90,52 +90,52 @@ class WorkerCrashes:
         directives: Directives,
         *,
         pipeline: Pipeline,
-        place_of: Callable[[str], str | None],
+        scope_of: Callable[[str], str | None],
         on_move: Callable[[Move], None],
     ) -> None:
         self._database = database
         self._directives = directives
         self._pipeline = pipeline
-        self._place_of = place_of
+        self._scope_of = scope_of
         self._on_move = on_move
-        self._excusable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
+        self._forgivable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
 
-    def died(self, batch: Batch, stage: str, worker: str | None) -> bool:
-        """A worker died over `batch` at `stage`: whether that says something of its items.
+    def worker_died(self, batch: Batch, stage: str, worker: str | None) -> bool:
+        """Record the death of a worker over `batch` at `stage`. Return whether an item may have caused it.
 
-        It counts against the rung where the batch was alone and nobody forced a rung. A probe of a rung that was
-        refused already says nothing of the items that it was tried with.
+        It counts against the rung where the batch was alone and no rung was forced. A probe of a rung that was
+        refused already says nothing about the items that it was tried with.
         """
-        place = self._place_of(worker) if worker else None
-        if not batch.is_suspect or place is None or stage in self._directives.forced:
+        scope_key = self._scope_of(worker) if worker else None
+        if not batch.is_suspect or scope_key is None or stage in self._directives.forced:
             return True
         chain = self._pipeline.stage(stage).chain
         for rung in chain.rungs:
             if rung.breaker is None:
                 return True
             name = f"{stage}.{rung.name}"
-            key = Key(name, FLEET if rung.breaker.scope == "fleet" else place)
+            key = Key(name, FLEET if rung.breaker.scope == "fleet" else scope_key)
             states, _ = breakers.read(self._database, rung.breaker, [key, Key(name)])
             why = f"WorkerDied: {name} killed its worker"
             if lease := states[key].lease:
-                self._tell(rung.breaker, key, Ended(lease.token, Verdict.FAILED, why))
+                self._record(rung.breaker, key, CallEnded(lease.token, Verdict.FAILED, why))
                 return False
             is_called = Position.CLOSED, Position.FORCED_CLOSED
             if states[key].position in is_called and states[Key(name)].position in is_called:
                 token = uuid.uuid4().hex
-                self._excusable[rung.breaker, key].add(token)
-                self._tell(rung.breaker, key, Ended(token, Verdict.FAILED, why))
+                self._forgivable[rung.breaker, key].add(token)
+                self._record(rung.breaker, key, CallEnded(token, Verdict.FAILED, why))
                 return True
         return True
 
     def batch_succeeded(self, batch: Batch) -> None:
-        """`batch` was served: what killed the workers before it was an item's doing."""
+        """Forgive the recorded deaths if `batch` was a suspect: the rung works, so an item caused them."""
         if batch.is_suspect:
-            for (breaker, key), tokens in self._excusable.items():
-                self._tell(breaker, key, Excused(frozenset(tokens)))
-            self._excusable.clear()
+            for (breaker, key), tokens in self._forgivable.items():
+                self._record(breaker, key, FailuresForgiven(frozenset(tokens)))
+            self._forgivable.clear()
 
-    def _tell(self, breaker: Breaker, key: Key, event: Event) -> None:
+    def _record(self, breaker: Breaker, key: Key, event: Event) -> None:
         change = breakers.apply(self._database, breaker, key, event)
         if change.move:
             self._on_move(change.move)

@@ -214,7 +214,7 @@ class LateFault(WorkerPlugin):
 def repli(manifest: Path, healthy: int, calls: Path) -> None:
     """One run, as `repli run` makes it, with the fault held back. Prints its summary."""
     from repli.flows.cli import run_commands
-    from repli.flows.config.run_request import RunRequest
+    from repli.flows.config.run_request import RunRequest, parse_directives
     from repli.flows.server.dask_cluster import cluster
     from repli.tasks.fallback import Position
     from repli.tasks.settings import Settings
@@ -223,7 +223,7 @@ def repli(manifest: Path, healthy: int, calls: Path) -> None:
 
     settings = Settings.from_environment()
     Database(settings.database_url).migrate()
-    request = RunRequest(source=manifest, batch_size=BATCH, faults=(FAULT,))
+    request = RunRequest(source=manifest, batch_size=BATCH, directives=parse_directives(faults=[FAULT]))
     spared = frozenset(record["id"] for record in _records(manifest)[:healthy])
     with cluster(settings) as address:
         from distributed import Client

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from distributed import Client, KilledWorker, LocalCluster
 
 from repli.flows.cli.demo.catalogue import build
-from repli.flows.drill import drilled
+from repli.flows.drill import run_stage_drills
 from repli.tasks.drill.task import StageVerdict
 from repli.tasks.drill.verdict import RungVerdict
 from repli.tasks.stages.default import CHAINS, STAGES
@@ -125,7 +125,7 @@ def test_a_stage_that_kills_its_worker_is_blamed_alone() -> None:
         Client(cluster, set_as_default=False) as client,
     ):
         killer = STAGES[3].name
-        ended = drilled(STAGES, lambda stage: client.submit(killing, stage.name, killer, pure=False))
+        ended = run_stage_drills(STAGES, lambda stage: client.submit(killing, stage.name, killer, pure=False))
     assert [stage.name for stage, _ in ended] == [stage.name for stage in STAGES]
     assert [stage.name for stage, verdict in ended if isinstance(verdict, Exception)] == [killer]
     assert [type(verdict) for _, verdict in ended if isinstance(verdict, Exception)] == [KilledWorker]

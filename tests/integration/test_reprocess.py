@@ -146,7 +146,7 @@ def test_what_fell_below_the_threshold_is_queued(night: Night) -> None:
 
 def test_nothing_is_claimed_while_the_breakers_are_open(night: Night) -> None:
     """The items would be refused, so they are left where they are, and it says so."""
-    assert "nothing was claimed; nothing that waits may be tried now; 16 still queued" in night.beside_open_breakers
+    assert "nothing was claimed; no better rung is available for the queued items; 16 still queued" in night.beside_open_breakers
     assert night.queues[1] == night.queues[0]
     assert night.steps[1] == night.steps[0]
 
@@ -157,7 +157,7 @@ def test_a_probe_that_gains_nothing_ends_it(night: Night) -> None:
     probes = 2 * PROBE_ITEMS  # of each of the two stages
     assert (outcome["claimed"], outcome["unchanged"], outcome["upgraded"], outcome["parked"]) == (probes, probes, 0, 0)
     assert outcome["calls"] == {**dict.fromkeys(STAGE_NAMES, 0), "classify_image": probes, "embed_text": probes}
-    assert outcome["ending"] == f"the probe of {probes} items did no better, so the others wait"
+    assert outcome["ending"] == f"the probe of {probes} items improved nothing, so the other items wait"
     assert outcome["mean_quality_before"] == outcome["mean_quality_after"] == 0.72
     assert night.steps[2] == night.steps[1]
     assert night.qualities[2] == night.qualities[1]
@@ -205,7 +205,7 @@ def test_a_second_run_finds_nothing(night: Night) -> None:
     assert (night.queues[3]["queued"], night.queues[3]["items"]) == (0, [])
     outcome = night.once_more
     assert (outcome["claimed"], outcome["mean_quality_before"], outcome["mean_quality_after"]) == (0, None, None)
-    assert outcome["ending"] == "nothing that waits may be tried now"
+    assert outcome["ending"] == "no better rung is available for the queued items"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from distributed import Client
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from repli.flows.dispatch.dispatcher import GATHERED_WITHIN_S, full_width, result_of
+from repli.flows.dispatch.dispatcher import RESULT_LIMIT_S, full_width, result_of
 from repli.flows.dispatch.routing import Routing
 from repli.tasks.fallback import Cause
 from repli.tasks.stages.default import PIPELINE, declared_breakers
@@ -105,7 +105,7 @@ def test_the_tag_is_asked_for_while_it_helps(small: Topology, tmp_path: Path) ->
     assert asked_for() == {}, "nobody carries the tag"
     one = small.add_worker("--resources", "GPU=1", place="1")
     assert asked_for() == {"GPU": 1}
-    places = {routing.place_of(worker) for worker in routing.workers()}
+    places = {routing.scope_of(worker) for worker in routing.workers()}
     assert len(places) == 2
     [gpu_1] = [str(place) for place in places if str(place).endswith("/1")]
 
@@ -211,7 +211,7 @@ def test_a_report_that_dies_with_its_worker_is_made_again(small: Topology) -> No
     report = pool.submit(result_of, PrefectDaskFuture(uuid.uuid4(), sent))
     time.sleep(1)  # by now it has asked for it
     worker.kill()
-    assert report.result(timeout=GATHERED_WITHIN_S + 10) is None
+    assert report.result(timeout=RESULT_LIMIT_S + 10) is None
     small.add_worker("--resources", "GPU=1", place="2")
     assert result_of(PrefectDaskFuture(uuid.uuid4(), sent)) == "7"
     pool.shutdown()

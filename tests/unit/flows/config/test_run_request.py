@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from repli.flows.config.run_request import RetryRequest, RunRequest
+from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.tasks.fallback import FaultKind, UsageError
 from repli.tasks.settings import Settings
 
@@ -31,13 +31,11 @@ def test_a_request_knows_its_items(source: Path) -> None:
 
 def test_a_request_knows_its_directives(source: Path) -> None:
     """Forced rungs by stage, and faults in their order; the same rung twice is still one."""
-    request = RunRequest(
-        source=source,
-        batch_size=1,
-        force=("classify_image=skip", "embed_text=hashed", "classify_image=skip"),
-        faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"),
+    directives = parse_directives(
+        ("classify_image=skip", "embed_text=hashed", "classify_image=skip"),
+        ("fetch.origin=error@0.5", "classify_image.gpu=oom"),
     )
-    directives = request.directives()
+    assert RunRequest(source=source, batch_size=1, directives=directives).directives is directives
     assert directives.forced == {"classify_image": "skip", "embed_text": "hashed"}
     assert [(fault.stage, fault.rung, fault.kind, fault.rate) for fault in directives.faults] == [
         ("fetch", "origin", FaultKind.ERROR, 0.5),
@@ -73,7 +71,9 @@ def test_a_request_knows_its_directives(source: Path) -> None:
 def test_what_cannot_be_done_is_refused(source: Path, options: dict[str, Any], message: str) -> None:
     """The message names the option as it was typed and what there is to choose from."""
     with pytest.raises(UsageError) as told:
-        RunRequest(**{"source": source, "batch_size": 128, **options})
+        directives = parse_directives(options.get("force", ()), options.get("faults", ()))
+        sizes = {name: value for name, value in options.items() if name not in {"force", "faults"}}
+        RunRequest(**{"source": source, "batch_size": 128, "directives": directives, **sizes})
     assert message in str(told.value)
 
 
@@ -97,7 +97,9 @@ def test_a_manifest_of_bad_lines_is_a_run(tmp_path: Path) -> None:
 
 def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> None:
     """All that may explain the results later, and whether the accelerator was real."""
-    request = RunRequest(source=source, batch_size=2, limit=3, force=("embed_text=hashed",), refresh=True)
+    request = RunRequest(
+        source=source, batch_size=2, limit=3, directives=parse_directives(["embed_text=hashed"]), refresh=True
+    )
     assert request.options(settings) == {
         "batch_size": 2,
         "limit": 3,
@@ -110,8 +112,8 @@ def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> Non
 
 def test_a_request_to_do_again_knows_its_directives() -> None:
     """Faults in their order; nothing is forced, since only what is better than before is called."""
-    request = RetryRequest(batch_size=4, faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"))
-    directives = request.directives()
+    directives = parse_directives(faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"))
+    assert RetryRequest(batch_size=4, directives=directives).directives is directives
     assert directives.forced == {}
     assert [(fault.stage, fault.rung, fault.kind, fault.rate) for fault in directives.faults] == [
         ("fetch", "origin", FaultKind.ERROR, 0.5),
@@ -133,13 +135,15 @@ def test_a_request_to_do_again_knows_its_directives() -> None:
 def test_what_cannot_be_done_again_is_refused(options: dict[str, Any], message: str) -> None:
     """Before anything is started, and with the option as it was typed."""
     with pytest.raises(UsageError) as told:
-        RetryRequest(**{"batch_size": 128, **options})
+        directives = parse_directives(faults=options.get("faults", ()))
+        sizes = {name: value for name, value in options.items() if name != "faults"}
+        RetryRequest(**{"batch_size": 128, "directives": directives, **sizes})
     assert message in str(told.value)
 
 
 def test_the_store_notes_what_was_asked_to_be_done_again(settings: Settings) -> None:
     """As of any run."""
-    request = RetryRequest(batch_size=2, limit=3, faults=("fetch.origin=error",))
+    request = RetryRequest(batch_size=2, limit=3, directives=parse_directives(faults=["fetch.origin=error"]))
     assert request.options(settings) == {
         "batch_size": 2,
         "limit": 3,

@@ -12,7 +12,7 @@ from repli.flows.dispatch.retry_planner import (
     PROBE_ITEMS,
     RetryDecision,
     StageProgress,
-    gaps,
+    retry_targets,
 )
 from repli.tasks.execution.stage_runner import StageReport
 from repli.tasks.fallback import Rules
@@ -41,7 +41,7 @@ ONE_BROKEN = sent(1, failed_by_rung=1)
 
 
 @pytest.mark.parametrize(
-    ("reports", "verdict"),
+    ("reports", "decision"),
     [
         ([], RetryDecision.PROBING),
         ([sent(0)], RetryDecision.PROBING),
@@ -69,13 +69,13 @@ ONE_BROKEN = sent(1, failed_by_rung=1)
     ],
 )
 def test_a_stage_is_judged_by_its_rungs_not_by_bad_items(
-    reports: Sequence[StageReport], verdict: RetryDecision
+    reports: Sequence[StageReport], decision: RetryDecision
 ) -> None:
     """Items that are to blame themselves say nothing, up to a point; rungs that let a whole probe down say all."""
-    prospect = StageProgress()
+    progress = StageProgress()
     for report in reports:
-        prospect = prospect.after(report)
-    assert prospect.verdict is verdict
+        progress = progress.after(report)
+    assert progress.decision is decision
 
 
 BESIDE_A_GUESS = (("classify_image", frozenset({"rules", "skip"})),)
@@ -97,11 +97,11 @@ BESIDE_A_NAME = (("extract_text", frozenset({"name_only", "skip"})),)
         ("embed_text", {"hashed"}, [((None, "skip"), BESIDE_A_NAME)]),
     ],
 )
-def test_gaps_are_what_can_be_improved_on_now(stage: str, callable_now: set[str], expected: Sequence[Any]) -> None:
+def test_targets_are_what_can_be_improved_on_now(stage: str, callable_now: set[str], expected: Sequence[Any]) -> None:
     """What is worse than the best rung that can be called; where a rule bars some items from that, than the next."""
     chain = PIPELINE.stage(stage).chain
     wanted = [one if one and isinstance(one[0], tuple) else (one, ()) for one in expected]
-    found = gaps(chain, chain.rung_names, callable_now, Rules(CHAINS, *RULES))
+    found = retry_targets(chain, chain.rung_names, callable_now, Rules(CHAINS, *RULES))
     is_primary_there = chain.primary.name in callable_now
     assert found == [
         RetryTarget(stage=stage, rungs=served, excluded_by=excluded_by, include_stale=is_primary_there and place == 0)
@@ -114,5 +114,5 @@ def test_what_the_policy_leaves_out_can_be_improved_on() -> None:
     improved on."""
     chain = PIPELINE.stage("classify_image").chain
     declared = ("gpu", "small", *chain.rung_names[1:], "guess")
-    [gap] = gaps(chain, declared, {"cpu"}, Rules(CHAINS, *RULES))
-    assert gap.rungs == (None, "rules", "skip", "guess")
+    [target] = retry_targets(chain, declared, {"cpu"}, Rules(CHAINS, *RULES))
+    assert target.rungs == (None, "rules", "skip", "guess")

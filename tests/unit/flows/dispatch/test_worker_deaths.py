@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, WorkerCrashes, mark_poison_item, split_after_crash
 from repli.tasks.execution.stage_task import Batch
-from repli.tasks.fallback import Asked, Cause, Decision, Directives, Ended, Position, Status, Verdict
+from repli.tasks.fallback import PermitRequested, Cause, Decision, Directives, CallEnded, Position, Status, Verdict
 from repli.tasks.stages.default import PIPELINE, declared_breakers
 from repli.tasks.storage import breakers, results
 from repli.tasks.storage.breakers import Key, Move
@@ -48,22 +48,22 @@ def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(databas
     breaker, key = declared_breakers()[name], Key(name, "here/0")
     start = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(breaker.failures):
-        failed = Ended(str(number), Verdict.FAILED)
+        failed = CallEnded(str(number), Verdict.FAILED)
         breakers.apply(database, breaker, key, failed, clock=lambda _: start)
     moves: list[Move] = []
     deaths = WorkerCrashes(
-        database, Directives(), pipeline=PIPELINE, place_of=lambda _: key.place, on_move=moves.append
+        database, Directives(), pipeline=PIPELINE, scope_of=lambda _: key.place, on_move=moves.append
     )
     alone = replace(batch("a"), is_suspect=True)
 
-    assert breakers.apply(database, breaker, key, Asked("probe")).decision is Decision.PROBE
-    assert deaths.died(alone, "classify_image", "tcp://one") is False
+    assert breakers.apply(database, breaker, key, PermitRequested("probe")).decision is Decision.PROBE
+    assert deaths.worker_died(alone, "classify_image", "tcp://one") is False
     assert [(move.new, move.cause) for move in moves] == [(Position.OPEN, Cause.PROBE_FAILED)]
     states, _ = breakers.read(database, breaker, [key])
     assert states[key].failed_probes == 1
 
     breakers.order(database, breaker, key, Cause.RESET)
-    assert deaths.died(alone, "classify_image", "tcp://one") is True
+    assert deaths.worker_died(alone, "classify_image", "tcp://one") is True
     states, _ = breakers.read(database, breaker, [key])
     assert len(states[key].failures) == 1
 
