@@ -1,1 +1,1 @@
-"""Compare the answers of rungs: agreement, and mistakes that a rung may make."""
+"""Compare the answers of rungs: agreement, and perturbed inputs that reveal mistakes."""

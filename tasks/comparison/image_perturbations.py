@@ -1,5 +1,6 @@
-"""Pictures that a drill makes: those with a mistake that a rung may make itself, and one that is like no other. Each is
-kept by its content."""
+"""Images that a drill makes: images with a typical mistake of a rung, and one that is like no other.
+
+They are kept in the blob folder, by their content."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from repli.tasks.fallback import ItemError
 from repli.tasks.storage.blobs import Blobs
 
 
-def _changed(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
-    """The picture after `change`, which is given its pixels; as it is where it cannot be read."""
+def _changed_picture(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
+    """Return the picture with `change` applied to its pixels; unchanged where it cannot be read."""
     import numpy as np
 
     from repli.tasks.models.image_classifier import open_image
@@ -29,7 +30,7 @@ def _changed(change: Callable[[Any], Any], picture: Any, context: Any) -> Any:
     return replace(picture, sha256=blobs.put(_png(np.ascontiguousarray(change(pixels)))))
 
 
-def another_picture(picture: Any, context: Any) -> Any:
+def noise_picture(picture: Any, context: Any) -> Any:
     """Return a picture of coloured noise without a name."""
     import numpy as np
 
@@ -46,7 +47,7 @@ def _png(pixels: Any) -> bytes:
 
 
 PICTURE_MISTAKES: Mapping[str, Callable[[Any, Any], Any]] = {
-    "swapping the colour channels": partial(_changed, lambda pixels: pixels[:, :, ::-1]),
-    "turning the picture upside down": partial(_changed, lambda pixels: pixels[::-1]),
-    "inverting the colours": partial(_changed, lambda pixels: 255 - pixels),
+    "swapping the colour channels": partial(_changed_picture, lambda pixels: pixels[:, :, ::-1]),
+    "turning the picture upside down": partial(_changed_picture, lambda pixels: pixels[::-1]),
+    "inverting the colours": partial(_changed_picture, lambda pixels: 255 - pixels),
 }

@@ -1,4 +1,4 @@
-"""How the answers of a stage are compared: with the primary's, and with each other."""
+"""Measure how far the answers of two rungs agree, for each kind of answer."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, another_picture
-from repli.tasks.items import Assets, Classification, Embedding, Text, Validation, as_json
+from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
+from repli.tasks.items import Assets, Classification, Embedding, Text, Validation
+from repli.tasks.json_values import as_json
 
 V = TypeVar("V")
 
 NEIGHBOURS = 10
+"""Nearest neighbours that are compared where two rungs embed into different spaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison(Generic[V]):
-    """What a drill needs to know of a stage's answers.
+    """How a drill compares the answers of a stage's rungs.
 
     Args:
-        agreement: for the primary's answers and another rung's to the same items, in their order: how far each pair
-            agrees, from 0 to 1. It may answer nothing where there is nothing to compare by.
-        key: what answers have in common that say the same. None where all items may well have the same answer.
-        space: the vector space of an answer that is a vector.
-        is_same: whether an answer is, at its core, what the primary answered.
-        is_unknown: whether an answer says that the rung does not know. A rung whose answers to a whole sample say so is
-            reported, not failed.
-        is_empty: whether an input of the stage holds nothing to work on, such as a file that was never fetched. No rung
-            could serve it, so a drill leaves it out.
-        another: makes, of an input and the stage's context, an input that has nothing in common with any other: a rung
-            that answers it as it answers everything does not look. None where there is none to make.
-        mistakes: what a rung may do wrong with its input, by name, as functions that do it: of an input and the
-            stage's context. A rung that answers more like the primary after one of them does it too.
+        agreement: returns the agreement in [0, 1] of each pair of the primary's and another rung's answers to the same
+            items, in their order. Empty where the answers cannot be compared.
+        key: returns a key that equal answers share. None where all items may rightly have the same answer.
+        space: returns the vector space of an answer that is a vector.
+        is_same: returns whether an answer agrees in essence with the primary's.
+        is_unknown: returns whether an answer says that the rung does not know. A rung that answers so for a whole
+            sample is reported, not failed.
+        is_empty: returns whether an input has no content, such as a file that was never fetched. A drill leaves it
+            out, because no rung can serve it.
+        unrelated_input: makes, from an input and the stage's context, an input that is unlike all others: a rung that
+            answers it as it answers the others ignores its input. None where no such input can be made.
+        mistakes: typical mistakes of a rung, by name, as functions of an input and the stage's context that return the
+            wrong input. A rung that agrees more with the primary after one of them makes that mistake itself.
     """
 
     agreement: Callable[[Sequence[V], Sequence[V]], Sequence[float]]
@@ -42,22 +44,22 @@ class Comparison(Generic[V]):
     is_same: Callable[[V, V], bool] = operator.eq
     is_unknown: Callable[[V], bool] = lambda answer: False
     is_empty: Callable[[Any], bool] = lambda value: False
-    another: Callable[[Any, Any], Any] | None = None
+    unrelated_input: Callable[[Any, Any], Any] | None = None
     mistakes: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
 
 
 def equality(first: Sequence[Any], second: Sequence[Any]) -> list[float]:
-    """1 for answers that are the same, 0 for all others."""
+    """Return 1 for each pair of equal answers, 0 for each other pair."""
     return [float(as_json(a) == as_json(b)) for a, b in zip(first, second, strict=True)]
 
 
 def same_label(first: Sequence[Classification], second: Sequence[Classification]) -> list[float]:
-    """1 for the same label, or for two that were withheld."""
+    """Return 1 for each pair with the same label, or with no label on both sides; 0 for each other pair."""
     return [float(a.label == b.label) for a, b in zip(first, second, strict=True)]
 
 
 def same_bytes(first: Sequence[Assets], second: Sequence[Assets]) -> list[float]:
-    """1 where both assets are the same bytes."""
+    """Return 1 for each pair whose documents and images have the same bytes; 0 for each other pair."""
 
     def content(assets: Assets) -> tuple[str | None, ...]:
         return tuple(asset.sha256 if asset else None for asset in (assets.document, assets.image))
@@ -66,7 +68,7 @@ def same_bytes(first: Sequence[Assets], second: Sequence[Assets]) -> list[float]
 
 
 def token_overlap(first: Sequence[Text], second: Sequence[Text]) -> list[float]:
-    """Words in common, as a share of the words of both: Dice's coefficient (1945) over multisets."""
+    """Return the share of words that each pair has in common: Dice's coefficient (1945) over multisets of words."""
 
     def overlap(a: Counter[str], b: Counter[str]) -> float:
         return 2 * (a & b).total() / (a.total() + b.total()) if a or b else 1.0
@@ -76,8 +78,11 @@ def token_overlap(first: Sequence[Text], second: Sequence[Text]) -> list[float]:
 
 
 def same_meaning(first: Sequence[Embedding], second: Sequence[Embedding]) -> list[float]:
-    """The cosine, 0 where it is below; for rungs of different spaces, whose vectors cannot be compared, the share
-    of the nearest neighbours among these items that an item has in both."""
+    """Return the cosine of each pair, 0 where it is negative.
+
+    Vectors of different spaces cannot be compared: then the share of its nearest neighbours among these items that an
+    item has in both spaces. Empty for fewer than four items.
+    """
     if all(a.space == b.space for a, b in zip(first, second, strict=True)):
         return [max(0.0, min(1.0, a.similarity(b))) for a, b in zip(first, second, strict=True)]
     nearest = min(NEIGHBOURS, len(first) // 4)
@@ -104,11 +109,11 @@ LABELS: Comparison[Classification] = Comparison(
     key=lambda answer: (answer.label, answer.top),
     is_same=lambda a, b: [guess.label for guess in a.top[:1]] == [guess.label for guess in b.top[:1]],
     is_unknown=lambda answer: answer.label is None,
-    another=another_picture,
+    unrelated_input=noise_picture,
     mistakes=PICTURE_MISTAKES,
 )
 VECTORS: Comparison[Embedding] = Comparison(
     agreement=same_meaning, key=lambda answer: answer.vector.tobytes(), space=lambda answer: answer.space
 )
 ANYTHING: Comparison[Any] = Comparison(agreement=equality)
-"""Of a stage that does not say how its answers are compared."""
+"""The comparison of a stage that declares none."""

@@ -1,27 +1,30 @@
-"""What the engine needs of the process it runs in: its clocks, its threads, its memory, its view of the breakers."""
+"""The engine's `Runtime` in this process: clocks, time limits, memory and breakers."""
 
 from __future__ import annotations
 
 import gc
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from repli.tasks.execution.shared_breakers import BreakerRegistry, Notify, current_device_scope
 from repli.tasks.execution.time_limit import TimeLimiter
-from repli.tasks.fallback import AroundFallback, Runtime, WorkingSizes
+from repli.tasks.fallback import Runtime, WorkingSizes
+from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.storage.database import Database
 
 
 def free_memory() -> None:
-    """Give back what this process holds and does not use, the accelerator's cache included."""
+    """Free the memory that this process holds and does not use, the accelerator's cache included."""
     gc.collect()
-    torch = sys.modules.get("torch")  # without it there is nothing on a device
+    torch = sys.modules.get("torch")  # not imported: nothing is on a device
     if torch is not None and torch.cuda.is_available():
-        with suppress(RuntimeError):  # a device that is broken says so at the next call
+        with suppress(RuntimeError):  # a broken device fails at its next call, in the chain
             torch.cuda.empty_cache()
 
 
@@ -37,22 +40,25 @@ def _process_runtime(may_exit: bool) -> Runtime:
 
 
 def process_runtime(
-    *, may_exit: bool, around_fallback: AroundFallback | None = None, gates: BreakerRegistry | None = None
+    *,
+    may_exit: bool,
+    around_fallback: Callable[..., RungResult[Any]] | None = None,
+    breakers: BreakerRegistry | None = None,
 ) -> Runtime:
-    """The runtime of this process: working sizes and threads are the same from call to call.
+    """Return the runtime of this process. Working sizes and threads are kept from call to call.
 
     Args:
-        may_exit: somebody restarts this process, so a call that cannot be cut off may end it.
-        around_fallback: shows fallbacks to people.
-        gates: the way to the breakers; without it every rung is called, however often it failed.
+        may_exit: whether a call that cannot be cut off may end this process, because a supervisor restarts it.
+        around_fallback: called around each fallback, to show it in a UI.
+        breakers: the breakers to consult; without them every rung is called, however often it has failed.
     """
     runtime = _process_runtime(may_exit)
     if around_fallback:
         runtime = replace(runtime, around_fallback=around_fallback)
-    return replace(runtime, breaker_of=gates.of) if gates else runtime
+    return replace(runtime, breaker_of=breakers.of) if breakers else runtime
 
 
 @lru_cache(maxsize=8)
 def process_breakers(database_url: str, on_move: Notify) -> BreakerRegistry:
-    """This process's gates onto the breakers of one store."""
-    return BreakerRegistry(Database(database_url), place=current_device_scope(), on_move=on_move)
+    """Return this process's breakers of one store."""
+    return BreakerRegistry(Database(database_url), device_scope=current_device_scope(), on_move=on_move)

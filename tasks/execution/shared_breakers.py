@@ -1,8 +1,8 @@
-"""The breakers as one process sees them: the shared ones, read seldom; or its own, while the store is out of reach.
+"""Circuit breakers as one process sees them: shared through the store, or local while the store is unreachable.
 
-A healthy rung costs no write, and one small read a second at most: the last reading is believed for so long, and
-aged by this process's own clock. Once a rung has failed within its window it is read before each call, so that nobody
-calls on a reading that is out of date; a refusal may be a second old.
+A healthy rung costs no write and at most one small read a second: the state is cached for `CACHE_TTL_S` and aged by
+this process's own clock. While a rung has failures in its window, the state is read before each call, so that no call
+relies on an outdated state. A refusal may be one second old.
 """
 
 from __future__ import annotations
@@ -18,202 +18,218 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from repli.tasks.fallback import (
-    Asked,
-    Breaker,
+from repli.tasks.fallback import Breaker, Position, StoreError
+from repli.tasks.fallback.breaker import (
     BreakerState,
+    CallEnded,
     Cause,
     Decision,
-    Ended,
     Event,
-    Excused,
-    Permit,
-    Position,
-    StoreError,
+    FailuresForgiven,
+    PermitRequested,
     Verdict,
     step,
 )
+from repli.tasks.fallback.breaker_client import Permit
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import FLEET, Change, Key, Move
 from repli.tasks.storage.database import Database, database_time
 
 CACHE_TTL_S = 1.0
-STORE_AGAIN_AFTER_S = 5.0
-"""While the store is out of reach it is asked no more often."""
+STORE_RETRY_S = 5.0
+"""Seconds between two tries to reach a store that is unreachable."""
 
-_LONGEST_DEVICES = 128
-"""As the store has it, a place is at most 255 characters long, and a host's name 64."""
+_MAX_DEVICES_LENGTH = 128
+"""A device scope has at most 255 characters in the store, and a host name 64."""
 
 Notify = Callable[[Move], None]
 
 
 @lru_cache(maxsize=1)
 def current_device_scope() -> str:
-    """Where this process is, as far as devices go: the host, and the CUDA devices of it that the process sees."""
+    """Return the device scope of this process: the host name, and the CUDA devices that the process sees."""
     host, devices = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is None:
         return host
-    if len(devices) > _LONGEST_DEVICES:  # many UUIDs
+    if len(devices) > _MAX_DEVICES_LENGTH:  # many UUIDs
         devices = hashlib.sha256(devices.encode()).hexdigest()[:16]
     return f"{host}/{devices or 'no-cuda'}"
 
 
 @dataclass(slots=True)
-class _Reading:
-    """What was read, when: by the database's clock, and by this process's."""
+class _CachedState:
+    """The last known states of a breaker.
+
+    Args:
+        own: the state that this process's calls change.
+        override: the state of the fleet, which holds an operator's override for all scopes.
+        store_time: the database's time at `read_at`.
+        read_at: seconds by this process's timer.
+    """
 
     own: BreakerState
-    ordered: BreakerState
-    now: datetime
-    at: float
+    override: BreakerState
+    store_time: datetime
+    read_at: float
 
 
 @dataclass(slots=True)
 class _Outage:
-    """The store is out of reach, and is asked again at `again_at`; what failed meanwhile, and when."""
+    """A time in which the store is unreachable: when to try it again, and the failures meanwhile with their times."""
 
-    again_at: float
-    failures: list[tuple[Ended, float]] = field(default_factory=list)
+    retry_at: float
+    failures: list[tuple[CallEnded, float]] = field(default_factory=list)
 
 
 class BreakerRegistry:
-    """The gates of one process onto one store.
+    """The breakers of one process, shared through one store. Threads may share it.
 
     Args:
-        place: where this process is, for breakers of scope `host`.
-        on_move: told of each move that this process made, once it is kept.
-        timer: seconds that only grow.
+        database: the store that keeps the breakers' states.
+        device_scope: the host and devices of this process, which breakers of scope `host` are kept by.
+        on_move: called with each transition that this process caused, once the store has it.
+        timer: a monotonic clock, in seconds.
         clock: the store's time.
+
+    Example:
+        >>> registry = BreakerRegistry(database, device_scope=current_device_scope())
+        >>> breaker = registry.of("classify_image.gpu", Breaker(scope="host"))
+        >>> permit = breaker.acquire()
+        >>> if not permit.is_refused:
+        ...     breaker.record(permit, Verdict.SERVED)
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        place: str,
+        device_scope: str,
         on_move: Notify = lambda move: None,
         timer: Callable[[], float] = time.monotonic,
         clock: breakers.Clock = database_time,
     ) -> None:
         self.database = database
-        self.place = place
+        self.device_scope = device_scope
         self._on_move = on_move
         self.timer = timer
         self.clock = clock
-        self._gates: dict[tuple[str, Breaker], SharedBreaker] = {}
+        self._breakers: dict[tuple[str, Breaker], SharedBreaker] = {}
         self._lock = threading.Lock()
-        self._out_since: float | None = None
+        self._outage_since: float | None = None
         self._notes: list[str] = []
 
     def of(self, name: str, breaker: Breaker) -> SharedBreaker:
-        """The gate of the rung that is named `stage.rung`."""
+        """Return the breaker of the rung `name`, which is written `STAGE.RUNG`; always the same object for one rung."""
         with self._lock:
-            return self._gates.setdefault((name, breaker), SharedBreaker(self, name, breaker))
+            return self._breakers.setdefault((name, breaker), SharedBreaker(self, name, breaker))
 
     def on_transition(self, move: Move) -> None:
-        """A breaker moved, and it is kept. Whoever is told may fail; the pipeline goes on."""
+        """Report a transition that the store has. A failing `on_move` becomes a note: it must not stop the pipeline."""
         try:
             self._on_move(move)
-        except Exception as error:  # noqa: BLE001  telling people is not worth an item
+        except Exception as error:  # noqa: BLE001  a lost notification must cost no item
             with self._lock:
-                self._notes.append(f"breakers: nobody could be told of {move} ({type(error).__name__}: {error})")
+                self._notes.append(f"breakers: {move} could not be reported ({type(error).__name__}: {error})")
 
     def on_store_lost(self, error: StoreError) -> None:
-        """The store is out of reach. It is said once."""
+        """Note that the store is unreachable, once for each outage."""
         with self._lock:
-            if self._out_since is None:
-                self._out_since = self.timer()
-                self._notes.append(f"breakers: {error}; until it is back this worker keeps count by itself")
+            if self._outage_since is None:
+                self._outage_since = self.timer()
+                self._notes.append(f"breakers: {error}; this worker counts failures locally until the store is back")
 
     def on_store_recovered(self) -> None:
-        """The store answers."""
+        """Note that the store answers again, if it was unreachable."""
         with self._lock:
-            if self._out_since is not None:
-                seconds = self.timer() - self._out_since
-                self._notes.append(f"breakers: the store is back after {seconds:.0f} s; they are shared again")
-                self._out_since = None
+            if self._outage_since is not None:
+                seconds = self.timer() - self._outage_since
+                self._notes.append(f"breakers: the store is back after {seconds:.0f} s; breakers are shared again")
+                self._outage_since = None
 
     def drain_notes(self) -> tuple[str, ...]:
-        """What there is to say of the store, once each."""
+        """Return and clear the pending log messages."""
         with self._lock:
             notes, self._notes = tuple(self._notes), []
         return notes
 
 
 class SharedBreaker:
-    """One rung's breaker. Threads may share it."""
+    """One rung's breaker, a `BreakerClient`. Threads may share it. Get it from `BreakerRegistry.of`."""
 
-    def __init__(self, gates: BreakerRegistry, name: str, breaker: Breaker) -> None:
-        self._gates = gates
+    def __init__(self, registry: BreakerRegistry, name: str, breaker: Breaker) -> None:
+        self._registry = registry
         self._breaker = breaker
-        self._key = Key(name, FLEET if breaker.scope == "fleet" else gates.place)
-        self._ordered_key = Key(name)
+        self._key = Key(name, FLEET if breaker.scope == "fleet" else registry.device_scope)
+        self._override_key = Key(name)
         self._lock = threading.RLock()
-        self._reading: _Reading | None = None
+        self._cached: _CachedState | None = None
         self._outage: _Outage | None = None
-        self._has_served_last = False
+        self._last_call_served = False
 
     def acquire(self) -> Permit:
-        """Whether the rung may be called now. A probe's permit is a lease, which its holder ends by `ended`."""
+        """Return the permit for one call, or a refusal. A probe's permit is a lease: end it with `record`."""
         token = uuid.uuid4().hex
         with self._lock:
-            reading = self._read()
-            if reading.ordered.position.is_forced:
-                return self._permit(token, *step(self._breaker, reading.ordered, Asked(token), self._now(reading)))
-            state, decision = step(self._breaker, reading.own, Asked(token), self._now(reading))
-            if state.position is not reading.own.position or state.lease != reading.own.lease:
-                state, decision = self._apply_event(Asked(token))
-                if state.cause is Cause.PROBE_LOST and state.owes_probe(self._now(self._last_known())):
-                    state, decision = self._apply_event(Asked(token))  # the lease was lost long ago
-            return self._permit(token, state, decision)
+            cached = self._read()
+            if cached.override.position.is_forced:
+                return self._permit_for(
+                    token, *step(self._breaker, cached.override, PermitRequested(token), self._now(cached))
+                )
+            state, decision = step(self._breaker, cached.own, PermitRequested(token), self._now(cached))
+            if state.position is not cached.own.position or state.lease != cached.own.lease:
+                state, decision = self._apply_event(PermitRequested(token))
+                if state.cause is Cause.PROBE_LOST and state.is_probe_due(self._now(self._last_known())):
+                    state, decision = self._apply_event(PermitRequested(token))  # lost so long ago that a probe is due
+            return self._permit_for(token, state, decision)
 
     def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
-        """The call that `permit` let through is over. Healthy calls leave no trace in the store."""
+        """Record the verdict on the call of `permit`. A served call writes nothing, unless it is a probe."""
         if verdict is not Verdict.INCONCLUSIVE:
-            self._has_served_last = verdict is Verdict.SERVED
+            self._last_call_served = verdict is Verdict.SERVED
         if verdict is Verdict.FAILED or permit.is_probe:
             with self._lock:
-                self._apply_event(Ended(permit.token, verdict, why))
+                self._apply_event(CallEnded(permit.token, verdict, why))
 
     def forgive(self, permits: Iterable[Permit]) -> None:
-        """Those calls failed over an item."""
+        """Remove the failures of these calls: an item caused them, not the rung."""
         tokens = frozenset(permit.token for permit in permits)
         with self._lock:
             if self._outage:
-                self._outage.failures = [one for one in self._outage.failures if one[0].token not in tokens]
-            self._apply_event(Excused(tokens))
+                kept = [failure for failure in self._outage.failures if failure[0].token not in tokens]
+                self._outage.failures = kept
+            self._apply_event(FailuresForgiven(tokens))
 
-    def _permit(self, token: str, state: BreakerState, decision: Decision) -> Permit:
-        why = _refusal(self._key, state) if decision is Decision.REFUSE else ""
-        is_trusted = self._has_served_last and not state.failures
+    def _permit_for(self, token: str, state: BreakerState, decision: Decision) -> Permit:
+        why = _refusal_message(self._key, state) if decision is Decision.REFUSE else ""
+        is_trusted = self._last_call_served and not state.failures
         return Permit(token=token, decision=decision, why=why, is_trusted=is_trusted)
 
-    def _now(self, reading: _Reading) -> datetime:
-        return reading.now + timedelta(seconds=self._gates.timer() - reading.at)
+    def _now(self, cached: _CachedState) -> datetime:
+        return cached.store_time + timedelta(seconds=self._registry.timer() - cached.read_at)
 
-    def _read(self) -> _Reading:
-        """The last reading, or a new one where that is not to be believed any more."""
-        reading = self._reading
-        if self._outage and self._gates.timer() < self._outage.again_at:
+    def _read(self) -> _CachedState:
+        """Return the cached states, read anew where they are outdated."""
+        cached = self._cached
+        if self._outage and self._registry.timer() < self._outage.retry_at:
             return self._last_known()
-        if reading and not self._outage and self._gates.timer() - reading.at < CACHE_TTL_S:
-            is_sure = reading.own.position is not Position.CLOSED or not reading.own.failures
-            if is_sure:
-                return reading
-        keys = [self._key, self._ordered_key]
+        if cached and not self._outage and self._registry.timer() - cached.read_at < CACHE_TTL_S:
+            is_failing = cached.own.position is Position.CLOSED and cached.own.failures
+            if not is_failing:
+                return cached
+        keys = [self._key, self._override_key]
         try:
             self._replay()
-            states, now = breakers.read(self._gates.database, self._breaker, keys, clock=self._gates.clock)
+            states, now = breakers.read(self._registry.database, self._breaker, keys, clock=self._registry.clock)
         except StoreError as error:
             return self._enter_outage(error)
         if self._outage:
             self._outage = None
-            self._gates.on_store_recovered()
-        self._reading = _Reading(states[self._key], states[self._ordered_key], now, self._gates.timer())
-        return self._reading
+            self._registry.on_store_recovered()
+        self._cached = _CachedState(states[self._key], states[self._override_key], now, self._registry.timer())
+        return self._cached
 
     def _apply_event(self, event: Event) -> tuple[BreakerState, Decision]:
-        """Let the event happen to the shared breaker, or to this process's own while that is out of reach."""
+        """Apply the event to the shared breaker, or to this process's copy while the store is unreachable."""
         if not self._outage:
             try:
                 change = self._apply(event)
@@ -221,52 +237,53 @@ class SharedBreaker:
                 self._enter_outage(error)
             else:
                 known = self._last_known()
-                ordered = change.state if self._key == self._ordered_key else known.ordered
-                now = change.now - timedelta(seconds=self._gates.timer() - known.at)
-                self._reading = _Reading(change.state, ordered, now, known.at)  # no younger: the order was not read
+                override = change.state if self._key == self._override_key else known.override
+                store_time = change.now - timedelta(seconds=self._registry.timer() - known.read_at)
+                # `read_at` stays: the override was not read now, so the cache has to expire as before.
+                self._cached = _CachedState(change.state, override, store_time, known.read_at)
                 return change.state, change.decision
-        reading = self._last_known()
-        state, decision = step(self._breaker, reading.own, event, self._now(reading))
-        self._reading = replace(reading, own=state)
-        if self._outage and isinstance(event, Ended):
+        known = self._last_known()
+        state, decision = step(self._breaker, known.own, event, self._now(known))
+        self._cached = replace(known, own=state)
+        if self._outage and isinstance(event, CallEnded):
             if event.verdict is Verdict.FAILED:
-                self._outage.failures.append((event, self._gates.timer()))
-            elif state.position is not reading.own.position:  # a served probe: what failed before it is over
+                self._outage.failures.append((event, self._registry.timer()))
+            elif state.position is not known.own.position:  # a served probe: earlier failures no longer count
                 self._outage.failures.clear()
         return state, decision
 
-    def _last_known(self) -> _Reading:
-        """The last reading, however old; a closed breaker where there never was one."""
-        if self._reading is None:
-            self._reading = _Reading(BreakerState(), BreakerState(), datetime.now(UTC), self._gates.timer())
-        return self._reading
+    def _last_known(self) -> _CachedState:
+        """Return the cached states, however old; closed breakers if none were ever read."""
+        if self._cached is None:
+            self._cached = _CachedState(BreakerState(), BreakerState(), datetime.now(UTC), self._registry.timer())
+        return self._cached
 
     def _apply(self, event: Event) -> Change:
-        database, clock = self._gates.database, self._gates.clock
+        database, clock = self._registry.database, self._registry.clock
         change = breakers.apply(database, self._breaker, self._key, event, clock=clock)
         if change.move:
-            self._gates.on_transition(change.move)
+            self._registry.on_transition(change.move)
         return change
 
-    def _enter_outage(self, error: StoreError) -> _Reading:
-        self._outage = self._outage or _Outage(again_at=0.0)
-        self._outage.again_at = self._gates.timer() + STORE_AGAIN_AFTER_S
-        self._gates.on_store_lost(error)
+    def _enter_outage(self, error: StoreError) -> _CachedState:
+        self._outage = self._outage or _Outage(retry_at=0.0)
+        self._outage.retry_at = self._registry.timer() + STORE_RETRY_S
+        self._registry.on_store_lost(error)
         return self._last_known()
 
     def _replay(self) -> None:
-        """Tell the shared breaker what failed while it was out of reach, but for what left the window meanwhile."""
+        """Apply the failures of the outage to the shared breaker, except those that have left the window."""
         while self._outage and self._outage.failures:
             failed, at = self._outage.failures[0]
-            if self._gates.timer() - at < self._breaker.within_s:
+            if self._registry.timer() - at < self._breaker.within_s:
                 self._apply(failed)
             del self._outage.failures[0]
 
 
-def _refusal(key: Key, state: BreakerState) -> str:
+def _refusal_message(key: Key, state: BreakerState) -> str:
     if state.position is Position.FORCED_OPEN:
-        return f"{key.name} was not called: its breaker is forced open; `repli breakers reset {key.name}` lets it go"
+        return f"{key.name} was not called: its breaker is forced open; undo it with `repli breakers reset {key.name}`"
     why = f" ({state.why})" if state.why else ""
     since = f", opened at {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
-    again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is under way"
+    again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is in flight"
     return f"{key.name} was not called: its breaker is open{why}{since}{again}"

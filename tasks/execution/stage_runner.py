@@ -1,4 +1,4 @@
-"""Run one stage over one batch of items: find what is to be done, do it, and save it. The checkpoint is here."""
+"""Run one stage over one batch of items: find the work, run the chain, save the results as a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 from repli.tasks.fallback import (
     ChainInput,
@@ -15,23 +16,24 @@ from repli.tasks.fallback import (
     StepResult,
     run_chain,
 )
-from repli.tasks.items import fingerprint
-from repli.tasks.pipeline import Pipeline, StageContext
+from repli.tasks.items import ItemState
+from repli.tasks.json_values import fingerprint
+from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 
-_WORDS = {Status.PENDING.value: "left as they were"}
+_STATUS_TEXTS = {Status.PENDING.value: "unchanged"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upgrade:
-    """Do again what is less than whole, keeping whatever is as good as what comes of it.
+    """An option of a run: retry degraded, skipped and failed results, and replace a result only by a better one.
 
     Args:
-        holder: who has the items in hand; others that happen to be in a batch are left alone.
-        stages: those where something better may be had now.
+        holder: the claim holder of the items; other items of a batch are skipped.
+        stages: the stages whose better rungs may serve now.
     """
 
     holder: str
@@ -40,7 +42,14 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What one run asks of every stage."""
+    """The options of one run, the same for all of its stages.
+
+    Args:
+        run_id: the run that results are saved under.
+        refresh: whether to recompute results of earlier runs.
+        upgrade: which results to retry; None to run the stages that have none.
+        directives: rungs to force and faults to inject.
+    """
 
     run_id: str
     refresh: bool = False
@@ -48,21 +57,24 @@ class RunOptions:
     directives: Directives = field(default_factory=Directives)
 
     def may_work_on(self, holder: str | None) -> bool:
-        """Whether an item that `holder` has in hand, None for nobody, is this run's to work on."""
+        """Return whether this run may work on an item with this claim holder, None for an item without a claim."""
         return holder == self.upgrade.holder if self.upgrade else holder in {None, self.run_id}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
-    """What a stage did to one batch.
+    """The counts of one stage over one batch.
 
     Args:
-        items: items that the stage had work on.
+        stage: the stage's name.
+        items: how many items the stage had work on.
+        statuses: how many items have each status.
         rungs: how many items each rung served.
+        mean_penalty: the mean of the penalties in (0, 1]; None where no result has one.
         notes: lines for the run's report.
         tried: of an upgrade, the items for which a rung was called.
-        upgraded: of these, the items with a better result than before, or with a fresh one in place of a stale one.
-        failed_by_rung: of these, the items that no rung served although the items themselves are sound.
+        upgraded: of these, the items with a better result than before, or with a current one in place of a stale one.
+        failed_by_rung: of these, the sound items that no rung served.
     """
 
     stage: str
@@ -77,13 +89,13 @@ class StageReport:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether a fallback, a skip or a failure is among the results."""
+        """Return whether a degraded, skipped or failed result is among the results."""
         return any(self.statuses.get(status) for status in (Status.DEGRADED, Status.SKIPPED, Status.FAILED))
 
     def __str__(self) -> str:
         if not self.items:
             return "nothing left to do"
-        counts = [f"{count} {_WORDS.get(status, status)}" for status, count in self.statuses.items()]
+        counts = [f"{count} {_STATUS_TEXTS.get(status, status)}" for status, count in self.statuses.items()]
         rungs = [f"{rung} {count}" for rung, count in self.rungs.items()]
         mean = f"; mean penalty {float(self.mean_penalty):.3f}" if self.mean_penalty is not None else ""
         return f"{self.items} items: {', '.join(counts)}{mean}{' · ' + ', '.join(rungs) if rungs else ''}"
@@ -97,102 +109,158 @@ def run_stage(
     settings: Settings,
     runtime: Runtime,
 ) -> StageReport:
-    """Do what is left of the stage `name` for these items, and keep the results before returning.
+    """Run the stage `name` on the items that need it, and save the results before returning.
 
-    Idempotent: an item that has its result is not touched again, so a run that was cut off, or a task that is
-    computed twice, goes on where it stopped. Items that failed, have not come so far, or are in another's hand are
-    left alone.
+    Idempotent: an item that has its result is not processed again, so a run that was interrupted, or a task that is
+    computed twice, resumes at the first item without a result. Items that have failed, whose earlier stages are not
+    done, or that another run has claimed are skipped.
 
     Raises:
-        StoreError: the results could not be read or kept; nothing was.
+        StoreError: the results could not be read or saved; none were saved.
     """
-    stage, earlier = pipeline.stage(name), pipeline.before(name)
     database = Database(settings.database_url)
     context = StageContext(
         settings=settings, database=database, run_id=options.run_id, now=runtime.now(), rules=pipeline.rules
     )
-    works, finished, discard, made_from, before = [], [], [], {}, {}
+    works = _find_work(pipeline, name, item_ids, database, options)
+    finished = _do_work(pipeline.stage(name), works, context, options, runtime)
+    _save(database, works, finished)
+    return _build_report(name, finished, {work.item_id: work.previous for work in works} if options.upgrade else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ItemWork:
+    """The work of a stage on one item.
+
+    Args:
+        previous: the result that the work may replace; a pending one where the stage has none.
+        input_hash: the fingerprint of the stage's input, which is saved with the result.
+        chain_input: what the chain is to do; None where the stage is not applicable to the item.
+        discard_existing: whether any result replaces the previous one, also a worse one.
+    """
+
+    previous: StepResult
+    input_hash: str | None
+    chain_input: ChainInput[Any] | None
+    discard_existing: bool
+
+    @property
+    def item_id(self) -> str:
+        return self.previous.item_id
+
+
+def _find_work(
+    pipeline: Pipeline, name: str, item_ids: Sequence[str], database: Database, options: RunOptions
+) -> list[_ItemWork]:
+    """Return the work of the stage `name` on the items that need it and that this run may work on."""
     states = results.load(database, item_ids)
-    holders = claims.holders(database, item_ids)  # after that: what another did to an item, he did while he held it
-    for state in states:
-        if not options.may_work_on(holders.get(state.item.id)):
-            continue
-        if not all((done := state.results.get(other)) and done.status.is_done for other in earlier):
-            continue
-        value = stage.input(state)
-        kept = state.results.get(name) or StepResult.pending(state.item.id, name)
-        barred = pipeline.rules.barred(name, {other: state.results[other].rung or "" for other in earlier})
-        due = _due(kept, fingerprint(value), is_forbidden=kept.rung in barred, options=options)
-        if due is None:
-            continue
-        before[state.item.id], made_from[state.item.id] = kept, fingerprint(value)
-        if due.discard_existing:
-            discard.append(kept)
-        if value is None:
-            finished.append(_not_applicable(state.item.id, name, context))
-        else:
-            reasons = {rung: str(rule) for rung, rule in barred.items()}
-            works.append(ChainInput(state.item.id, value, forbidden=reasons, improve_on=due.improve_on))
-    if works:
+    # Read the claims last: a result written by another run was written while that run held the claim.
+    holders = claims.holders(database, item_ids)
+    works = [
+        _work_on(state, pipeline, name, options) for state in states if options.may_work_on(holders.get(state.item.id))
+    ]
+    return [work for work in works if work]
+
+
+def _work_on(state: ItemState, pipeline: Pipeline, name: str, options: RunOptions) -> _ItemWork | None:
+    """Return the work of the stage `name` on one item; None where it has its result, or an earlier stage has none."""
+    earlier = pipeline.before(name)
+    if not all((result := state.results.get(other)) and result.status.is_done for other in earlier):
+        return None
+    value = pipeline.stage(name).input(state)
+    input_hash = fingerprint(value)
+    previous = state.results.get(name) or StepResult.pending(state.item.id, name)
+    forbidden = pipeline.rules.forbidden_rungs(name, {other: state.results[other].rung or "" for other in earlier})
+    needed = _work_needed(previous, input_hash, is_forbidden=previous.rung in forbidden, options=options)
+    if needed is None:
+        return None
+    chain_input = None
+    if value is not None:
+        reasons = {rung: str(rule) for rung, rule in forbidden.items()}
+        chain_input = ChainInput(state.item.id, value, forbidden=reasons, improve_on=needed.improve_on)
+    return _ItemWork(
+        previous=previous,
+        input_hash=input_hash,
+        chain_input=chain_input,
+        discard_existing=needed.discard_existing,
+    )
+
+
+def _do_work(
+    stage: AnyStage, works: Sequence[_ItemWork], context: StageContext, options: RunOptions, runtime: Runtime
+) -> list[StepResult]:
+    """Return one result per work: from one run of the chain, or `not_applicable` where the chain has no input."""
+    finished = [_not_applicable(work.item_id, stage.name, context) for work in works if work.chain_input is None]
+    inputs = [work.chain_input for work in works if work.chain_input is not None]
+    if inputs:
         finished += run_chain(
-            stage.chain, works, context, run_id=options.run_id, runtime=runtime, directives=options.directives
+            stage.chain, inputs, context, run_id=options.run_id, runtime=runtime, directives=options.directives
         )
-    fresh = [replace(one, made_from=made_from[one.item_id]) for one in finished if one.status.is_terminal]
-    results.save(database, fresh, discard=discard)
-    return report(name, finished, before if options.upgrade else {})
+    return finished
+
+
+def _save(database: Database, works: Sequence[_ItemWork], finished: Sequence[StepResult]) -> None:
+    """Save the terminal results, each with the fingerprint of its input."""
+    hashes = {work.item_id: work.input_hash for work in works}
+    fresh = [replace(result, input_hash=hashes[result.item_id]) for result in finished if result.status.is_terminal]
+    results.save(database, fresh, discard=[work.previous for work in works if work.discard_existing])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WorkNeeded:
-    """A stage has work on an item. `improve_on` is the rung that is to be improved on; where the kept result
-    `discard_existing`, whatever comes takes its place."""
+    """A stage's work on an item: the rung to improve on, and whether to discard the existing result first."""
 
     improve_on: str | None = None
     discard_existing: bool = False
 
 
-def _due(kept: StepResult, made_from: str | None, *, is_forbidden: bool, options: RunOptions) -> _WorkNeeded | None:
-    """What a stage is to do about an item whose earlier stages are done; None for nothing."""
-    if kept.status is Status.PENDING:
+def _work_needed(
+    previous: StepResult, input_hash: str | None, *, is_forbidden: bool, options: RunOptions
+) -> _WorkNeeded | None:
+    """Return the work on an item whose earlier stages are done; None where its previous result is to stay."""
+    if previous.status is Status.PENDING:
         return _WorkNeeded()
-    if kept.status is Status.FAILED:
-        return _WorkNeeded() if kept.retryable else None
+    if previous.status is Status.FAILED:
+        return _WorkNeeded() if previous.retryable else None
     if is_forbidden:
         return _WorkNeeded(discard_existing=True)
-    if _is_stale_result(kept):
+    if _is_stale_result(previous):
         return _WorkNeeded()
-    answers_another = kept.made_from is not None and made_from is not None and kept.made_from != made_from
-    if answers_another or (options.refresh and kept.run_id != options.run_id):
+    has_other_input = previous.input_hash is not None and input_hash is not None and previous.input_hash != input_hash
+    if has_other_input or (options.refresh and previous.run_id != options.run_id):
         return _WorkNeeded()
-    if options.upgrade and kept.stage in options.upgrade.stages and kept.retryable:
-        return _WorkNeeded(improve_on=kept.rung)
+    if options.upgrade and previous.stage in options.upgrade.stages and previous.retryable:
+        return _WorkNeeded(improve_on=previous.rung)
     return None
 
 
-def report(stage: str, finished: Sequence[StepResult], before: Mapping[str, StepResult] = {}) -> StageReport:
-    """The counts of a batch's results; with those `before` them, what was gained."""
+def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[str, StepResult]) -> StageReport:
+    """Return the counts of a batch's results and, compared with the `previous` results, what was upgraded."""
     penalties = [result.penalty for result in finished if result.penalty is not None]
-    again = [result for result in finished if result.item_id in before]
-    upgraded = frozenset(result.item_id for result in again if _is_better(result, before[result.item_id]))
+    retried = [result for result in finished if result.item_id in previous]
+    upgraded = frozenset(result.item_id for result in retried if _is_better(result, previous[result.item_id]))
     return StageReport(
         stage=stage,
         items=len(finished),
         statuses=Counter(result.status.value for result in finished),
         rungs=Counter(result.rung for result in finished if result.rung),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
-        tried=frozenset(result.item_id for result in again if result.was_called),
+        tried=frozenset(result.item_id for result in retried if result.was_called),
         upgraded=upgraded,
-        failed_by_rung=frozenset(result.item_id for result in again if result.is_failed_by_rung) - upgraded,
+        failed_by_rung=frozenset(result.item_id for result in retried if result.is_failed_by_rung) - upgraded,
     )
 
 
-def _is_better(result: StepResult, before: StepResult) -> bool:
-    return result.rank > before.rank or (_is_stale_result(before) and result.status is Status.SUCCEEDED)
+def _is_better(result: StepResult, previous: StepResult) -> bool:
+    return result.rank > previous.rank or (_is_stale_result(previous) and result.status is Status.SUCCEEDED)
 
 
-def _is_stale_result(kept: StepResult) -> bool:
-    """Whether a whole result answers to what is not there any more; `store` does where the item has changed since."""
-    return kept.status is Status.SUCCEEDED and kept.retryable
+def _is_stale_result(result: StepResult) -> bool:
+    """Return whether the result was computed from an input that has since changed.
+
+    A stale result is both `succeeded` and `retryable`. That of `store` is stale where another stage has a newer result.
+    """
+    return result.status is Status.SUCCEEDED and result.retryable
 
 
 def _not_applicable(item_id: str, stage: str, context: StageContext) -> StepResult:

@@ -1,4 +1,4 @@
-"""The stages as Prefect tasks: one task run a stage and batch, one sub-task for each fallback it needed."""
+"""The stages as Prefect tasks: one task run per stage and batch, one sub-task per fallback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from prefect.states import Completed
 
 from repli.tasks.execution.runtime import process_breakers, process_runtime
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
-from repli.tasks.fallback import RungResult, Served
+from repli.tasks.fallback import Served
+from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE
@@ -26,10 +27,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Items that travel together.
+    """Items that are scheduled together.
 
-    A suspect is what is left of a batch whose worker died; it travels alone. `deaths` counts the workers that died
-    while it did.
+    Args:
+        number: the batch's number in its run, which a part of it keeps.
+        item_ids: the ids of the items.
+        deaths: how many workers died while they ran this batch.
+        is_suspect: whether this is a part of a batch whose worker died. A suspect runs alone, so that another death
+            names the item that caused it.
     """
 
     number: int
@@ -38,19 +43,19 @@ class Batch:
     is_suspect: bool = False
 
     def __str__(self) -> str:
-        again = ", again, after its worker died" if self.is_suspect else ""
+        again = ", run again after its worker died" if self.is_suspect else ""
         return f"batch {self.number} ({len(self.item_ids)} items{again})"
 
 
 @task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
-    """Do one stage for one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
-    gates = process_breakers(settings.database_url, _tell)
-    runtime = process_runtime(may_exit=True, around_fallback=as_subtask, gates=gates)
+    """Run one stage over one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
+    breakers = process_breakers(settings.database_url, _report_move)
+    runtime = process_runtime(may_exit=True, around_fallback=as_subtask, breakers=breakers)
     try:
         report = run_stage(PIPELINE.with_policy(settings.policy), stage, batch.item_ids, options, settings, runtime)
-    finally:  # also where the store is gone for longer than the stage takes
-        for note in (notes := gates.drain_notes()):
+    finally:  # also after a StoreError: the notes say since when the store was unreachable
+        for note in (notes := breakers.drain_notes()):
             get_run_logger().warning(note)
     report = replace(report, notes=notes)
     get_run_logger().info("%s: %s", batch, report)
@@ -59,35 +64,35 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     return Completed(message=str(report), data=report)
 
 
-def _tell(move: Move) -> None:
+def _report_move(move: Move) -> None:
     get_run_logger().warning("breaker %s%s", move, f": {move.why}" if move.why else "")
-    events.breaker_moved(move)
+    events.emit_breaker_move(move)
 
 
 def task_of(stage: str) -> Task[..., State[StageReport]]:
-    """The task of one stage, under its own name."""
+    """Return the task of one stage, under the stage's name."""
     return stage_task.with_options(name=stage)
 
 
 def as_subtask(stage: str, rung: str, items: int, work: Callable[[], RungResult[V]]) -> RungResult[V]:
-    """Runs a fallback as a Prefect sub-task, so that the UI shows which batch fell to which rung, and how it fared."""
-    kept: list[RungResult[V]] = []
+    """Run a fallback as a Prefect sub-task, so that the UI shows which batch used which rung, and its result."""
+    results: list[RungResult[V]] = []
     fallback = Task(
-        fn=partial(_fallback, work, kept, items, f"{stage}.{rung}"),
+        fn=partial(_run_fallback, work, results, items, f"{stage}.{rung}"),
         name=f"{stage}.{rung}",
         task_run_name=f"{stage}.{rung}: {items} items",
         cache_policy=NO_CACHE,
         persist_result=False,
     )
     state = fallback(return_state=True)
-    if not kept:  # a bug in the engine, not a rung's failure: those are values in the replies
+    if not results:  # a bug in the engine: a rung's failure is a value in the result
         state.result()
-    return kept[0]
+    return results[0]
 
 
-def _fallback(work: Callable[[], RungResult[V]], kept: list[RungResult[V]], items: int, name: str) -> State[Any]:
-    replies = work()
-    kept.append(replies)
-    served = sum(isinstance(outcome, Served) for outcome in replies.outcomes.values())
+def _run_fallback(work: Callable[[], RungResult[V]], results: list[RungResult[V]], items: int, name: str) -> State[Any]:
+    result = work()
+    results.append(result)
+    served = sum(isinstance(outcome, Served) for outcome in result.outcomes.values())
     message = f"{name} served {served} of {items} items"
     return Completed(name="Degraded" if served else "Served none", message=message)

@@ -1,14 +1,14 @@
-"""Cutting off a call that hangs.
+"""Time limits for calls that hang.
 
-Python cannot end a thread from outside, so a call is cut off in three steps, each for what the one before it
-cannot reach:
+Python cannot end a thread from outside, so a call is cut off in three steps, each for the cases that the one before
+cannot end:
 
-1. The call runs in a thread of its own, and its caller stops waiting at the limit: the item goes on.
+1. The call runs in a thread of its own, and its caller stops waiting at the limit: the item goes to the next rung.
 2. An exception is raised in that thread, which ends it at its next line of Python: an endless loop stops.
    A thread that hangs in a system call stays behind, asleep, until that call returns.
-3. Where the call holds the interpreter's lock (a regular expression gone wild, say), no Python runs any more and
-   nobody stops waiting. In a worker process a watchdog that needs no lock then ends the process: the flow runs its
-   batch again in smaller pieces and sets the culprit aside.
+3. A call that holds the interpreter lock, such as a regular expression that backtracks for ever, stops all Python
+   code, its waiting caller included. In a worker process a watchdog that needs no lock then ends the process: the
+   flow runs its batch again in smaller parts and marks the poison item as failed.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from repli.tasks.fallback import TimedOut
 R = TypeVar("R")
 
 WATCHDOG_GRACE_S = 15.0
-"""How long after the limit the watchdog ends the process."""
+"""Seconds after the limit at which the watchdog ends the process."""
 
 
 class _CutOff(BaseException):
-    """Raised in a thread that took too long. Not an `Exception`, so that no rung catches it."""
+    """The exception that is raised in a thread at its limit. Not an `Exception`, so that no rung catches it."""
 
 
 Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
-class _Caller:
-    """A thread that makes calls, one after the other, for as long as they end in time. It ends with this object."""
+class _CallThread:
+    """A thread that runs calls one after another, until one exceeds its limit. It ends with this object."""
 
     def __init__(self) -> None:
         self._jobs: Jobs = queue.SimpleQueue()
-        self._thread = threading.Thread(target=_make_calls, args=(self._jobs,), name="rung", daemon=True)
+        self._thread = threading.Thread(target=_run_jobs, args=(self._jobs,), name="rung", daemon=True)
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None)
 
@@ -57,7 +57,7 @@ class _Caller:
         def job() -> None:
             try:
                 future.set_result(context.run(function))
-            except BaseException as error:  # noqa: BLE001  whatever it is belongs to the caller, in its own thread
+            except BaseException as error:  # noqa: BLE001  every exception is raised again in the caller's thread
                 future.set_exception(error)
 
         self._jobs.put(job)
@@ -69,19 +69,19 @@ class _Caller:
         self._jobs.put(None)
 
 
-def _make_calls(jobs: Jobs) -> None:
+def _run_jobs(jobs: Jobs) -> None:
     try:
         while job := jobs.get():
             job()
-            del job  # it holds the answer, which may be large
-    except _CutOff:  # it came between two jobs
+            del job  # it holds the result, which may be large
+    except _CutOff:  # raised between two jobs
         return
 
 
 class _Watchdog:
-    """Ends the process at the earliest deadline that was set and not lifted, whoever holds the interpreter's lock.
+    """A watchdog that ends the process at the earliest pending deadline, even if a call holds the interpreter lock.
 
-    `faulthandler` has one alarm a process, which the calls of all threads share here.
+    `faulthandler` has one alarm per process, which the calls of all threads share here.
     """
 
     def __init__(self) -> None:
@@ -113,39 +113,44 @@ _WATCHDOG = _Watchdog()
 
 
 class TimeLimiter:
-    """Calls functions within a time limit. Threads may share it: each has a thread of its own to make its calls.
+    """A caller of functions within a time limit. Threads may share it: each gets a thread of its own for its calls.
 
-    With `may_exit`, a call that cannot be cut off otherwise ends the process `grace_s` seconds after its limit: for
-    workers that somebody restarts.
+    Args:
+        may_exit: whether a call that cannot be cut off otherwise ends the process, for workers that are restarted.
+        grace_s: seconds after the limit at which the process then ends.
+
+    Example:
+        >>> TimeLimiter()(lambda: 6 * 7, limit_s=1.0, name="answer")
+        42
     """
 
     def __init__(self, *, may_exit: bool = False, grace_s: float = WATCHDOG_GRACE_S) -> None:
         self._may_exit = may_exit
         self._grace_s = grace_s
-        self._of_thread = threading.local()
+        self._per_thread = threading.local()
 
     def __call__(self, function: Callable[[], R], limit_s: float, name: str) -> R:
-        """What `function` answers or raises.
+        """Call `function` and return its result, or raise its exception.
 
         Raises:
-            TimedOut: it took longer than `limit_s` seconds, and was cut off.
+            TimedOut: the call took longer than `limit_s` seconds and was cut off.
         """
         with _WATCHDOG.within(limit_s + self._grace_s) if self._may_exit else nullcontext():
-            caller = self._caller()
-            future = caller.submit(function)
+            call_thread = self._call_thread()
+            future = call_thread.submit(function)
             try:
                 return future.result(limit_s)
             except TimeoutError as error:
-                if future.done():  # in the last moment, or the function itself raised a TimeoutError
+                if future.done():  # at the last moment, or the function itself raised a TimeoutError
                     return future.result()
                 raise TimedOut(f"{name} was cut off at its time limit of {limit_s:g} s") from error
             finally:
-                if not future.done():  # the limit, or whoever waits was interrupted
-                    del self._of_thread.caller
-                    caller.cut_off()
+                if not future.done():  # at the limit, or when the waiting thread was interrupted
+                    del self._per_thread.call_thread
+                    call_thread.cut_off()
 
-    def _caller(self) -> _Caller:
-        if not hasattr(self._of_thread, "caller"):
-            self._of_thread.caller = _Caller()
-        caller: _Caller = self._of_thread.caller
-        return caller
+    def _call_thread(self) -> _CallThread:
+        if not hasattr(self._per_thread, "call_thread"):
+            self._per_thread.call_thread = _CallThread()
+        call_thread: _CallThread = self._per_thread.call_thread
+        return call_thread

@@ -1,4 +1,4 @@
-"""Importing, in a worker, what every run needs: seconds that pass while the server still starts."""
+"""Load suite and models in a worker ahead of its first run, while the Prefect server still starts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from repli.tasks.settings import Settings
 
 
 def warm_up(settings: Settings) -> None:
-    """Load the suite and the models of the processor, in the order of their need.
+    """Load the expectation suite and the CPU models, in the order in which a run needs them.
 
-    What cannot be loaded is left alone here: the rung that needs it says so, item by item.
+    A model that cannot be loaded is no error here: its rung reports it for each item.
     """
-    import repli.tasks.execution.stage_task  # noqa: F401  Prefect, which every task needs
+    import repli.tasks.execution.stage_task  # noqa: F401  imports Prefect, which every task needs
     from repli.tasks.fallback import RungError
     from repli.tasks.models import image_classifier, text_embedder
     from repli.tasks.stages import validate

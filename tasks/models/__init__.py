@@ -1,1 +1,1 @@
-"""The models, loaded lazily and once a process."""
+"""The models that stages use: image classifiers and text embedders."""

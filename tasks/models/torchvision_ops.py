@@ -1,8 +1,8 @@
-"""Makes timm, transformers and sentence-transformers importable beside a torchvision whose operators do not load.
+"""Make timm, transformers and sentence-transformers importable beside a torchvision whose operators do not load.
 
-The registry's torchvision is built for CUDA; beside a CPU build of torch its compiled operators are missing, and
-the import of any of the three dies with ``operator torchvision::nms does not exist``. Declaring the two operators
-that torchvision's own Python code registers shapes for is enough: nothing here calls them.
+PyPI's torchvision is built for CUDA. Beside a CPU build of torch its compiled operators are missing, and importing any
+of the three fails with ``operator torchvision::nms does not exist``. It is enough to declare the two operators that
+torchvision's own Python code registers shapes for: nothing here calls them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import threading
 from typing import Any
 
 _lock = threading.Lock()
-_library: Any = None  # torch forgets the declarations when this object goes
+_library: Any = None  # torch drops the declarations when this object is collected
 
 
 def declare() -> None:
-    """Declare `nms` and `qnms` where they are missing. Call it before importing any of the three libraries."""
+    """Declare `nms` and `qnms` where they are missing. Idempotent. Call it before importing the three libraries."""
     global _library
     with _lock:
         if _library is not None:
@@ -30,7 +30,7 @@ def declare() -> None:
 
 
 def _load_torchvision_operators() -> None:
-    """Load the compiled operators where torchvision's build matches torch's, as its own import would."""
+    """Load the compiled operators where torchvision's build matches torch's, as importing torchvision would."""
     import importlib.util
     from pathlib import Path
 
@@ -41,5 +41,5 @@ def _load_torchvision_operators() -> None:
         for library in Path(folder).glob("_C*.so"):
             try:
                 torch.ops.load_library(library)
-            except OSError:  # built for another torch: this is the case that needs the declarations
+            except OSError:  # built for another torch: the declarations are needed
                 continue

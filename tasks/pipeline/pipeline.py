@@ -1,4 +1,4 @@
-"""Stages in their order, and the rules over them: what a pipeline is made of."""
+"""Declare a pipeline: stages in their order, and the rules between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """What the rungs of a stage are handed beside their inputs."""
+    """The second argument of each rung of a stage.
+
+    Args:
+        settings: the run's settings.
+        database: the store.
+        run_id: the run that results are saved under.
+        now: the time at which the stage began on this batch, with its time zone.
+        rules: the pipeline's rules.
+    """
 
     settings: Settings
     database: Database
@@ -40,8 +48,16 @@ class StageContext:
 
 @dataclass(frozen=True, slots=True)
 class Stage(Generic[I, V]):
-    """A chain, and how an item becomes its input. None as input: the stage is not applicable to the item.
-    `comparison` is for the drill: how its answers are compared."""
+    """One step of a pipeline: a chain, and the function that makes its input from an item.
+
+    Args:
+        chain: the rungs, best first.
+        input: returns the chain's input for an item; None where the stage is not applicable to the item.
+        comparison: how the drill compares the answers of the rungs.
+
+    Example:
+        >>> price = Stage(Chain("price", Rung("service", from_service, time_limit_s=10)), lambda state: state.item.name)
+    """
 
     chain: Chain[I, V, StageContext]
     input: Callable[[ItemState], I | None]
@@ -49,6 +65,7 @@ class Stage(Generic[I, V]):
 
     @property
     def name(self) -> str:
+        """Return the stage's name, which is its chain's."""
         return self.chain.stage
 
 
@@ -56,10 +73,14 @@ AnyStage = Stage[Any, Any]
 
 
 class Pipeline:
-    """Stages in their order, and the rules on what may stand beside what.
+    """Stages in their order, and the rules on which rungs are incompatible.
 
     Raises:
-        ValueError: two stages share a name, or the rules cannot work over these chains; see `Rules`.
+        ValueError: two stages have one name, or a rule does not fit these chains; see `Rules`.
+
+    Example:
+        >>> Pipeline([fetch.STAGE, price, store.STAGE]).before("store")
+        ('fetch', 'price')
     """
 
     def __init__(self, stages: Sequence[AnyStage], rules: Iterable[Rule] = ()) -> None:
@@ -68,21 +89,21 @@ class Pipeline:
         self.chains = tuple(stage.chain for stage in self.stages)
         self.rules = Rules(self.chains, *rules)
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"two stages share a name: {', '.join(self.names)}")
+            raise ValueError(f"two stages have one name: {', '.join(self.names)}; rename one")
 
     def stage(self, name: str) -> AnyStage:
-        """The stage of this name. Raises KeyError."""
+        """Return the stage of this name, or raise KeyError."""
         return dict(zip(self.names, self.stages, strict=True))[name]
 
     def before(self, name: str) -> tuple[str, ...]:
-        """The names of the stages that come before the stage `name`."""
+        """Return the names of the stages before the stage `name`."""
         return self.names[: self.names.index(name)]
 
     def with_policy(self, policy: Policy) -> Pipeline:
-        """The same stages and rules with the chains that `policy` makes of theirs; the same one for equal policies.
+        """Return this pipeline with its chains changed by `policy`; the same object for equal policies.
 
         Raises:
-            UsageError: the policy cannot work over these chains, or with these rules; the message says where.
+            UsageError: the policy does not fit these chains or rules; the message says where.
         """
         return _with_policy(self, policy)
 
@@ -94,22 +115,22 @@ def _with_policy(pipeline: Pipeline, policy: Policy) -> Pipeline:
     chains = policy.applied_to(pipeline.chains)
     stages = [replace(stage, chain=chain) for stage, chain in zip(pipeline.stages, chains, strict=True)]
     try:
-        under = Pipeline(stages, _rules_left(pipeline.rules.table, chains))
+        changed = Pipeline(stages, _remaining_rules(pipeline.rules.table, chains))
     except ValueError as error:
-        raise UsageError(f"policy: {error}; leave a rung in that these rules allow") from None
-    under.rules = pipeline.rules  # all of them: an earlier run may have kept results by rungs that are left out now
-    return under
+        raise UsageError(f"policy: {error}; keep a rung that these rules allow") from None
+    changed.rules = pipeline.rules  # all of them: results of earlier runs may be by rungs that the policy removes
+    return changed
 
 
-def _rules_left(rules: Iterable[Rule], chains: Iterable[AnyChain]) -> Iterator[Rule]:
-    """The rules in so far as they are about rungs of these chains."""
+def _remaining_rules(rules: Iterable[Rule], chains: Iterable[AnyChain]) -> Iterator[Rule]:
+    """Yield the rules, reduced to the rungs that these chains have."""
     rungs = {chain.stage: set(chain.rung_names) for chain in chains}
     for rule in rules:
-        left = rungs[rule.stage].intersection(rule.rungs)
-        if left and rule.forbidden_rung in rungs[rule.forbidden_stage]:
-            yield replace(rule, rungs=left)
+        remaining = rungs[rule.stage].intersection(rule.rungs)
+        if remaining and rule.forbidden_rung in rungs[rule.forbidden_stage]:
+            yield replace(rule, rungs=remaining)
 
 
 def quality_so_far(state: ItemState) -> Decimal | None:
-    """The quality that an item's results come to, `store` itself left out: it takes nothing away."""
+    """Return the quality of an item's results, without `store`, whose penalty is 1; None where a stage failed."""
     return quality(result for stage, result in state.results.items() if stage != "store")

@@ -1,1 +1,1 @@
-"""The six stages that come with Repli, a module each. `default` is their order, `rules` what does not go together."""
+"""The six default stages, one module each. `default` gives their order, `rules` the incompatible rungs."""

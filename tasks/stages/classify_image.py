@@ -1,4 +1,4 @@
-"""Classify image: a larger model on the accelerator; a smaller one on the processor; words and pixels; or skip."""
+"""Classify image: a larger model on the accelerator, a smaller one on the CPU, or words and pixels; or skip."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from repli.tasks.models.imagenet_labels import labels, synonyms
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.storage.blobs import Blobs
 
-NO_IMAGE = "the image was not fetched, so there is nothing to look at; see the fetch stage"
+NO_IMAGE = "the image was not fetched; see the error of the fetch stage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What an image's rungs see. `sha256` is None where it was declared and could not be fetched."""
+    """The input of a classification. `sha256` is None for an image that was declared and could not be fetched."""
 
     name: str
     sha256: str | None
 
 
 def on_gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
-    """The larger model on the accelerator, `cuda` unless set otherwise; `cpu` emulates one."""
+    """Classify with the larger model on the accelerator: `cuda` by default; the setting `cpu` emulates one."""
     models = context.settings.models
     return _by_model(pictures, context, models.image_gpu, models.gpu_device)
 
 
 def on_cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
-    """The smaller model on the processor."""
+    """Classify with the smaller model on the CPU."""
     return _by_model(pictures, context, context.settings.models.image_cpu, "cpu")
 
 
 def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
-    """No model: the one ImageNet class that the item's name names, unless the pixels show nothing at all."""
+    """Classify without a model: by the one ImageNet class that the item's name contains, unless the image is blank."""
     blobs = Blobs(context.settings.blobs)
     return each(pictures, lambda picture: _by_words_and_pixels(picture, blobs))
 
 
 def check(answer: Classification) -> None:
-    """Raise ValueError for what is no classification."""
+    """Raise ValueError unless the answer is a consistent classification."""
     if not isinstance(answer, Classification):
-        raise ValueError("the answer is no classification")
+        raise ValueError("the answer is not a Classification")
     if answer.unknown != (answer.label is None):
-        raise ValueError("a label is withheld exactly when it is unknown")
+        raise ValueError("a label must be None exactly where the answer is unknown")
     if any(not 0 <= guess.confidence <= 1 for guess in answer.top):
-        raise ValueError("a confidence is not in [0, 1]")
+        raise ValueError("a confidence is outside [0, 1]")
     if answer.vocabulary == "imagenet-1k":
         names = [(answer.label, answer.label_index), *((guess.label, guess.label_index) for guess in answer.top)]
         if unknown := [label for label, index in names if label and not _is_in_imagenet(label, index)]:
-            raise ValueError(f"{unknown[0]!r} is not in the vocabulary imagenet-1k at its index")
+            raise ValueError(f"{unknown[0]!r} is not the label at its index in the vocabulary imagenet-1k")
 
 
 CHAIN = Chain(
@@ -79,6 +79,7 @@ STAGE = Stage(CHAIN, _input, replace(LABELS, is_empty=lambda picture: picture.sh
 def _by_model(
     pictures: Sequence[Picture], context: StageContext, source: str, device: str
 ) -> Sequence[Outcome[Classification]]:
+    """Classify all pictures that can be decoded in one call of the model; the others fail, each with its error."""
     from repli.tasks.models import image_classifier
 
     classifier = image_classifier.load(source, device)
@@ -101,7 +102,7 @@ def _content(picture: Picture, blobs: Blobs) -> bytes:
     try:
         return blobs.read(picture.sha256)
     except OSError as error:
-        raise ItemError(f"the fetched image cannot be read ({error}); fetch it again with --refresh") from error
+        raise ItemError(f"the fetched image cannot be read ({error}); run again with --refresh") from error
 
 
 def _is_in_imagenet(label: str, index: int | None) -> bool:
@@ -109,10 +110,11 @@ def _is_in_imagenet(label: str, index: int | None) -> bool:
 
 
 _RULES_CONFIDENCE = 0.5
-_BLANK_BELOW = 4.0  # standard deviation of grey values, of 255: a blank or broken scan, not a photo
+_BLANK_BELOW = 4.0  # standard deviation of grey values in [0, 255]: a blank or broken scan, not a photo
 
 
 def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Classification]:
+    """Return the class that the name contains; unknown where there are several, none, or the image is blank."""
     from PIL import ImageStat
 
     from repli.tasks.models.image_classifier import open_image
@@ -134,7 +136,10 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Classificatio
 
 
 def classes_named_in(name: str) -> tuple[int, ...]:
-    """The ImageNet classes with the longest word or phrase that stands in `name`; several share a word like 'crane'."""
+    """Return the ImageNet classes named by the longest word or phrase in `name`, at most five.
+
+    Several classes share a word such as 'crane'.
+    """
     words = re.findall(r"\w+", name.casefold())
     for length in range(min(len(words), 5), 0, -1):
         found = {

@@ -1,4 +1,4 @@
-"""The six stages, in their order. The table of contents of what happens to an item."""
+"""The default pipeline: the six stages in their order, and the rules between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAINS = PIPELINE.chains
 
 
 def declared_breakers() -> dict[str, Breaker]:
-    """The breakers that the chains declare, by rung, as `stage.rung`, in the chains' order."""
+    """Return the breakers that the chains declare, by rung (`STAGE.RUNG`), in the order of the chains."""
     return {
         f"{chain.stage}.{rung.name}": rung.breaker
         for chain in CHAINS

@@ -1,4 +1,4 @@
-"""Embed text: the text with the image's label; the text alone; hashed words; or not at all."""
+"""Embed text: a vector of the text with the image's label, of the text alone, or of hashed words; or skip."""
 
 from __future__ import annotations
 
@@ -23,55 +23,56 @@ HASHED_MAX_CHARACTERS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """What an embedding is made from. `label` is None where there is none: no image, or its label was withheld."""
+    """The input of an embedding. `label` is None for an item without an image, or whose label was withheld."""
 
     name: str
     text: str | None
     label: str | None
 
     def words(self, *, with_label: bool) -> str:
+        """Return the name, the label if asked for, and the text, as one string."""
         parts = (self.name, self.label if with_label else None, self.text if self.text != self.name else None)
         return ". ".join(part for part in parts if part)
 
 
 def text_and_label(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
-    """One vector of name, label and text. An item without an image has no label to miss."""
+    """Embed name, label and text as one vector. An item without an image needs no label."""
     return _by_model([passage.words(with_label=True) for passage in passages], context)
 
 
 def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
-    """The same model, and so the same space, with the label left out."""
+    """Embed name and text with the same model, and so in the same space, without the label."""
     return _by_model([passage.words(with_label=False) for passage in passages], context)
 
 
 def hashed(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
-    """No model: hashed words, in a space of their own (scikit-learn's HashingVectorizer)."""
+    """Hash the words without a model, into a space of their own (scikit-learn's HashingVectorizer)."""
     return [
         Served(Embedding(space=HASHED_SPACE, vector=vector))
         if vector.any()
-        else Failed.because(ItemError("there is not one word to hash in the name and the text"))
+        else Failed.because(ItemError("name and text contain no word to hash; give the item a name in words"))
         for vector in hashed_words([passage.words(with_label=False) for passage in passages])
     ]
 
 
 def hashed_words(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Unit vectors of `HASHED_SPACE`, of shape (texts, `HASHED_DIMENSIONS`); zeros for a text without a word."""
+    """Return unit vectors of `HASHED_SPACE`, of shape (texts, `HASHED_DIMENSIONS`); zeros for a text without a word."""
     import numpy as np
 
-    short = [text[:HASHED_MAX_CHARACTERS] for text in texts]
-    return np.asarray(_vectorizer().transform(short).toarray(), dtype=np.float32)
+    shortened = [text[:HASHED_MAX_CHARACTERS] for text in texts]
+    return np.asarray(_vectorizer().transform(shortened).toarray(), dtype=np.float32)
 
 
 def check(embedding: Embedding) -> None:
-    """Raise ValueError for what is no unit vector of a named space."""
+    """Raise ValueError unless the answer is a unit vector of a named space."""
     import numpy as np
 
     if not isinstance(embedding, Embedding):
-        raise ValueError("the answer is no embedding")
+        raise ValueError("the answer is not an Embedding")
     if not embedding.space:
-        raise ValueError("the vector's space has no name, so nothing can be compared with it")
+        raise ValueError("the space has no name, so the vector cannot be compared with others")
     if embedding.vector.ndim != 1 or embedding.vector.dtype != np.float32:
-        raise ValueError("the vector is not float32 of one dimension")
+        raise ValueError("the vector is not a one-dimensional float32 array")
     length = float(np.linalg.norm(embedding.vector))
     if not abs(length - 1) < 1e-3:  # NaN too
         raise ValueError(f"the vector has length {length}, not 1")
@@ -95,11 +96,12 @@ def _input(state: ItemState) -> Passage:
     )
 
 
-def _another(passage: Passage, context: StageContext) -> Passage:
+def _unrelated_passage(passage: Passage, context: StageContext) -> Passage:
+    """Return a passage that is unlike those of any catalogue."""
     return Passage(name="Nothing that a catalogue would say", text=None, label=None)
 
 
-STAGE = Stage(CHAIN, _input, replace(VECTORS, another=_another))
+STAGE = Stage(CHAIN, _input, replace(VECTORS, unrelated_input=_unrelated_passage))
 
 
 def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Served[Embedding]]:

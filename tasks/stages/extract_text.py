@@ -1,4 +1,4 @@
-"""Extract text: the main content of an HTML page or a PDF; else all of its text; else the item's name."""
+"""Extract text: the main content of an HTML page or PDF, all of its text, or the item's name; or skip."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.storage.blobs import Blobs
 
 WEB_ENCODING = "cp1252"
-"""What browsers take for a page in no other encoding."""
+"""The encoding that browsers assume for a page that declares none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What a document's rungs see. `asset` is None where it was declared and could not be fetched."""
+    """The input of an extraction. `asset` is None for a document that was declared and could not be fetched."""
 
     name: str
     asset: Asset | None
 
 
 def main_content(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
-    """The article without its page: trafilatura for HTML, pypdfium2 for PDF, plain text as it is."""
+    """Extract the main content: trafilatura for HTML, pypdfium2 for PDF; plain text is only decoded."""
     return _each(documents, context, html=_html_main_content, pdf=_pdf_by_pdfium)
 
 
 def all_text(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
-    """Every word that shows: selectolax for HTML, pypdf for PDF, plain text as it is."""
+    """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
     return _each(documents, context, html=_html_all_text, pdf=_pdf_by_pypdf)
 
 
 def name_alone(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
-    """The item's name: a poor text, and a true one."""
+    """Return the item's name as its text: short, but correct."""
     return [Served(Text(text=document.name)) for document in documents]
 
 
 def check(text: Text) -> None:
-    """Raise ValueError for a text that shows nothing."""
+    """Raise ValueError for a text without a visible character."""
     if not (isinstance(text, Text) and text.text.strip()):
-        raise ValueError("a text needs at least one character that shows")
+        raise ValueError("the text has no visible character")
 
 
 CHAIN = Chain(
@@ -65,15 +65,16 @@ def _input(state: ItemState) -> Document | None:
         return None
     asset = (fetched.value or {}).get("document")
     if asset:
-        asset = Asset(**{**asset, "source": "blob"})  # the same bytes have the same text, wherever they came from
+        asset = Asset(**{**asset, "source": "blob"})  # the same bytes have the same text, whatever rung fetched them
     return Document(name=str(state.item.name), asset=asset)
 
 
 STAGE = Stage(CHAIN, _input, replace(TEXTS, is_empty=lambda document: document.asset is None))
 
 _Extract = Callable[[bytes], str | None]
-_PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still be in it
+_PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still run in it
 PDFIUM_WAIT_S = 2.0
+"""Seconds to wait for another call to leave PDFium."""
 
 
 def _each(
@@ -85,13 +86,15 @@ def _each(
 
 def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Text:
     if document.asset is None:
-        raise ItemError("the document was not fetched, so there is nothing to read; see the fetch stage")
+        raise ItemError("the document was not fetched; see the error of the fetch stage")
     media_type = document.asset.media_type.partition(";")[0].strip().lower()
     where = f"the document {_short(document.asset.uri)}"
     try:
         content = blobs.read(document.asset.sha256)
     except OSError as error:
-        raise ItemError(f"{where} was fetched, and its blob is gone ({error.strerror}); run with --refresh") from error
+        raise ItemError(
+            f"{where} was fetched, but its blob cannot be read ({error.strerror}); run again with --refresh"
+        ) from error
     if not content.strip():
         raise ItemError(f"{where} is empty; put its text there")
     try:
@@ -100,29 +103,29 @@ def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Te
         elif media_type == "application/pdf":
             text = pdf(content)
         elif media_type.startswith("text/") or media_type == "application/json":
-            text = decoded(content)
+            text = decode(content)
         else:
-            raise ItemError(f"{where} is {media_type}, which is not read; convert it to HTML, PDF or plain text")
+            raise ItemError(f"{where} is {media_type}, which is not supported; convert it to HTML, PDF or plain text")
     except RungError:
         raise
     except Exception as error:
-        raise ItemError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
+        raise ItemError(f"{where} cannot be read ({type(error).__name__}: {error}); replace it") from error
     if not text or not text.strip():
-        raise ItemError(f"{where} has no text that this way of reading finds")
+        raise ItemError(f"{where} has no text that this extractor finds; replace it with one that has text")
     return Text(text=clean_text(text).strip())
 
 
 def _html_main_content(content: bytes) -> str | None:
     import trafilatura
 
-    text: str | None = trafilatura.extract(decoded(content), include_comments=False, include_tables=True)
+    text: str | None = trafilatura.extract(decode(content), include_comments=False, include_tables=True)
     return text
 
 
 def _html_all_text(content: bytes) -> str | None:
     from selectolax.lexbor import LexborHTMLParser
 
-    tree = LexborHTMLParser(decoded(content))
+    tree = LexborHTMLParser(decode(content))
     for node in tree.css("script, style, noscript, template"):
         node.decompose()
     body = tree.body
@@ -133,7 +136,7 @@ def _pdf_by_pdfium(content: bytes) -> str:
     import pypdfium2
 
     if not _PDFIUM.acquire(timeout=PDFIUM_WAIT_S):
-        raise ItemError("PDFium still hangs in an earlier document")
+        raise ItemError("PDFium still hangs in an earlier document; the next rung reads the document")
     try:
         return _pdfium_text(pypdfium2, content)
     finally:
@@ -167,8 +170,11 @@ _META_CHARSET = re.compile(
 )
 
 
-def decoded(content: bytes) -> str:
-    """`content` as text: by its byte order mark, as UTF-8, by its own declaration, or by the likeliest guess."""
+def decode(content: bytes) -> str:
+    """Return `content` as text: by byte order mark, as UTF-8, by its own declaration, or by the likeliest encoding.
+
+    Bytes that the encoding does not have become U+FFFD.
+    """
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8-sig"),
         (codecs.BOM_UTF16_LE, "utf-16"),
@@ -189,7 +195,7 @@ def decoded(content: bytes) -> str:
 
 
 def _likeliest_encoding(content: bytes) -> str:
-    """The best guess at an 8-bit encoding, the web's own among equally good ones: a few bytes fit dozens."""
+    """Return the likeliest 8-bit encoding, `WEB_ENCODING` among equally likely ones: a few bytes fit dozens."""
     from charset_normalizer import from_bytes
 
     guesses = from_bytes(content)

@@ -1,4 +1,4 @@
-"""Fetch: an item's document and image, from where they are or from the last good copy, into the blob folder."""
+"""Fetch: copy an item's document and image into the blob folder, from their origin or from the last good copy."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from repli.tasks.sources import locate
 from repli.tasks.sources.locate import Content, Place
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 
-if TYPE_CHECKING:  # 0.3 s that a manifest of files does without
+if TYPE_CHECKING:  # the import takes 0.3 s, which a manifest of files does not need
     from repli.tasks.sources.web import Web
 
-PARALLEL = 8
-"""Assets of one batch that are read at once."""
+PARALLEL_READS = 8
+"""Assets of one batch that are read at the same time."""
 
 ORIGIN_LIMIT_S = 1800.0
-CLOSING_TIME_S = 60.0
-"""So long before its limit `origin` answers with what it has, so that one slow server costs no other item."""
+RETURN_MARGIN_S = 60.0
+"""Seconds before its limit at which `origin` returns what it has read, so that one slow server fails no other item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What an item's record has as document and image, of whatever type; None where it declares none."""
+    """The document and image that an item's record declares, of any type; None where it declares none.
+
+    `folder` is the folder that relative paths are resolved against.
+    """
 
     document: Any
     image: Any
@@ -38,49 +41,49 @@ class Declared:
 
 
 def fetch_input(state: ItemState) -> Declared | None:
-    """What the item declares; None, so not applicable, where that is nothing. A blank string is nothing."""
-    document, image = _unless_blank(state.item.document), _unless_blank(state.item.image)
+    """Return the declared assets; None, so not applicable, where there are none. A blank string declares nothing."""
+    document, image = _none_if_blank(state.item.document), _none_if_blank(state.item.image)
     if document is None and image is None:
         return None
     return Declared(document=document, image=image, folder=state.item.folder)
 
 
 def from_origin(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
-    """Every declared asset, read from where it is. An item with an asset that cannot be had is not served.
+    """Read every declared asset from its origin. An item is served only if all of its assets were read.
 
-    What was had is kept as the last good copy of its URI even then, so that `from_cache` need not read it again.
-    Idempotent.
+    Assets that were read are kept as the last good copies of their URIs in any case, so that `from_cache` need not
+    read them again. Idempotent.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
-    wanted = [_wanted(item, limits) for item in items]
-    places = list(dict.fromkeys(want for wants in wanted for want in wants.values() if isinstance(want, Place)))
+    located = [_locate_declared(item, limits) for item in items]
+    places = list(dict.fromkeys(one for by_column in located for one in by_column.values() if isinstance(one, Place)))
     read = _read_all(places, limits, blobs)
     copies = [(_copy_name(place, limits), asset) for place, asset in read.items() if isinstance(asset, Asset)]
     remember_copies(context.database, copies, context.now)
-    return [_all_or_failed({column: _had(want, read, blobs) for column, want in wants.items()}) for wants in wanted]
+    return [_all_or_failed(_results(by_column, read, blobs)) for by_column in located]
 
 
 def from_cache(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
-    """The declared assets that there is a good copy of, or that the manifest itself carries.
+    """Return the declared assets that have a good copy, or that the manifest itself contains.
 
-    The confidence is their share of all declared. Idempotent.
+    The confidence is their share of the declared assets. Idempotent.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
-    wanted = [_wanted(item, limits) for item in items]
-    places = {want for wants in wanted for want in wants.values() if isinstance(want, Place)}
+    located = [_locate_declared(item, limits) for item in items]
+    places = {one for by_column in located for one in by_column.values() if isinstance(one, Place)}
     copies = last_copies(context.database, [_copy_name(place, limits) for place in places])
-    there = {name: copy for name, copy in copies.items() if blobs.path(copy.sha256).is_file()}
-    kept: dict[Place, Had] = {place: _copy(place, there.get(_copy_name(place, limits))) for place in places}
-    return [_some_or_failed({column: _had(want, kept, blobs) for column, want in wants.items()}) for wants in wanted]
+    available = {name: copy for name, copy in copies.items() if blobs.path(copy.sha256).is_file()}
+    cached = {place: _copy_or_error(place, available.get(_copy_name(place, limits))) for place in places}
+    return [_some_or_failed(_results(by_column, cached, blobs)) for by_column in located]
 
 
 def check_assets(value: Assets) -> None:
     """Raise ValueError for an answer without a single asset."""
     if not isinstance(value, Assets):
-        raise ValueError(f"a {type(value).__name__} is no Assets")
+        raise ValueError(f"the answer is of type {type(value).__name__}, not Assets")
     assets = [asset for asset in (value.document, value.image) if asset is not None]
     if not assets or not all(isinstance(asset, Asset) for asset in assets):
-        raise ValueError("there is no asset among the answer")
+        raise ValueError("the answer contains no asset")
 
 
 CHAIN = Chain(
@@ -94,58 +97,61 @@ STAGE = Stage(CHAIN, fetch_input, ASSETS)
 
 
 def _copy_name(place: Place, limits: FetchLimits) -> str:
-    """The name of a place's good copy. What was read with leave to reach private addresses is kept apart: a manifest
-    without that leave is not served from it."""
+    """Return the name that a place's last good copy is kept under.
+
+    Copies that were read with permission to reach private addresses have names of their own, so that a manifest
+    without that permission cannot use them.
+    """
     return f"private {place.uri}" if place.is_web and limits.allow_private_addresses else place.uri
 
 
-def _copy(place: Place, copy: Asset | None) -> Had:
+def _copy_or_error(place: Place, copy: Asset | None) -> FetchResult:
     return replace(copy, uri=place.uri) if copy else _no_copy(place)
 
 
-Want = Place | Content | StepError
-"""A declared asset: where it is, or its bytes, or why it can be neither."""
+Located = Place | Content | StepError
+"""A declared asset: its place, its bytes, or the error where it has neither."""
 
-Had = Asset | StepError
-"""An asset, or why it could not be had."""
+FetchResult = Asset | StepError
+"""A fetched asset, or the error."""
 
 
-def _unless_blank(value: Any) -> Any:
+def _none_if_blank(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _wanted(item: Declared, limits: FetchLimits) -> Mapping[str, Want]:
-    """The declared assets by column."""
+def _locate_declared(item: Declared, limits: FetchLimits) -> Mapping[str, Located]:
+    """Locate the declared assets, by column."""
 
-    def located(value: Any, *, may_be_text: bool) -> Want:
+    def located(value: Any, *, may_be_text: bool) -> Located:
         try:
             return locate.locate(value, item.folder, limits, may_be_text=may_be_text)
         except ItemError as error:
             return StepError.of(error)
 
-    wants: dict[str, Want] = {}
+    by_column: dict[str, Located] = {}
     if item.document is not None:
-        wants["document"] = located(item.document, may_be_text=True)
+        by_column["document"] = located(item.document, may_be_text=True)
     if item.image is not None:
-        wants["image"] = located(item.image, may_be_text=False)
-    return wants
+        by_column["image"] = located(item.image, may_be_text=False)
+    return by_column
 
 
-def _read_all(places: Sequence[Place], limits: FetchLimits, blobs: Blobs) -> dict[Place, Had]:
-    """What came of each of the `places`, several at a time, in less than the rung's time limit."""
-    pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch")
+def _read_all(places: Sequence[Place], limits: FetchLimits, blobs: Blobs) -> dict[Place, FetchResult]:
+    """Read the `places`, several at a time, in less than the rung's time limit."""
+    pool = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="fetch")
     try:
         with _web(places, limits) as web:
             futures = {place: pool.submit(_read, place, limits, blobs, web) for place in places}
-            done, _ = wait(futures.values(), timeout=ORIGIN_LIMIT_S - CLOSING_TIME_S)
+            done, _ = wait(futures.values(), timeout=ORIGIN_LIMIT_S - RETURN_MARGIN_S)
         return {place: future.result() if future in done else _not_reached(place) for place, future in futures.items()}
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # what hangs is left behind
+        pool.shutdown(wait=False, cancel_futures=True)  # a read that hangs is left behind
 
 
 @contextmanager
 def _web(places: Sequence[Place], limits: FetchLimits) -> Iterator[Web | None]:
-    """What reads the web, where one of the `places` is there."""
+    """Open a web client, or yield None where no place is on the web."""
     if not any(place.is_web for place in places):
         yield None
         return
@@ -158,18 +164,20 @@ def _web(places: Sequence[Place], limits: FetchLimits) -> Iterator[Web | None]:
         web.close()
 
 
-def _read(place: Place, limits: FetchLimits, blobs: Blobs, web: Web | None) -> Had:
+def _read(place: Place, limits: FetchLimits, blobs: Blobs, web: Web | None) -> FetchResult:
     try:
         content = web.read(place) if web and place.is_web else locate.read(place, limits)
-        return _kept(content, place.uri, "origin", blobs)
+        return _store_content(content, place.uri, "origin", blobs)
     except ItemError as error:
         return StepError.of(error)
 
 
-def _kept(content: Content, uri: str, source: str, blobs: Blobs) -> Had:
-    """The asset of `content`, which now lies in the blob folder."""
+def _store_content(content: Content, uri: str, source: str, blobs: Blobs) -> FetchResult:
+    """Put `content` into the blob folder and return its asset."""
     if not content.data:
-        return StepError.of(ItemError(f"{uri or 'the data URI'} is empty; put something there or declare nothing"))
+        return StepError.of(
+            ItemError(f"{uri or 'the data URI'} is empty; add its content, or remove it from the manifest")
+        )
     try:
         sha256 = blobs.put(content.data)
     except StoreError as error:
@@ -183,42 +191,49 @@ def _kept(content: Content, uri: str, source: str, blobs: Blobs) -> Had:
     )
 
 
-def _had(want: Want, read: Mapping[Place, Had], blobs: Blobs) -> Had:
-    match want:
-        case Place():
-            return read[want]
-        case Content():
-            return _kept(want, "", "inline", blobs)
-        case _:
-            return want
+def _results(
+    by_column: Mapping[str, Located], read: Mapping[Place, FetchResult], blobs: Blobs
+) -> dict[str, FetchResult]:
+    """Return the result of each declared asset: as `read` from its place, or stored from the manifest's bytes."""
+
+    def result(located: Located) -> FetchResult:
+        match located:
+            case Place():
+                return read[located]
+            case Content():
+                return _store_content(located, "", "inline", blobs)
+            case _:
+                return located
+
+    return {column: result(located) for column, located in by_column.items()}
 
 
-def _all_or_failed(had: Mapping[str, Had]) -> Outcome[Assets]:
-    errors = {column: asset for column, asset in had.items() if isinstance(asset, StepError)}
-    return _failed(errors) if errors else _served(had)
+def _all_or_failed(results: Mapping[str, FetchResult]) -> Outcome[Assets]:
+    errors = {column: asset for column, asset in results.items() if isinstance(asset, StepError)}
+    return _failed(errors) if errors else _served(results)
 
 
-def _some_or_failed(had: Mapping[str, Had]) -> Outcome[Assets]:
-    errors = {column: asset for column, asset in had.items() if isinstance(asset, StepError)}
-    return _failed(errors) if len(errors) == len(had) else _served(had)
+def _some_or_failed(results: Mapping[str, FetchResult]) -> Outcome[Assets]:
+    errors = {column: asset for column, asset in results.items() if isinstance(asset, StepError)}
+    return _failed(errors) if len(errors) == len(results) else _served(results)
 
 
-def _served(had: Mapping[str, Had]) -> Served[Assets]:
-    assets = {column: asset for column, asset in had.items() if isinstance(asset, Asset)}
+def _served(results: Mapping[str, FetchResult]) -> Served[Assets]:
+    assets = {column: asset for column, asset in results.items() if isinstance(asset, Asset)}
     value = Assets(document=assets.get("document"), image=assets.get("image"))
-    return Served(value, confidence=len(assets) / len(had))
+    return Served(value, confidence=len(assets) / len(results))
 
 
 def _failed(errors: Mapping[str, StepError]) -> Failed:
-    """One error for an item's, by column. Trying again helps where it helps one of them."""
-    worth_most = max(errors.values(), key=lambda error: error.retryable)
+    """Return one failure for the errors of an item, by column; retryable where one of them is."""
+    most_retryable = max(errors.values(), key=lambda error: error.retryable)
     message = " · ".join(f"{column}: {error.message}" for column, error in errors.items())
-    return Failed(replace(worth_most, message=message), is_item_error=True)
+    return Failed(replace(most_retryable, message=message), is_item_error=True)
 
 
 def _no_copy(place: Place) -> StepError:
-    return StepError.of(ItemError(f"{place.declared} was never fetched before, so there is no last good copy of it"))
+    return StepError.of(ItemError(f"{place.declared} has no last good copy, because it was never fetched before"))
 
 
 def _not_reached(place: Place) -> StepError:
-    return StepError.of(ItemError(f"{place.declared} was not reached in its batch's time; use smaller batches"))
+    return StepError.of(ItemError(f"{place.declared} was not read within its batch's time limit; use smaller batches"))

@@ -1,4 +1,4 @@
-"""The rungs that do not go together, and why. A project's own rule is one more line."""
+"""The rungs that are incompatible, each with the reason. To add a rule, add one entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Store: the item becomes findable, with its quality."""
+"""Store: make the item searchable, with its quality."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from repli.tasks.storage import results
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enriched:
-    """An item whose stages are done, and what they came to when it was looked at."""
+    """An item whose earlier stages are done, and the quality of their results when they were read."""
 
     item_id: str
     quality: Decimal
@@ -36,7 +36,7 @@ class Enriched:
 def in_database(enriched: Sequence[Enriched], context: StageContext) -> Sequence[Outcome[Stored]]:
     """Merge the items' results and mark the items stored, in one transaction.
 
-    The merge looks at what is kept then, not at what it was given: somebody may have done better meanwhile.
+    The merge reads the results from the store, not from its input: another run may have improved them meanwhile.
     """
     merged = results.mark_stored(
         context.database,
@@ -49,20 +49,20 @@ def in_database(enriched: Sequence[Enriched], context: StageContext) -> Sequence
 
 
 def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
-    """The quality that an item's results come to.
+    """Return the quality of an item's results: the product of their penalties, in (0, 1].
 
     Raises:
-        Incompatible: two of them do not go together.
-        ItemError: a stage is not done.
+        Incompatible: two results are incompatible by a rule.
+        ItemError: an earlier stage is not done, or has failed.
     """
-    if gone := [stage for stage in rules.stages if stage not in steps and stage != "store"]:
-        raise ItemError(f"{gone[0]} is not done any more: the item's record changed meanwhile")
+    if missing := [stage for stage in rules.stages if stage not in steps and stage != "store"]:
+        raise ItemError(f"{missing[0]} has no result any more: the item's record has changed; run the item again")
     served = {stage: step.rung for stage, step in steps.items() if step.rung}
-    if broken := rules.broken(served):
-        raise Incompatible(f"{broken[0]}; {broken[0].forbidden_stage} is done again when the item is tried again")
+    if violated := rules.violated(served):
+        raise Incompatible(f"{violated[0]}; {violated[0].forbidden_stage} runs again at the next retry")
     merged = quality(steps.values())
     if merged is None:
-        raise ItemError("a stage failed meanwhile")
+        raise ItemError("an earlier stage has failed since; `repli reprocess` retries it")
     return merged
 
 
@@ -71,7 +71,7 @@ def _outcome(merged: Decimal | RungError) -> Outcome[Stored]:
 
 
 def check(stored: Stored) -> None:
-    """Raise ValueError for what is no quality."""
+    """Raise ValueError for an answer without a quality in (0, 1]."""
     if not (isinstance(stored, Stored) and 0 < stored.quality <= 1):
         raise ValueError("the quality is not in (0, 1]")
 
@@ -80,10 +80,10 @@ CHAIN = Chain("store", Rung("database", in_database, time_limit_s=180), check=ch
 
 
 def _input(state: ItemState) -> Enriched:
-    so_far = quality_so_far(state)
-    if so_far is None:  # only items whose stages are done come here
-        raise AssertionError(f"item {state.item.id} came to store with a failed stage")
-    return Enriched(item_id=state.item.id, quality=so_far)
+    current = quality_so_far(state)
+    if current is None:  # the stage runner calls this only for items whose earlier stages are done
+        raise AssertionError(f"item {state.item.id} reached store with a failed stage")
+    return Enriched(item_id=state.item.id, quality=current)
 
 
 STAGE = Stage(CHAIN, _input)

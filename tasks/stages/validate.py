@@ -1,4 +1,4 @@
-"""Validate: required expectations fail an item, visibly; soft ones are recorded on it and degrade nothing."""
+"""Validate: a broken required expectation fails the item; a broken soft one is recorded and degrades nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NAME_CHARACTERS = 500
 
 
 def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Outcome[Validation]]:
-    """The Great Expectations suite below, on the batch as one DataFrame, its unexpected rows mapped back to items."""
+    """Validate the batch as one DataFrame with the Great Expectations suite, and map unexpected rows back to items."""
     import pandas as pd
 
     suite = load_suite()
@@ -46,7 +46,7 @@ def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Ou
 
 
 def by_required_fields(items: Sequence[Item], context: StageContext) -> Sequence[Outcome[Validation]]:
-    """The required fields alone, without a library."""
+    """Validate only the required fields, without a library."""
     return [
         Failed.because(InvalidItem(problem)) if (problem := _required_problem(item)) else Served(Validation())
         for item in items
@@ -71,13 +71,15 @@ _TYPE, _TEXT = "_type", "_text"
 
 @dataclass(frozen=True, slots=True)
 class _Suite:
+    """The expectation suite, and the batch definition to run it on a DataFrame."""
+
     suite: gx.ExpectationSuite
     batch_definition: Any
 
 
 @lru_cache(maxsize=1)
 def load_suite() -> _Suite:
-    """The suite, ready to run. Great Expectations takes seconds to import: once a process."""
+    """Return the suite, ready to run, loaded once per process: Great Expectations takes seconds to import."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     import great_expectations.expectations as gxe
@@ -95,7 +97,7 @@ def load_suite() -> _Suite:
         gxe.ExpectColumnValuesToBeNull(column="repaired", meta=soft),
     ]
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)  # stderr belongs to the run's own progress
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)  # stderr is for the run's own progress
     asset = context.data_sources.add_pandas("items").add_dataframe_asset("batch")
     return _Suite(
         suite=context.suites.add(gx.ExpectationSuite("items", expectations=expectations)),
@@ -124,7 +126,7 @@ def _outcome(item: Item, violations: Sequence[tuple[bool, Violation]]) -> Outcom
 
 
 def _required_problem(item: Item) -> str | None:
-    """What a person should mend before the item can be taken, or None."""
+    """Return the problem that makes the item invalid, with its remedy; None for a valid item."""
     if item.problem:
         return item.problem
     if item.name is None:

@@ -23,7 +23,8 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from repli.tasks.execution.shared_breakers import BreakerRegistry
-from repli.tasks.fallback import Breaker, Verdict
+from repli.tasks.fallback import Breaker
+from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.storage.database import Database
 
 FAILURES = 5
@@ -72,7 +73,7 @@ class Contender:
 
 
 class RepliGuard:
-    """Repli's gate: what a chain does around each call of a rung."""
+    """Repli's breaker: what a chain does around each call of a rung."""
 
     def __init__(self, url: str, setting: Setting) -> None:
         breaker = Breaker(
@@ -82,25 +83,25 @@ class RepliGuard:
             open_for_s=setting.cool_down_s,
             lease_s=setting.dead_after_s or 60.0,
         )
-        self._gates = BreakerRegistry(Database(url), place="benchmark")
-        self._gate = self._gates.of(setting.name, breaker)
+        self._registry = BreakerRegistry(Database(url), device_scope="benchmark")
+        self._breaker = self._registry.of(setting.name, breaker)
 
     def call(self, primary: Primary) -> None:
-        permit = self._gate.acquire()
+        permit = self._breaker.acquire()
         if permit.is_refused:
             raise Refused(permit.why)
         try:
             primary()
         except Exception as error:
-            self._gate.record(permit, Verdict.FAILED, str(error))
+            self._breaker.record(permit, Verdict.FAILED, str(error))
             raise
-        self._gate.record(permit, Verdict.SERVED)
+        self._breaker.record(permit, Verdict.SERVED)
 
     def warm(self) -> None:
         self.call(_nothing)
 
     def troubles(self) -> tuple[str, ...]:
-        return self._gates.drain_notes()
+        return self._registry.drain_notes()
 
 
 class InterlockGuard:

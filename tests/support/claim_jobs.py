@@ -17,42 +17,44 @@ AT_ONCE = 5
 LONG_S = 600.0
 
 
-def claim_all(gates: BreakerRegistry, holder: str) -> Job:
+def claim_all(registry: BreakerRegistry, holder: str) -> Job:
     """Claim a few items at a time until there are none; which they were."""
 
     def job() -> list[str]:
         taken: list[str] = []
-        while some := claims.claim(gates.database, holder, OWED, AT_ONCE, LONG_S):
+        while some := claims.claim(registry.database, holder, OWED, AT_ONCE, LONG_S):
             taken += [claim.item_id for claim in some]
         return taken
 
     return job
 
 
-def work_off(gates: BreakerRegistry, holder: str, log: str) -> Job:
+def work_off(registry: BreakerRegistry, holder: str, log: str) -> Job:
     """Claim, mend and settle until nothing is left to wait for; the run's id."""
-    queue = Queue(gates.database)
+    queue = Queue(registry.database)
     run_id = queue.begin_run()
 
     def job() -> str:
-        while retry_queue.tally(gates.database).waiting:
+        while retry_queue.tally(registry.database).waiting:
             taken = claim_some(queue, holder, log)
             if not taken:
                 time.sleep(0.01)
                 continue
             ids = [claim.item_id for claim in taken]
-            results.mark_stored(gates.database, run_id, ids, merge=lambda steps: Decimal(1), retry_below=POLICY.below)
-            claims.settle(gates.database, holder, run_id, taken, ids, POLICY)
+            results.mark_stored(
+                registry.database, run_id, ids, merge=lambda steps: Decimal(1), retry_below=POLICY.below
+            )
+            claims.settle(registry.database, holder, run_id, taken, ids, POLICY)
         return run_id
 
     return job
 
 
-def hang(gates: BreakerRegistry, holder: str, log: str) -> Job:
+def hang(registry: BreakerRegistry, holder: str, log: str) -> Job:
     """Claim, and do nothing about it, until killed."""
 
     def job() -> None:
-        claim_some(Queue(gates.database), holder, log)
+        claim_some(Queue(registry.database), holder, log)
         signal.pause()
 
     return job

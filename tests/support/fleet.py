@@ -27,15 +27,14 @@ from repli.tasks.fallback import (
     Breaker,
     Chain,
     ChainInput,
-    Ended,
     Outcome,
     OutOfMemory,
     Rung,
     Served,
     StepResult,
-    Verdict,
     run_chain,
 )
+from repli.tasks.fallback.breaker import CallEnded, Verdict
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
@@ -69,9 +68,9 @@ def chain_behind(breaker: Breaker, primary: Callable[[Sequence[str]], Sequence[O
     )
 
 
-def run(chain: Chain[str, str, None], batch: Sequence[ChainInput[str]], gates: BreakerRegistry) -> list[StepResult]:
-    """The chain over the batch, behind the gates."""
-    return run_chain(chain, batch, None, run_id=RUN_ID, runtime=replace(runtime(), breaker_of=gates.of))
+def run(chain: Chain[str, str, None], batch: Sequence[ChainInput[str]], registry: BreakerRegistry) -> list[StepResult]:
+    """The chain over the batch, behind its breaker."""
+    return run_chain(chain, batch, None, run_id=RUN_ID, runtime=replace(runtime(), breaker_of=registry.of))
 
 
 def is_refused(results: Iterable[StepResult]) -> bool:
@@ -81,7 +80,7 @@ def is_refused(results: Iterable[StepResult]) -> bool:
 
 def modules(url: str, *wanted: str) -> list[str]:
     """Which of the `wanted` modules a process has loaded that has asked a breaker."""
-    BreakerRegistry(Database(url), place=current_device_scope()).of(PRIMARY, Breaker(scope="fleet")).ask()
+    BreakerRegistry(Database(url), device_scope=current_device_scope()).of(PRIMARY, Breaker(scope="fleet")).acquire()
     return [name for name in wanted if name in sys.modules]
 
 
@@ -89,7 +88,7 @@ def modules(url: str, *wanted: str) -> list[str]:
 
 
 def until_refused(
-    gates: BreakerRegistry, breaker: Breaker, log: str, items: int, failing: float, seed: int, dies_after: int = 0
+    registry: BreakerRegistry, breaker: Breaker, log: str, items: int, failing: float, seed: int, dies_after: int = 0
 ) -> Job:
     """One batch after the other, until the breaker of a primary that fails so often refuses; how many batches.
 
@@ -108,14 +107,14 @@ def until_refused(
     def job() -> int:
         chain = chain_behind(breaker, primary)
         for batches in range(FAR_TOO_OFTEN):
-            if is_refused(run(chain, works(items), gates)):
+            if is_refused(run(chain, works(items), registry)):
                 return batches + 1
         raise AssertionError("it was never refused")
 
     return job
 
 
-def serve(gates: BreakerRegistry, breaker: Breaker, batches: int, out_of_memory_on: str) -> Job:
+def serve(registry: BreakerRegistry, breaker: Breaker, batches: int, out_of_memory_on: str) -> Job:
     """So many batches on this process's device; the place, the primary's calls, and how often each status came."""
     calls: list[int] = []
 
@@ -127,31 +126,31 @@ def serve(gates: BreakerRegistry, breaker: Breaker, batches: int, out_of_memory_
 
     def job() -> dict[str, Any]:
         chain = chain_behind(breaker, primary)
-        results = [result for _ in range(batches) for result in run(chain, works(4), gates)]
+        results = [result for _ in range(batches) for result in run(chain, works(4), registry)]
         statuses = Counter(result.status.value for result in results)
-        return {"place": gates.place, "calls": len(calls), "statuses": dict(statuses)}
+        return {"place": registry.device_scope, "calls": len(calls), "statuses": dict(statuses)}
 
     return job
 
 
-def take_a_probe(gates: BreakerRegistry, breaker: Breaker) -> Job:
+def take_a_probe(registry: BreakerRegistry, breaker: Breaker) -> Job:
     """Ask until there is a probe to be had, and keep it; when that was, by the clock of all processes."""
-    gate = gates.of(PRIMARY, breaker)
+    breaker_client = registry.of(PRIMARY, breaker)
 
     def job() -> float:
-        while not gate.acquire().is_probe:
+        while not breaker_client.acquire().is_probe:
             time.sleep(0.01)
         return time.monotonic()
 
     return job
 
 
-def fail(gates: BreakerRegistry, breaker: Breaker, times: int, seed: int) -> Job:
+def fail(registry: BreakerRegistry, breaker: Breaker, times: int, seed: int) -> Job:
     """So many failed calls, straight to the store; how often one of them moved the breaker."""
 
     def job() -> int:
-        ends = [Ended(f"{seed}-{number}", Verdict.FAILED, "down") for number in range(times)]
-        changes = [breakers.apply(gates.database, breaker, Key(PRIMARY), end) for end in ends]
+        ends = [CallEnded(f"{seed}-{number}", Verdict.FAILED, "down") for number in range(times)]
+        changes = [breakers.apply(registry.database, breaker, Key(PRIMARY), end) for end in ends]
         return sum(change.move is not None for change in changes)
 
     return job
@@ -163,7 +162,7 @@ def work(orders: Connection, environment: Mapping[str, str]) -> None:
     while True:
         job, url, options = orders.recv()
         database = Database(url)
-        do = job(BreakerRegistry(database, place=current_device_scope()), **options)
+        do = job(BreakerRegistry(database, device_scope=current_device_scope()), **options)
         database.is_migrated()  # connects
         orders.send(READY)
         assert orders.recv() == GO

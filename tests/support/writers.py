@@ -85,15 +85,15 @@ class Order:
     mark: Sequence[str] = ()
 
 
-def write(gates: BreakerRegistry, orders: Sequence[Order], table: Sequence[Rule]) -> Job:
+def write(registry: BreakerRegistry, orders: Sequence[Order], table: Sequence[Rule]) -> Job:
     """Do as ordered; what each mark answered for each item, a quality or why it was refused."""
     merge = partial(store.merge, rules(table))
 
     def job() -> list[tuple[str, Decimal | str]]:
         answers: list[tuple[str, Decimal | str]] = []
         for order in orders:
-            results.save(gates.database, order.save)
-            merged = results.mark_stored(gates.database, "run", order.mark, merge=merge, retry_below=0.5)
+            results.save(registry.database, order.save)
+            merged = results.mark_stored(registry.database, "run", order.mark, merge=merge, retry_below=0.5)
             answers += [(id_, one if isinstance(one, Decimal) else str(one)) for id_, one in merged.items()]
         return answers
 
@@ -101,7 +101,13 @@ def write(gates: BreakerRegistry, orders: Sequence[Order], table: Sequence[Rule]
 
 
 def enrich(
-    gates: BreakerRegistry, ids: Sequence[str], home: str, seed: int, rounds: int, failing: float, table: Sequence[Rule]
+    registry: BreakerRegistry,
+    ids: Sequence[str],
+    home: str,
+    seed: int,
+    rounds: int,
+    failing: float,
+    table: Sequence[Rule],
 ) -> Job:
     """Take the items through all stages, again and again, on rungs that fail so often."""
     draw = random.Random(seed)
@@ -112,7 +118,7 @@ def enrich(
 
     def job() -> None:
         pipeline = Pipeline([*stages(call), store.STAGE], table)
-        settings = Settings(home=Path(home), database_url=gates.database.url.render_as_string(hide_password=False))
+        settings = Settings(home=Path(home), database_url=registry.database.url.render_as_string(hide_password=False))
         within = replace(runtime(), now=lambda: datetime.now(UTC))
         for number in range(rounds):
             mine = draw.sample(ids, len(ids))

@@ -17,7 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from repli.tasks.execution.shared_breakers import BreakerRegistry, SharedBreaker, current_device_scope
-from repli.tasks.fallback import Breaker, Cause, Decision, Ordered, Permit, Position, Verdict
+from repli.tasks.fallback import Breaker, Position
+from repli.tasks.fallback.breaker import Cause, Decision, Overridden, Verdict
+from repli.tasks.fallback.breaker_client import Permit
 from repli.tasks.storage import breakers, schema
 from repli.tasks.storage.breakers import Key, Move
 from repli.tasks.storage.database import Database
@@ -34,23 +36,23 @@ on_one_store = pytest.mark.parametrize("kept_database", ["sqlite"], indirect=Tru
 
 @dataclass
 class Process:
-    """One process's gates, by a clock that is the store's too, and what it told of its moves."""
+    """The breakers of one process, by a clock that is the store's too, and the moves that it reported."""
 
-    gates: BreakerRegistry
+    registry: BreakerRegistry
     told: list[Move] = field(default_factory=list)
 
-    def gate(self, breaker: Breaker = FLEET) -> SharedBreaker:
-        return self.gates.of(NAME, breaker)
+    def shared_breaker(self, breaker: Breaker = FLEET) -> SharedBreaker:
+        return self.registry.of(NAME, breaker)
 
     def fail(self, times: int = 1, breaker: Breaker = FLEET) -> None:
         """So many calls that are let through, and fail."""
         for _ in range(times):
-            permit = self.gate(breaker).acquire()
+            permit = self.shared_breaker(breaker).acquire()
             assert not permit.is_refused, permit.why
-            self.gate(breaker).record(permit, Verdict.FAILED, "down")
+            self.shared_breaker(breaker).record(permit, Verdict.FAILED, "down")
 
     def asks(self, breaker: Breaker = FLEET) -> Decision:
-        return self.gate(breaker).acquire().decision
+        return self.shared_breaker(breaker).acquire().decision
 
 
 @dataclass
@@ -62,15 +64,17 @@ class Site:
 
     def process(self, place: str = "here") -> Process:
         told: list[Move] = []
-        gates = BreakerRegistry(self.database, place=place, on_move=told.append, timer=self.clock.timer, clock=self.now)
-        return Process(gates, told)
+        registry = BreakerRegistry(
+            self.database, device_scope=place, on_move=told.append, timer=self.clock.timer, clock=self.now
+        )
+        return Process(registry, told)
 
     def now(self, connection: sa.Connection) -> datetime:
         return self.clock.now()
 
     def order(self, cause: Any, breaker: Breaker = HOST) -> None:
         """A person's word, at another machine."""
-        breakers.apply(self.database, breaker, Key(NAME), Ordered(cause), clock=self.now)
+        breakers.apply(self.database, breaker, Key(NAME), Overridden(cause), clock=self.now)
 
     def failures(self, breaker: Breaker = FLEET, place: str = "") -> int:
         key = Key(NAME, place)
@@ -167,12 +171,12 @@ class TestHealthy:
     @pytest.mark.parametrize("breaker", [FLEET, HOST], ids=lambda breaker: breaker.scope)
     def test_it_costs_one_read_a_second_and_no_write(self, site: Site, breaker: Breaker) -> None:
         """A thousand served calls in 7.8 s: eight readings, and nothing in the store."""
-        gate = site.process().gate(breaker)
+        shared_breaker = site.process().shared_breaker(breaker)
         with traffic(site.database) as seen:
             for _ in range(1000):
-                permit = gate.acquire()
+                permit = shared_breaker.acquire()
                 assert permit.decision is Decision.CALL
-                gate.record(permit, Verdict.SERVED)
+                shared_breaker.record(permit, Verdict.SERVED)
                 site.clock.advance(1 / 128)
         assert seen.transactions == 8
         assert seen.writes == []
@@ -180,46 +184,46 @@ class TestHealthy:
 
     def test_a_bad_item_leaves_no_trace_either(self, site: Site) -> None:
         """A call that says nothing of the rung is not written."""
-        gate = site.process().gate()
-        permit = gate.acquire()
+        shared_breaker = site.process().shared_breaker()
+        permit = shared_breaker.acquire()
         with traffic(site.database) as seen:
-            gate.record(permit, Verdict.INCONCLUSIVE, "a bad image")
+            shared_breaker.record(permit, Verdict.INCONCLUSIVE, "a bad image")
         assert seen.statements == []
 
     def test_each_call_has_a_token_of_its_own(self, site: Site) -> None:
         """By which its failure is known, and can be excused."""
-        gate = site.process().gate()
-        assert gate.acquire().token != gate.acquire().token
+        shared_breaker = site.process().shared_breaker()
+        assert shared_breaker.acquire().token != shared_breaker.acquire().token
 
     def test_a_rung_is_trusted_while_it_serves(self, site: Site) -> None:
         """Whether this process's last call was served; one that says nothing of the rung is not counted."""
-        gate = site.process().gate()
-        assert not gate.acquire().is_trusted
+        shared_breaker = site.process().shared_breaker()
+        assert not shared_breaker.acquire().is_trusted
         verdicts = [Verdict.SERVED, Verdict.INCONCLUSIVE, Verdict.FAILED, Verdict.INCONCLUSIVE]
         trusted = []
         for verdict in verdicts:
-            gate.record(gate.acquire(), verdict)
-            trusted.append(gate.acquire().is_trusted)
+            shared_breaker.record(shared_breaker.acquire(), verdict)
+            trusted.append(shared_breaker.acquire().is_trusted)
         assert trusted == [True, True, False, False]
 
     def test_a_rung_that_failed_lately_is_not_trusted(self, site: Site) -> None:
         """Wherever it failed, and though it serves here, until that has left the window."""
         here, there = site.process(), site.process()
-        here.gate().record(here.gate().acquire(), Verdict.SERVED)
-        assert here.gate().acquire().is_trusted
+        here.shared_breaker().record(here.shared_breaker().acquire(), Verdict.SERVED)
+        assert here.shared_breaker().acquire().is_trusted
         there.fail(1)
         site.clock.advance(1)
-        assert not here.gate().acquire().is_trusted
-        here.gate().record(here.gate().acquire(), Verdict.SERVED)
-        assert not here.gate().acquire().is_trusted
+        assert not here.shared_breaker().acquire().is_trusted
+        here.shared_breaker().record(here.shared_breaker().acquire(), Verdict.SERVED)
+        assert not here.shared_breaker().acquire().is_trusted
         site.clock.advance(FLEET.within_s)
-        assert here.gate().acquire().is_trusted
+        assert here.shared_breaker().acquire().is_trusted
 
-    def test_a_rung_has_one_gate(self, site: Site) -> None:
+    def test_a_rung_has_one_breaker(self, site: Site) -> None:
         """All threads of a process share it; another rung has another."""
-        gates = site.process().gates
-        assert gates.of(NAME, FLEET) is gates.of(NAME, FLEET)
-        assert gates.of("stage.other", FLEET) is not gates.of(NAME, FLEET)
+        registry = site.process().registry
+        assert registry.of(NAME, FLEET) is registry.of(NAME, FLEET)
+        assert registry.of("stage.other", FLEET) is not registry.of(NAME, FLEET)
 
 
 class TestFailing:
@@ -259,9 +263,9 @@ class TestFailing:
     def test_one_failed_call_on_an_old_reading_is_the_last(self, site: Site) -> None:
         """Telling of the failure brings the news that the rung is not to be called."""
         here, there = site.process(), site.process()
-        permit = here.gate().acquire()
+        permit = here.shared_breaker().acquire()
         there.fail(3)
-        here.gate().record(permit, Verdict.FAILED, "down here too")
+        here.shared_breaker().record(permit, Verdict.FAILED, "down here too")
         assert here.asks() is Decision.REFUSE
         assert site.failures() == 4
 
@@ -279,10 +283,10 @@ class TestFailing:
     def test_excused_failures_do_not_count(self, site: Site) -> None:
         """Neither in the store nor in this process."""
         process = site.process()
-        permits = [process.gate().acquire() for _ in range(2)]
+        permits = [process.shared_breaker().acquire() for _ in range(2)]
         for permit in permits:
-            process.gate().record(permit, Verdict.FAILED, "a poison item")
-        process.gate().forgive(permits)
+            process.shared_breaker().record(permit, Verdict.FAILED, "a poison item")
+        process.shared_breaker().forgive(permits)
         assert site.failures() == 0
         process.fail(2)
         assert process.asks() is Decision.CALL
@@ -293,10 +297,12 @@ class TestFailing:
         def fails(move: Move) -> None:
             raise RuntimeError("no server")
 
-        gates = BreakerRegistry(site.database, place="here", on_move=fails, timer=site.clock.timer, clock=site.now)
-        Process(gates).fail(3)
+        registry = BreakerRegistry(
+            site.database, device_scope="here", on_move=fails, timer=site.clock.timer, clock=site.now
+        )
+        Process(registry).fail(3)
         assert site.position() is Position.OPEN
-        [note] = gates.drain_notes()
+        [note] = registry.drain_notes()
         assert "no server" in note
 
     def test_only_own_moves_are_told(self, site: Site) -> None:
@@ -305,7 +311,7 @@ class TestFailing:
         here.fail(2)
         there.fail(1)
         site.clock.advance(60)
-        here.gate().record(here.gate().acquire(), Verdict.SERVED)
+        here.shared_breaker().record(here.shared_breaker().acquire(), Verdict.SERVED)
         site.order(Cause.FORCED_OPEN, FLEET)
         site.clock.advance(1)
         assert {here.asks(), there.asks()} == {Decision.REFUSE}
@@ -314,20 +320,20 @@ class TestFailing:
         assert site.moves()[:-1] == there.told + here.told
         assert site.moves()[-1].cause is Cause.FORCED_OPEN
 
-    def test_threads_share_a_gate(self, site: Site) -> None:
+    def test_threads_share_a_breaker(self, site: Site) -> None:
         """Eight threads on a rung that fails half the time: a bounded number of failures, and one opening."""
         process = site.process()
-        gate = process.gate()
+        shared_breaker = process.shared_breaker()
         together = threading.Barrier(8)
         failed: list[Permit] = []
 
         def work(draw: random.Random) -> None:
             together.wait()
-            while not (permit := gate.acquire()).is_refused:
+            while not (permit := shared_breaker.acquire()).is_refused:
                 verdict = draw.choice([Verdict.FAILED, Verdict.SERVED])
                 if verdict is Verdict.FAILED:
                     failed.append(permit)
-                gate.record(permit, verdict, "down")
+                shared_breaker.record(permit, verdict, "down")
 
         threads = [threading.Thread(target=work, args=[random.Random(seed)]) for seed in range(8)]
         for thread in threads:
@@ -368,9 +374,9 @@ class TestProbes:
 
     def test_served_it_closes_for_all(self, site: Site, processes: list[Process]) -> None:
         """For who probed at once, for the others a second later."""
-        permit = processes[0].gate().acquire()
-        processes[1].gate().acquire()
-        processes[0].gate().record(permit, Verdict.SERVED)
+        permit = processes[0].shared_breaker().acquire()
+        processes[1].shared_breaker().acquire()
+        processes[0].shared_breaker().record(permit, Verdict.SERVED)
         assert processes[0].asks() is Decision.CALL
         assert processes[1].asks() is Decision.REFUSE
         site.clock.advance(1)
@@ -378,7 +384,7 @@ class TestProbes:
 
     def test_failed_it_opens_for_twice_as_long(self, site: Site, processes: list[Process]) -> None:
         """Nobody asks in vain before that."""
-        processes[0].gate().record(processes[0].gate().acquire(), Verdict.FAILED, "still down")
+        processes[0].shared_breaker().record(processes[0].shared_breaker().acquire(), Verdict.FAILED, "still down")
         site.clock.advance(119)
         assert {process.asks() for process in processes} == {Decision.REFUSE}
         site.clock.advance(1)
@@ -386,7 +392,9 @@ class TestProbes:
 
     def test_a_permit_that_says_nothing_is_given_back(self, site: Site, processes: list[Process]) -> None:
         """Whoever asks next has it: nobody waits for the lease to end."""
-        processes[0].gate().record(processes[0].gate().acquire(), Verdict.INCONCLUSIVE, "a bad image")
+        processes[0].shared_breaker().record(
+            processes[0].shared_breaker().acquire(), Verdict.INCONCLUSIVE, "a bad image"
+        )
         assert processes[1].asks() is Decision.PROBE
         assert processes[0].asks() is Decision.REFUSE
 
@@ -403,19 +411,19 @@ class TestProbes:
 
     def test_one_lost_long_ago_is_followed_at_once(self, site: Site, processes: list[Process]) -> None:
         """Nobody asked for a day: who asks then both notices it and probes."""
-        processes[0].gate().acquire()
+        processes[0].shared_breaker().acquire()
         site.clock.advance(86_400)
         assert processes[1].asks() is Decision.PROBE
         assert [move.cause for move in processes[1].told] == [Cause.PROBE_LOST, Cause.PROBE_DUE]
 
     def test_one_that_answers_after_its_lease_changes_nothing(self, site: Site, processes: list[Process]) -> None:
         """The lease is another's by then."""
-        late = processes[0].gate().acquire()
+        late = processes[0].shared_breaker().acquire()
         site.clock.advance(30)
-        processes[1].gate().acquire()
+        processes[1].shared_breaker().acquire()
         site.clock.advance(60)
         assert processes[1].asks() is Decision.PROBE
-        processes[0].gate().record(late, Verdict.SERVED)
+        processes[0].shared_breaker().record(late, Verdict.SERVED)
         assert site.position() is Position.HALF_OPEN
         assert processes[2].asks() is Decision.REFUSE
 
@@ -473,14 +481,14 @@ class TestOrders:
 
     @pytest.mark.parametrize("breaker", [FLEET, HOST], ids=lambda breaker: breaker.scope)
     def test_forced_open_is_obeyed_everywhere_within_a_second(self, site: Site, breaker: Breaker) -> None:
-        """By gates of every place, until it is taken back."""
+        """By the breakers of every scope, until it is taken back."""
         processes = [site.process(place) for place in ("host/0", "host/1")]
         for process in processes:
             assert process.asks(breaker) is Decision.CALL
         site.order(Cause.FORCED_OPEN, breaker)
         site.clock.advance(1)
         for process in processes:
-            permit = process.gate(breaker).acquire()
+            permit = process.shared_breaker(breaker).acquire()
             assert permit.is_refused
             assert "forced open" in permit.why
             assert f"repli breakers reset {NAME}" in permit.why
@@ -504,7 +512,7 @@ class TestOrders:
     def test_one_place_can_be_forced(self, site: Site) -> None:
         """The others are not concerned."""
         here, there = site.process("host/0"), site.process("host/1")
-        breakers.apply(site.database, HOST, Key(NAME, "host/0"), Ordered(Cause.FORCED_OPEN), clock=site.now)
+        breakers.apply(site.database, HOST, Key(NAME, "host/0"), Overridden(Cause.FORCED_OPEN), clock=site.now)
         assert here.asks(HOST) is Decision.REFUSE
         assert there.asks(HOST) is Decision.CALL
 
@@ -512,10 +520,10 @@ class TestOrders:
         """They are one: a call that ends brings both along."""
         process = site.process()
         site.order(Cause.FORCED_CLOSED, FLEET)
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         assert permit.decision is Decision.CALL
         site.order(Cause.FORCED_OPEN, FLEET)
-        process.gate().record(permit, Verdict.FAILED, "down")
+        process.shared_breaker().record(permit, Verdict.FAILED, "down")
         assert process.asks() is Decision.REFUSE
 
     def test_what_happens_at_a_place_does_not_put_an_order_off(self, site: Site) -> None:
@@ -526,7 +534,7 @@ class TestOrders:
         assert process.asks(HOST) is Decision.REFUSE
         site.order(Cause.FORCED_OPEN)
         site.clock.advance(0.5)
-        process.gate(HOST).record(process.gate(HOST).acquire(), Verdict.SERVED)
+        process.shared_breaker(HOST).record(process.shared_breaker(HOST).acquire(), Verdict.SERVED)
         site.clock.advance(0.5)
         assert process.asks(HOST) is Decision.REFUSE
 
@@ -539,7 +547,7 @@ class TestRefusals:
         """And what went wrong; the clock of the tests begins at 03:00."""
         process = site.process()
         process.fail(3)
-        why = process.gate().acquire().why
+        why = process.shared_breaker().acquire().why
         assert NAME in why
         assert "03:00:00" in why
         assert "next probe at 03:01:00" in why
@@ -550,8 +558,8 @@ class TestRefusals:
         process = site.process()
         process.fail(3)
         site.clock.advance(60)
-        assert process.gate().acquire().why == ""
-        assert "a probe is under way" in process.gate().acquire().why
+        assert process.shared_breaker().acquire().why == ""
+        assert "a probe is in flight" in process.shared_breaker().acquire().why
 
 
 class TestOutOfReach:
@@ -566,10 +574,10 @@ class TestOutOfReach:
         site.clock.advance(59)
         assert process.asks() is Decision.REFUSE
         site.clock.advance(1)
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         assert permit.is_probe
         assert process.asks() is Decision.REFUSE
-        process.gate().record(permit, Verdict.SERVED)
+        process.shared_breaker().record(permit, Verdict.SERVED)
         assert process.asks() is Decision.CALL
         assert process.told == []
         outage.end()
@@ -578,8 +586,8 @@ class TestOutOfReach:
         """Two failures that the store knew of, and one since then, open it; so does an order stay."""
         process, ordered = site.process(), site.process()
         process.fail(2)
-        breakers.apply(site.database, FLEET, Key("stage.other"), Ordered(Cause.FORCED_OPEN), clock=site.now)
-        other = ordered.gates.of("stage.other", FLEET)
+        breakers.apply(site.database, FLEET, Key("stage.other"), Overridden(Cause.FORCED_OPEN), clock=site.now)
+        other = ordered.registry.of("stage.other", FLEET)
         assert other.acquire().is_refused
         outage.begin()
         process.fail(1)
@@ -592,9 +600,9 @@ class TestOutOfReach:
         """However long before the outage the last call began."""
         process = site.process()
         process.fail(2)
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         site.clock.advance(30)
-        process.gate().record(permit, Verdict.FAILED, "down")
+        process.shared_breaker().record(permit, Verdict.FAILED, "down")
         outage.begin()
         site.clock.advance(59)
         assert process.asks() is Decision.REFUSE
@@ -603,25 +611,25 @@ class TestOutOfReach:
         outage.end()
 
     def test_it_is_said_once_and_so_is_its_return(self, site: Site, outage: Outage) -> None:
-        """By the process, not by each of its gates, and with what follows from it."""
+        """By the process, not by each of its breakers, and with what follows from it."""
         process = site.process()
-        other = process.gates.of("stage.other", HOST)
+        other = process.registry.of("stage.other", HOST)
         process.fail(1)
-        assert process.gates.drain_notes() == ()
+        assert process.registry.drain_notes() == ()
         outage.begin()
         for _ in range(10):
             process.asks()
             other.acquire()
             site.clock.advance(5)
-        (lost,) = process.gates.drain_notes()
+        (lost,) = process.registry.drain_notes()
         assert lost.startswith("breakers: the store ")
-        assert lost.endswith("until it is back this worker keeps count by itself")
+        assert lost.endswith("this worker counts failures locally until the store is back")
         outage.end()
         process.asks()
         other.acquire()
-        assert process.gates.drain_notes() == ("breakers: the store is back after 50 s; they are shared again",)
+        assert process.registry.drain_notes() == ("breakers: the store is back after 50 s; breakers are shared again",)
         process.asks()
-        assert process.gates.drain_notes() == ()
+        assert process.registry.drain_notes() == ()
 
     def test_a_second_outage_is_said_again(self, site: Site, outage: Outage) -> None:
         """Each has its own two notes, and its own length."""
@@ -633,21 +641,21 @@ class TestOutOfReach:
             site.clock.advance(seconds)
             outage.end()
             process.asks()
-            lost, back = process.gates.drain_notes()
-            assert "keeps count by itself" in lost
+            lost, back = process.registry.drain_notes()
+            assert "counts failures locally" in lost
             assert f"after {seconds} s" in back
 
     def test_it_is_asked_again_every_five_seconds(self, site: Site, outage: Outage) -> None:
         """No more often, however many calls there are, and fail."""
-        gate = site.process().gate(replace(FLEET, failures=1000))
-        gate.acquire()
+        shared_breaker = site.process().shared_breaker(replace(FLEET, failures=1000))
+        shared_breaker.acquire()
         outage.begin()
         site.clock.advance(1)
         tried = []
         with traffic(site.database) as seen:
             for _ in range(2 * 128):
                 before = seen.attempts
-                gate.record(gate.acquire(), Verdict.FAILED, "down")
+                shared_breaker.record(shared_breaker.acquire(), Verdict.FAILED, "down")
                 if seen.attempts > before:
                     tried.append(site.clock.seconds)
                 site.clock.advance(1 / 8)
@@ -687,10 +695,10 @@ class TestOutOfReach:
     def test_a_call_that_began_before_it_is_told_too(self, site: Site, outage: Outage) -> None:
         """That the store is gone is seen when the failure is to be written; nothing is lost by that."""
         process = site.process()
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         outage.begin()
-        process.gate().record(permit, Verdict.FAILED, "down")
-        assert len(process.gates.drain_notes()) == 1
+        process.shared_breaker().record(permit, Verdict.FAILED, "down")
+        assert len(process.registry.drain_notes()) == 1
         process.fail(2)
         assert process.asks() is Decision.REFUSE
         outage.end()
@@ -707,7 +715,7 @@ class TestOutOfReach:
             site.clock.advance(5)
             outage.end()
             assert process.asks() is Decision.CALL
-            breakers.apply(site.database, FLEET, Key(NAME), Ordered(Cause.RESET), clock=site.now)
+            breakers.apply(site.database, FLEET, Key(NAME), Overridden(Cause.RESET), clock=site.now)
             process.asks()
         assert site.failures() == 0
 
@@ -715,10 +723,10 @@ class TestOutOfReach:
         """What an item did while the store was out of reach is not held against the rung."""
         process = site.process()
         outage.begin()
-        poison, other = process.gate().acquire(), process.gate().acquire()
-        process.gate().record(poison, Verdict.FAILED, "a poison item")
-        process.gate().record(other, Verdict.FAILED, "down")
-        process.gate().forgive([poison])
+        poison, other = process.shared_breaker().acquire(), process.shared_breaker().acquire()
+        process.shared_breaker().record(poison, Verdict.FAILED, "a poison item")
+        process.shared_breaker().record(other, Verdict.FAILED, "down")
+        process.shared_breaker().forgive([poison])
         site.clock.advance(5)
         outage.end()
         assert process.asks() is Decision.CALL
@@ -730,7 +738,7 @@ class TestOutOfReach:
         outage.begin()
         process.fail(3)
         site.clock.advance(60)
-        process.gate().record(process.gate().acquire(), Verdict.SERVED)
+        process.shared_breaker().record(process.shared_breaker().acquire(), Verdict.SERVED)
         process.fail(1)
         outage.end()
         site.clock.advance(5)
@@ -743,7 +751,7 @@ class TestOutOfReach:
         outage.begin()
         process.fail(3)
         site.clock.advance(60)
-        process.gate().record(process.gate().acquire(), Verdict.INCONCLUSIVE, "a bad image")
+        process.shared_breaker().record(process.shared_breaker().acquire(), Verdict.INCONCLUSIVE, "a bad image")
         outage.end()
         site.clock.advance(5)
         assert process.asks() is Decision.REFUSE
@@ -781,9 +789,9 @@ class TestOutOfReach:
         process, other = site.process(), site.process()
         process.fail(3)
         site.clock.advance(60)
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         outage.begin()
-        process.gate().record(permit, Verdict.SERVED)
+        process.shared_breaker().record(permit, Verdict.SERVED)
         assert process.asks() is Decision.CALL
         outage.end()
         site.clock.advance(30)
@@ -795,9 +803,9 @@ class TestOutOfReach:
         process = site.process()
         process.fail(3)
         site.clock.advance(60)
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         outage.begin()
-        process.gate().record(permit, Verdict.FAILED, "still down")
+        process.shared_breaker().record(permit, Verdict.FAILED, "still down")
         assert process.asks() is Decision.REFUSE
         site.clock.advance(5)
         outage.end()
@@ -810,13 +818,13 @@ class TestOutOfReach:
         process.fail(3)
         outage.begin()
         site.clock.advance(60)
-        permit = process.gate().acquire()
+        permit = process.shared_breaker().acquire()
         assert permit.is_probe
         site.clock.advance(5)
         outage.end()
-        second = process.gate().acquire()
+        second = process.shared_breaker().acquire()
         assert second.is_probe
-        process.gate().record(permit, Verdict.SERVED)
+        process.shared_breaker().record(permit, Verdict.SERVED)
         assert site.position() is Position.HALF_OPEN
-        process.gate().record(second, Verdict.SERVED)
+        process.shared_breaker().record(second, Verdict.SERVED)
         assert site.position() is Position.CLOSED

@@ -19,13 +19,11 @@ from repli.tasks.fallback import (
     SKIP,
     AttemptOutcome,
     Breaker,
-    Cause,
     Chain,
     Directives,
     Failed,
     InvalidItem,
     ItemError,
-    Ordered,
     Outcome,
     Rule,
     Rung,
@@ -36,6 +34,7 @@ from repli.tasks.fallback import (
     Unavailable,
     parse_faults,
 )
+from repli.tasks.fallback.breaker import Cause, Overridden
 from repli.tasks.items import Item, ItemState
 from repli.tasks.pipeline import Pipeline, Stage, StageContext, quality_so_far
 from repli.tasks.settings import Settings
@@ -400,7 +399,7 @@ class Two:
         the stages to upgrade."""
         pipeline = Pipeline([self.label.stage, self.vector.stage], self.rules)
         lift = None if upgrade is None else Upgrade(holder="me", stages=frozenset(upgrade))
-        within = replace(fresh_runtime(), breaker_of=BreakerRegistry(self.database, place="here").of)
+        within = replace(fresh_runtime(), breaker_of=BreakerRegistry(self.database, device_scope="here").of)
         return [
             run_stage(
                 pipeline,
@@ -576,10 +575,10 @@ class TestAnswersAnother:
         two.label.serve_all(model="dog")
         two.vector.serve_all(with_label="old")
         two.run()
-        of_old = replace(two.kept("vector"), made_from=None)
+        of_old = replace(two.kept("vector"), input_hash=None)
         results.save(two.database, [of_old])
-        assert two.kept("vector").made_from is None
-        assert two.kept("vector", "b").made_from is not None
+        assert two.kept("vector").input_hash is None
+        assert two.kept("vector", "b").input_hash is not None
         assert two.run("vector")[0].items == 0
 
     def test_an_upgrade_follows_it_at_stages_that_are_not_named(self, two: Two) -> None:
@@ -689,7 +688,7 @@ class TestUpgrade:
         assert [degraded.kept("vector", id_) for id_ in "ac"] == [before[0], before[2]]
         assert gains(vector) == (["b", "c"], ["b"])
         assert (vector.items, vector.statuses) == (3, {"pending": 2, "degraded": 1})
-        assert str(vector) == "3 items: 2 left as they were, 1 degraded; mean penalty 0.900 · text 1"
+        assert str(vector) == "3 items: 2 unchanged, 1 degraded; mean penalty 0.900 · text 1"
 
     def test_a_rung_that_a_rule_bars_is_no_try(self, degraded: Two) -> None:
         """Nor one that is not here: there was no call, so nothing of the item's tries is used up."""
@@ -703,7 +702,7 @@ class TestUpgrade:
 
     def test_a_rung_whose_breaker_is_open_is_no_try(self, degraded: Two) -> None:
         """It was refused."""
-        breakers.apply(degraded.database, degraded.label.breaker, Key("label.model"), Ordered(Cause.FORCED_OPEN))
+        breakers.apply(degraded.database, degraded.label.breaker, Key("label.model"), Overridden(Cause.FORCED_OPEN))
         degraded.claim("me")
         degraded.label.serve_all(model="dog")
         label, _ = degraded.run(upgrade=["label"])

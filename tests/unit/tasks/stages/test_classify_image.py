@@ -26,7 +26,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.items import Classification, Guess, Item, ItemState
 from repli.tasks.models import image_classifier, torchvision_ops
-from repli.tasks.models.image_classifier import memory_errors_told, open_image
+from repli.tasks.models.image_classifier import open_image, raise_out_of_memory
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.stages.classify_image import CHAIN, STAGE, Picture, by_rules, check, classes_named_in, on_cpu, on_gpu
@@ -101,19 +101,19 @@ def _turned() -> Image.Exif:
 
 
 BROKEN = {
-    "no bytes": (b"", "the image file is empty; put the picture there"),
+    "no bytes": (b"", "the image file is empty; replace it"),
     "half a png": (files.png()[:2000], "the image cannot be decoded"),
     "half a jpeg": (files.encoded(files.picture(), "JPEG")[:700], "the image cannot be decoded"),
-    "a png header": (b"\x89PNG\r\n\x1a\n", "the file is no image that is read"),
-    "a page": (b"<html>404</html>", "the file is no image that is read (JPEG, PNG, "),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the file is no image that is read"),
+    "a png header": (b"\x89PNG\r\n\x1a\n", "the file is not in a supported image format"),
+    "a page": (b"<html>404</html>", "the file is not in a supported image format (JPEG, PNG, "),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the file is not in a supported image format"),
     "an svg": (
         b'<svg xmlns="http://www.w3.org/2000/svg"/>',
         "the image is an SVG drawing, which has no pixels; convert",
     ),
     "an svg in xml": (b'<?xml version="1.0"?>\n<svg/>', "the image is an SVG drawing"),
     "a bomb": (files.bomb(), "the image is too large to decode"),
-    "noise": (bytes(range(256)) * 20, "the file is no image that is read"),
+    "noise": (bytes(range(256)) * 20, "the file is not in a supported image format"),
 }
 
 
@@ -170,7 +170,7 @@ class TestFiles:
         first, *missing, last = run_rungs(CHAIN, [good, *gone, good], context, ON_CPU)
         assert (first.rung, last.rung) == ("cpu", "cpu")
         assert {result.status for result in missing} == {Status.SKIPPED}
-        assert "fetch it again with --refresh" in str(missing[0].attempts[-2].error)
+        assert "run again with --refresh" in str(missing[0].attempts[-2].error)
 
     def test_an_image_that_was_not_fetched(self, context: StageContext) -> None:
         """It was declared, so the stage applies; the reason points to fetch."""
@@ -178,7 +178,7 @@ class TestFiles:
         first, result, last = run_rungs(CHAIN, [good, Picture(name="lamp", sha256=None), good], context, ON_CPU)
         assert (first.rung, last.rung) == ("cpu", "cpu")
         assert result.status is Status.SKIPPED
-        assert "the image was not fetched, so there is nothing to look at; see the fetch stage" in str(result.attempts)
+        assert "the image was not fetched; see the error of the fetch stage" in str(result.attempts)
 
 
 class TestPixels:
@@ -294,12 +294,12 @@ class TestModels:
             outcomes = [attempt.outcome for attempt in result.attempts]
             assert outcomes == [AttemptOutcome.UNAVAILABLE, AttemptOutcome.SERVED]
             assert result.error is not None
-            assert result.error.message == "there is no CUDA device here; REPLI_GPU_DEVICE=cpu emulates one"
+            assert result.error.message == "there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one"
 
     @pytest.mark.parametrize(
         ("source", "message"),
         [
-            ("package:nothing", "no package of weights is called 'nothing'; choose from efficientnet_lite0"),
+            ("package:nothing", "unknown package of weights 'nothing'; choose from efficientnet_lite0"),
             ("resnet18", "write package:MODULE, timm:NAME or timm:NAME@FILE"),
             ("timm:no_such_model@x.pth", "cannot be loaded"),
             ("timm:mobilenetv3_small_050@/no/such/file.pth", "cannot be loaded"),
@@ -337,19 +337,19 @@ class TestModels:
     )
     def test_every_way_to_run_out_of_memory_is_told(self, error: Exception) -> None:
         """So that the chain splits the batch instead of giving it up."""
-        with pytest.raises(OutOfMemory, match="8 images on cuda do not fit"), memory_errors_told("8 images on cuda"):
+        with pytest.raises(OutOfMemory, match="8 images on cuda do not fit"), raise_out_of_memory("8 images on cuda"):
             raise error
 
     def test_torchs_own_error_is_told(self) -> None:
         """Whatever its message."""
         import torch
 
-        with pytest.raises(OutOfMemory, match="8 images on cuda do not fit"), memory_errors_told("8 images on cuda"):
+        with pytest.raises(OutOfMemory, match="8 images on cuda do not fit"), raise_out_of_memory("8 images on cuda"):
             raise torch.OutOfMemoryError("no room")
 
     def test_other_errors_of_the_device_are_not(self) -> None:
         """A bug is not taken for a lack of memory."""
-        with pytest.raises(RuntimeError, match="shapes do not match"), memory_errors_told("8 images"):
+        with pytest.raises(RuntimeError, match="shapes do not match"), raise_out_of_memory("8 images"):
             raise RuntimeError("shapes do not match")
 
 
@@ -437,7 +437,7 @@ class TestRules:
 )
 def test_what_is_no_classification_is_refused(answer: Any) -> None:
     """Nonsense falls to the next rung instead of into the store."""
-    with pytest.raises(ValueError, match=r"classification|withheld|confidence"):
+    with pytest.raises(ValueError, match=r"Classification|exactly where|confidence"):
         check(answer)
 
 

@@ -105,7 +105,7 @@ def test_a_name_without_a_word_cannot_be_hashed(context: StageContext) -> None:
     first, bad, last = run_rungs(CHAIN, [LAMP, wordless, DOG], context, force("hashed"))
     assert (first.rung, last.rung) == ("hashed", "hashed")
     assert (bad.status, bad.value, bad.confidence, bad.penalty) == (Status.SKIPPED, None, 0.0, Decimal("0.7"))
-    assert "there is not one word to hash in the name and the text" in str(bad.attempts[-2].error)
+    assert "name and text contain no word to hash" in str(bad.attempts[-2].error)
 
 
 def test_a_name_without_a_word_is_still_embedded_by_the_model(context: StageContext) -> None:
@@ -164,7 +164,7 @@ def test_what_is_no_unit_vector_is_refused(vector: npt.NDArray[Any]) -> None:
 
 def test_what_is_no_embedding_is_refused() -> None:
     """A bare array does not say which space it lives in."""
-    with pytest.raises(ValueError, match="no embedding"):
+    with pytest.raises(ValueError, match="not an Embedding"):
         check(UNIT)  # type: ignore[arg-type]
 
 

@@ -149,12 +149,12 @@ def test_no_bytes_are_beyond_decoding(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "media_type", "message"),
     [
-        (b"<html></html>", "text/html", "has no text that this way of reading finds"),
+        (b"<html></html>", "text/html", "has no text that this extractor finds"),
         (b"<html><body><script>x()</script></body></html>", "text/html", "has no text"),
         (b" \n\t ", "text/plain", "is empty; put its text there"),
-        (files.png(), "image/png", "is image/png, which is not read; convert it to HTML, PDF or plain text"),
-        (b"\x7fELF\x02\x01\x01", "application/octet-stream", "is application/octet-stream, which is not read"),
-        (b"PK\x03\x04", "application/zip", "is application/zip, which is not read"),
+        (files.png(), "image/png", "is image/png, which is not supported; convert it to HTML, PDF or plain text"),
+        (b"\x7fELF\x02\x01\x01", "application/octet-stream", "is application/octet-stream, which is not supported"),
+        (b"PK\x03\x04", "application/zip", "is application/zip, which is not supported"),
     ],
 )
 def test_a_document_without_text_leaves_the_name(
@@ -170,7 +170,7 @@ def test_a_document_that_was_not_fetched(context: StageContext) -> None:
     """It was declared, so the stage applies; the reason points to fetch."""
     result = between(context, Document(name="A brass lamp", asset=None))
     assert result.rung == "name_only"
-    assert reasons(result)[0] == "the document was not fetched, so there is nothing to read; see the fetch stage"
+    assert reasons(result)[0] == "the document was not fetched; see the error of the fetch stage"
 
 
 def test_a_copy_that_is_gone_from_the_disk(context: StageContext) -> None:
@@ -203,7 +203,7 @@ def test_html_of_ten_thousand_levels(context: StageContext) -> None:
 @pytest.mark.parametrize("answer", [None, "text", Text(text=""), Text(text=" \n"), {"text": "x"}])
 def test_what_is_no_text_is_refused(answer: object) -> None:
     """Nonsense falls to the next rung instead of into the store."""
-    with pytest.raises(ValueError, match="character that shows"):
+    with pytest.raises(ValueError, match="no visible character"):
         check(answer)  # type: ignore[arg-type]
 
 

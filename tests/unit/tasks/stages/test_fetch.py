@@ -187,7 +187,7 @@ def test_one_bad_item_touches_no_other(context: StageContext, declare: Callable[
         (7, None, "document: the manifest has a value of type int here; write text, a path or a URI as a string"),
         (None, "gone.png", "image: there is no file gone.png; put it there or correct the manifest"),
         ("gone.html", "/dev/null", "document: there is no file gone.html.* · image: /dev/null is outside"),
-        ("data:,", None, "document: the data URI is empty; put something there"),
+        ("data:,", None, "document: the data URI is empty; add its content"),
     ],
 )
 def test_a_failure_names_asset_place_reason_and_next_step(
@@ -353,8 +353,8 @@ def test_an_answer_without_an_asset_is_refused(answer: Any) -> None:
 
 def test_the_primary_has_time_for_a_full_batch() -> None:
     """128 items of two assets that all take their whole time end before the rung is cut off."""
-    from repli.tasks.stages.fetch import CLOSING_TIME_S, ORIGIN_LIMIT_S, PARALLEL
+    from repli.tasks.stages.fetch import ORIGIN_LIMIT_S, PARALLEL_READS, RETURN_MARGIN_S
 
     limits = Settings(home=Path(), database_url="")
-    longest = limits.batch_size * 2 / PARALLEL * limits.fetch.time_limit_s
-    assert longest < ORIGIN_LIMIT_S - CLOSING_TIME_S < CHAIN.primary.time_limit_s
+    longest = limits.batch_size * 2 / PARALLEL_READS * limits.fetch.time_limit_s
+    assert longest < ORIGIN_LIMIT_S - RETURN_MARGIN_S < CHAIN.primary.time_limit_s

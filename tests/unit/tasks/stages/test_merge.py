@@ -128,7 +128,7 @@ class TestOneItem:
             by_stage = {one.stage: one for one in steps("a", way)}
             if is_forbidden(way):
                 refused += 1
-                with pytest.raises(Incompatible, match=r"does not go with .*; embed_text is done again"):
+                with pytest.raises(Incompatible, match=r"does not go with .*; embed_text runs again"):
                     MAY_MERGE(by_stage)
             else:
                 assert MAY_MERGE(by_stage) == quality_of(way)
@@ -140,20 +140,20 @@ class TestOneItem:
             MAY_MERGE({one.stage: one for one in steps("a", POISONED)})
         assert str(refused.value) == (
             "embed_text.text_and_label does not go with classify_image by rules or skip: a guessed label would poison "
-            "the vector; embed_text is done again when the item is tried again"
+            "the vector; embed_text runs again at the next retry"
         )
 
     def test_a_stage_that_failed_meanwhile(self) -> None:
         """An item that is not whole has no quality."""
         by_stage = {one.stage: one for one in steps("a", WAYS[0])}
-        with pytest.raises(ItemError, match="a stage failed meanwhile"):
+        with pytest.raises(ItemError, match="an earlier stage has failed since"):
             MAY_MERGE({**by_stage, "validate": failed("a", "validate")})
 
     @pytest.mark.parametrize("gone", PIPELINE.names[:-1])
     def test_a_stage_that_is_to_be_done_again_meanwhile(self, gone: str) -> None:
         """Its record changed, so what it had is gone: it is not whole, and what is left of it is no quality."""
         by_stage = {one.stage: one for one in steps("a", WAYS[0]) if one.stage != gone}
-        with pytest.raises(ItemError, match=f"{gone} is not done any more"):
+        with pytest.raises(ItemError, match=f"{gone} has no result any more"):
             MAY_MERGE(by_stage)
 
 
