@@ -1,4 +1,4 @@
-"""What is deployed to a Prefect server, as its own tools read it: `prefect.yaml` and `automations.yaml`."""
+"""The deployments and automations for a Prefect server, in its own formats: `prefect.yaml` and `automations.yaml`."""
 
 from pathlib import Path
 

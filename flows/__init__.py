@@ -1,5 +1,5 @@
-"""The three flows, and what starts, serves and shows them.
+"""The three flows `enrich`, `reprocess` and `drill`, and the programs that start, serve and show them.
 
-`enrich`, `reprocess` and `drill` are the flows. `cli` is the command line, `dashboard` the page in the browser.
-`dispatch` sends batches to workers, `config` turns what was asked for into settings, `server` starts Prefect and Dask.
+`cli` is the command line, `dashboard` the page in the browser. `dispatch` sends batches to workers, `config` turns
+options and form parameters into settings, `server` starts Prefect and Dask.
 """

@@ -50,15 +50,13 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
     item_ids = stratified(database, sample)
     if not item_ids:
         raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
-    verdict = _drill_pipeline(database, item_ids, settings, pipeline)
+    verdict = _drill_all(database, item_ids, settings, pipeline)
     report = verdict.as_json()
     drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
     return _last_state(database, verdict)
 
 
-def _drill_pipeline(
-    database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline
-) -> DrillVerdict:
+def _drill_all(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:
     """Drill all stages at once, each on a worker that can run its primary, and return the verdict."""
     client = dask_client()
     primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
@@ -126,7 +124,7 @@ def _last_state(database: Database, verdict: DrillVerdict) -> State[dict[str, An
     """Publish the report, and return the flow's last state: failed on a bad verdict, for automations to alert on."""
     page = markdown(str(verdict), drills.latest(database))
     create_markdown_artifact(page, key="drill-report", description=str(verdict))
-    events.drill_ended(verdict.as_json(), verdict.failures)
+    events.emit_drill_verdict(verdict.as_json(), verdict.failures)
     for failure in verdict.failures:
         get_run_logger().error(failure)
     if verdict.failures:

@@ -138,6 +138,6 @@ def _last_state(report: Report, pipeline: Pipeline, problems: list[str]) -> Stat
     if report.tally.stored == 0:
         return Failed(message=f"nothing could be stored: {report}")
     if report.tally.degraded or report.tally.failed:
-        events.run_ended_degraded(report.as_json())
+        events.emit_run_degraded(report.as_json())
         return Completed(name="Degraded", message=str(report), data=report.as_json())
     return Completed(message=str(report), data=report.as_json())

@@ -245,6 +245,6 @@ def _last_state(report: RetryReport, problems: Sequence[str]) -> State[dict[str,
         get_run_logger().error(problem)
     if problems:
         return Failed(message=f"{problems[0]}; {report}; the claimed items are back in the queue; start the run again")
-    if report.is_whole:
+    if report.all_upgraded:
         return Completed(message=str(report), data=report.as_json())
     return Completed(name="Degraded", message=str(report), data=report.as_json())

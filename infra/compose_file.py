@@ -1,7 +1,7 @@
-"""The parts of compose.yaml as processes of one machine, so that the native form is the very same topology.
+"""Read compose.yaml as processes of one machine, so that the native form has the same topology as the containers.
 
-Of the language of compose files it reads what that file uses, and replaces what differs where there are no containers:
-a service's name is no host here, so it is 127.0.0.1, as is 0.0.0.0; and a volume is a folder.
+It supports the part of the compose language that the file uses, and replaces what needs containers: a service's host
+name and 0.0.0.0 become 127.0.0.1, and a volume becomes a folder.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ LOOPBACK = "127.0.0.1"
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<rest>(?:[^{}]|\$\{[^{}]*\})*))?\}")
 _OWN_PORT = "DASK_WORKER_HTTP_PORT"
-"""A port inside a container that nothing outside asks for. Here every part needs one of its own."""
+"""A port that is used inside a container only. Natively every part needs a different one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One process of the standing form: a service, or one of its replicas.
+    """One process of the production deployment: a service, or one of its replicas.
 
     Args:
-        needs: the services that must answer before it is started.
-        health: a command that succeeds once the part answers.
-        stop_signal: asks it to end.
+        needs: Services that must answer before it is started.
+        health: A command that succeeds once the part answers.
+        stop_signal: The signal that ends it.
     """
 
     name: str
@@ -45,15 +45,15 @@ class Part:
 
     @property
     def is_dask_worker(self) -> bool:
-        """Whether the others can do its work, once it is gone."""
+        """Return whether it is a Dask worker: the other workers take over when it ends."""
         return self.command[:2] == ("dask", "worker")
 
 
 def ports(variables: Mapping[str, str]) -> dict[str, int]:
-    """The ports that the parts listen on, by the variable that sets each, save those of a part's own.
+    """Return the ports that the parts listen on, by the variable that sets each, except `DASK_WORKER_HTTP_PORT`.
 
     Raises:
-        UsageError: a variable is no port.
+        UsageError: A variable is no port.
     """
     defaults = dict(re.findall(r"\$\{(\w+_PORT):-(\d+)\}", _text()))
     chosen = {name: variables.get(name) or default for name, default in defaults.items() if name != _OWN_PORT}
@@ -69,15 +69,15 @@ def parts(
     free_port: Callable[[], int],
     profiles: Collection[str] = (),
 ) -> list[Part]:
-    """The parts of compose.yaml, those of the `profiles` among them.
+    """Return the parts of compose.yaml, including those of the `profiles`.
 
     Args:
-        variables: what `${NAME}` stands for, beside the defaults that the file has.
-        volumes: the folder for what the file's volumes hold, each in a folder of its name.
-        free_port: a port that nothing listens on.
+        variables: Values for `${NAME}`; the file has defaults for most.
+        volumes: A folder that gets one folder for each volume of the file, under its name.
+        free_port: Returns a port that is not in use.
 
     Raises:
-        UsageError: a variable that the file requires is not set, with what the file says of it.
+        UsageError: A variable that the file requires is not set; the message has the file's reason.
     """
     services: Mapping[str, Mapping[str, Any]] = yaml.safe_load(_text())["services"]
     wanted = {
@@ -88,17 +88,17 @@ def parts(
     found: list[Part] = []
     for name, service in wanted.items():
         replicas = service.get("deploy", {}).get("replicas")
-        for number in _numbers(replicas and filled(str(replicas), variables)):
+        for number in _numbers(replicas and substitute(str(replicas), variables)):
             own = {**variables, _OWN_PORT: str(free_port())}
             found.append(_part(name, f"{name}-{number}" if replicas else name, service, own, volumes, services))
     return found
 
 
-def filled(text: str, variables: Mapping[str, str]) -> str:
-    """The text with each `${NAME}`, `${NAME:-default}` and `${NAME:?why it is needed}` replaced.
+def substitute(text: str, variables: Mapping[str, str]) -> str:
+    """Replace each `${NAME}`, `${NAME:-default}` and `${NAME:?reason}` in the text, and return it.
 
     Raises:
-        UsageError: a variable of the last kind is empty or not set.
+        UsageError: A variable of the last kind is empty or not set.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -106,8 +106,8 @@ def filled(text: str, variables: Mapping[str, str]) -> str:
         if known := variables.get(name):
             return known
         if how == "?":
-            raise UsageError(f"{name} is not set; {filled(rest, variables)}")
-        return filled(rest, variables) if how == "-" else ""
+            raise UsageError(f"{name} is not set; {substitute(rest, variables)}")
+        return substitute(rest, variables) if how == "-" else ""
 
     return _VARIABLE.sub(value, text)
 
@@ -122,12 +122,12 @@ def _part(
 ) -> Part:
     folders = {mount: str(volumes / volume) for volume, mount in _named_volumes(service)}
 
-    def here(value: object) -> str:
-        text = filled(str(value), variables)
+    def localise(value: object) -> str:
+        text = substitute(str(value), variables)
         text = re.sub(rf"(?<=[/@])(?:{'|'.join(map(re.escape, services))})(?=:)", LOOPBACK, text)
         for mount, folder in folders.items():
             text = re.sub(rf"^{re.escape(mount)}(?=/|$)", lambda match: folder, text)  # noqa: B023  used at once
-        return text.replace("0.0.0.0", LOOPBACK)  # noqa: S104  no longer
+        return text.replace("0.0.0.0", LOOPBACK)  # noqa: S104  replaced here
 
     health = service["healthcheck"]["test"]
     if health[0] != "CMD":
@@ -135,10 +135,10 @@ def _part(
     return Part(
         name=name,
         service=service_name,
-        command=tuple(map(here, service["command"])),
-        environment={key: here(value) for key, value in service["environment"].items() if value is not None},
+        command=tuple(map(localise, service["command"])),
+        environment={key: localise(value) for key, value in service["environment"].items() if value is not None},
         needs=frozenset(service.get("depends_on", ())),
-        health=tuple(map(here, health[1:])),
+        health=tuple(map(localise, health[1:])),
         stop_signal=signal.Signals[service.get("stop_signal", "SIGTERM")],
     )
 
@@ -146,7 +146,7 @@ def _part(
 def _named_volumes(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for volume in service.get("volumes", ()):
         source, _, mount = volume.partition(":")
-        if re.fullmatch(r"\w[\w-]*", source):  # else a folder of the host's
+        if re.fullmatch(r"\w[\w-]*", source):  # else a folder of the host
             yield source, mount.partition(":")[0]
 
 

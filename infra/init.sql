@@ -1,3 +1,3 @@
--- Beside `repli`, Prefect's own database; and vectors.
+-- Prefect's own database beside `repli`, and the extension pgvector.
 CREATE DATABASE prefect;
 CREATE EXTENSION IF NOT EXISTS vector;

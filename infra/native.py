@@ -1,8 +1,8 @@
-"""The standing form of Repli on one machine without a container engine: ``python -m infra.native``, until Ctrl-C.
+"""Run the production deployment of Repli on one machine without containers: ``python -m infra.native``, until Ctrl-C.
 
 It starts the parts of compose.yaml as plain processes on loopback: PostgreSQL (unless `REPLI_DATABASE_URL` names one),
 Prefect's server, the Dask scheduler, workers, and a Prefect worker that polls the work pool `repli`. It waits until
-each answers and prints what to export. The variables that compose.yaml reads mean the same here.
+each answers and prints the variables to export. The variables that compose.yaml reads mean the same here.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from repli.tasks.fallback import RepliError, UsageError
 POSTGRES = "postgres"
 
 
-class Stopped(BaseException):
-    """Somebody asked for the end."""
+class StopRequested(BaseException):
+    """SIGINT or SIGTERM arrived."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until somebody asks for the end (0), a part ends (1), or what was asked for cannot be done (2)."""
+    """Run until SIGINT or SIGTERM (return 0), until a part fails (1), or refuse an invalid option or variable (2)."""
     options = _options().parse_args(arguments)
     for end in (signal.SIGINT, signal.SIGTERM):
         signal.signal(end, _stop)
     try:
-        with _only_one(options.folder.absolute()) as folder:
-            _stand(folder, options)
-    except Stopped:
+        with _locked(options.folder.absolute()) as folder:
+            _run(folder, options)
+    except StopRequested:
         return 0
     except RepliError as error:
         print(f"infra.native: {error}", file=sys.stderr)  # noqa: T201  a command's one line
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stand(folder: Path, options: argparse.Namespace) -> None:
+def _run(folder: Path, options: argparse.Namespace) -> None:
     variables = _variables(options)
     for variable, port in ports(variables).items():
         if not (options.database and variable == "POSTGRES_PORT"):
@@ -66,11 +66,11 @@ def _stand(folder: Path, options: argparse.Namespace) -> None:
         if note := prepare(environment["REPLI_DATABASE_URL"], own.password if own else None):
             _say(note)
         others = [part if own else _without_password(part) for part in found if part.service != POSTGRES]
-        processes.bring_up(others, needs_nothing_of="" if own else POSTGRES)
+        processes.bring_up(others, external="" if own else POSTGRES)
         _tell(folder, others, environment, own.password_file if own else None)
         processes.watch()
     finally:
-        for end in (signal.SIGINT, signal.SIGTERM):  # once is enough
+        for end in (signal.SIGINT, signal.SIGTERM):  # later signals are ignored while it stops
             signal.signal(end, signal.SIG_IGN)
         processes.stop()
 
@@ -78,15 +78,17 @@ def _stand(folder: Path, options: argparse.Namespace) -> None:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.native", description=__doc__.partition("\n")[0])
     home = Path(os.environ.get("REPLI_HOME") or "~/.repli").expanduser()
-    parser.add_argument("--folder", type=Path, default=home / "standing", help="where data and logs lie (%(default)s)")
-    parser.add_argument("--workers", type=int, help="Dask workers for what asks for no device (REPLI_WORKERS, or 2)")
-    parser.add_argument("--gpu", action="store_true", help="a worker tagged GPU=1, emulated where there is no device")
+    parser.add_argument("--folder", type=Path, default=home / "standing", help="folder of data and logs (%(default)s)")
+    parser.add_argument("--workers", type=int, help="Dask workers without a device (REPLI_WORKERS, or 2)")
+    parser.add_argument(
+        "--gpu", action="store_true", help="add a worker tagged GPU=1, emulated without a device"
+    )
     parser.set_defaults(database=os.environ.get("REPLI_DATABASE_URL"))
     return parser
 
 
 def _variables(options: argparse.Namespace) -> dict[str, str]:
-    """What compose.yaml is filled in with."""
+    """Return the values for the variables of compose.yaml."""
     variables = dict(os.environ)
     if options.workers is not None:
         variables["REPLI_WORKERS"] = str(options.workers)
@@ -99,15 +101,15 @@ def _variables(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _without_password(part: Part) -> Part:
-    """The part as a client of a database elsewhere: its URL, or the environment, knows the way in."""
+    """Return the part without PGPASSWORD: the password of another server is in its URL or in the environment."""
     environment = {name: value for name, value in part.environment.items() if name != "PGPASSWORD"}
     return replace(part, environment=environment)
 
 
 def _tell(folder: Path, found: Sequence[Part], environment: Mapping[str, str], password_file: Path | None) -> None:
-    """Print where things are, and what another shell has to export."""
-    _say(f"Repli stands in {folder}: {', '.join(part.name for part in found)}")
-    _say(f"Prefect: {environment['PREFECT_API_URL'].removesuffix('/api')}   (Ctrl-C ends everything)")
+    """Print the addresses, and the variables that another shell has to export."""
+    _say(f"Repli runs in {folder}: {', '.join(part.name for part in found)}")
+    _say(f"Prefect: {environment['PREFECT_API_URL'].removesuffix('/api')}   (Ctrl-C stops everything)")
     for name, value in environment.items():
         if name == "PGPASSWORD" and password_file:
             print(f'export {name}="$(cat {shlex.quote(str(password_file))})"')  # noqa: T201  its output
@@ -117,8 +119,8 @@ def _tell(folder: Path, found: Sequence[Part], environment: Mapping[str, str], p
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[Path]:
-    """Hold the folder. Raises `RepliError` where another holds it, or it cannot be made."""
+def _locked(folder: Path) -> Iterator[Path]:
+    """Lock the folder. Raises `RepliError` where another process has locked it, or it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+")
@@ -130,7 +132,7 @@ def _only_one(folder: Path) -> Iterator[Path]:
         except BlockingIOError:
             lock.seek(0)
             raise RepliError(
-                f"Repli stands in {folder} already (process {lock.read().strip()}); end that first, or choose another "
+                f"Repli runs in {folder} already (process {lock.read().strip()}); stop that first, or choose another "
                 "with --folder"
             ) from None
         lock.truncate(0)
@@ -145,7 +147,7 @@ def _check_free(name: str, port: int) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise RepliError(f"port {port} cannot be had ({error.strerror}); set {name} to another") from None
+            raise RepliError(f"port {port} is in use ({error.strerror}); set {name} to another") from None
 
 
 def _free_port() -> int:
@@ -160,7 +162,7 @@ def _say(line: str) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    raise Stopped
+    raise StopRequested
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The database of the native form: a PostgreSQL that this machine has installed, with a data folder of its own."""
+"""The database of the native form: the installed PostgreSQL, with a data folder of its own."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from repli.tasks.fallback import RepliError, StoreError, UsageError
 
 INIT = Path(__file__).with_name("init.sql")
 _HAS_TRIGRAMS = "SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'"
-_USUAL_PLACES = ("/usr/lib/postgresql", "/usr", "/opt/homebrew/opt", "/usr/local/opt", "/usr/local")
+_INSTALL_PREFIXES = ("/usr/lib/postgresql", "/usr", "/opt/homebrew/opt", "/usr/local/opt", "/usr/local")
 _UNPRIVILEGED = "postgres"
-"""PostgreSQL refuses root, and is installed with this user."""
+"""The user that PostgreSQL's packages create. PostgreSQL refuses to run as root."""
 
 
 class OwnPostgres:
-    """A PostgreSQL of this folder. Making one makes its data, where there are none.
+    """A PostgreSQL server with its data in a folder. The data are initialised where there are none.
 
     Args:
-        folder: where its data and its password lie.
-        user: the role that owns everything in it.
-        password: its password, for a new server; else it is made up. It is kept in `password_file`.
+        folder: The folder of its data and its password.
+        user: The role that owns everything in it.
+        password: The role's password on a new server; random if None. It is stored in `password_file`.
 
     Raises:
-        RepliError: no PostgreSQL is installed here, or it cannot use the folder.
+        RepliError: No PostgreSQL is installed, or it cannot use the folder.
     """
 
     def __init__(self, folder: Path, user: str, password: str | None) -> None:
@@ -65,7 +65,7 @@ class OwnPostgres:
             "--pwfile",
             self.password_file,
         ]
-        done = subprocess.run(  # noqa: S603  the PostgreSQL of this machine
+        done = subprocess.run(  # noqa: S603  the installed PostgreSQL
             [*command, "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"],
             user=self.user,
             capture_output=True,
@@ -73,11 +73,11 @@ class OwnPostgres:
             check=False,
         )
         if done.returncode:
-            raise RepliError(f"PostgreSQL could not make {new} ({done.stderr.strip()}); choose another --folder")
+            raise RepliError(f"PostgreSQL could not initialise {new} ({done.stderr.strip()}); choose another --folder")
         new.rename(self._data)
 
     def here(self, part: Part) -> Part:
-        """The part of compose.yaml as a process on this folder, reached by TCP on loopback only."""
+        """Return the part of compose.yaml as a process on this folder that listens on loopback only."""
         command = (str(self._bin / part.command[0]), *part.command[1:], "-D", str(self._data))
         options = ("-c", f"listen_addresses={LOOPBACK}", "-c", "unix_socket_directories=")
         health = (str(self._bin / part.health[0]), *part.health[1:])
@@ -85,40 +85,44 @@ class OwnPostgres:
 
 
 def installed() -> Path:
-    """The folder with the programs of the newest PostgreSQL server on this machine."""
+    """Return the folder with the programs of the newest PostgreSQL server on this machine.
+
+    Raises:
+        RepliError: None is installed.
+    """
     on_path = shutil.which("postgres")
     found = [Path(on_path).resolve().parent] if on_path else []
-    for place in map(Path, _USUAL_PLACES):
-        programs = [place / "bin/postgres", *place.glob("*/bin/postgres")]
+    for prefix in map(Path, _INSTALL_PREFIXES):
+        programs = [prefix / "bin/postgres", *prefix.glob("*/bin/postgres")]
         found += sorted((path.parent for path in programs if path.exists()), key=_version, reverse=True)
     for folder in found:
         if (folder / "initdb").exists():
             return folder
     raise RepliError(
-        "there is no PostgreSQL server on this machine; install one with its contrib modules (Debian: apt-get install "
-        "postgresql), or set REPLI_DATABASE_URL to one elsewhere"
+        "no PostgreSQL server is installed; install one with its contrib modules (Debian: apt-get install postgresql), "
+        "or set REPLI_DATABASE_URL to one on another machine"
     )
 
 
 def prefect_url(database_url: str) -> str:
-    """The URL of Prefect's own database, on the server of another one.
+    """Return the URL of Prefect's database, on the same server as Repli's.
 
     Raises:
-        UsageError: that is no PostgreSQL.
+        UsageError: `database_url` names no PostgreSQL.
     """
     url = _parsed(database_url)
     return url.set(drivername="postgresql+asyncpg", database="prefect").render_as_string(hide_password=False)
 
 
 def prepare(database_url: str, password: str | None = None) -> str | None:
-    """Make what `init.sql` makes in a container, where it is not there yet, and the database itself. Idempotent.
+    """Create the database and the objects of `init.sql`, where they do not exist yet. Idempotent.
 
     Returns:
-        What there is to say of it.
+        A note for the operator, or None.
 
     Raises:
-        StoreError: the server cannot be reached, or the role may not make databases.
-        RepliError: the server lacks what Prefect needs.
+        StoreError: The server cannot be reached, or the role may not create databases.
+        RepliError: The server lacks the extension pg_trgm, which Prefect needs.
     """
     url = _parsed(database_url).set(drivername="postgresql")
     note = None
@@ -132,8 +136,8 @@ def prepare(database_url: str, password: str | None = None) -> str | None:
     except psycopg.Error as error:
         why = str(error).partition("\n")[0]
         raise StoreError(
-            f"the database {url.render_as_string()} cannot be used ({why}); see that it runs and that its role may do "
-            "what infra/init.sql does, or unset REPLI_DATABASE_URL to have one started here"
+            f"the database {url.render_as_string()} cannot be used ({why}); check that it runs and that its "
+            "role may run infra/init.sql, or unset REPLI_DATABASE_URL to start one here"
         ) from None
     if not _execute(url, password, _HAS_TRIGRAMS):
         raise RepliError(
@@ -144,7 +148,7 @@ def prepare(database_url: str, password: str | None = None) -> str | None:
 
 
 def _execute(url: sa.URL, password: str | None, statement: str) -> int:
-    """How many rows it gave. That there is such a database already is no error."""
+    """Run the statement and return its number of rows. An existing database is no error."""
     with psycopg.connect(
         url.render_as_string(hide_password=False), password=password, autocommit=True, connect_timeout=15
     ) as connection:
@@ -158,31 +162,31 @@ def _parsed(database_url: str) -> sa.URL:
     try:
         url = sa.make_url(database_url)
     except (sa.exc.ArgumentError, ValueError):
-        raise UsageError("REPLI_DATABASE_URL cannot be read; write postgresql://…, or unset it") from None
+        raise UsageError("REPLI_DATABASE_URL is no URL; write postgresql://…, or unset it") from None
     if url.get_backend_name() != "postgresql":
         raise UsageError(
-            "the standing form needs PostgreSQL, and REPLI_DATABASE_URL names another; unset it to have one started"
+            "the production deployment needs PostgreSQL, REPLI_DATABASE_URL names another; unset it to start one here"
         )
     return url
 
 
 def _hand_over(folder: Path, user: str) -> None:
-    """Give the folder to the user that PostgreSQL runs as.
+    """Make the user that PostgreSQL runs as the owner of the folder.
 
     Raises:
-        RepliError: there is no such user, or a folder above it is closed to him.
+        RepliError: There is no such user, or it may not enter a folder above.
     """
     try:
         owner = pwd.getpwnam(user)
     except KeyError:
         raise RepliError(
-            f"PostgreSQL refuses to run as root, and there is no user {user!r} to run it as; make one"
+            f"PostgreSQL refuses to run as root, and there is no user {user!r} to run it as; create one"
         ) from None
     os.chown(folder, owner.pw_uid, owner.pw_gid)
     folder.chmod(0o700)
     if subprocess.run(["test", "-x", folder], user=user, check=False).returncode:  # noqa: S603, S607
         raise RepliError(
-            f"PostgreSQL runs as {user!r}, which cannot reach {folder}: a folder above it is closed; "
+            f"PostgreSQL runs as {user!r}, which may not enter a folder above {folder}; "
             "choose another with --folder, such as /var/lib/repli"
         )
 

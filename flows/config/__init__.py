@@ -1,1 +1,1 @@
-"""What a run was asked for: form parameters and command-line options, checked and turned into settings."""
+"""Run configuration: form parameters and command-line options, checked and turned into settings."""

@@ -1,7 +1,6 @@
-"""What a flow goes by: the environment, and the blocks named `default` where the Prefect server has them.
+"""Resolve settings: environment first, then the Prefect blocks named `default`, then the declared defaults.
 
-A variable that is set goes before a block, so a command line's `--database`, or a worker's environment, is obeyed. What
-nobody says stays as the code declares it.
+A variable that is set goes before a block, so that `--database` of a command, or a worker's environment, is obeyed.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ from repli.tasks.fallback import UsageError
 from repli.tasks.settings import Settings
 
 NAME = "default"
-"""The document of each block type that runs go by."""
+"""The name of the block document, of each block type, that runs use."""
 
 B = TypeVar("B", bound=Block)
 
 
 def configured_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of a run, asked for anew each time: what is changed in the UI counts from the next run on.
+    """Return the settings of a run. Blocks are read on each call: a change in the UI counts from the next run on.
 
     Raises:
-        UsageError: a variable cannot be read, or a block cannot work; the message names it.
+        UsageError: A variable or a block is invalid; the message names it.
     """
     with get_client(sync_client=True) as client:
-        store, cluster = _kept(client, ItemStore), _kept(client, Cluster)
-        policy = _kept(client, EnrichmentPolicy)
+        store, cluster = _read_block(client, ItemStore), _read_block(client, Cluster)
+        policy = _read_block(client, EnrichmentPolicy)
     is_set = {name: value for name, value in environ.items() if value}
     settings = Settings.from_environment({**store.variables(), **cluster.variables(), **is_set})
-    retry, chosen = policy.retry_policy(), policy.policy()
+    retry, overrides = policy.retry_policy(), policy.policy()
     if "REPLI_RETRY_BELOW" in is_set:
         retry = replace(retry, below=settings.retry.below)
     if "REPLI_DRILL_EXPECT" in is_set:
-        chosen = replace(chosen, expect=settings.policy.expect)
-    return replace(settings, retry=retry, policy=chosen)
+        overrides = replace(overrides, expect=settings.policy.expect)
+    return replace(settings, retry=retry, policy=overrides)
 
 
 @contextmanager
@@ -57,18 +56,20 @@ def _configured_cluster() -> Iterator[str]:
 
 
 def task_runner() -> Any:
-    """The task runner of a flow that is not given another: on the cluster that the environment or the block names, or
-    on one of the run's own. It is looked up when the run begins."""
+    """Return the default task runner of a flow: on the configured Dask cluster, or on one of the run's own.
+
+    The configuration is read when the run begins, not when the flow is imported.
+    """
     return DaskTaskRunner(cluster_class=cast(Any, _configured_cluster))
 
 
 def dask_client() -> Client:
-    """The Dask client of the flow that runs here, whose task runner is one of `task_runner`."""
+    """Return the Dask client of the flow that runs here. Its task runner must be a Dask one, as of `task_runner`."""
     return cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
 
 
-def _kept(client: SyncPrefectClient, kind: type[B]) -> B:
-    """The block as the server keeps it; where there is none, one with nothing set."""
+def _read_block(client: SyncPrefectClient, kind: type[B]) -> B:
+    """Return the block that the server has; an empty one where it has none."""
     slug = kind.get_block_type_slug()
     try:
         document = client.read_block_document_by_name(NAME, slug)
@@ -78,14 +79,14 @@ def _kept(client: SyncPrefectClient, kind: type[B]) -> B:
         return kind.model_validate(document.data)
     except ValidationError as error:
         raise UsageError(
-            f"the block {slug}/{NAME} cannot work: {_reasons(error)}; correct it in the Prefect UI, or delete it"
+            f"the block {slug}/{NAME} is invalid: {_reasons(error)}; correct it in the Prefect UI, or delete it"
         ) from None
 
 
 def _reasons(error: ValidationError) -> str:
-    """What is wrong, with its place and without the values, which may be secret."""
+    """Return the errors with their fields, and without the values, which may be secret."""
     reasons = []
     for one in error.errors(include_input=False, include_url=False):
-        place = ".".join(str(part) for part in one["loc"])
-        reasons.append(f"{place}: {one['msg']}" if place else one["msg"])
+        field = ".".join(str(part) for part in one["loc"])
+        reasons.append(f"{field}: {one['msg']}" if field else one["msg"])
     return "; ".join(reasons).replace("Value error, ", "")

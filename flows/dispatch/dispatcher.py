@@ -97,7 +97,7 @@ class BatchDispatcher:
             context.options.directives,
             pipeline=context.pipeline,
             scope_of=context.routing.scope_of,
-            on_move=events.breaker_moved,
+            on_move=events.emit_breaker_move,
         )
         self._on_done = on_done
         self._mark_poison_item = mark_poison_item

@@ -15,18 +15,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from repli.tasks.execution.stage_task import Batch
-from repli.tasks.fallback import (
-    Breaker,
-    CallEnded,
-    Directives,
-    Event,
-    FailuresForgiven,
-    Position,
-    Status,
-    StepError,
-    StepResult,
-    Verdict,
-)
+from repli.tasks.fallback import Breaker, Directives, Position, Status, StepError, StepResult
+from repli.tasks.fallback.breaker import CallEnded, Event, FailuresForgiven, Verdict
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.storage import breakers, results
 from repli.tasks.storage.breakers import FLEET, Key, Move

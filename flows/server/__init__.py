@@ -1,1 +1,1 @@
-"""Processes that runs need: a private Prefect server, a local Dask cluster, and those of `repli serve`."""
+"""The processes that runs need: a private Prefect server, a local Dask cluster, and those of `repli serve`."""

@@ -1,7 +1,4 @@
-"""Where a run runs: the Prefect API that keeps its record, and the Dask cluster that does its work.
-
-Both are started for the run, on this machine, unless the environment names standing ones.
-"""
+"""Start the Prefect API and the Dask cluster of a run on this machine, unless the environment names running ones."""
 
 from __future__ import annotations
 
@@ -27,17 +24,21 @@ MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great 
 
 @contextmanager
 def cluster(settings: Settings) -> Iterator[str]:
-    """The address of a Dask scheduler for one run, with a Prefect API that the run and its workers know.
+    """Yield the address of a Dask scheduler for one run, with a Prefect API that the run and its workers know.
 
-    With `PREFECT_API_URL` in the environment that server is used; else the server and the cluster of a `repli serve` on
-    the same home; else private ones are started. This comes before anything imports Prefect: the server is named in the
-    environment, for this process and the workers it starts.
+    A server that `PREFECT_API_URL` names is used; else the server and the cluster of a `repli serve` on the same home;
+    else private ones are started. Enter it before anything imports Prefect: the server is named in the environment, for
+    this process and the workers it starts.
+
+    Raises:
+        UsageError: The workers are on another machine, which cannot reach a server on this one.
+        RepliError: A private server did not start.
     """
     is_named = bool(os.environ.get("PREFECT_API_URL"))
     served = None if is_named else find(settings.home)
     server = None if is_named or served else _private_server(settings)
     if served:
-        _check_is_near(settings)
+        _check_workers_are_local(settings)
         settings = replace(settings, dask_address=settings.dask_address or served.dask_address)
     known = server.environment if server else served.environment if served else {}
     with environment({**known, **QUIET}):
@@ -53,19 +54,18 @@ def cluster(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def known_server(settings: Settings) -> Iterator[None]:
-    """Name the server of a `repli serve` on the same home in the environment while the block runs, if there is one and
-    no other is named."""
+    """Name the server of a `repli serve` on the same home in the environment, unless another is named, for a block."""
     served = None if os.environ.get("PREFECT_API_URL") else find(settings.home)
     with environment(served.environment if served else {}):
         yield
 
 
 def _private_server(settings: Settings) -> PrivateServer:
-    _check_is_near(settings)
+    _check_workers_are_local(settings)
     return PrivateServer(settings)
 
 
-def _check_is_near(settings: Settings) -> None:
+def _check_workers_are_local(settings: Settings) -> None:
     address = settings.dask_address
     if address and urlsplit(address).hostname not in {"127.0.0.1", "localhost", "::1"}:
         raise UsageError(
@@ -75,8 +75,7 @@ def _check_is_near(settings: Settings) -> None:
 
 @contextmanager
 def dask_cluster(settings: Settings) -> Iterator[str]:
-    """The address of a Dask scheduler: the one that the settings name, or one on this machine, for as long as the
-    block runs."""
+    """Yield the address of a Dask scheduler: that of the settings, or of a cluster on this machine for the block."""
     if settings.dask_address:
         yield settings.dask_address
         return
@@ -85,34 +84,34 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
 
     with dask.config.set(_dask_options()):
         _preload_workers()
-        # On loopback alone: whoever reaches a worker runs any code there.
-        near = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        # On loopback only: a client that reaches a worker can run any code there.
+        loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
         workers = {
-            number: {"cls": Nanny, "options": {**near, "nthreads": 1, "name": f"worker-{number}", **options}}
+            number: {"cls": Nanny, "options": {**loopback, "nthreads": 1, "name": f"worker-{number}", **options}}
             for number, options in enumerate(worker_options(settings))
         }
-        scheduler = {"cls": Scheduler, "options": {**near, "port": 0}}
+        scheduler = {"cls": Scheduler, "options": {**loopback, "port": 0}}
         with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
             _warm_up(local, settings)
             try:
                 yield local.scheduler_address
             finally:
-                logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is still at work is not wanted now
+                logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the errors of cancelled tasks are noise
 
 
 def _dask_options() -> dict[str, Any]:
-    # What C libraries read once, before there is a worker.
+    # C libraries read these once, so they are set before a worker starts.
     environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, _cores() // _worker_count()))}
     options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
-    # The flow answers a worker's death itself, with smaller batches: Dask is not to try the same again first.
+    # The flow handles a worker's death itself, with smaller batches: Dask must not retry the same task first.
     options["distributed.scheduler.allowed-failures"] = 0
-    if sys.platform == "linux":  # as Python 3.14 starts processes by itself; elsewhere not every library bears it
+    if sys.platform == "linux":  # the default from Python 3.14 on; elsewhere some libraries break
         options["distributed.worker.multiprocessing-method"] = "forkserver"
     return options
 
 
 def _preload_workers() -> None:
-    """Have the fork server, if workers come from one, import what all of them need."""
+    """Make the fork server, if there is one, import the modules that all workers need."""
     from distributed.utils import get_mp_context
 
     context = get_mp_context()
@@ -121,8 +120,10 @@ def _preload_workers() -> None:
 
 
 def _warm_up(local: Any, settings: Settings) -> None:
-    """Have every worker import what it needs while the server starts. The worker's own thread does it, so that its
-    first task comes after it, not into the middle of it."""
+    """Make every worker import its modules while the server starts.
+
+    The task thread of the worker does it, so that the first task comes after it and not in the middle of it.
+    """
     from distributed import Client, fire_and_forget
 
     from repli.tasks.execution.warm_up import warm_up
@@ -133,15 +134,15 @@ def _warm_up(local: Any, settings: Settings) -> None:
 
 
 def worker_options(settings: Settings) -> list[dict[str, Any]]:
-    """The options of each local worker.
+    """Return the options of each local worker.
 
-    A worker that has an accelerator carries the resource `GPU`: with `cuda` one worker for each device that this
-    machine shows, with an emulated device every worker.
+    A worker with an accelerator carries the resource `GPU`: with `cuda` one worker for each visible device of this
+    machine, with an emulated device every worker.
     """
     from distributed.system import MEMORY_LIMIT
 
     workers = _worker_count()
-    # The fork server's environment is that of its start; a worker has the one of this moment, Prefect's server named.
+    # The fork server keeps the environment of its start; a worker needs the current one, which names Prefect's server.
     plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": dict(os.environ)}
     if settings.is_gpu_emulated:
         return [{**plain, "resources": {"GPU": 1}} for _ in range(workers)]
@@ -161,20 +162,20 @@ def _worker_count() -> int:
 
 
 def _cores() -> int:
-    from dask.system import CPU_COUNT  # what the container has, where there is one
+    from dask.system import CPU_COUNT  # the limit of the container, where there is one
 
     return int(CPU_COUNT)
 
 
 def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> list[str]:
-    """The CUDA devices of this machine that `CUDA_VISIBLE_DEVICES` leaves visible, without importing torch."""
+    """Return the CUDA devices of this machine that `CUDA_VISIBLE_DEVICES` leaves visible, without importing torch."""
     present = sorted(path.name.removeprefix("nvidia") for path in folder.glob("nvidia[0-9]*"))
     if "CUDA_VISIBLE_DEVICES" not in environ:
         return present
-    wished = [device.strip() for device in environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
-    return wished if present else []
+    wanted = [device.strip() for device in environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+    return wanted if present else []
 
 
-# Dask has workers give freed memory back at once, so that every forward pass of a model faults its pages in anew:
-# images took 50 ms each that take 19 ms where the C library keeps what it has (1 thread, efficientnet_lite0).
+# By default Dask's workers return freed memory at once, so that every forward pass of a model faults its pages in
+# again: an image took 50 ms, and 19 ms where the C library keeps the memory (1 thread, efficientnet_lite0).
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3), "MALLOC_MMAP_THRESHOLD_": str(1024**3)}

@@ -1,7 +1,7 @@
-"""Where a running `repli serve` is found, by whoever uses the same home.
+"""Find a running `repli serve` on the same home.
 
-One file under the home is both its lock and its address: what stands in it holds for as long as the file is locked,
-which ends with the process, however that ends.
+One file under the home is both its lock and its address. The address is valid while the file is locked: the lock ends
+with the process, even when that is killed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import IO
 from repli.tasks.fallback import RepliError, StoreError
 
 FILE = "serving.json"
-LOOKS_LAST_S = 0.5
+LOCK_LIMIT_S = 0.5
+"""Seconds to wait for the lock: a command that looks up the address holds it for a moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What `repli serve` offers: its UI, the variables that name its Prefect server, and its Dask scheduler."""
+    """The addresses of a `repli serve`: its UI, the variables that name its Prefect server, and its Dask scheduler."""
 
     ui_url: str
     environment: Mapping[str, str]
@@ -31,13 +32,13 @@ class ServerInfo:
 
 
 def find(home: Path) -> ServerInfo | None:
-    """What is served on this home now; None where nothing is, or not yet."""
+    """Return the addresses of the `repli serve` on this home; None where there is none, or it is still starting."""
     try:
         file = (home / FILE).open(encoding="utf-8")
     except OSError:
         return None
     with file:
-        if _is_locked(file, fcntl.LOCK_SH):  # nobody has it: what stands there is an old address
+        if _try_lock(file, fcntl.LOCK_SH):  # no server holds it: the address is an old one
             return None
         text = file.read()
     return ServerInfo(**json.loads(text)) if text else None
@@ -45,10 +46,10 @@ def find(home: Path) -> ServerInfo | None:
 
 @contextmanager
 def serving(home: Path) -> Iterator[Callable[[ServerInfo], None]]:
-    """Be the one that serves on this home while the block runs. Call what it yields with the address, once it answers.
+    """Hold the server lock of this home. Yields a function that publishes the addresses.
 
     Raises:
-        RepliError: another one serves on it; the message says where. Or the home cannot be written.
+        RepliError: Another `repli serve` runs on the home, and the message says where; or the home cannot be written.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -56,17 +57,17 @@ def serving(home: Path) -> Iterator[Callable[[ServerInfo], None]]:
     except OSError as error:
         raise StoreError(f"the home {home} cannot be written ({error.strerror}); set REPLI_HOME to another") from None
     with file:
-        deadline = time.monotonic() + LOOKS_LAST_S  # who looks up the address has the file for a moment
-        while not (is_ours := _is_locked(file, fcntl.LOCK_EX)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + LOCK_LIMIT_S
+        while not (is_ours := _try_lock(file, fcntl.LOCK_EX)) and time.monotonic() < deadline:
             time.sleep(0.05)
         if not is_ours:
             other = find(home)
-            where = f": {other.ui_url}" if other else ", about to start"
+            where = f": {other.ui_url}" if other else ", which is starting"
             raise RepliError(f"`repli serve` runs on the home {home} already{where}; stop it first, or set REPLI_HOME")
         file.truncate(0)
 
-        def publish(served: ServerInfo) -> None:
-            file.write(json.dumps(asdict(served)))
+        def publish(info: ServerInfo) -> None:
+            file.write(json.dumps(asdict(info)))
             file.flush()
 
         try:
@@ -75,8 +76,8 @@ def serving(home: Path) -> Iterator[Callable[[ServerInfo], None]]:
             file.truncate(0)
 
 
-def _is_locked(file: IO[str], kind: int) -> bool:
-    """Whether the lock could be had; it is let go when the file is closed."""
+def _try_lock(file: IO[str], kind: int) -> bool:
+    """Try to take the lock, and return whether that worked. Closing the file releases it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Variables of this process, set for a while."""
+"""Temporary variables of this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DI
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables of this process while the block runs."""
+    """Set variables of this process while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

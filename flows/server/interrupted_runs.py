@@ -1,7 +1,7 @@
-"""Tidy up the flow runs that a Prefect server still shows as running, or as due, when it starts again.
+"""Close the flow runs that a Prefect server still shows as running, or as due, when it starts again.
 
 One server at a time uses a state folder (`private_server` holds its lock), and every process that runs a flow for a
-private server ends with it. So whatever is *Running* when the server starts was cut off.
+private server ends with it. So a run that is *Running* when the server starts was cut off.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Mapping
 from typing import Any
 
 UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
-CUT_OFF = "its process and its Prefect server ended while it ran; start it again, it goes on from here"
-MISSED = "nothing served at its time; a later run of this deployment stands for it"
+CUT_OFF = "its process and its Prefect server ended while it ran; start it again, it continues from here"
+MISSED = "`repli serve` was not running at its time; a later run of this deployment replaces it"
 PAGE = 200
-"""Flow runs an answer: the most that the API gives."""
+"""Flow runs per page: the maximum of the API."""
 
 
 def mark_crashed(api_url: str) -> None:
-    """Set every flow run that is not finished to *Crashed*. Raises OSError where the API does not answer."""
+    """Set every unfinished flow run to *Crashed*. Raises OSError where the API does not answer."""
     wanted = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}}
     for run in _flow_runs(api_url, wanted):
         _set_state(api_url, run["id"], "CRASHED", "Crashed", CUT_OFF)
 
 
 def skip_missed(api_url: str) -> None:
-    """Leave of each deployment's scheduled runs whose time has passed only the last one.
+    """Cancel the scheduled runs whose time has passed, except the last one of each deployment.
 
-    Prefect starts them all once a worker polls again: three nights at once, after a long weekend. Raises OSError where
-    the API does not answer.
+    Prefect starts all of them once a worker polls again: three nights at once, after a long weekend. Raises OSError
+    where the API does not answer.
     """
     wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_DESC"}
     missed = [
@@ -56,7 +56,7 @@ def _set_state(api_url: str, run_id: str, state_type: str, name: str, message: s
 
 
 def _ask(api_url: str, path: str, body: Mapping[str, Any]) -> Any:
-    """Return what the API answers to this. It is plain http on loopback."""
+    """Return the API's answer to a POST request."""
     request = urllib.request.Request(  # noqa: S310  http on loopback
         f"{api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )

@@ -1,4 +1,4 @@
-"""Processes that are not to outlive the one that started them, however that ends."""
+"""Watch for the end of the parent process, so that a child does not outlive it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 def when_parent_ends(act: Callable[[], None]) -> None:
-    """Call `act` in a thread once standard input closes, which it does by itself when the parent process ends."""
+    """Call `act` in a thread once standard input closes: the system closes it when the parent process ends."""
 
     def wait() -> None:
-        while os.read(0, 4096):  # sys.stdin has a lock, which a thread that waits would keep from the interpreter's end
+        while os.read(0, 4096):  # not sys.stdin, whose lock a waiting thread would hold at the interpreter's end
             pass
         act()
 

@@ -1,7 +1,7 @@
-"""A Prefect server of one's own, for as long as whoever started it lives.
+"""A private Prefect server that ends with the process that started it.
 
-``python -m repli.flows.server.prefect_process PORT`` serves on loopback until its standard input closes. That
-happens by itself when the parent process ends, however it ends: nothing is left behind.
+``python -m repli.flows.server.prefect_process PORT`` serves on loopback until its standard input closes. The system
+closes it when the parent process ends, even when that is killed: no server is left behind.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def main() -> None:
 
 
 def _lock_at_begin() -> None:
-    """Have each transaction that Prefect declares on SQLite take the write lock when it begins.
+    """Make each transaction that Prefect begins on SQLite take the write lock at its begin.
 
-    By default it begins as a reader, and "database is locked" comes at once, without the wait of `busy_timeout`, where
-    another one has written before it writes itself (https://www.sqlite.org/rescode.html#busy_snapshot).
-    An event that meets this three times is dropped, so an automation does not fire, and a notification is not sent.
+    By default it begins as a reader, and fails at once with "database is locked", without the wait of `busy_timeout`,
+    if another one writes before it does (https://www.sqlite.org/rescode.html#busy_snapshot). Prefect drops an event
+    that fails so three times: an automation does not fire, and a notification is not sent.
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 

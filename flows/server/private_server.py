@@ -1,4 +1,4 @@
-"""The Prefect server that `repli` starts for itself, with its state under the home."""
+"""A private Prefect server, with its state under the home."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLOW_HEARTBEAT_S = 30
 """Seconds between the heartbeats of a flow run: the shortest that Prefect allows. deployments/automations.yaml marks a
 run that has not sent one for four minutes as crashed."""
 
-# What a private server has no use for: nothing is scheduled, paused or late there.
+# Services that a server for one run does not need: it has no scheduled, paused or late runs.
 _NO_SERVICES = (
     "SCHEDULER",
     "LATE_RUNS",
@@ -38,11 +38,17 @@ _NO_SERVICES = (
 
 
 class PrivateServer:
-    """A Prefect server with its state under the home, on loopback: for one run, or with a `port` to stay, with all its
-    services. Starting and waiting are apart: other things are made ready in between.
+    """A Prefect server on loopback, with its state under the home.
+
+    Starting and waiting are separate, so that the Dask cluster starts in between.
+
+    Args:
+        port: The port of a server with all its services, for `repli serve`. None for a server of one run, on a free
+            port and without the services that it does not need.
 
     Raises:
-        RepliError: the server is to stay, and another one has its state in hand.
+        RepliError: A `port` is given, and another server uses the state.
+        StoreError: The home cannot be written.
     """
 
     def __init__(self, settings: Settings, port: int | None = None) -> None:
@@ -59,7 +65,7 @@ class PrivateServer:
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "DO_NOT_TRACK": "1",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FLOW_HEARTBEAT_S),
-            # Who holds a place of a deployment that runs once at a time, beyond a hard stop of the server.
+            # Keeps the concurrency slots of deployments when the server is killed.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
         self.log = home / "server.log"
@@ -67,17 +73,17 @@ class PrivateServer:
             self._process = subprocess.Popen(  # noqa: S603  our own module, a port number
                 [sys.executable, "-m", "repli.flows.server.prefect_process", str(port)],
                 stdin=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the run, which tells the server of its end before it goes
+                start_new_session=True,  # Ctrl-C must reach the run only, which reports its end to the server
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment, **services},
             )
 
     def wait(self) -> None:
-        """Return once the server answers, and shows no run as running that ended with an earlier server.
+        """Wait until the server answers, and mark the runs as crashed that ended with an earlier server.
 
         Raises:
-            RepliError: it does not answer in time.
+            RepliError: It does not answer in time.
         """
         deadline = time.monotonic() + SERVER_START_LIMIT_S
         while time.monotonic() < deadline and self.is_alive():
@@ -90,16 +96,19 @@ class PrivateServer:
         raise RepliError(f"the private Prefect server did not start; see {self.log}, or set PREFECT_API_URL to another")
 
     def leave(self) -> None:
-        """Let go of the server, which ends by itself then."""
+        """Close the server's standard input, which ends it."""
         if self._process.stdin:
             self._process.stdin.close()
 
     def is_alive(self) -> bool:
+        """Return whether the server process is running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server, once this process has told it everything: what is still queued for it when it is gone
-        keeps the interpreter from ending for a minute."""
+        """Send the queued events and logs, then stop the server.
+
+        A queue that is not empty when the server is gone delays the end of the interpreter by a minute.
+        """
         from prefect.events.worker import EventsWorker
         from prefect.logging.handlers import APILogWorker
 
@@ -115,8 +124,11 @@ class PrivateServer:
 
 
 def _one_certificate(home: Path) -> Path:
-    """A bundle of one certificate. Prefect builds two TLS contexts a task run, 34 ms each from the full bundle, for
-    an API that is plain http on loopback."""
+    """Write a bundle of one certificate and return its path.
+
+    Prefect builds two TLS contexts per task run, which take 34 ms each with the full bundle. The API is plain http on
+    loopback and needs none.
+    """
     import certifi
 
     path = home / "one-certificate.pem"
@@ -127,15 +139,21 @@ def _one_certificate(home: Path) -> Path:
 
 
 def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
-    """A folder for a server's state that no other server uses now, with the lock that says so.
+    """Return a locked folder for a server's state, and its lock.
+
+    Args:
+        only_first: Accept only the folder `prefect`, which keeps schedules and history.
 
     Raises:
-        RepliError: the home cannot be written, or only the first would do, and is in use.
+        RepliError: `only_first` is set and the first folder is in use.
+        StoreError: The home cannot be written.
     """
     try:
         for number in count(1):
             if only_first and number > 1:
-                raise RepliError(f"a run keeps its record under {home} now; wait for its end, and start this again")
+                raise RepliError(
+                    f"another run uses the Prefect server of {home}; wait until it has ended, and start this again"
+                )
             folder = home / ("prefect" if number == 1 else f"prefect-{number}")
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")
@@ -147,7 +165,7 @@ def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
                 return lock, folder
     except OSError as error:
         raise StoreError(f"the home {home} cannot be written ({error.strerror}); set REPLI_HOME to another") from None
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable: `count` has no end")
 
 
 def _free_port() -> int:

@@ -1,7 +1,7 @@
 """`repli serve`: a Prefect server with its UI, a Dask cluster and a worker on this machine, until Ctrl-C.
 
-One process each, all children of this one: server and worker end when it does, however it does, and so does the
-cluster. What they offer is found by every `repli` command on the same home; see `repli.flows.server.discovery`.
+Each is a child process and ends with this one, even when that is killed. Every `repli` command on the same home finds
+them; see `repli.flows.server.discovery`.
 """
 
 from __future__ import annotations
@@ -37,25 +37,29 @@ WORKER_START_LIMIT_S = 120
 WORKER_STOP_LIMIT_S = 40
 POLL_FOR_WORK_S = 3
 ERROR_WIDTH = 300
-"""Characters of an error of the server that are shown; the log has all."""
+"""Characters of a server error that are printed; the log has all of it."""
 
 
 def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, and leave no process behind. `tell` is handed what a person is to read.
+    """Serve until SIGINT or SIGTERM, and leave no process behind.
+
+    Args:
+        port: The port of the Prefect UI and API.
+        nightly: A manifest to enrich every night. It is kept for later starts.
+        tell: Prints text for the operator.
 
     Raises:
-        UsageError: there is a server already, named by `PREFECT_API_URL`, or what is to be enriched every night is not
-            there.
-        RepliError: another one serves on this home or port, or a part did not start, or ended.
+        UsageError: `PREFECT_API_URL` names another server, or the `nightly` manifest does not exist.
+        RepliError: The home or the port is in use, or a process did not start, or ended.
     """
     if os.environ.get("PREFECT_API_URL"):
         raise UsageError("PREFECT_API_URL names a server already; unset it, or deploy there: see deployments/README.md")
     if nightly and not nightly.exists():
-        raise UsageError(f"--nightly {nightly}: there is no such file or folder; name a manifest, or leave it out")
+        raise UsageError(f"--nightly {nightly}: there is no such file or folder; name a manifest, or omit the option")
     with _interrupts_raised():
         try:
             with serving(settings.home) as publish:
-                _check_is_free(port)
+                _check_port_is_free(port)
                 Database(settings.database_url).migrate()
                 _serve(settings, port, nightly, publish, tell)
         except KeyboardInterrupt:
@@ -71,37 +75,40 @@ def _serve(
 ) -> NoReturn:
     server = PrivateServer(settings, port=port)
     try:
-        known = {**_variables(settings), **server.environment, **QUIET}
-        with environment(known), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
+        variables = {**_variables(settings), **server.environment, **QUIET}
+        with environment(variables), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
             server.wait()
             skip_missed(server.api_url)
-            tell("starting: what is declared is brought to the server")
+            tell("starting: registering blocks and deployments")
             _set_up(server.home, nightly)
             with _worker(server.home) as worker:
                 _wait_for_work(server, worker)
-                served = ServerInfo(
+                info = ServerInfo(
                     ui_url=server.api_url.removesuffix("/api"), environment=server.environment, dask_address=dask
                 )
-                publish(served)
-                tell(_page(served, settings, _night(server)))
+                publish(info)
+                tell(_page(info, settings, _nightly_schedule(server)))
                 _watch(server, worker, tell)
     finally:
         server.stop()
 
 
 def _watch(server: PrivateServer, worker: subprocess.Popen[bytes], tell: Callable[[str], None]) -> NoReturn:
-    """Look after server and worker until one of them ends, and tell what fails in the server."""
+    """Print new errors of the server until the server or the worker ends, then raise `RepliError`."""
     errors = ServerErrors(server.log)
     while True:
         time.sleep(WATCH_EVERY_S)
         for error in errors.new():
             tell(f"error in the Prefect server: {error[:ERROR_WIDTH]}; see {server.log}")
-        _check_are_alive(server, worker)
+        _check_alive(server, worker)
 
 
 def _variables(settings: Settings) -> Mapping[str, str]:
-    """What the flow runs are to know of this process. They have folders of their own, so paths are absolute. Whoever
-    serves on a home works on its store, as every command there does, whatever a block says."""
+    """Return the variables that the flow runs inherit from this process.
+
+    Paths are absolute, since flow runs have folders of their own. The store is set, so that it goes before a block: all
+    commands on a home use the same store.
+    """
     url = Database(settings.database_url).url
     if url.get_backend_name() == "sqlite":
         url = url.set(database=str(Path(str(url.database)).absolute()))
@@ -112,13 +119,13 @@ def _variables(settings: Settings) -> Mapping[str, str]:
     }
 
 
-def _check_is_free(port: int) -> None:
+def _check_port_is_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise RepliError(f"port {port} cannot be had ({error.strerror}); choose another with --port") from None
+            raise RepliError(f"port {port} is in use ({error.strerror}); choose another with --port") from None
 
 
 def _set_up(home: Path, nightly: Path | None) -> None:
@@ -126,12 +133,12 @@ def _set_up(home: Path, nightly: Path | None) -> None:
     log = home / "setup.log"
     with _child("repli.flows.server.setup", source, log) as process:
         if process.wait():
-            raise RepliError(f"what is declared could not be brought to the server; see {log}")
+            raise RepliError(f"registering blocks and deployments failed; see {log}, and start this again")
 
 
 @contextmanager
 def _worker(home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The worker, while the block runs; at its end its flow runs are stopped too."""
+    """Run the worker while the block runs; stop it and its flow runs at the end."""
     with _child("repli.flows.server.worker", [], home / "worker.log") as process:
         try:
             yield process
@@ -143,14 +150,14 @@ def _worker(home: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def _child(module: str, arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, of which nothing is left at the end of the block."""
+    """Start a process in a group of its own, and kill the whole group at the end of the block."""
     with log.open("wb") as output, environment({"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}):
         process = subprocess.Popen(  # noqa: S603  our own module
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for this process, which stops the others in their order
+            start_new_session=True,  # Ctrl-C must reach this process only, which stops the others in order
         )
     try:
         yield process
@@ -163,30 +170,30 @@ def _child(module: str, arguments: Sequence[str], log: Path) -> Iterator[subproc
 
 
 def _wait_for_work(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
-    """Return once the worker has asked the server for work: from then on the UI shows the deployments as ready."""
-    begun, deadline = datetime.now(UTC), time.monotonic() + WORKER_START_LIMIT_S
+    """Wait until the worker has polled the server: from then on the UI shows the deployments as ready."""
+    started_at, deadline = datetime.now(UTC), time.monotonic() + WORKER_START_LIMIT_S
     while time.monotonic() < deadline:
-        _check_are_alive(server, worker)
+        _check_alive(server, worker)
         with suppress(OSError):
-            asked = _answer(server, f"work_pools/{WORK_POOL}/queues/default")["last_polled"]
-            if asked and datetime.fromisoformat(asked) >= begun:
+            polled = _get(server, f"work_pools/{WORK_POOL}/queues/default")["last_polled"]
+            if polled and datetime.fromisoformat(polled) >= started_at:
                 return
         time.sleep(WATCH_EVERY_S)
-    raise RepliError(f"the worker did not ask for work; see {server.home / 'worker.log'}, and start this again")
+    raise RepliError(f"the worker did not poll for work; see {server.home / 'worker.log'}, and start this again")
 
 
-def _answer(server: PrivateServer, path: str) -> Any:
-    """What the API answers. Raises OSError where it does not."""
+def _get(server: PrivateServer, path: str) -> Any:
+    """Return the API's answer to a GET request. Raises OSError where there is none."""
     with urllib.request.urlopen(f"{server.api_url}/{path}", timeout=30) as answer:  # noqa: S310  http on loopback
         return json.load(answer)
 
 
-def _night(server: PrivateServer) -> str:
-    """What the server has scheduled for the night, by this `--nightly`, an earlier one, or a person in the UI."""
+def _nightly_schedule(server: PrivateServer) -> str:
+    """Return the nightly schedule in words. This `--nightly`, an earlier one, or the UI may have set it."""
     try:
-        deployment = _answer(server, "deployments/name/enrich/enrich")
+        deployment = _get(server, "deployments/name/enrich/enrich")
     except OSError:
-        return "off; somebody deleted the deployment `enrich`"
+        return "off; the deployment `enrich` was deleted"
     for schedule in deployment["schedules"]:
         if schedule["active"]:
             source = {**deployment["parameters"], **schedule["parameters"]}.get("source", "no source")
@@ -195,7 +202,7 @@ def _night(server: PrivateServer) -> str:
     return "off; --nightly SOURCE turns it on"
 
 
-def _check_are_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
+def _check_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
     if not server.is_alive():
         raise RepliError(f"the Prefect server ended; see {server.log}, and start this again")
     if worker.poll() is not None:
@@ -204,7 +211,7 @@ def _check_are_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> 
 
 @contextmanager
 def _interrupts_raised() -> Iterator[None]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt, the first of them: stopping is not interrupted."""
+    """Raise KeyboardInterrupt on the first SIGTERM or SIGINT. Later ones are ignored, so that stopping completes."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for other in signals:
@@ -220,12 +227,12 @@ def _interrupts_raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _page(served: ServerInfo, settings: Settings, night: str) -> str:
+def _page(info: ServerInfo, settings: Settings, nightly: str) -> str:
     return f"""\
-Prefect UI    {served.ui_url}
+Prefect UI    {info.ui_url}
 store         {Database(settings.database_url)}
-Dask          {served.dask_address}
-enrich        by hand: {served.ui_url}/deployments → enrich → Run; nightly: {night}
+Dask          {info.dask_address}
+enrich        manually: {info.ui_url}/deployments → enrich → Run; nightly: {nightly}
 reprocess     every 15 minutes, and whenever a breaker closes
 drill         Sundays at 04:00 UTC
-`repli run`, `reprocess`, `drill` and `breakers` on this home use this server and cluster. Ctrl-C ends it."""
+`repli run`, `reprocess`, `drill` and `breakers` on this home use this server and cluster. Ctrl-C stops it."""

@@ -1,7 +1,7 @@
-"""Read the errors that a Prefect server writes to its log, while it goes on serving.
+"""Read the errors that a running Prefect server writes to its log.
 
-Prefect's services (scheduler, triggers, late runs, ...) log an exception, and try again at their next turn, for ever.
-Nothing else tells that one of them never succeeds.
+Prefect's services (scheduler, triggers, late runs, ...) log an exception and try again, for ever. The log is the only
+sign that one of them never succeeds.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _RECORD = re.compile(
 _ERRORS = frozenset({"ERROR", "CRITICAL"})
 _SERVICE = re.compile(r"\] (?P<name>\w+)\(")
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(?P<what>\w+: .*)")
-"""The line that ends a traceback, as in ``sqlalchemy.exc.OperationalError: no such table``."""
+"""The last line of a traceback, as in ``sqlalchemy.exc.OperationalError: no such table``."""
 
 
 class ServerErrors:
-    """The errors in a log file, each kind of them once.
+    """The errors in a log file, each kind once.
 
     Example:
         >>> log = Path("server.log")
@@ -35,10 +35,10 @@ class ServerErrors:
         self._log = log
         self._read = 0
         self._unfinished: list[str] = []
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def new(self) -> list[str]:
-        """Return what failed since the last call, one line each. What is still being written comes the next time."""
+        """Return the errors since the last call, one line each. An unfinished record comes with the next call."""
         with self._log.open("rb") as file:
             file.seek(self._read)
             text = file.read()
@@ -51,14 +51,14 @@ class ServerErrors:
         found = []
         for error in _errors(lines):
             kind = re.sub(r"\d+", "", error)
-            if kind not in self._told:
-                self._told.add(kind)
+            if kind not in self._reported:
+                self._reported.add(kind)
                 found.append(error)
         return found
 
 
 def _errors(lines: list[str]) -> list[str]:
-    """Return a line for each error record: who logged it, and the exception that ends its traceback."""
+    """Return a line for each error record: the service, and the exception that ends its traceback."""
     errors: list[str] = []
     logged: str | None = None
     reason = ""

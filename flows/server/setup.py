@@ -1,7 +1,7 @@
-"""Declare everything on the Prefect server of `repli serve`: ``python -m repli.flows.server.setup [NIGHTLY_SOURCE]``.
+"""Register everything on the Prefect server of `repli serve`: ``python -m repli.flows.server.setup [NIGHTLY_SOURCE]``.
 
-Blocks, work pool, deployments and automations are brought there once for each version of the package: what a person
-changes in the UI stays until the next. Whether a schedule is on, and with which parameters, stays for good.
+Blocks, work pool, deployments and automations are registered once for each version of the package: a change in the UI
+is kept until the next version. The state of a schedule, on or off, and its parameters are kept for good.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ import blocks
 from repli.deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
 
 PACKAGES = ("blocks", "deployments", "flows", "tasks")
-DECLARED = "repli_declared"
-"""The variable of the server that tells which version of the package was declared there."""
+REGISTERED_VERSION = "repli_declared"
+"""The variable of the server with the version of the package that was registered."""
 SCHEDULES = "repli_schedules"
-"""The variable that has how the schedules were, while they are made anew."""
+"""The variable of the server that keeps the old schedules during a deploy."""
 
 
 async def set_up(nightly: str | None) -> None:
-    """Declare what is new on the server."""
+    """Register the package on the server, where its version is new, and switch the nightly schedule on."""
     async with get_client() as client:
-        version = declared_version()
-        if await Variable.aget(DECLARED) != version:
+        version = package_version()
+        if await Variable.aget(REGISTERED_VERSION) != version:
             await _register_blocks(client)
-            await _make_pool(client)
+            await _create_work_pool(client)
             await _deploy(client)
             await _create_automations(client)
-            await Variable.aset(DECLARED, version, overwrite=True)
+            await Variable.aset(REGISTERED_VERSION, version, overwrite=True)
         if nightly:
             await _schedule_nightly(client, nightly)
 
 
-def declared_version() -> str:
-    """A digest of all that may change what is declared: the packages, and the Python that runs them."""
+def package_version() -> str:
+    """Return a digest of the packages and the path of this Python: a change of either needs a new registration."""
     digest = hashlib.sha256(sys.executable.encode())
     root = Path(DEPLOYMENTS).parents[1]
     for package in PACKAGES:
@@ -62,14 +62,14 @@ def declared_version() -> str:
 
 
 async def _register_blocks(client: PrefectClient) -> None:
-    """As ``prefect block register -m blocks`` does."""
+    """Register the block types, as ``prefect block register -m repli.blocks`` does."""
     for block in vars(blocks).values():
         if inspect.isclass(block) and issubclass(block, Block):
             await block.aregister_type_and_schema(client=client)
 
 
-async def _make_pool(client: PrefectClient) -> None:
-    """The work pool, whose flow runs are plain processes of this Python."""
+async def _create_work_pool(client: PrefectClient) -> None:
+    """Create or update the work pool, whose flow runs are processes of this Python."""
     template: dict[str, Any] = ProcessWorker.get_default_base_job_template()
     template["variables"]["properties"]["command"]["default"] = command_to_string(
         [sys.executable, "-m", "prefect.engine"]
@@ -83,10 +83,10 @@ async def _make_pool(client: PrefectClient) -> None:
 
 
 async def _deploy(client: PrefectClient) -> None:
-    """Deploy prefect.yaml. Schedules stay as active as they were, and parameters stay as they were.
+    """Deploy prefect.yaml, and restore the parameters of deployments and the state of schedules.
 
-    Prefect makes them anew, so the old ones are kept in a variable until they are restored: an interrupted deploy
-    loses none.
+    Prefect replaces them on deploy. The old ones are kept in a variable until they are restored, so an interrupted
+    deploy loses none.
     """
     interrupted = cast(dict[str, Any] | None, await Variable.aget(SCHEDULES))
     kept = interrupted or {
@@ -111,7 +111,7 @@ async def _deploy(client: PrefectClient) -> None:
 
 
 async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tuple[UUID, DeploymentSchedule]]:
-    """What is scheduled, by deployment and slug, with the deployment's id."""
+    """Return the schedules by deployment and slug, each with the deployment's id."""
     return {
         (deployment.name, schedule.slug): (deployment.id, schedule)
         for deployment in await client.read_deployments()
@@ -120,18 +120,21 @@ async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tupl
 
 
 async def _create_automations(client: PrefectClient) -> None:
-    """Those of which there is none by that name yet; the others may know by now whom to tell."""
+    """Create the automations that do not exist yet. Existing ones may have been edited, and stay."""
     for declared in yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]:
         if not await client.read_automations_by_name(declared["name"]):
             await client.create_automation(AutomationCore.model_validate(declared))
 
 
 async def _schedule_nightly(client: PrefectClient, source: str) -> None:
-    """Switch the nightly schedule on. The source is a parameter of the deployment: Prefect drops those of a schedule
-    whenever the schedule is switched off and on."""
+    """Switch the nightly schedule on.
+
+    The source becomes a parameter of the deployment: Prefect drops the parameters of a schedule whenever the schedule
+    is switched off and on.
+    """
     nightly = (await _schedules(client)).get(("enrich", "nightly"))
     if nightly is None:
-        raise SystemExit("the deployment `enrich` has no schedule `nightly` any more; add one in the UI")
+        raise SystemExit("the deployment `enrich` has no schedule `nightly`; add one in the UI")
     deployment_id, schedule = nightly
     deployment = await client.read_deployment(deployment_id)
     parameters = {**deployment.parameters, "source": source}

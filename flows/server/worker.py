@@ -1,7 +1,7 @@
 """Run each flow run of `repli serve` as a process of its own: ``python -m repli.flows.server.worker``.
 
-It is the leader of a process group of its own, in which its flow runs are too. When whoever started it ends, the group
-ends with it at once: server and cluster are gone, and each item goes on at its first unfinished stage next time.
+The worker leads a process group of its own, which includes its flow runs. When its parent process ends, the whole group
+is killed: server and cluster are gone, and the next run continues each item at its first unfinished stage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from repli.flows.server.parent_watch import when_parent_ends
 
 
 def main() -> None:
-    """Run what is scheduled until SIGTERM; flow runs get it too, and half a minute to end."""
+    """Run scheduled flow runs until SIGTERM, which they get too, with half a minute to end."""
     when_parent_ends(lambda: os.killpg(0, signal.SIGKILL))
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     from prefect.workers.process import ProcessWorker

@@ -1,8 +1,8 @@
-"""What every worker needs and takes seconds to import: the fork server of the workers imports it, once for all of them.
+"""Modules that every worker needs and that take seconds to import: the fork server imports them once for all workers.
 
-A worker is then there at once, and there again at once after it died. Nothing is computed here and no device is asked
-for: what is begun before a fork cannot be gone on with after it. Prefect is left out, since it reads the environment
-while it is imported, and a worker's is its own.
+A worker then starts, and restarts after a crash, at once. Nothing is computed here and no device is opened: threads and
+device contexts do not survive a fork. Prefect is left out: it reads the environment while it is imported, and each
+worker has its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from repli.tasks.models import torchvision_ops
 
-with suppress(Exception):  # what cannot be imported is told by the rung that needs it, item by item
+with suppress(Exception):  # the rung that needs the module reports it
     torchvision_ops.declare()
 for _name in ("distributed", "great_expectations", "sentence_transformers", "sqlalchemy", "timm", "trafilatura"):
     with suppress(Exception):

@@ -21,7 +21,7 @@ from repli.flows.config.resolve import configured_settings
 from repli.tasks.fallback import UsageError
 from repli.tasks.fallback.policy import NO_OVERRIDES
 from repli.tasks.stages.default import STAGE_NAMES
-from repli.tasks.storage import runs
+from repli.tasks.storage import counts
 from repli.tasks.storage.database import Database
 from tests.support.command_line import Repli, environment, write_manifest
 from tests.support.preloaded import Preloaded, Shop
@@ -186,7 +186,7 @@ def test_what_cannot_work_is_refused_by_the_next_run(shop: Shop, server: Server,
     manifest = write_manifest(tmp_path / "items", 1, with_image=lambda number: False)
     for penalties, why in (
         ({"cpu": 1.5}, "chains.classify_image.cpu: Input should be less than or equal to 1"),
-        ({"skip": 0}, "policy: classify_image may be given up, so skip must be its last rung"),
+        ({"skip": 0}, "policy: classify_image is optional, so skip must be its last rung"),
         ({"tpu": 0.5}, "chains.classify_image: there is no 'tpu' here; choose from gpu, cpu, rules, skip"),
     ):
         server.keep("enrichment-policy", {"chains": {"classify_image": penalties}})
@@ -194,7 +194,7 @@ def test_what_cannot_work_is_refused_by_the_next_run(shop: Shop, server: Server,
         assert (done.returncode, done.stdout) == (1, "")
         last = done.stderr.splitlines()[-1]
         assert last.startswith("repli: ")
-        assert f"the block enrichment-policy/default cannot work: {why}" in last
+        assert f"the block enrichment-policy/default is invalid: {why}" in last
         server.drop("enrichment-policy")
     assert shop.json("status")["items"] == 0
 
@@ -221,7 +221,7 @@ def test_a_variable_goes_before_a_block(server: Server, standing: dict[str, str]
         assert (mixed.database_url, mixed.dask_address) == ("sqlite:////set.db", "tcp://set:1")
         assert mixed.home == tmp_path / "block"
         server.keep("repli-cluster", {"dask_address": "block"})
-        with pytest.raises(UsageError, match=r"the block repli-cluster/default cannot work: dask_address: "):
+        with pytest.raises(UsageError, match=r"the block repli-cluster/default is invalid: dask_address: "):
             configured_settings({})
 
 
@@ -238,7 +238,7 @@ def test_a_deployed_flow_goes_by_the_blocks_alone(
     done = deployed(standing, manifest, PREFECT_LOGGING_LEVEL="DEBUG")
     assert done.returncode == 0, done.stderr[-2000:]
     assert work_of(standing) > before
-    tally = runs.tally(database, STAGE_NAMES)
+    tally = counts.tally(database, STAGE_NAMES)
     assert (tally.stored, tally.rungs["classify_image"]) == (2, {"cpu": 2})
 
     server.keep("item-store", {"database_url": f"postgresql://repli:{SECRET}@127.0.0.1:1/repli"})

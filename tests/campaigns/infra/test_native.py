@@ -177,6 +177,25 @@ def test_a_database_that_was_away_leaves_no_run_running(open_folder: Path, tmp_p
         postgres.stop()
 
 
+def test_a_hard_stop_leaves_no_run_running(open_folder: Path, tmp_path: Path) -> None:
+    """Everything is killed in the midst of a run, and starts again. Within five minutes the run is *Crashed*."""
+    native = Native(open_folder / "killed")
+    environment = native.exported()
+    declare(environment)
+    server = Deployments(environment["PREFECT_API_URL"])
+    run = server.start("enrich", source=str(write_manifest(tmp_path / "items", 60)), batch_size=1)
+    until(lambda: server.ask("task_runs/count", {"flow_runs": {"id": {"any_": [run]}}}) > 10)
+    _, ending = native.end(signal.SIGKILL)
+    psutil.wait_procs(ending, timeout=60)
+    again = Native(open_folder / "killed")
+    try:
+        server = Deployments(again.exported()["PREFECT_API_URL"])
+        assert server.flow_run(run)["state_type"] == "RUNNING"
+        until(lambda: server.flow_run(run)["state_type"] == "CRASHED", 300)
+    finally:
+        again.kill()
+
+
 def test_a_second_start_is_refused(standing_form: Standing) -> None:
     """On one folder there is one, and the other says so in one line that names its process."""
     native, _ = standing_form
@@ -184,7 +203,7 @@ def test_a_second_start_is_refused(standing_form: Standing) -> None:
     code, _ = second.ended([])
     assert code == 1
     [line] = second.printed
-    assert f"stands in {native.folder} already (process {native.process.pid})" in line
+    assert f"runs in {native.folder} already (process {native.process.pid})" in line
 
 
 def test_a_part_that_dies_ends_the_rest(standing_form: Standing) -> None:
@@ -195,7 +214,7 @@ def test_a_part_that_dies_ends_the_rest(standing_form: Standing) -> None:
     scheduler.kill()
     code, left = native.ended(started)
     assert (code, left) == (1, [])
-    assert "dask-scheduler ended (SIGKILL), so everything was" in native.printed[-1]
+    assert "dask-scheduler ended (SIGKILL), so every part was stopped" in native.printed[-1]
     assert "dask-scheduler.log" in native.printed[-1]
 
 
@@ -244,5 +263,5 @@ def test_a_port_that_is_taken_is_named(open_folder: Path) -> None:
         port = taken.getsockname()[1]
         native = Native(open_folder / "refused", variables={"DASK_PORT": str(port)})
         assert native.ended([])[0] == 1
-    assert f"port {port} cannot be had" in native.printed[0]
+    assert f"port {port} is in use" in native.printed[0]
     assert "DASK_PORT" in native.printed[0]

@@ -121,15 +121,19 @@ def test_killed_or_interrupted_it_leaves_nothing_behind(served: Serving, nightly
     cut_off = midway(served, manifest)
     status, _, alive = served.end(signal.SIGKILL)
     assert (status, alive) == (-signal.SIGKILL, [])
+    with closing(sqlite3.connect(served.home / "prefect" / "prefect.db")) as database:  # as versions before 0.2 had it
+        database.execute("UPDATE deployment SET entrypoint = 'flows.' || name || '.' || name")
+        database.commit()
 
     with Serving(served.home, **served.variables) as again:
         assert again.ask("variables/name/repli_declared")["value"]
+        assert again.deployment("enrich")["entrypoint"] == "repli.flows.enrich.enrich"
         assert f"nightly: from {nightly}, at" in again.page
         assert [one["active"] for one in again.deployment("enrich")["schedules"]] == [True]
         assert [one["active"] for one in again.deployment("reprocess")["schedules"]] == [False]
         run = again.flow_run(cut_off)
         assert run["state_type"] == "CRASHED"
-        assert "start it again, it goes on from here" in run["state"]["message"]
+        assert "start it again, it continues from here" in run["state"]["message"]
         midway(again, manifest)
         status, said, alive = again.end(signal.SIGINT)
     assert (status, alive) == (0, [])

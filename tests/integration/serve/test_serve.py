@@ -159,5 +159,5 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         words, home = command("serve", "--port", port), environment(tmp_path / "home")
         done = subprocess.run(words, env=home, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert f"port {port} cannot be had" in done.stderr
+    assert f"port {port} is in use" in done.stderr
     assert "--port" in done.stderr
