@@ -1,34 +1,18 @@
 """The engine: chains of rungs, per-item outcomes, split and retry, exact quality. Standard library only.
 
-Read `status` for the words, `chain` for how a chain is declared, `runner` for how one runs over a batch,
-`splitting` for what happens when a call fails, `breaker` for what happens when they keep failing, `faults` for failing
-on purpose, `compatibility` for rungs that do not go together. There is no input or output
-here, no clock and no thread: a `Runtime` hands them in.
+Read in this order: `status` (the statuses), `chain` (the declaration of a chain), `runner` (one chain over one batch),
+`splitting` (one rung over one batch), `breaker` (the circuit breaker), `breaker_client` (its interface to a chain),
+`attribution` (bad item or broken rung), `faults` (injected failures), `compatibility` (rungs that must not serve the
+same item), `policy` (overrides of a run). The engine has no I/O, clock or thread of its own: a `Runtime` provides them.
+
+The exports are for stages, flows and reports. Import the state machine of the breakers from `breaker` and its interface
+from `breaker_client`.
 """
 
-from repli.tasks.fallback.breaker import (
-    Asked,
-    Breaker,
-    BreakerState,
-    Cause,
-    Decision,
-    Ended,
-    Event,
-    Excused,
-    Failure,
-    Lease,
-    Order,
-    Ordered,
-    Position,
-    Verdict,
-    step,
-)
+from repli.tasks.fallback.breaker import Breaker, Position
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
 from repli.tasks.fallback.compatibility import Rule, Rules
 from repli.tasks.fallback.errors import (
-    BadAnswer,
-    BreakerOpen,
-    IllegalMove,
     Incompatible,
     InvalidItem,
     ItemError,
@@ -40,62 +24,38 @@ from repli.tasks.fallback.errors import (
     Unavailable,
     UsageError,
 )
-from repli.tasks.fallback.faults import Fault, FaultKind, check_rung_exists, parse_faults
-from repli.tasks.fallback.gate import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
-from repli.tasks.fallback.outcome import Failed, Outcome, Served, each
+from repli.tasks.fallback.faults import Fault, FaultKind, check_fault, check_rung_exists, parse_faults
+from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome, Served, each
 from repli.tasks.fallback.quality import mean_quality, quality
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from repli.tasks.fallback.runner import AroundFallback, CallWithin, Directives, Runtime, run_chain
-from repli.tasks.fallback.splitting import RungResult, WorkingSizes
-from repli.tasks.fallback.status import MOVES, Status, can_move, check_move
-from repli.tasks.fallback.work import ChainInput
+from repli.tasks.fallback.runner import Directives, Runtime, run_chain
+from repli.tasks.fallback.splitting import WorkingSizes
+from repli.tasks.fallback.status import Status
 
 __all__ = [
-    "MOVES",
     "SKIP",
     "AnyChain",
     "AnyRung",
-    "AroundFallback",
-    "Asked",
     "Attempt",
     "AttemptOutcome",
-    "BadAnswer",
     "Breaker",
-    "BreakerClient",
-    "BreakerOf",
-    "BreakerOpen",
-    "BreakerState",
-    "CallWithin",
-    "Cause",
     "Chain",
     "ChainInput",
-    "Decision",
     "Directives",
-    "Ended",
-    "Event",
-    "Excused",
     "Failed",
-    "Failure",
     "Fault",
     "FaultKind",
-    "IllegalMove",
     "Incompatible",
     "InvalidItem",
     "ItemError",
-    "Lease",
-    "NoBreaker",
-    "Order",
-    "Ordered",
     "OutOfMemory",
     "Outcome",
-    "Permit",
     "Position",
     "RepliError",
     "Rule",
     "Rules",
     "Rung",
     "RungError",
-    "RungResult",
     "Runtime",
     "Served",
     "Skip",
@@ -106,16 +66,12 @@ __all__ = [
     "TimedOut",
     "Unavailable",
     "UsageError",
-    "Verdict",
     "WorkingSizes",
-    "can_move",
-    "check_move",
+    "check_fault",
     "check_rung_exists",
     "each",
     "mean_quality",
     "parse_faults",
     "quality",
     "run_chain",
-    "step",
-    "without_breakers",
 ]

@@ -1,16 +1,16 @@
-"""Circuit breakers: the memory that a rung keeps failing.
+"""Circuit breaker state machine: pure, no clock and no I/O.
 
-A pure machine, ``step(breaker, state, event, now) -> (state, decision)``: the clock and the keeping of the state are
-the caller's. `MOVES` is every move there is, and why; the README's diagram is made from it.
+``step(breaker, state, event, now) -> (state, decision)``: the caller supplies the time and stores the state. `MOVES`
+lists every move and its cause; the README's diagram is generated from it.
 
-While **closed**, calls go through, and N failures within a window open it. While **open**, calls are refused until
-the cool-down is over. Then it is **half-open**: one caller at a time holds the lease of a probe, everybody else is
-refused. A served probe closes it; a failed one opens it for twice as long, up to a limit; one that says nothing
-of the rung (a bad item, a cancelled call) gives its permit back; one whose holder never comes back opens it for as
-long again. **Forced** positions are a person's, and only a person ends them.
+While **closed**, calls go through, and N failures within a window open the breaker. While **open**, calls are refused
+until the cool-down ends. Then the breaker is **half-open**: one caller at a time holds the lease of a probe, and all
+other calls are refused. A served probe closes the breaker. A failed probe opens it for twice as long, up to a limit.
+An inconclusive probe (a bad item, a cancelled call) gives its lease back. A probe that is not reported before its lease
+ends opens the breaker for as long again. An operator **forces** a breaker open or closed; only an operator resets it.
 
-After Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are given back, forced
-positions) and interlock-cb (one leased probe for a whole fleet).
+Sources: Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are given back, forced
+states) and interlock-cb (one leased probe for all workers).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Literal
 from repli.tasks.fallback.errors import IllegalMove
 
 PROBE_SHARE_OF_LEASE = 0.8
-"""A probe is cut off after so much of its lease: it is over before anybody else may begin one."""
+"""Share of its lease after which a probe is cut off, so that it ends before another caller may begin one."""
 _MOST_DOUBLINGS = 30
 _YEAR_S = 365 * 24 * 3600.0
 
 
 class Position(StrEnum):
-    """Where a breaker stands."""
+    """Position of a breaker: closed, open, half-open, or forced by an operator."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -40,12 +40,12 @@ class Position(StrEnum):
 
     @property
     def is_forced(self) -> bool:
-        """Whether a person put it there."""
+        """Return whether an operator forced the breaker."""
         return self in (Position.FORCED_OPEN, Position.FORCED_CLOSED)
 
 
 class Cause(StrEnum):
-    """Why a breaker moves."""
+    """Cause of a breaker's move."""
 
     TOO_MANY_FAILURES = "too many failures"
     PROBE_DUE = "probe due"
@@ -63,7 +63,7 @@ MOVES: Mapping[tuple[Position, Cause], Position] = {
     (Position.HALF_OPEN, Cause.PROBE_SERVED): Position.CLOSED,
     (Position.HALF_OPEN, Cause.PROBE_FAILED): Position.OPEN,
     (Position.HALF_OPEN, Cause.PROBE_LOST): Position.OPEN,
-    # A person's word, from wherever it stands.
+    # An operator may override a breaker in every position.
     **{(position, Cause.FORCED_OPEN): Position.FORCED_OPEN for position in Position},
     **{(position, Cause.FORCED_CLOSED): Position.FORCED_CLOSED for position in Position},
     **{(position, Cause.RESET): Position.CLOSED for position in Position},
@@ -71,24 +71,31 @@ MOVES: Mapping[tuple[Position, Cause], Position] = {
 
 
 def destination(position: Position, cause: Cause) -> Position:
-    """Where `cause` takes a breaker from `position`. Raises `IllegalMove` where the table has no such move."""
+    """Return the position that `cause` moves a breaker to. Raises `IllegalMove` if the table has no such move."""
     try:
         return MOVES[position, cause]
     except KeyError:
-        raise IllegalMove(f"a breaker that is {position} does not move for: {cause}") from None
+        raise IllegalMove(f"a breaker that is {position} has no move for: {cause}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """How a rung's breaker is declared: ``Rung("gpu", on_gpu, breaker=Breaker(scope="host"), ...)``.
+    """Settings of a rung's breaker: ``Rung("gpu", on_gpu, breaker=Breaker(scope="host"), ...)``.
 
     Args:
-        scope: `fleet` for a service that all workers share, `host` for a device: each has a breaker of its own.
-        failures: so many failures...
-        within_s: ...in so many seconds open it.
-        open_for_s: the first cool-down, in seconds; it doubles with each failed probe...
-        open_for_at_most_s: ...up to this.
-        lease_s: after so many seconds a probe that was not heard of again is lost.
+        scope: `fleet` for a service that all workers share, `host` for a device: each host then has its own breaker.
+        failures: Failures within `within_s` that open the breaker.
+        within_s: Length of the sliding window, in seconds.
+        open_for_s: First cool-down, in seconds. It doubles with each failed probe.
+        open_for_at_most_s: Longest cool-down, in seconds.
+        lease_s: Seconds after which an unreported probe counts as lost.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> Breaker(scope="fleet", failures=3, open_for_s=30).cool_down(failed_probes=1).total_seconds()
+        60.0
     """
 
     scope: Literal["host", "fleet"]
@@ -100,29 +107,31 @@ class Breaker:
 
     def __post_init__(self) -> None:
         if self.scope not in ("host", "fleet"):
-            raise ValueError(f"a breaker's scope is 'host' or 'fleet', not {self.scope!r}")
+            raise ValueError(f"a breaker's scope must be 'host' or 'fleet', not {self.scope!r}")
         if self.failures < 1:
-            raise ValueError("a breaker opens after at least 1 failure")
+            raise ValueError(f"a breaker must open after at least 1 failure, not {self.failures}")
         durations = (self.within_s, self.open_for_s, self.open_for_at_most_s, self.lease_s)
-        if not all(0 < seconds <= _YEAR_S for seconds in durations):  # so that no date overflows, nor is NaN
+        if not all(
+            0 < seconds <= _YEAR_S for seconds in durations
+        ):  # above a year a date overflows; NaN fails every comparison
             raise ValueError("a breaker's window, cool-downs and lease must be above 0 s and at most a year")
         if self.open_for_at_most_s < self.open_for_s:
-            raise ValueError("a breaker's longest cool-down cannot be shorter than its first")
+            raise ValueError("a breaker's longest cool-down must not be shorter than its first")
 
     def cool_down(self, failed_probes: int) -> timedelta:
-        """How long it stays open after so many failed probes."""
+        """Return the cool-down after this number of failed probes."""
         seconds = self.open_for_s * 2 ** min(failed_probes, _MOST_DOUBLINGS)
         return timedelta(seconds=min(seconds, self.open_for_at_most_s))
 
     @property
     def probe_limit_s(self) -> float:
-        """The time limit of a probe."""
+        """Return the time limit of a probe, in seconds."""
         return PROBE_SHARE_OF_LEASE * self.lease_s
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed call, by the token of its permit."""
+    """One failed call in the window, identified by the token of its permit."""
 
     token: str
     at: datetime
@@ -130,7 +139,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who probes, and until when that is believed."""
+    """The lease of a probe. From `until` on, an unreported probe counts as lost."""
 
     token: str
     until: datetime
@@ -138,16 +147,16 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerState:
-    """What is known of one breaker.
+    """The state of one breaker.
 
     Args:
-        failures: those of the window, oldest first.
-        opened_at: when it last went from closed to open, or was forced open.
-        probe_at: when the cool-down is over; set while open.
-        failed_probes: since it opened.
-        lease: the probe under way; set only while half-open.
-        cause: of the last move.
-        why: the error that opened it or failed its last probe.
+        failures: Failures in the window, oldest first.
+        opened_at: Time of the last move from closed to open, or to forced open.
+        probe_at: End of the cool-down; set while open.
+        failed_probes: Number of probes that failed since the breaker opened.
+        lease: The probe in flight; set only while half-open.
+        cause: Cause of the last move.
+        why: The error that opened the breaker or failed its last probe.
     """
 
     position: Position = Position.CLOSED
@@ -159,24 +168,27 @@ class BreakerState:
     cause: Cause = Cause.RESET
     why: str = ""
 
-    def owes_probe(self, now: datetime) -> bool:
-        """Whether the next to ask would be let through as a probe."""
+    def is_probe_due(self, now: datetime) -> bool:
+        """Return whether the next call would be allowed as a probe."""
         if self.position is Position.OPEN:
             return self.probe_at is None or now >= self.probe_at
         return self.position is Position.HALF_OPEN and self.lease is None
 
-    def is_shut(self, now: datetime) -> bool:
-        """Whether it is open, and nobody is to try yet."""
-        is_cooling = self.position is Position.OPEN and not self.owes_probe(now)
-        return is_cooling or self.position is Position.FORCED_OPEN
+    def is_held_open(self, now: datetime) -> bool:
+        """Return whether the breaker is forced open, or open with its cool-down not over."""
+        is_cooling_down = self.position is Position.OPEN and not self.is_probe_due(now)
+        return is_cooling_down or self.position is Position.FORCED_OPEN
 
     def refuses(self, now: datetime) -> bool:
-        """Whether who asks is refused, and cannot but be. Where a probe is owed, or was lost, somebody has to ask."""
-        return self.is_shut(now) or (self.lease is not None and now < self.lease.until)
+        """Return whether a call would be refused.
+
+        False if a probe is due or was lost: a caller must then request it.
+        """
+        return self.is_held_open(now) or (self.lease is not None and now < self.lease.until)
 
 
 class Decision(StrEnum):
-    """What becomes of who asked. The answer to every other event is NOTED."""
+    """Answer to a `PermitRequested`. The answer to every other event is NOTED."""
 
     CALL = "call"
     PROBE = "probe"
@@ -185,7 +197,7 @@ class Decision(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a call says of the rung. A bad item says nothing."""
+    """Verdict of a call on its rung. A failure that an item caused is inconclusive."""
 
     SERVED = "served"
     FAILED = "failed"
@@ -193,15 +205,15 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Somebody wants to call, and will be known by `token`."""
+class PermitRequested:
+    """A caller requested a permit. `token` identifies the call from then on."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A call that was let through is over."""
+class CallEnded:
+    """An allowed call ended."""
 
     token: str
     verdict: Verdict
@@ -209,58 +221,64 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Excused:
-    """Failures that turned out to be their items': the same batch was served without them."""
+class FailuresForgiven:
+    """Recorded failures proved to be caused by items: another call of the same batch was served."""
 
     tokens: frozenset[str]
 
 
-Order = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
+Override = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
-    """A person's word: `FORCED_OPEN`, `FORCED_CLOSED`, or `RESET` to let the breaker think for itself again."""
+class Overridden:
+    """An operator overrode the breaker: `FORCED_OPEN`, `FORCED_CLOSED`, or `RESET` to remove the override."""
 
-    cause: Order
+    cause: Override
 
 
-Event = Asked | Ended | Excused | Ordered
+Event = PermitRequested | CallEnded | FailuresForgiven | Overridden
 
 
 def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> tuple[BreakerState, Decision]:
-    """The state after `event`, and what is to be done. At most one move a step."""
-    state = replace(state, failures=_recent(breaker, state, now))
+    """Return the state after `event`, and the decision on it. A step makes at most one move.
+
+    Raises:
+        IllegalMove: The event is an override that `MOVES` does not have. The state is unchanged.
+    """
+    state = replace(state, failures=_failures_in_window(breaker, state, now))
     match event:
-        case Asked(token):
-            return _asked(breaker, state, token, now)
-        case Ended(token, verdict, why):
+        case PermitRequested(token):
+            return _permit_requested(breaker, state, token, now)
+        case CallEnded(token, verdict, why):
             if state.lease and state.lease.token == token:
                 return _probe_ended(breaker, state, verdict, why, now), Decision.NOTED
             return _call_ended(breaker, state, event, now), Decision.NOTED
-        case Excused(tokens):
+        case FailuresForgiven(tokens):
             kept = tuple(failure for failure in state.failures if failure.token not in tokens)
             return replace(state, failures=kept), Decision.NOTED
-        case Ordered(cause):
-            return _ordered(state, cause, now), Decision.NOTED
+        case Overridden(cause):
+            return _overridden(state, cause, now), Decision.NOTED
 
 
-def _recent(breaker: Breaker, state: BreakerState, now: datetime) -> tuple[Failure, ...]:
+def _failures_in_window(breaker: Breaker, state: BreakerState, now: datetime) -> tuple[Failure, ...]:
     start = now - timedelta(seconds=breaker.within_s)
     return tuple(failure for failure in state.failures if failure.at > start)
 
 
-def _asked(breaker: Breaker, state: BreakerState, token: str, now: datetime) -> tuple[BreakerState, Decision]:
+def _permit_requested(
+    breaker: Breaker, state: BreakerState, token: str, now: datetime
+) -> tuple[BreakerState, Decision]:
     if state.position in (Position.CLOSED, Position.FORCED_CLOSED):
         return state, Decision.CALL
-    if state.owes_probe(now):
+    if state.is_probe_due(now):
         lease = Lease(token, now + timedelta(seconds=breaker.lease_s))
         if state.position is Position.OPEN:
             state = _moved(state, Cause.PROBE_DUE, probe_at=None)
         return replace(state, lease=lease), Decision.PROBE
     if state.lease and now >= state.lease.until:
-        again_at = state.lease.until + breaker.cool_down(state.failed_probes)
-        return _moved(state, Cause.PROBE_LOST, lease=None, probe_at=again_at), Decision.REFUSE
+        next_probe_at = state.lease.until + breaker.cool_down(state.failed_probes)
+        return _moved(state, Cause.PROBE_LOST, lease=None, probe_at=next_probe_at), Decision.REFUSE
     return state, Decision.REFUSE
 
 
@@ -276,7 +294,7 @@ def _probe_ended(breaker: Breaker, state: BreakerState, verdict: Verdict, why: s
     return _moved(state, Cause.PROBE_FAILED, lease=None, failed_probes=failed, probe_at=probe_at, why=why)
 
 
-def _call_ended(breaker: Breaker, state: BreakerState, event: Ended, now: datetime) -> BreakerState:
+def _call_ended(breaker: Breaker, state: BreakerState, event: CallEnded, now: datetime) -> BreakerState:
     is_known = any(failure.token == event.token for failure in state.failures)
     if event.verdict is not Verdict.FAILED or is_known or state.position.is_forced:
         return state
@@ -287,7 +305,7 @@ def _call_ended(breaker: Breaker, state: BreakerState, event: Ended, now: dateti
     return state
 
 
-def _ordered(state: BreakerState, cause: Cause, now: datetime) -> BreakerState:
+def _overridden(state: BreakerState, cause: Cause, now: datetime) -> BreakerState:
     position = destination(state.position, cause)
     if position is state.position and position.is_forced:
         return state

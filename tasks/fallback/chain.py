@@ -1,4 +1,4 @@
-"""How a stage's chain is declared: its rungs, best first, and an explicit skip as the last.
+"""Declaration of a stage's chain: its rungs, best first, and an explicit skip as the last.
 
 ::
 
@@ -9,7 +9,7 @@
         Skip(penalty="0.7"),
     )
 
-A chain that cannot work is refused here, when it is declared, not at 3 a.m.
+A chain that cannot work raises ValueError here, when it is declared, not during a run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from repli.tasks.fallback.breaker import Breaker
 from repli.tasks.fallback.outcome import Outcome
 from repli.tasks.fallback.result import SKIP
 
-I = TypeVar("I")  # noqa: E741  what a rung is given for one item: the usual letter of the three
+I = TypeVar("I")  # noqa: E741  a rung's input for one item; V its value, C the stage's context
 V = TypeVar("V")
 C = TypeVar("C")
 
@@ -43,14 +43,25 @@ class Rung(Generic[I, V, C]):
     """One way to do a stage.
 
     Args:
-        name: what the outside sees, unique in its chain.
-        run: called with inputs and the stage's context; answers one outcome per input, in order. It must be
+        name: Name in reports, options and the trail; unique in its chain.
+        run: Called with a batch of inputs and the stage's context; returns one outcome per input, in order. It must be
             idempotent: it is called again on halves of a batch that did not fit.
-        penalty: the exact factor in (0, 1], written as a string, on the quality of the items it serves.
-        time_limit_s: one call is cut off after so many seconds.
-        one_by_one: give it one item a call. For work with nothing to gain from a batch, where one item can hang.
-        breaker: keeps everybody from calling it while it keeps failing. Without one it is called for every batch.
-        resources: Dask resources that a worker needs to run it, such as ``{"GPU": 1}``.
+        penalty: The exact factor in (0, 1], written as a string, on the quality of the items that the rung serves.
+        time_limit_s: Seconds after which one call is cut off.
+        one_by_one: Call the rung with one item at a time. For work that a batch does not speed up, where one item
+            can hang.
+        breaker: Stops calls of the rung while it keeps failing. Without one the rung is called for every batch.
+        resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
+
+    Raises:
+        ValueError: The name is `skip`, or the penalty or the time limit is out of range.
+
+    Example:
+        >>> from repli.tasks.fallback import Served
+        >>> def upper(names, context):
+        ...     return [Served(name.upper()) for name in names]
+        >>> Rung("upper", upper, penalty="0.9", time_limit_s=5).factor
+        Decimal('0.9')
     """
 
     name: str
@@ -67,18 +78,23 @@ class Rung(Generic[I, V, C]):
         if self.name == SKIP:
             raise ValueError("a rung cannot be named 'skip'; end the chain with Skip(penalty=...)")
         if self.time_limit_s <= 0:
-            raise ValueError(f"rung {self.name}: the time limit must be above 0 s")
+            raise ValueError(f"rung {self.name}: the time limit must be above 0 s; set time_limit_s")
         object.__setattr__(self, "factor", _factor(self.penalty, f"rung {self.name}"))
 
     @property
     def probe_limit_s(self) -> float:
-        """The time limit of a probe, which is over before the breaker's lease is."""
+        """Return the time limit of a probe, in seconds. It ends before the breaker's lease does."""
         return min(self.time_limit_s, self.breaker.probe_limit_s) if self.breaker else self.time_limit_s
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The last rung of a stage that may be given up: no value, confidence 0, and the reason."""
+    """The last rung of a stage that is not required: no value, confidence 0, and the reason.
+
+    Example:
+        >>> Skip(penalty="0.7").factor
+        Decimal('0.7')
+    """
 
     _: KW_ONLY
     penalty: str
@@ -92,10 +108,19 @@ class Chain(Generic[I, V, C]):
     """A stage's rungs, best first. Without a `Skip` at its end the stage is required.
 
     Args:
-        stage: the stage's name.
-        rungs: best first, the first of penalty 1, penalties never rising.
-        check: raises ValueError for an answer that no rung of this chain may give. It runs on every answer, so
-            that nonsense falls to the next rung instead of into the store.
+        stage: The stage's name.
+        rungs: Best first: the first has penalty 1, and penalties never rise.
+        check: Raises ValueError for a value that no rung of this chain may return. It runs on every value, so that
+            an item with an invalid one goes to the next rung and not into the store.
+
+    Raises:
+        ValueError: The rungs cannot form a chain. The message names the stage and the rule that they break.
+
+    Example:
+        >>> from repli.tasks.fallback import Served
+        >>> full = Rung("full", lambda texts, context: [Served(text) for text in texts], time_limit_s=5)
+        >>> Chain("extract_text", full, Skip(penalty="0.8"))
+        Chain('extract_text': full · skip)
     """
 
     def __init__(
@@ -107,29 +132,32 @@ class Chain(Generic[I, V, C]):
         callable_rungs = rungs[:-1] if self.skip else rungs
         self.rungs: tuple[Rung[I, V, C], ...] = tuple(r for r in callable_rungs if isinstance(r, Rung))
         if len(self.rungs) != len(callable_rungs):
-            raise ValueError(f"chain {stage}: Skip can only be the last rung")
+            raise ValueError(f"chain {stage}: Skip can only be the last rung; move it to the end, once")
         if not self.rungs:
             raise ValueError(f"chain {stage}: declare at least one rung before Skip")
         if self.rungs[0].factor != 1:
-            raise ValueError(f"chain {stage}: the primary {self.rungs[0].name} must have penalty 1")
+            raise ValueError(
+                f"chain {stage}: the primary {self.rungs[0].name} must have penalty 1; leave its penalty out"
+            )
         if len(set(self.rung_names)) != len(self.rung_names):
-            raise ValueError(f"chain {stage}: two rungs share a name")
+            raise ValueError(f"chain {stage}: two rungs share a name; rename one")
         penalties = [rung.factor for rung in rungs]
         if penalties != sorted(penalties, reverse=True):
-            raise ValueError(f"chain {stage}: penalties must not rise from rung to rung, best first")
+            raise ValueError(f"chain {stage}: penalties must not rise from rung to rung; order them best first")
 
     @property
     def is_required(self) -> bool:
-        """Whether an item that no rung serves fails, instead of going on without."""
+        """Return whether an item that no rung serves fails. Otherwise it is skipped and goes on."""
         return self.skip is None
 
     @property
     def primary(self) -> Rung[I, V, C]:
+        """Return the first rung, whose penalty is 1."""
         return self.rungs[0]
 
     @property
     def rung_names(self) -> tuple[str, ...]:
-        """Every rung by name, best first, `skip` included where the chain has one."""
+        """Return the names of the rungs, best first, with `skip` if the chain has one."""
         return (*(rung.name for rung in self.rungs), *((SKIP,) if self.skip else ()))
 
     def __repr__(self) -> str:

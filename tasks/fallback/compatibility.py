@@ -1,4 +1,4 @@
-"""Which rungs do not go together: small rules, in order, each with its reason.
+"""Compatibility rules: which rungs must not serve the same item, in order, each with its reason.
 
 ::
 
@@ -7,8 +7,8 @@
         Rule("classify_image", {"rules", "skip"}, forbids="embed_text.text_and_label", because="a guess is no label"),
     )
 
-They are enforced twice: a rung that a rule forbids is not called, and what must not meet is not merged. Rules that
-cannot work are refused here, when they are declared, not at 3 a.m.
+Rules are enforced twice: a forbidden rung is not called, and an item whose results break a rule is not stored. Rules
+that cannot work raise ValueError here, when they are declared, not during a run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ from repli.tasks.fallback.result import SKIP
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Where one of the `rungs` served `stage`, a rung of a later stage must not serve the item.
+    """A rule that forbids a rung for items whose earlier `stage` was served by one of `rungs`.
 
     Args:
-        stage: the earlier stage.
-        rungs: its rungs that the rule is about, `skip` possibly among them.
-        forbids: the rung that does not go with them, as ``STAGE.RUNG``. It cannot be `skip`, which always goes.
-        because: the reason, for people: it stands in the trail of every item that the rule concerns.
+        stage: The earlier stage.
+        rungs: The rungs of `stage` that the rule applies to; may include `skip`.
+        forbids: The forbidden rung of a later stage, as ``STAGE.RUNG``. It cannot be `skip`.
+        because: The reason. It is shown in the trail of every item that the rule applies to.
+
+    Example:
+        >>> rule = Rule("fetch", {"cached"}, forbids="embed_text.text_and_label", because="the text may be old")
+        >>> rule.applies({"fetch": "cached"}), rule.applies({"fetch": "origin"})
+        (True, False)
     """
 
     stage: str
@@ -40,14 +45,20 @@ class Rule:
 
     @property
     def forbidden_stage(self) -> str:
+        """Return the stage of the forbidden rung."""
         return self.forbids.partition(".")[0]
 
     @property
     def forbidden_rung(self) -> str:
+        """Return the name of the forbidden rung in its stage."""
         return self.forbids.partition(".")[2]
 
     def applies(self, rungs: Mapping[str, str]) -> bool:
-        """Whether the rung that served `stage` is one of the rule's."""
+        """Return whether the rule applies to an item.
+
+        Args:
+            rungs: The rung that served the item, by stage.
+        """
         return rungs.get(self.stage) in self.rungs
 
     def __str__(self) -> str:
@@ -55,15 +66,25 @@ class Rule:
 
 
 class Rules:
-    """The table of rules over some chains.
+    """The compatibility rules of a pipeline's chains.
 
     Args:
-        chains: in the order of their stages.
-        rules: in the order in which they are looked at; the first that applies is the one that is told.
+        chains: The chains, in the order of their stages.
+        rules: The rules, in order: of several rules that forbid a rung, the first is reported.
 
     Raises:
-        ValueError: a rule names what there is not, looks forward, forbids `skip`, or the rules together can leave
-            a stage without a rung. The message says which.
+        ValueError: A rule names an unknown stage or rung, forbids a rung of an earlier stage or `skip`, or the rules
+            together can leave a stage without a rung. The message names the rule.
+
+    Example:
+        >>> from repli.tasks.fallback import Chain, Rung, Skip
+        >>> fetch, embed = (
+        ...     Chain(stage, Rung("best", lambda inputs, context: [], time_limit_s=5), Skip(penalty="0.7"))
+        ...     for stage in ("fetch", "embed")
+        ... )
+        >>> rules = Rules([fetch, embed], Rule("fetch", {"skip"}, forbids="embed.best", because="there is no text"))
+        >>> list(rules.forbidden_rungs("embed", {"fetch": "skip"}))
+        ['best']
     """
 
     def __init__(self, chains: Sequence[AnyChain] = (), *rules: Rule) -> None:
@@ -73,23 +94,27 @@ class Rules:
         for rule in rules:
             self._check(rule)
         for chain in chains:
-            self._check_that_one_is_left(chain)
+            self._check_rung_left(chain)
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that the rules are over, in their order."""
+        """Return the names of the stages, in their order."""
         return tuple(self._order)
 
-    def barred(self, stage: str, rungs: Mapping[str, str]) -> dict[str, Rule]:
-        """The rungs of `stage` that do not go with the `rungs` that served earlier stages, each with its rule."""
-        barred: dict[str, Rule] = {}
+    def forbidden_rungs(self, stage: str, rungs: Mapping[str, str]) -> dict[str, Rule]:
+        """Return the rungs of `stage` that must not serve an item, each with the first rule that forbids it.
+
+        Args:
+            rungs: The rung that served the item, by earlier stage.
+        """
+        forbidden: dict[str, Rule] = {}
         for rule in self.table:
             if rule.forbidden_stage == stage and rule.applies(rungs):
-                barred.setdefault(rule.forbidden_rung, rule)
-        return barred
+                forbidden.setdefault(rule.forbidden_rung, rule)
+        return forbidden
 
-    def broken(self, rungs: Mapping[str, str]) -> list[Rule]:
-        """The rules that an item breaks whose stages were served by these `rungs`."""
+    def violated(self, rungs: Mapping[str, str]) -> list[Rule]:
+        """Return the rules that an item breaks whose stages were served by these `rungs`."""
         return [
             rule
             for rule in self.table
@@ -104,18 +129,20 @@ class Rules:
             if unknown := [rung for rung in rungs if rung not in names]:
                 raise ValueError(f"rule {rule}: {stage} has no rung {unknown[0]!r}; choose from {', '.join(names)}")
         if self._order.index(rule.stage) >= self._order.index(rule.forbidden_stage):
-            raise ValueError(f"rule {rule}: {rule.stage} does not come before {rule.forbidden_stage}")
+            raise ValueError(
+                f"rule {rule}: {rule.stage} does not come before {rule.forbidden_stage}; name an earlier stage"
+            )
         if rule.forbidden_rung == SKIP:
-            raise ValueError(f"rule {rule}: giving up always goes; forbid a rung that is called")
+            raise ValueError(f"rule {rule}: `skip` cannot be forbidden; name another rung")
 
-    def _check_that_one_is_left(self, chain: AnyChain) -> None:
+    def _check_rung_left(self, chain: AnyChain) -> None:
         causes = sorted({rule.stage for rule in self.table if rule.forbidden_stage == chain.stage})
         for combination in product(*(self._by_stage[stage].rung_names for stage in causes)):
             rungs = dict(zip(causes, combination, strict=True))
-            barred = self.barred(chain.stage, rungs)
-            if set(chain.rung_names) <= set(barred) and not self.broken(rungs):
-                shown = " and ".join(f"{stage} by {rung}" for stage, rung in rungs.items())
+            forbidden = self.forbidden_rungs(chain.stage, rungs)
+            if set(chain.rung_names) <= set(forbidden) and not self.violated(rungs):
+                served = " and ".join(f"{stage} by {rung}" for stage, rung in rungs.items())
                 raise ValueError(
-                    f"the rules leave {chain.stage} without a rung after {shown}: "
-                    + "; ".join(str(rule) for rule in barred.values())
+                    f"the rules leave {chain.stage} without a rung after {served}; change one of these rules: "
+                    + "; ".join(str(rule) for rule in forbidden.values())
                 )

@@ -1,58 +1,102 @@
-"""Every error Repli raises on purpose.
+"""Every error that Repli raises on purpose.
 
 ::
 
     RepliError
-    ├── UsageError          what the caller asked for cannot be done as asked (exit status 2)
+    ├── UsageError          a request that cannot be carried out as given (exit status 2)
     ├── StoreError          the store cannot be reached or written (exit status 1)
-    ├── IllegalMove         a status or a breaker was asked to change in a way its table does not have
+    ├── IllegalMove         a status or a breaker has no such move in its table
     └── RungError           why a rung did not serve; raised by rungs, read by the chain
-        ├── OutOfMemory     splitting the batch may cure it
-        ├── Unavailable     no such device, model or service here; nothing cures it now
+        ├── OutOfMemory     a smaller batch may fit
+        ├── Unavailable     no such device, model or service here; a retry cannot help now
         ├── TimedOut        the rung was cut off at its time limit
         ├── BreakerOpen     the rung keeps failing, so it was not called
-        ├── Incompatible    a rule forbids the rung beside what served an earlier stage, so it was not called
-        ├── BadAnswer       the rung answered something its chain does not accept
-        └── ItemError       this one item cannot be served; trying again may help
-            └── InvalidItem this one item is wrong in itself; trying again cannot help
+        ├── Incompatible    a rule forbids the rung after the rung that served an earlier stage, so it was not called
+        ├── BadAnswer       the rung returned a value that its chain does not accept
+        └── ItemError       this one item cannot be served; a retry may help
+            └── InvalidItem this one item is invalid; a retry cannot help
 
-The *type* says what may be retried, so a rung classifies a failure once, where it is known, and nobody
-parses messages. Each takes one message, and so pickles.
+The *type* says what may be retried: the rung classifies a failure once, where the cause is known, and no caller
+parses messages. Each error takes one message, so that it pickles.
 """
 
 from __future__ import annotations
 
 
 class RepliError(Exception):
-    """Root of the tree."""
+    """Root of the error tree.
+
+    Example:
+        >>> try:
+        ...     raise StoreError("the store does not answer")
+        ... except RepliError as error:
+        ...     print(error)
+        the store does not answer
+    """
 
 
 class UsageError(RepliError):
-    """What the caller asked for cannot be done as asked. The message names the option and the next step."""
+    """A request that cannot be carried out as given. The message names the option and the next step.
+
+    Example:
+        >>> raise UsageError("--force: fetch has no rung 'gpu'; choose from origin, cached, skip")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.UsageError: --force: fetch has no rung 'gpu'; choose from origin, cached, skip
+    """
 
 
 class StoreError(RepliError):
-    """The store cannot be reached or written."""
+    """The store cannot be reached or written.
+
+    Example:
+        >>> raise StoreError("sqlite:///store.db: the disk is full")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.StoreError: sqlite:///store.db: the disk is full
+    """
 
 
 class IllegalMove(RepliError):
-    """A step or a breaker was asked to make a move that its table of moves does not have. Nothing changed."""
+    """A step or a breaker was told to make a move that its table of moves does not have. Nothing changed."""
 
 
 class RungError(RepliError):
-    """Why a rung did not serve."""
+    """A rung did not serve.
+
+    Example:
+        >>> from repli.tasks.fallback import Failed
+        >>> Failed.because(RungError("the model returned no class")).error.line
+        'RungError: the model returned no class'
+    """
 
 
 class OutOfMemory(RungError):
-    """The call did not fit in memory. The chain frees what it can, halves the batch and tries again."""
+    """The call did not fit in memory. The chain frees memory, halves the batch and tries again.
+
+    Example:
+        >>> raise OutOfMemory("64 images do not fit in 2 GiB")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.OutOfMemory: 64 images do not fit in 2 GiB
+    """
 
 
 class Unavailable(RungError):
-    """The device, model or service is not here. The chain goes to the next rung at once."""
+    """The device, model or service is not here. The chain goes to the next rung at once.
+
+    Example:
+        >>> raise Unavailable("no CUDA device")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.Unavailable: no CUDA device
+    """
 
 
 class TimedOut(RungError):
-    """The rung was cut off at its time limit."""
+    """The rung was cut off at its time limit.
+
+    Example:
+        >>> raise TimedOut("classify_image.gpu was cut off after 120 s")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.TimedOut: classify_image.gpu was cut off after 120 s
+    """
 
 
 class BreakerOpen(RungError):
@@ -60,16 +104,36 @@ class BreakerOpen(RungError):
 
 
 class Incompatible(RungError):
-    """A rule forbids the rung beside what served an earlier stage."""
+    """A rule forbids the rung after the rung that served an earlier stage.
+
+    Example:
+        >>> raise Incompatible("embed_text.text_and_label does not go with classify_image by rules")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.Incompatible: embed_text.text_and_label does not go with classify_image by rules
+    """
 
 
 class BadAnswer(RungError):
-    """The rung answered, but not with one valid outcome per item."""
+    """The rung did not return one valid outcome per item."""
 
 
 class ItemError(RungError):
-    """This item could not be served; its neighbours are not concerned."""
+    """This item could not be served; the other items of its batch are not affected.
+
+    Example:
+        >>> from repli.tasks.fallback import Failed
+        >>> failed = Failed.because(ItemError("there are no words in the text"))
+        >>> failed.is_item_error, failed.error.retryable
+        (True, True)
+    """
 
 
 class InvalidItem(ItemError):
-    """This item is wrong in itself: trying again cannot help until its record changes."""
+    """This item is invalid: a retry cannot help until its record changes.
+
+    Example:
+        >>> from repli.tasks.fallback import Failed
+        >>> failed = Failed.because(InvalidItem("the image is not an image"))
+        >>> failed.is_item_error, failed.error.retryable
+        (True, False)
+    """

@@ -1,8 +1,8 @@
-"""Faults on purpose: injected innermost, around one rung, by name, and the same for the same seed.
+"""Faults that a run injects on purpose, innermost, around one rung.
 
-``classify_image.gpu=oom`` hits every item, ``classify_image.gpu=oom@0.1`` one in ten. Which ones depends on the
-seed, the fault and the item alone, never on its batch or on how often the rung was called. So a fault that hits
-every item is raised, as from a broken rung, and one that hits some is answered for those alone.
+``classify_image.gpu=oom`` hits every item, ``classify_image.gpu=oom@0.1`` one in ten. The seed, the fault and the item
+alone decide whether an item is hit, not its batch or the number of calls, so a run can be repeated. A fault that hits
+every item is raised, as from a broken rung; a fault that hits some items fails those alone.
 """
 
 from __future__ import annotations
@@ -18,32 +18,42 @@ from typing import Any, TypeVar
 
 from repli.tasks.fallback.chain import AnyChain
 from repli.tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
-from repli.tasks.fallback.outcome import Failed, Outcome, Served
+from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP
-from repli.tasks.fallback.work import ChainInput
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
 
 
 class FaultKind(StrEnum):
-    """What an injected fault does to the calls that carry a hit item."""
+    """The kind of failure that a fault injects into calls that carry a hit item."""
 
-    OOM = "oom"  # the call is out of memory, until the hit items are alone
-    ERROR = "error"  # an exception that nobody foresaw
+    OOM = "oom"  # the call is out of memory, unless no hit item is in it
+    ERROR = "error"  # an unexpected exception
     TIMEOUT = "timeout"  # as if cut off at the time limit, without the wait
     UNAVAILABLE = "unavailable"  # no such device, model or service
-    GARBAGE = "garbage"  # an answer that means nothing
+    GARBAGE = "garbage"  # an invalid value
     KILL = "kill"  # the process dies, by SIGKILL
 
 
 class InjectedFault(RungError):
-    """An error that was asked for."""
+    """An error injected by `FaultKind.ERROR`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`rate` of the items that meet `stage`.`rung` have `kind` happen to them."""
+    """A fault to inject into one rung.
+
+    Args:
+        kind: The kind of failure.
+        rate: Share of the rung's items that are hit, in [0, 1].
+        seed: Selects the hit items: the same seed hits the same items.
+
+    Example:
+        >>> fault = Fault.parse("classify_image.gpu=oom@0.1")
+        >>> fault.rung, fault.kind.value, fault.rate
+        ('gpu', 'oom', 0.1)
+    """
 
     stage: str
     rung: str
@@ -53,10 +63,10 @@ class Fault:
 
     @classmethod
     def parse(cls, spec: str, *, seed: int = 0) -> Fault:
-        """The fault that ``stage.rung=kind[@rate]`` names.
+        """Return the fault that ``STAGE.RUNG=KIND[@RATE]`` describes.
 
         Raises:
-            UsageError: the spec has another form, or names no kind or rate that there is.
+            UsageError: The spec has another form, or its kind or rate is invalid.
         """
         match = re.fullmatch(r"(?P<stage>\w+)\.(?P<rung>\w+)=(?P<kind>\w+)(?:@(?P<rate>[0-9.eE+-]+))?", spec)
         if not match:
@@ -73,8 +83,12 @@ class Fault:
             raise UsageError(f"fault {spec!r}: the rate must be a number from 0 to 1")
         return cls(stage=match["stage"], rung=match["rung"], kind=FaultKind(match["kind"]), rate=rate, seed=seed)
 
+    def __str__(self) -> str:
+        """Return the spec that `parse` reads, without the seed."""
+        return f"{self.stage}.{self.rung}={self.kind}" + (f"@{self.rate!r}" if self.rate < 1 else "")
+
     def hits(self, item_id: str) -> bool:
-        """Whether the fault strikes this item: a hash of seed, fault and item against the rate."""
+        """Return whether the fault hits this item: a hash of seed, fault and item, in [0, 1), is below the rate."""
         if self.rate >= 1:
             return True
         text = f"{self.seed}:{self.stage}.{self.rung}={self.kind}:{item_id}"
@@ -83,7 +97,7 @@ class Fault:
 
 
 def check_rung_exists(stage: str, rung: str, chains: Iterable[AnyChain], option: str) -> None:
-    """Raise `UsageError`, naming the `option`, unless one of the `chains` is `stage`'s and has `rung`."""
+    """Raise `UsageError`, with the `option` in its message, unless the `stage` is in `chains` and has the `rung`."""
     by_stage = {chain.stage: chain for chain in chains}
     if stage not in by_stage:
         raise UsageError(f"{option}: there is no stage {stage!r}; choose from {', '.join(by_stage)}")
@@ -92,52 +106,57 @@ def check_rung_exists(stage: str, rung: str, chains: Iterable[AnyChain], option:
 
 
 def parse_faults(specs: Iterable[str], chains: Sequence[AnyChain], *, seed: int = 0) -> tuple[Fault, ...]:
-    """The faults that the `specs` name, each checked against the `chains`. Raises `UsageError`."""
+    """Return the faults that the `specs` describe. Raises `UsageError` unless each names a rung of the `chains`."""
     faults = []
     for spec in specs:
         fault = Fault.parse(spec, seed=seed)
-        check_rung_exists(fault.stage, fault.rung, chains, f"fault {spec!r}")
-        if fault.rung == SKIP:
-            raise UsageError(f"fault {spec!r}: skip calls nothing, so nothing in it can fail")
+        check_fault(fault, chains)
         faults.append(fault)
     return tuple(faults)
+
+
+def check_fault(fault: Fault, chains: Iterable[AnyChain]) -> None:
+    """Raise `UsageError`, with the fault in its message, unless its rung is in the `chains` and is not `skip`."""
+    check_rung_exists(fault.stage, fault.rung, chains, f"fault '{fault}'")
+    if fault.rung == SKIP:
+        raise UsageError(f"fault '{fault}': skip calls nothing and cannot fail; name another rung")
 
 
 Call = Callable[[Sequence[ChainInput[I]]], Sequence[Outcome[V]]]
 
 
 def inject(faults: Iterable[Fault], call: Call[I, V]) -> Call[I, V]:
-    """`call` with the `faults` around it, the first outermost."""
+    """Return `call` with the `faults` injected, the first outermost."""
     for fault in reversed(list(faults)):
         call = _faulty(fault, call)
     return call
 
 
 def _faulty(fault: Fault, call: Call[I, V]) -> Call[I, V]:
-    def faulty_call(works: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
-        hit = [fault.hits(work.item_id) for work in works]
+    def faulty_call(inputs: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
+        hit = [fault.hits(item.item_id) for item in inputs]
         if not any(hit):
-            return call(works)
+            return call(inputs)
         if fault.kind is FaultKind.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind is FaultKind.OOM:
             raise OutOfMemory(f"injected: {fault.stage}.{fault.rung} is out of memory")
         if fault.kind is FaultKind.GARBAGE:
-            answers = call(works)
-            return [_GARBAGE if is_hit else answer for is_hit, answer in zip(hit, answers, strict=True)]
+            outcomes = call(inputs)
+            return [_GARBAGE if is_hit else outcome for is_hit, outcome in zip(hit, outcomes, strict=True)]
         error = _ERRORS[fault.kind](f"injected: {fault.stage}.{fault.rung} {_WORDS[fault.kind]}")
         if fault.rate >= 1:
             raise error
-        spared = [work for work, is_hit in zip(works, hit, strict=True) if not is_hit]
-        outcomes: dict[str, Outcome[V]] = {work.item_id: Failed.because(error) for work in works}
-        if spared:
-            outcomes.update(zip((work.item_id for work in spared), call(spared), strict=True))
-        return list(outcomes.values())
+        not_hit = [item for item, is_hit in zip(inputs, hit, strict=True) if not is_hit]
+        by_item: dict[str, Outcome[V]] = {item.item_id: Failed.because(error) for item in inputs}
+        if not_hit:
+            by_item.update(zip((item.item_id for item in not_hit), call(not_hit), strict=True))
+        return list(by_item.values())
 
     return faulty_call
 
 
-# No chain accepts it: a confidence outside [0, 1], and a value of no stage's type.
+# Every chain rejects it: its confidence is outside [0, 1], and its value has no stage's type.
 _GARBAGE: Served[Any] = Served(object(), confidence=float("nan"))
 _ERRORS: dict[FaultKind, type[RungError]] = {
     FaultKind.ERROR: InjectedFault,

@@ -1,9 +1,9 @@
-"""What a rung answers for one item: outcomes are values, not exceptions."""
+"""A chain's input for one item, and a rung's outcome for it. Outcomes are values, not exceptions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
 from repli.tasks.fallback.errors import ItemError, RungError
@@ -14,8 +14,36 @@ V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
+class ChainInput(Generic[I]):
+    """One item's input to a chain.
+
+    Args:
+        item_id: The item, unique in its batch.
+        input: The value that each rung is called with.
+        forbidden: Rungs that must not serve the item, each with the reason; see `compatibility`.
+        improve_on: The rung of the item's stored result. Only better rungs are called; if none of them serves, the
+            stored result is kept.
+
+    Example:
+        >>> ChainInput("42", "a cat", improve_on="rules").input
+        'a cat'
+    """
+
+    item_id: str
+    input: I
+    _: KW_ONLY
+    forbidden: Mapping[str, str] = field(default_factory=dict)
+    improve_on: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Served(Generic[V]):
-    """The rung served the item, `confidence` in [0, 1]."""
+    """The rung served the item, with a `confidence` in [0, 1].
+
+    Example:
+        >>> Served("cat", confidence=0.9).value
+        'cat'
+    """
 
     value: V
     confidence: float = 1.0
@@ -23,9 +51,16 @@ class Served(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The rung did not serve the item, which goes to the next rung.
+    """The rung did not serve the item; the item goes to the next rung.
 
-    `is_item_error`: the failure is the item's own and says nothing of the rung; a breaker does not count it.
+    Args:
+        error: The reason.
+        is_item_error: The item caused the failure, not the rung, so the rung's breaker does not count it.
+
+    Example:
+        >>> from repli.tasks.fallback import ItemError
+        >>> Failed.because(ItemError("the page has no text")).error.line
+        'ItemError: the page has no text'
     """
 
     error: StepError
@@ -33,6 +68,7 @@ class Failed:
 
     @classmethod
     def because(cls, error: RungError) -> Failed:
+        """Return the failure that `error` describes. An `ItemError` is the item's."""
         return cls(StepError.of(error), is_item_error=isinstance(error, ItemError))
 
 
@@ -40,8 +76,10 @@ Outcome = Served[V] | Failed
 
 
 def each(inputs: Iterable[I], serve: Callable[[I], Served[V]]) -> list[Outcome[V]]:
-    """One outcome an input, for a rung that works item by item: an `ItemError` that `serve` raises is that item's
-    own failure. Whatever else it raises concerns the rung, and is raised."""
+    """Return one outcome per input, for a rung that works item by item.
+
+    An `ItemError` that `serve` raises fails its item alone. Any other exception is raised: it concerns the rung.
+    """
     outcomes: list[Outcome[V]] = []
     for value in inputs:
         try:

@@ -1,7 +1,6 @@
-"""What a run makes of the chains that the code declares: which rungs, in which order, at which penalties; and which of
-them a drill has to cover.
+"""Policy of a run: the rungs to call, their order and penalties, breaker settings, and the rungs a drill must cover.
 
-A policy selects and weighs; it cannot add a rung, nor decide that a stage may be given up: that is code.
+A policy selects rungs and sets penalties. It cannot add a rung, nor make a stage optional: only the code can.
 """
 
 from __future__ import annotations
@@ -15,15 +14,20 @@ from typing import Any
 from repli.tasks.fallback import SKIP, AnyChain, AnyRung, Breaker, Chain, Skip, UsageError, check_rung_exists
 
 Choice = tuple[tuple[str, str], ...]
-"""The rungs of a stage, best first, each with its penalty, written as `"0.9"`. An optional stage ends with `skip`."""
+"""The rungs of a stage, best first, each with its penalty, such as `"0.9"`. An optional stage ends with `skip`."""
 
 ALL = "all"
-"""In place of the names of rungs: every rung."""
+"""Stands for every rung in `Policy.expect`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
-    """Settings of one breaker, as in `repli.tasks.fallback.Breaker`. None leaves what the code declares."""
+    """Overrides of one breaker's settings; see `repli.tasks.fallback.Breaker`. None keeps the declared setting.
+
+    Example:
+        >>> BreakerPolicy(failures=3).applied_to(Breaker(scope="host")).failures
+        3
+    """
 
     failures: int | None = None
     within_s: float | None = None
@@ -31,25 +35,29 @@ class BreakerPolicy:
     open_for_at_most_s: float | None = None
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in self._set().items())
+        return ", ".join(f"{name} {value:g}" for name, value in self._overrides().items())
 
     def applied_to(self, breaker: Breaker) -> Breaker:
-        """The breaker with these settings. Raises ValueError where they cannot work."""
-        return replace(breaker, **self._set())
+        """Return the breaker with these settings. Raises ValueError if one is out of range."""
+        return replace(breaker, **self._overrides())
 
-    def _set(self) -> dict[str, Any]:
+    def _overrides(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The chains and breakers of a run, where they differ from those that the code declares.
+    """Overrides of the declared chains and breakers of a run.
 
     Args:
-        chains: by stage. A rung that is not named is not called.
-        breakers: by rung, as `stage.rung`.
-        expect: rungs, as `stage.rung`, that fail the drill where they are not covered; `all` is every rung. A rung that
-            its chain leaves out is not drilled.
+        chains: The chosen rungs, by stage. Other rungs of these stages are not called.
+        breakers: Breaker settings by rung, as `stage.rung`.
+        expect: Rungs, as `stage.rung`, that a drill must cover in order to pass; `all` is every rung. A rung that is
+            not in its chain is not drilled.
+
+    Example:
+        >>> print(Policy(chains={"classify_image": (("cpu", "1"), ("skip", "0.7"))}))
+        classify_image: cpu 1 · skip 0.7
     """
 
     chains: Mapping[str, Choice] = field(default_factory=dict, hash=False)
@@ -57,7 +65,7 @@ class Policy:
     expect: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """On one line; empty where nothing differs."""
+        """Return the policy on one line, empty if it overrides nothing."""
         chains = [
             f"{stage}: " + " · ".join(f"{rung} {penalty}" for rung, penalty in choice)
             for stage, choice in self.chains.items()
@@ -66,15 +74,15 @@ class Policy:
         return "; ".join([*chains, *breakers, *([f"drill expects {', '.join(self.expect)}"] if self.expect else [])])
 
     def expects(self, rung: str) -> bool:
-        """Return whether the drill fails where the rung `stage.rung` is not covered."""
+        """Return whether a drill fails if it does not cover the rung `stage.rung`."""
         return ALL in self.expect or rung in self.expect
 
     def applied_to(self, declared: Sequence[AnyChain]) -> tuple[AnyChain, ...]:
-        """The declared chains under this policy, in their order.
+        """Return the declared chains under this policy, in their order.
 
         Raises:
-            UsageError: the policy names what there is not, or leaves a chain that cannot work. The message names the
-                stage and the rung, and says what to do.
+            UsageError: The policy names an unknown stage, rung or breaker, or results in a chain that cannot work. The
+                message names the stage and the rung, and says what to do.
         """
         stages = [chain.stage for chain in declared]
         if unknown := [stage for stage in self.chains if stage not in stages]:
@@ -96,7 +104,7 @@ class Policy:
             *([chain.skip] if chain.skip else []),
             check=chain.check,
         )
-        return _chosen(chain, self.chains[chain.stage]) if chain.stage in self.chains else chain
+        return _select(chain, self.chains[chain.stage]) if chain.stage in self.chains else chain
 
     def _with_breaker(self, stage: str, rung: AnyRung) -> AnyRung:
         name = f"{stage}.{rung.name}"
@@ -116,54 +124,60 @@ def rung_names(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
-def _chosen(chain: AnyChain, choice: Choice) -> AnyChain:
-    """The chain of the chosen rungs at their penalties."""
+def _select(chain: AnyChain, choice: Choice) -> AnyChain:
+    """Return the chain of the chosen rungs at their penalties."""
     names = [name for name, _ in choice]
     _check_names(chain, names)
     declared = {rung.name: rung for rung in chain.rungs}
-    weighed: list[AnyRung | Skip] = []
+    selected: list[AnyRung | Skip] = []
     for name, penalty in choice:
         try:
-            weighed.append(Skip(penalty=penalty) if name == SKIP else replace(declared[name], penalty=penalty))
+            selected.append(Skip(penalty=penalty) if name == SKIP else replace(declared[name], penalty=penalty))
         except ValueError as error:
             raise UsageError(f"policy: {chain.stage}: {error}; correct it") from None
-    if weighed[0].factor != 1:
+    if selected[0].factor != 1:
         raise UsageError(
-            f"policy: {chain.stage}: {names[0]} comes first, so its penalty must be 1, not {weighed[0].penalty}"
+            f"policy: {chain.stage}: {names[0]} comes first, so its penalty must be 1, not {selected[0].penalty}"
         )
-    for (name, rung), (next_name, next_rung) in pairwise(zip(names, weighed, strict=True)):
+    for (name, rung), (next_name, next_rung) in pairwise(zip(names, selected, strict=True)):
         if next_rung.factor > rung.factor:
             raise UsageError(
                 f"policy: {chain.stage}: {next_name} ({next_rung.penalty}) comes after {name} ({rung.penalty}) and is "
                 f"worth more; penalties go from the best down, so raise {name} or lower {next_name}"
             )
-    return Chain(chain.stage, *weighed, check=chain.check)
+    return Chain(chain.stage, *selected, check=chain.check)
 
 
 def _check_names(chain: AnyChain, names: Sequence[str]) -> None:
     stage = chain.stage
     for name in names:
         if name == SKIP and chain.is_required:
-            raise UsageError(f"policy: {stage} is required, which only the code can change; leave skip away")
+            raise UsageError(
+                f"policy: {stage} is required, which only the code can change; remove skip from the policy"
+            )
         check_rung_exists(stage, name, [chain], "policy")
         if names.count(name) > 1:
             raise UsageError(f"policy: {stage} names {name} twice; name it once")
     if not set(names) - {SKIP}:
         called = ", ".join(rung.name for rung in chain.rungs)
-        raise UsageError(f"policy: {stage} is left without a rung that is called; name one of {called}")
+        raise UsageError(f"policy: {stage} has no rung to call; name one of {called}")
     if not chain.is_required and names[-1] != SKIP:
-        raise UsageError(f"policy: {stage} may be given up, so skip must be its last rung; add it, with its penalty")
+        raise UsageError(f"policy: {stage} is optional, so skip must be its last rung; add it, with its penalty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When items are done again.
+    """When items are retried.
 
     Args:
-        below: stored items of a quality below it are queued, where something about them can be done again.
-        tries: so many tries without a gain, and an item is parked.
-        delay_s: seconds until the next try after the first one; they double with each.
-        lease_s: a claim that nobody renews runs out after so many seconds.
+        below: Quality below which stored items are queued, if a stage of theirs is retryable.
+        tries: Retries without an improvement after which an item is parked.
+        delay_s: Seconds between the first and the second retry. The delay doubles with each retry.
+        lease_s: Seconds after which a claim that is not renewed expires.
+
+    Example:
+        >>> RetryPolicy(delay_s=60).delay(tries=3).total_seconds()
+        240.0
     """
 
     below: float = 0.8
@@ -172,5 +186,5 @@ class RetryPolicy:
     lease_s: float = 120.0
 
     def delay(self, tries: int) -> timedelta:
-        """How long an item waits that was tried so often without a gain."""
+        """Return the delay until the next retry of an item after `tries` retries without an improvement."""
         return timedelta(seconds=self.delay_s * 2 ** max(0, tries - 1))

@@ -11,10 +11,10 @@ from repli.tasks.fallback.status import Status
 
 
 def quality(results: Iterable[StepResult]) -> Decimal | None:
-    """The product of the penalties of an item's `results`, 1 for none.
+    """Return the product of the penalties of an item's `results`, 1 if there are none.
 
-    Decimal, so that 1.0 × 0.9 × 0.8 is 0.72 and not 0.7200000000000001. A stage that is still pending takes no
-    part. None where a stage failed: a failed item has no quality.
+    Decimal, so that 1.0 × 0.9 × 0.8 is 0.72 and not 0.7200000000000001. Pending stages are left out. None if a
+    stage failed: a failed item has no quality.
     """
     results = list(results)
     if any(result.status is Status.FAILED for result in results):
@@ -23,7 +23,10 @@ def quality(results: Iterable[StepResult]) -> Decimal | None:
 
 
 def mean_quality(histogram: Mapping[float, int]) -> float | None:
-    """The mean over a `histogram` of quality → items; None where it is empty. Exact where all items are alike."""
+    """Return the mean of a `histogram` of quality → number of items, None if it is empty.
+
+    Computed in Decimal, so that the mean of equal qualities is exactly that quality.
+    """
     items = sum(histogram.values())
     if not items:
         return None

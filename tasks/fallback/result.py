@@ -1,4 +1,4 @@
-"""What a stage left for one item, and the trail of how it came to it."""
+"""The result of one stage for one item, and the trail of rungs that led to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from repli.tasks.fallback.errors import InvalidItem
 from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
-"""The last rung of a stage that may be given up."""
+"""Name of the last rung of a stage that is not required."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepError:
-    """Why a rung did not serve an item.
+    """The reason a rung did not serve an item: a raised error as a value.
 
-    `retryable` is false only where the item itself is wrong, so that no later try can help.
+    `retryable` is false only if the item is invalid, so that no retry can help.
+
+    Example:
+        >>> StepError.of(MemoryError()).line
+        'MemoryError: MemoryError'
     """
 
     type: str
@@ -29,21 +33,25 @@ class StepError:
 
     @classmethod
     def of(cls, error: BaseException) -> StepError:
-        """The value of a raised `error`; an empty message is replaced by the type's name."""
+        """Return `error` as a value.
+
+        The message is put on one line and cut at 2,000 characters; an empty one is replaced by the type's name.
+        """
         message = " ".join(str(error).split()) or type(error).__name__
         return cls(type=type(error).__name__, message=message[:2000], retryable=not isinstance(error, InvalidItem))
 
     @property
     def line(self) -> str:
-        """The error on one line."""
+        """Return the error on one line: type and message."""
         return f"{self.type}: {self.message}"
 
     def as_json(self) -> dict[str, str]:
+        """Return the error in its JSON form."""
         return {"type": self.type, "message": self.message}
 
 
 class AttemptOutcome(StrEnum):
-    """What became of one rung, for one item."""
+    """Outcome of one rung for one item."""
 
     SERVED = "served"
     FAILED = "failed"
@@ -55,9 +63,15 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One rung considered for one item. `seconds` is the item's share of the calls that carried it.
+    """One rung that was considered for one item.
 
-    `is_item_error`: the failure is the item's own and says nothing of the rung. Only the process that called it knows.
+    Args:
+        seconds: The item's share of the time of the calls that carried it.
+        is_item_error: The item caused the failure, not the rung. Not stored: only the process that made the call knows.
+
+    Example:
+        >>> Attempt(rung="skip", outcome=AttemptOutcome.SERVED).as_json()
+        {'rung': 'skip', 'outcome': 'served', 'error': None, 'seconds': 0.0}
     """
 
     rung: str
@@ -67,17 +81,26 @@ class Attempt:
     is_item_error: bool = field(default=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the attempt in its JSON form, `seconds` rounded to microseconds."""
         error = self.error.as_json() if self.error else None
         return {"rung": self.rung, "outcome": self.outcome.value, "error": error, "seconds": round(self.seconds, 6)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What one stage left for one item.
+    """Result of one stage for one item.
 
-    `penalty` is the exact factor that the serving rung puts on the item's quality; it is None where the stage
-    left none (`pending`, `failed`). `value` is what the stage's rungs answer; None unless a rung served. `made_from`
-    is a hash of the input that it answers to, where there is one.
+    Args:
+        value: The serving rung's value; None unless a rung served.
+        confidence: The serving rung's confidence, in [0, 1].
+        penalty: The exact factor, in (0, 1], that the serving rung puts on the item's quality. None for `pending` and
+            `failed`.
+        attempts: The trail: one attempt per rung considered, in order.
+        input_hash: Hash of the input that the value was computed from, if there is one.
+
+    Example:
+        >>> StepResult.pending("42", "fetch").status.value
+        'pending'
     """
 
     item_id: str
@@ -92,45 +115,46 @@ class StepResult:
     attempts: tuple[Attempt, ...] = ()
     run_id: str | None = None
     finished_at: datetime | None = None
-    made_from: str | None = None
+    input_hash: str | None = None
 
     @classmethod
     def pending(cls, item_id: str, stage: str) -> StepResult:
-        """The result of a stage that has not run."""
+        """Return the result of a stage that has not run."""
         return cls(item_id=item_id, stage=stage, status=Status.PENDING)
 
     def become(self, new: StepResult) -> StepResult:
-        """`new`, where the table of moves has the step from here to there.
+        """Return `new` if the table of moves allows it after this result.
 
         Raises:
-            IllegalMove: it has not. Nothing changes.
+            IllegalMove: The table has no such move. Nothing changes.
         """
         check_move(self.status, new.status)
         return new
 
     @property
     def was_called(self) -> bool:
-        """Whether a rung tried to serve the item, with success or without."""
+        """Return whether any rung was called for the item, `skip` not counted."""
         called = AttemptOutcome.FAILED, AttemptOutcome.SERVED
         return any(attempt.outcome in called and attempt.rung != SKIP for attempt in self.attempts)
 
     @property
     def is_failed_by_rung(self) -> bool:
-        """Whether rungs did not serve the item and none of them for a reason of its own: they are broken, or gone."""
-        gone = AttemptOutcome.FAILED, AttemptOutcome.REFUSED, AttemptOutcome.UNAVAILABLE
-        unserved = [attempt for attempt in self.attempts if attempt.outcome in gone]
-        return bool(unserved) and not any(attempt.is_item_error for attempt in unserved)
+        """Return whether rungs failed, refused or were unavailable, and none because of the item."""
+        not_served = AttemptOutcome.FAILED, AttemptOutcome.REFUSED, AttemptOutcome.UNAVAILABLE
+        missed = [attempt for attempt in self.attempts if attempt.outcome in not_served]
+        return bool(missed) and not any(attempt.is_item_error for attempt in missed)
 
     @property
     def rank(self) -> float:
-        """How good the result is: a stored result is only ever replaced by one of the same standing or a higher one.
+        """Return how good the result is: a stored result is replaced only by one of the same or a higher rank.
 
-        Statuses come first (failed 0, skipped 1, degraded 2, the rest 3), penalties decide between equals.
+        The status counts first (pending -1, failed 0, skipped 1, degraded 2, others 3); the penalty, in (0, 1], decides
+        between equals.
         """
-        return _STANDINGS[self.status] + float(self.penalty or 0)
+        return _RANKS[self.status] + float(self.penalty or 0)
 
     def as_json(self) -> dict[str, Any]:
-        """The outside form: section 3 of the design, in its order."""
+        """Return the result in its JSON form, as commands and exports show it."""
         return {
             "item_id": self.item_id,
             "stage": self.stage,
@@ -147,7 +171,7 @@ class StepResult:
         }
 
 
-_STANDINGS: Mapping[Status, int] = {
+_RANKS: Mapping[Status, int] = {
     Status.PENDING: -1,
     Status.FAILED: 0,
     Status.SKIPPED: 1,

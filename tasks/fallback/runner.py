@@ -1,4 +1,4 @@
-"""A chain over a batch: rung after rung, each over the items that still have no result."""
+"""One chain over one batch: rung after rung, each over the items that still have no result."""
 
 from __future__ import annotations
 
@@ -7,218 +7,249 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from numbers import Real
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, Chain, Rung
 from repli.tasks.fallback.errors import BadAnswer, Incompatible, RungError
 from repli.tasks.fallback.faults import Fault, inject
-from repli.tasks.fallback.gate import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
-from repli.tasks.fallback.outcome import Failed, Outcome, Served
+from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
 from repli.tasks.fallback.splitting import RungResult, WorkingSizes, call_rung
 from repli.tasks.fallback.status import Status
-from repli.tasks.fallback.work import ChainInput
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
 C = TypeVar("C")
-R = TypeVar("R")
 
 
-class CallWithin(Protocol):
-    """Calls `function` and gives its answer, or raises `TimedOut` after `limit_s` seconds."""
-
-    def __call__(self, function: Callable[[], R], limit_s: float, name: str) -> R: ...
-
-
-class AroundFallback(Protocol):
-    """Runs `work`, which is one fallback over `items` items, and gives its answer; the place to show it to people."""
-
-    def __call__(self, stage: str, rung: str, items: int, work: Callable[[], RungResult[V]]) -> RungResult[V]: ...
-
-
-def no_instrumentation(stage: str, rung: str, items: int, work: Callable[[], RungResult[V]]) -> RungResult[V]:
-    """The `AroundFallback` that shows nothing."""
-    return work()
+def no_instrumentation(stage: str, rung: str, items: int, run: Callable[[], RungResult[Any]]) -> RungResult[Any]:
+    """Run a fallback, and show it nowhere."""
+    return run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What the engine does not have of its own: clocks, threads, the memory of this process, and the breakers."""
+    """The services of a process that the engine uses: clocks, time limits, memory and breakers.
+
+    Args:
+        now: Returns the time, with a time zone.
+        timer: Returns seconds that only grow.
+        call_within: ``call_within(function, limit_s, name)`` returns what `function` returns, or raises `TimedOut`
+            after `limit_s` seconds. `name` is the rung, for the message.
+        free_memory: Frees the memory that this process does not use; called before a smaller call.
+        sizes: The working sizes of this process.
+        around_fallback: ``around_fallback(stage, rung, items, run)`` returns what `run`, one fallback over `items`
+            items, returns. The place to show the fallback, as a sub-task for example.
+        breaker_of: Returns the breaker client of a rung, by its name `stage.rung` and its settings.
+
+    Example:
+        >>> import time
+        >>> from datetime import UTC, datetime
+        >>> runtime = Runtime(
+        ...     now=lambda: datetime.now(UTC),
+        ...     timer=time.monotonic,
+        ...     call_within=lambda function, limit_s, name: function(),
+        ...     free_memory=lambda: None,
+        ... )
+        >>> runtime.call_within(lambda: "cat", 5, "classify_image.gpu")
+        'cat'
+    """
 
     now: Callable[[], datetime]
     timer: Callable[[], float]
-    call_within: CallWithin
+    call_within: Callable[[Callable[[], Any], float, str], Any]
     free_memory: Callable[[], None]
     sizes: WorkingSizes = field(default_factory=WorkingSizes)
-    around_fallback: AroundFallback = no_instrumentation
+    around_fallback: Callable[[str, str, int, Callable[[], RungResult[Any]]], RungResult[Any]] = no_instrumentation
     breaker_of: BreakerOf = without_breakers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directives:
-    """What a person asked of this run: rungs to force, stage by stage, and faults to inject."""
+    """The operator's options of a run.
+
+    Args:
+        forced: The rung to force, by stage. Better rungs are not called, and its breaker is not asked.
+        faults: Faults to inject.
+
+    Example:
+        >>> Directives(forced={"classify_image": "cpu"}).forced["classify_image"]
+        'cpu'
+    """
 
     forced: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
 
 class Forced(RungError):
-    """A rung was passed over because another was forced."""
+    """The rung was not called because a later one was forced."""
 
 
 def run_chain(
     chain: Chain[I, V, C],
-    works: Sequence[ChainInput[I]],
+    inputs: Sequence[ChainInput[I]],
     context: C,
     *,
     run_id: str,
     runtime: Runtime,
     directives: Directives = Directives(),
 ) -> list[StepResult]:
-    """One result for each of the `works`, in their order. `context` is handed to each rung.
+    """Return one result per input, in their order.
 
-    Each is terminal, save where a work asks for something better than it has and no rung served it: that one is
-    `pending`, with the trail of what was tried.
+    Each result is terminal, with one exception: if an input has `improve_on` and no better rung served, its result is
+    `pending`, with the trail of the attempts.
 
-    No rung is called for an item that has its result, and no result depends on an item's batch, save where more
-    items break a whole call than isolation has a budget for: then they take neighbours to the next rung. So does an
-    item that hangs, unless its rung is declared `one_by_one`.
+    No rung is called for an item that has its result. No result depends on an item's batch, with two exceptions: if
+    more items break a whole call than isolation has a budget for, or one item hangs a rung that is not `one_by_one`,
+    other items of the call go to the next rung too.
+
+    Args:
+        context: Passed to each rung.
+        run_id: Recorded in each result.
+
+    Raises:
+        ValueError: Two inputs have the same item id, or the forced rung is not in the chain.
     """
-    progress = _Progress(chain, works)
+    progress = _Progress(chain, inputs)
     forced = directives.forced.get(chain.stage)
-    incompatibility_counts = chain.rung_names.index(forced) if forced else 0
+    first_position = chain.rung_names.index(forced) if forced else 0
     for position, rung in enumerate(chain.rungs):
-        if position < incompatibility_counts:
-            why = f"{chain.stage}.{rung.name} was passed over: {forced} was forced"
-            progress.pass_over(rung.name, progress.candidates(position), AttemptOutcome.FORCED_PAST, Forced(why))
+        if position < first_position:
+            error = Forced(f"{chain.stage}.{rung.name} was not called: {forced} was forced")
+            progress.record_uncalled(rung.name, progress.candidates(position), AttemptOutcome.FORCED_PAST, error)
             continue
-        works_here = progress.to_call(position)
-        if not works_here:
+        to_call = progress.to_call(position)
+        if not to_call:
             continue
         faults = [fault for fault in directives.faults if (fault.stage, fault.rung) == (chain.stage, rung.name)]
-        if rung.breaker is None or rung.name == forced:  # a person's word goes before the breaker's
-            gate: BreakerClient = NoBreaker()
+        if rung.breaker is None or rung.name == forced:  # the operator's choice outranks the breaker's
+            breaker: BreakerClient = NoBreaker()
         else:
-            gate = runtime.breaker_of(f"{chain.stage}.{rung.name}", rung.breaker)
-        work = partial(_run_rung, chain, rung, works_here, context, faults, runtime, gate)
-        if position == 0:
-            progress.record(rung.name, works_here, work())
-        else:
-            progress.record(
-                rung.name, works_here, runtime.around_fallback(chain.stage, rung.name, len(works_here), work)
-            )
+            breaker = runtime.breaker_of(f"{chain.stage}.{rung.name}", rung.breaker)
+        run = partial(_run_rung, chain, rung, to_call, context, faults, runtime, breaker)
+        is_fallback = position > 0
+        result = runtime.around_fallback(chain.stage, rung.name, len(to_call), run) if is_fallback else run()
+        progress.record(rung.name, to_call, result)
     if chain.skip:
-        progress.give_up()
-    finish = partial(_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
-    return [finish(work, progress.trails[work.item_id], progress.served.get(work.item_id)) for work in works]
+        progress.record_skip()
+    finish = partial(_step_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
+    return [finish(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in inputs]
 
 
 class _Progress:
-    """Who was served what, and everybody's trail."""
+    """The served items of a batch, and every item's trail."""
 
-    def __init__(self, chain: AnyChain, works: Sequence[ChainInput[Any]]) -> None:
-        self._works = works
+    def __init__(self, chain: AnyChain, inputs: Sequence[ChainInput[Any]]) -> None:
+        self._inputs = inputs
         self._names = chain.rung_names
         self.served: dict[str, Served[Any]] = {}
-        self.trails: dict[str, tuple[Attempt, ...]] = {work.item_id: () for work in works}
-        if len(self.trails) != len(works):
-            raise ValueError("an item stands twice in one batch")
+        self.trails: dict[str, tuple[Attempt, ...]] = {item.item_id: () for item in inputs}
+        if len(self.trails) != len(inputs):
+            ids = [item.item_id for item in inputs]
+            twice = next(item_id for item_id in ids if ids.count(item_id) > 1)
+            raise ValueError(f"item {twice} is in the batch twice; pass each item once")
 
     def candidates(self, position: int) -> list[ChainInput[Any]]:
-        """Those without a result for whom the rung at `position` would be a gain."""
-        return [work for work in self._works if work.item_id not in self.served and position < self._end(work)]
+        """Return the items without a result whose result the rung at `position` would improve."""
+        return [
+            item for item in self._inputs if item.item_id not in self.served and position < self._stop_position(item)
+        ]
 
     def to_call(self, position: int) -> list[ChainInput[Any]]:
-        """Those whom the rung at `position` is to serve. Whom a rule bars from it passes it over."""
+        """Return the items to call this rung for. Items that a rule forbids get an `incompatible` attempt instead."""
         rung = self._names[position]
         candidates = self.candidates(position)
-        for work in candidates:
-            if rung in work.forbidden:
-                self.pass_over(rung, [work], AttemptOutcome.INCOMPATIBLE, Incompatible(work.forbidden[rung]))
-        return [work for work in candidates if rung not in work.forbidden]
+        for item in candidates:
+            if rung in item.forbidden:
+                error = Incompatible(item.forbidden[rung])
+                self.record_uncalled(rung, [item], AttemptOutcome.INCOMPATIBLE, error)
+        return [item for item in candidates if rung not in item.forbidden]
 
-    def pass_over(self, rung: str, works: Iterable[ChainInput[Any]], outcome: AttemptOutcome, error: RungError) -> None:
+    def record_uncalled(
+        self, rung: str, inputs: Iterable[ChainInput[Any]], outcome: AttemptOutcome, error: RungError
+    ) -> None:
         attempt = Attempt(rung=rung, outcome=outcome, error=StepError.of(error))
-        for work in works:
-            self.trails[work.item_id] += (attempt,)
+        for item in inputs:
+            self.trails[item.item_id] += (attempt,)
 
-    def give_up(self) -> None:
-        for work in self.candidates(len(self._names) - 1):
-            self.trails[work.item_id] += (Attempt(rung=SKIP, outcome=AttemptOutcome.SERVED),)
+    def record_skip(self) -> None:
+        for item in self.candidates(len(self._names) - 1):
+            self.trails[item.item_id] += (Attempt(rung=SKIP, outcome=AttemptOutcome.SERVED),)
 
-    def record(self, rung: str, works: Iterable[ChainInput[Any]], replies: RungResult[Any]) -> None:
-        for work in works:
-            outcome = replies.outcomes[work.item_id]
-            seconds = replies.seconds[work.item_id]
+    def record(self, rung: str, inputs: Iterable[ChainInput[Any]], result: RungResult[Any]) -> None:
+        for item in inputs:
+            outcome = result.outcomes[item.item_id]
+            seconds = result.seconds[item.item_id]
             if isinstance(outcome, Served):
-                self.served[work.item_id] = outcome
+                self.served[item.item_id] = outcome
                 attempt = Attempt(rung=rung, outcome=AttemptOutcome.SERVED, seconds=seconds)
             else:
                 attempt = Attempt(
                     rung=rung,
-                    outcome=_kind(work.item_id, replies),
+                    outcome=_failed_outcome(item.item_id, result),
                     error=outcome.error,
                     seconds=seconds,
                     is_item_error=outcome.is_item_error,
                 )
-            self.trails[work.item_id] += (attempt,)
+            self.trails[item.item_id] += (attempt,)
 
-    def _end(self, work: ChainInput[Any]) -> int:
-        """The position from which on the item has no use for rungs."""
-        return self._names.index(work.improve_on) if work.improve_on in self._names else len(self._names)
+    def _stop_position(self, item: ChainInput[Any]) -> int:
+        """Return the position of the first rung that cannot improve the item's stored result."""
+        return self._names.index(item.improve_on) if item.improve_on in self._names else len(self._names)
 
 
-def _kind(item_id: str, replies: RungResult[Any]) -> AttemptOutcome:
-    if item_id in replies.refused:
+def _failed_outcome(item_id: str, result: RungResult[Any]) -> AttemptOutcome:
+    if item_id in result.refused:
         return AttemptOutcome.REFUSED
-    return AttemptOutcome.UNAVAILABLE if item_id in replies.unavailable else AttemptOutcome.FAILED
+    return AttemptOutcome.UNAVAILABLE if item_id in result.unavailable else AttemptOutcome.FAILED
 
 
 def _run_rung(
     chain: Chain[I, V, C],
     rung: Rung[I, V, C],
-    works: Sequence[ChainInput[I]],
+    inputs: Sequence[ChainInput[I]],
     context: C,
     faults: Iterable[Fault],
     runtime: Runtime,
-    gate: BreakerClient,
+    breaker: BreakerClient,
 ) -> RungResult[V]:
     name = f"{chain.stage}.{rung.name}"
 
-    def call(works: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
-        outcomes = rung.run([work.input for work in works], context)
-        if len(outcomes) != len(works):
-            raise BadAnswer(f"{name} gave {len(outcomes)} answers for {len(works)} items")
+    def call(inputs: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
+        outcomes = rung.run([item.input for item in inputs], context)
+        if len(outcomes) != len(inputs):
+            raise BadAnswer(f"{name} returned {len(outcomes)} outcomes for {len(inputs)} items")
         return outcomes
 
     faulty = inject(faults, call)
 
-    def call_in_time(works: Sequence[ChainInput[I]], permit: Permit) -> Sequence[Outcome[V]]:
+    def call_in_time(inputs: Sequence[ChainInput[I]], permit: Permit) -> Sequence[Outcome[V]]:
         limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
-        return runtime.call_within(partial(faulty, works), limit_s, name)
+        outcomes: Sequence[Outcome[V]] = runtime.call_within(partial(faulty, inputs), limit_s, name)
+        return outcomes
 
     return call_rung(
         name,
-        works,
+        inputs,
         call_in_time,
         one_by_one=rung.one_by_one,
         sizes=runtime.sizes,
         free_memory=runtime.free_memory,
         timer=runtime.timer,
-        gate=gate,
+        breaker=breaker,
         accept=partial(_checked, chain, name),
     )
 
 
 def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V]:
-    """The outcome, or a failure where it is an answer that the chain does not accept."""
+    """Return the outcome, or a failure if the chain does not accept it."""
     if isinstance(outcome, Failed):
         return outcome
     if not isinstance(outcome, Served):
-        return Failed.because(BadAnswer(f"{name} answered a {type(outcome).__name__}, not an outcome"))
+        return Failed.because(BadAnswer(f"{name} returned a {type(outcome).__name__}, not a Served or a Failed"))
     if not (isinstance(outcome.confidence, Real) and 0 <= outcome.confidence <= 1):
-        return Failed.because(BadAnswer(f"{name} answered with confidence {outcome.confidence}, not in [0, 1]"))
+        return Failed.because(BadAnswer(f"{name} returned a confidence of {outcome.confidence}, not in [0, 1]"))
     try:
         chain.check(outcome.value)
     except ValueError as error:
@@ -226,9 +257,9 @@ def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V
     return outcome
 
 
-def _result(
+def _step_result(
     chain: Chain[I, V, C],
-    work: ChainInput[I],
+    item: ChainInput[I],
     attempts: tuple[Attempt, ...],
     served: Served[V] | None,
     *,
@@ -236,9 +267,9 @@ def _result(
     finished_at: datetime,
     is_policy: bool,
 ) -> StepResult:
-    """What the trail comes to: the table of section 3 of the design, for the statuses that a chain gives."""
+    """Build the result from the attempts. `is_policy`: `skip` was forced, so a retry cannot give a better result."""
     result = partial(
-        StepResult, item_id=work.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
+        StepResult, item_id=item.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
     )
     errors = [attempt.error for attempt in attempts if attempt.error]
     if served:
@@ -253,8 +284,8 @@ def _result(
             error=None if is_primary else errors[0],
             retryable=not is_primary,
         )
-    if work.improve_on and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
-        return result(status=Status.PENDING)  # nothing better: what is kept stands
+    if item.improve_on and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
+        return result(status=Status.PENDING)  # no better rung served: the stored result is kept
     if chain.skip:
         return result(
             status=Status.SKIPPED,
@@ -273,6 +304,9 @@ def _result(
 
 
 def _reason(attempts: Sequence[Attempt]) -> StepError | None:
-    """Why nothing served: the best rung that tried. That a device is not here says nothing of the item."""
-    tried = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
-    return next(iter(tried or [attempt.error for attempt in attempts if attempt.error]), None)
+    """Return the error of the best rung that was called, else the first error.
+
+    A missing device or an open breaker says nothing about the item, so the error of a call comes first.
+    """
+    called = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
+    return next(iter(called or [attempt.error for attempt in attempts if attempt.error]), None)

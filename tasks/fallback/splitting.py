@@ -1,19 +1,19 @@
-"""One rung over one batch: halve what does not fit, isolate what breaks, and answer for every item.
+"""One rung over one batch: split on out of memory, isolate failing items, and return an outcome for every item.
 
 ==========================  ======================================================================
 the call                    what follows
 ==========================  ======================================================================
-answers per item            each item has its own outcome
+returns outcomes            each item has its own outcome
 `OutOfMemory`               free memory, halve, try both halves, down to one item
-`Unavailable`               nobody is served by this rung; no further call
-`TimedOut`                  the call's items are not served; no split, which would only wait again
+`Unavailable`               this rung serves none of the remaining items; no further call
+`TimedOut`                  the call's items are not served; no split, which would only time out again
 any other exception         bisection within a budget, so that a broken rung costs a few calls
 ==========================  ======================================================================
 
-Before each call the rung's breaker is asked: once it refuses, the items that still wait are not served. A probe carries
-one item, any of those that come next: were it always the first, a bad one could fail every probe.
+Each call needs a permit of the rung's breaker: once the breaker refuses, the waiting items are not served. A probe
+carries one item, drawn from those that come next: if it were always the first, one bad item could fail every probe.
 
-After Spark RAPIDS' split-and-retry, whose contract holds here too: a call must be idempotent.
+Source: the split-and-retry of Spark RAPIDS, whose contract holds here too: a call must be idempotent.
 """
 
 from __future__ import annotations
@@ -28,41 +28,49 @@ from zlib import crc32
 
 from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
+from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
 from repli.tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
-from repli.tasks.fallback.gate import BreakerClient, NoBreaker, Permit
-from repli.tasks.fallback.outcome import Failed, Outcome
+from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome
 from repli.tasks.fallback.result import StepError
-from repli.tasks.fallback.work import ChainInput
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
 
 GROW_AFTER = 4
-"""Served calls at the working size before it doubles."""
+"""Served calls at the working size after which it doubles."""
 GIVE_UP_AFTER = 9
-"""Failed calls, with none answered, after which a rung is taken to be broken. Four poison items, one in each quarter,
-fail the batch, both halves, the quarters and one eighth before a call can be answered: 1 + 2 + 4 + 1."""
+"""Failed calls, with none that returned, after which a rung counts as broken. Four poison items, one in each quarter,
+fail the batch, both halves, the quarters and one eighth before a call can return: 1 + 2 + 4 + 1."""
 FAILURES_PER_HALVING = 4
-"""Failed calls that isolation may cost, once a call was answered, per halving from the batch to one item: a poison
-item costs one a halving, so four of them are found wherever they sit."""
+"""Failed calls that isolation may cost, once a call has returned, per halving from the batch to one item. A poison item
+costs one per halving, so four of them are found wherever they are in the batch."""
 
 
 class WorkingSizes:
-    """How many items a call of each rung may carry in this process, learnt from running out of memory."""
+    """The number of items that a call of each rung may carry in this process, learnt from running out of memory.
+
+    Example:
+        >>> sizes = WorkingSizes()
+        >>> sizes.record_out_of_memory("classify_image.gpu", items=64)
+        >>> sizes.limit("classify_image.gpu", items=64)
+        32
+    """
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
         self._served: dict[str, int] = {}
 
     def limit(self, rung: str, items: int) -> int:
-        """`items`, or as many of them as fitted last."""
+        """Return how many of `items` items a call of the rung may carry."""
         return min(items, self._sizes.get(rung, items))
 
-    def did_not_fit(self, rung: str, items: int) -> None:
-        self._served[rung] = 0  # first: another thread that sees the size counts on it
+    def record_out_of_memory(self, rung: str, items: int) -> None:
+        """Halve the rung's working size after a call with `items` items ran out of memory."""
+        self._served[rung] = 0  # first: a thread that sees the size reads this count
         self._sizes[rung] = max(1, items // 2)
 
-    def fitted(self, rung: str, items: int) -> None:
+    def record_fit(self, rung: str, items: int) -> None:
+        """Count a served call with `items` items. After `GROW_AFTER` calls at the working size, the size doubles."""
         if items < self._sizes.get(rung, items + 1):
             return
         self._served[rung] += 1
@@ -73,24 +81,33 @@ class WorkingSizes:
 
 @dataclass(slots=True)
 class _Isolation:
-    """The budget of one batch for finding the items that break a rung."""
+    """The budget of failed calls for finding the items of one batch that break a rung."""
 
     items: int
     failures: int = 0
-    has_answered: bool = False
+    has_returned: bool = False
 
-    def may_go_on(self) -> bool:
-        if not self.has_answered:
+    def can_continue(self) -> bool:
+        if not self.has_returned:
             return self.failures < GIVE_UP_AFTER
         return self.failures < max(GIVE_UP_AFTER, FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))))
 
 
 @dataclass(slots=True)
 class RungResult(Generic[V]):
-    """What a rung left for the items of one batch.
+    """The outcomes of one rung for the items of one batch, by item id.
 
-    `seconds` is each item's share of the calls that carried it; `unavailable` names the items that it did not answer
-    because the device, model or service is not here, `refused` those that its breaker kept from it.
+    Args:
+        outcomes: One outcome per item.
+        seconds: Each item's share of the time of the calls that carried it.
+        unavailable: Items without a call because the device, model or service is not here.
+        refused: Items without a call because the rung's breaker refused it.
+
+    Example:
+        >>> from repli.tasks.fallback import Served
+        >>> result = RungResult(outcomes={"42": Served("cat")}, seconds={"42": 0.1})
+        >>> result.outcomes["42"].value
+        'cat'
     """
 
     outcomes: dict[str, Outcome[V]] = field(default_factory=dict)
@@ -100,12 +117,12 @@ class RungResult(Generic[V]):
 
 
 class _Calls(Generic[I, V]):
-    """The calls of one rung over one batch: what still waits, and what came back."""
+    """The calls of one rung over one batch: the waiting chunks, and the result so far."""
 
     def __init__(
         self,
         name: str,
-        works: Sequence[ChainInput[I]],
+        inputs: Sequence[ChainInput[I]],
         *,
         one_by_one: bool,
         sizes: WorkingSizes,
@@ -114,10 +131,10 @@ class _Calls(Generic[I, V]):
         self.name = name
         self.sizes = sizes
         self.free_memory = free_memory
-        self.waiting = deque([list(works)])
+        self.waiting = deque([list(inputs)])
         self.one_by_one = one_by_one
-        self.isolation = _Isolation(len(works))
-        self.replies: RungResult[V] = RungResult(seconds={work.item_id: 0.0 for work in works})
+        self.isolation = _Isolation(len(inputs))
+        self.result: RungResult[V] = RungResult(seconds={item.item_id: 0.0 for item in inputs})
 
     def next_chunk(self) -> list[ChainInput[I]]:
         chunk = self.waiting.popleft()
@@ -127,64 +144,64 @@ class _Calls(Generic[I, V]):
         return chunk[:limit]
 
     def next_probe(self, token: str) -> list[ChainInput[I]]:
-        """One item, drawn by the probe's token, which is random."""
+        """Return one item, drawn by the token of the probe, which is random."""
         chunk = self.waiting.popleft()
         drawn = crc32(token.encode()) % len(chunk)
         if len(chunk) > 1:
             self.waiting.appendleft(chunk[:drawn] + chunk[drawn + 1 :])
         return [chunk[drawn]]
 
-    def took(self, chunk: Sequence[ChainInput[I]], seconds: float) -> None:
-        for work in chunk:
-            self.replies.seconds[work.item_id] += seconds / len(chunk)
+    def add_seconds(self, chunk: Sequence[ChainInput[I]], seconds: float) -> None:
+        for item in chunk:
+            self.result.seconds[item.item_id] += seconds / len(chunk)
 
-    def answered(self, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
-        self.isolation.has_answered = True
-        self.sizes.fitted(self.name, len(chunk))
-        self.replies.outcomes.update(zip((work.item_id for work in chunk), outcomes, strict=True))
+    def record_outcomes(self, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
+        self.isolation.has_returned = True
+        self.sizes.record_fit(self.name, len(chunk))
+        self.result.outcomes.update(zip((item.item_id for item in chunk), outcomes, strict=True))
 
-    def raised(self, chunk: list[ChainInput[I]], error: Exception) -> None:
-        self.failed(chunk, error)  # until a smaller call says otherwise
+    def record_error(self, chunk: list[ChainInput[I]], error: Exception) -> None:
+        self.fail(chunk, error)  # replaced if a smaller call serves them
         match error:
             case OutOfMemory() | MemoryError():
                 _clear_traceback_frames(error)
-                self.sizes.did_not_fit(self.name, len(chunk))
+                self.sizes.record_out_of_memory(self.name, len(chunk))
                 if len(chunk) > 1:
-                    self.free_memory()  # before a smaller try only: it takes a good part of a second
+                    self.free_memory()  # only before a smaller call: it takes a large part of a second
                     self.waiting.extendleft(reversed(_halves(chunk)))
             case Unavailable():
-                given_up = [*chunk, *self.drained()]
-                self.replies.unavailable.update(work.item_id for work in given_up)
-                self.failed(given_up, error)
+                unserved = [*chunk, *self.drain()]
+                self.result.unavailable.update(item.item_id for item in unserved)
+                self.fail(unserved, error)
             case TimedOut():
                 pass
-            case _ if self.one_by_one:  # nobody shares the call, so there is nobody to isolate
+            case _ if self.one_by_one:  # the call carries one item, so there is nothing to isolate
                 pass
             case _:
                 self.isolate(chunk, error)
 
     def isolate(self, chunk: list[ChainInput[I]], error: Exception) -> None:
         self.isolation.failures += 1
-        may_go_on = self.isolation.may_go_on()
-        if not may_go_on and not self.isolation.has_answered:
-            self.failed(self.drained(), error)
-        elif len(chunk) > 1 and may_go_on:
+        can_continue = self.isolation.can_continue()
+        if not can_continue and not self.isolation.has_returned:
+            self.fail(self.drain(), error)
+        elif len(chunk) > 1 and can_continue:
             self.waiting.extend(_halves(chunk))
 
-    def refused(self, error: BreakerOpen) -> None:
-        """Nobody who waits is called any more. Who was in a call that failed has failed; the others are refused."""
-        refused = [work for work in self.drained() if work.item_id not in self.replies.outcomes]
-        self.replies.refused.update(work.item_id for work in refused)
-        self.failed(refused, error)
+    def refuse(self, error: BreakerOpen) -> None:
+        """Stop calling: mark the waiting items refused, except those that a call has already failed."""
+        refused = [item for item in self.drain() if item.item_id not in self.result.outcomes]
+        self.result.refused.update(item.item_id for item in refused)
+        self.fail(refused, error)
 
-    def failed(self, works: Sequence[ChainInput[I]], error: Exception) -> None:
+    def fail(self, inputs: Sequence[ChainInput[I]], error: Exception) -> None:
         failed = Failed(StepError.of(error), is_item_error=isinstance(error, ItemError))
-        self.replies.outcomes.update((work.item_id, failed) for work in works)
+        self.result.outcomes.update((item.item_id, failed) for item in inputs)
 
-    def drained(self) -> list[ChainInput[I]]:
-        works = [work for chunk in self.waiting for work in chunk]
+    def drain(self) -> list[ChainInput[I]]:
+        inputs = [item for chunk in self.waiting for item in chunk]
         self.waiting.clear()
-        return works
+        return inputs
 
 
 def _halves(chunk: list[ChainInput[I]]) -> tuple[list[ChainInput[I]], list[ChainInput[I]]]:
@@ -193,53 +210,63 @@ def _halves(chunk: list[ChainInput[I]]) -> tuple[list[ChainInput[I]], list[Chain
 
 
 def _clear_traceback_frames(error: BaseException) -> None:
-    """Empty the frames that `error` came through: what the failed call had allocated is held by their locals."""
+    """Clear the frames of `error` and of its causes: their locals keep the memory of the failed call."""
     errors = [error]
-    for known in errors:  # grows while it is walked
-        traceback.clear_frames(known.__traceback__)
-        earlier = (known.__cause__, known.__context__)
-        errors += [one for one in earlier if one is not None and not any(one is other for other in errors)]
+    for current in errors:  # the list grows in the loop
+        traceback.clear_frames(current.__traceback__)
+        causes = (current.__cause__, current.__context__)
+        errors += [cause for cause in causes if cause is not None and not any(cause is other for other in errors)]
 
 
 def call_rung(
     name: str,
-    works: Sequence[ChainInput[I]],
+    inputs: Sequence[ChainInput[I]],
     call: Callable[[Sequence[ChainInput[I]], Permit], Sequence[Outcome[V]]],
     *,
     one_by_one: bool,
     sizes: WorkingSizes,
     free_memory: Callable[[], None],
     timer: Callable[[], float],
-    gate: BreakerClient = NoBreaker(),
+    breaker: BreakerClient = NoBreaker(),
     accept: Callable[[Outcome[V]], Outcome[V]] = lambda outcome: outcome,
 ) -> RungResult[V]:
-    """One outcome for each of the `works`, whatever `call` does short of ending the process.
+    """Return one outcome per input, whatever `call` returns or raises.
 
-    Only `Exception` is caught, and only around `call`. `accept` turns an answer that may not be given into a failure.
+    Only `Exception` is caught, and only around `call`: an error of the engine itself must not look like a fallback.
+
+    Args:
+        name: The rung, as `stage.rung`.
+        call: Serves a chunk of the inputs under a permit; returns one outcome per input. Must be idempotent.
+        one_by_one: Call with one item at a time.
+        sizes: Working sizes of this process, read and updated.
+        free_memory: Called before a smaller call after out of memory.
+        timer: A clock in seconds that only grows.
+        breaker: The client of the rung's breaker.
+        accept: Turns an outcome that the chain does not accept into a failure.
     """
-    calls: _Calls[I, V] = _Calls(name, works, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
-    blame = FailureAttribution(gate, has_neighbours=not one_by_one)
+    calls: _Calls[I, V] = _Calls(name, inputs, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
+    attribution = FailureAttribution(breaker, has_neighbours=not one_by_one)
     while calls.waiting:
-        permit = gate.acquire()
+        permit = breaker.acquire()
         if permit.is_refused:
-            calls.refused(BreakerOpen(permit.why))
+            calls.refuse(BreakerOpen(permit.why))
             break
         chunk = calls.next_probe(permit.token) if permit.is_probe else calls.next_chunk()
         started = timer()
         try:
             outcomes = call(chunk, permit)
-        except Exception as error:  # noqa: BLE001  the chain's one catch: what a rung raises becomes a value here
-            calls.took(chunk, timer() - started)
-            blame.raised(permit, error, items=len(chunk))
-            calls.raised(chunk, error)
-        except BaseException:  # cancelled: it says nothing of the rung
-            gate.record(permit, Verdict.INCONCLUSIVE)
+        except Exception as error:  # noqa: BLE001  the engine's only catch: a rung's exception becomes a value
+            calls.add_seconds(chunk, timer() - started)
+            attribution.record_error(permit, error, items=len(chunk))
+            calls.record_error(chunk, error)
+        except BaseException:  # cancelled: it proves nothing about the rung
+            breaker.record(permit, Verdict.INCONCLUSIVE)
             raise
         else:
-            calls.took(chunk, timer() - started)
+            calls.add_seconds(chunk, timer() - started)
             accepted = [accept(outcome) for outcome in outcomes]
-            blame.answered(permit, accepted)
-            calls.answered(chunk, accepted)
+            attribution.record_answer(permit, accepted)
+            calls.record_outcomes(chunk, accepted)
     else:
-        blame.over()
-    return calls.replies
+        attribution.finish()
+    return calls.result

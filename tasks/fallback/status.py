@@ -1,4 +1,4 @@
-"""The statuses of a step and the legal moves between them: the one place that knows.
+"""The statuses of a step, and the table of legal moves between them.
 
 ======================  =============================================================
 status                  meaning
@@ -6,7 +6,7 @@ status                  meaning
 ``pending``             not processed yet
 ``succeeded``           the primary served
 ``degraded``            a fallback served
-``skipped``             given up on purpose: by policy, or because every rung failed
+``skipped``             given up: by policy, or because every rung failed
 ``not_applicable``      nothing to do for this item
 ``failed``              a required stage could not be done
 ======================  =============================================================
@@ -21,7 +21,7 @@ from repli.tasks.fallback.errors import IllegalMove
 
 
 class Status(StrEnum):
-    """What is known of one stage of one item."""
+    """The status of one stage of one item."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -32,22 +32,22 @@ class Status(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the stage has ended for the item, one way or another."""
+        """Return whether the stage has ended for the item: every status but `pending`."""
         return self is not Status.PENDING
 
     @property
     def is_done(self) -> bool:
-        """Whether later stages may go on from here."""
+        """Return whether later stages may run: the stage has ended and did not fail."""
         return self.is_terminal and self is not Status.FAILED
 
 
-_ENDS = frozenset(Status) - {Status.PENDING}
+_TERMINAL = frozenset(Status) - {Status.PENDING}
 
-# A step may always be made pending again: its item's record changed, so the old answer is to another question.
-# Otherwise a move never makes anything worse.
+# Every step may become pending again: when its item's record changes, its result no longer applies.
+# No other move makes a result worse.
 MOVES: Mapping[Status, frozenset[Status]] = {
-    Status.PENDING: _ENDS,
-    Status.FAILED: _ENDS | {Status.PENDING},
+    Status.PENDING: _TERMINAL,
+    Status.FAILED: _TERMINAL | {Status.PENDING},
     Status.SKIPPED: frozenset({Status.SKIPPED, Status.DEGRADED, Status.SUCCEEDED, Status.PENDING}),
     Status.DEGRADED: frozenset({Status.DEGRADED, Status.SUCCEEDED, Status.PENDING}),
     Status.SUCCEEDED: frozenset({Status.SUCCEEDED, Status.PENDING}),
@@ -56,13 +56,11 @@ MOVES: Mapping[Status, frozenset[Status]] = {
 
 
 def can_move(old: Status, new: Status) -> bool:
-    """Whether a step may go from `old` to `new`."""
+    """Return whether a step may move from `old` to `new`."""
     return new in MOVES[old]
 
 
 def check_move(old: Status, new: Status) -> None:
-    """Raise `IllegalMove` unless a step may go from `old` to `new`."""
+    """Raise `IllegalMove` unless a step may move from `old` to `new`."""
     if not can_move(old, new):
-        raise IllegalMove(
-            f"a step that {old} cannot become {new}; from here it may become {', '.join(sorted(MOVES[old]))}"
-        )
+        raise IllegalMove(f"a {old} step cannot become {new}; from here it may become {', '.join(sorted(MOVES[old]))}")

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from repli.tasks.execution.runtime import process_runtime
-from repli.tasks.fallback import SKIP, Cause, ChainInput, Position, Rule, Rules, Status, run_chain
-from repli.tasks.fallback.breaker import MOVES
+from repli.tasks.fallback import SKIP, ChainInput, Position, Rule, Rules, Status, run_chain
+from repli.tasks.fallback.breaker import MOVES, Cause
 from repli.tasks.pipeline import StageContext
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
@@ -48,7 +48,7 @@ def test_the_example_rule_is_accepted() -> None:
     source = re.search(r"```python\n(Rule\(.*?)```", README, re.DOTALL)
     assert source
     rule = eval(source[1], {"Rule": Rule})
-    assert Rules(CHAINS, *RULES, rule).barred("embed_text", {"fetch": "cached"}) == {"text_and_label": rule}
+    assert Rules(CHAINS, *RULES, rule).forbidden_rungs("embed_text", {"fetch": "cached"}) == {"text_and_label": rule}
 
 
 def test_the_diagram_is_the_table_of_moves() -> None:
@@ -81,7 +81,7 @@ def test_the_table_of_events_is_the_code() -> None:
     assert rows.keys() == sent
     now, old, new = datetime.now(UTC), Position.CLOSED, Position.FORCED_OPEN
     move = Move(key=Key("a.b"), number=1, at=now, old=old, new=new, cause=Cause.FORCED_OPEN, why="")
-    assert re.findall(r"`(\w+)`", rows["repli.breaker.opened"]) == list(events.payload_of(move))
+    assert re.findall(r"`(\w+)`", rows["repli.breaker.opened"]) == list(events.breaker_payload(move))
 
 
 def test_every_variable_is_one_that_is_read() -> None:

@@ -9,35 +9,33 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from repli.tasks.fallback import (
-    AroundFallback,
-    Asked,
     Breaker,
-    BreakerClient,
-    BreakerOf,
-    BreakerState,
-    CallWithin,
     Chain,
     ChainInput,
-    Decision,
-    Ended,
-    Event,
-    Excused,
     Failed,
     InvalidItem,
     ItemError,
     Outcome,
     OutOfMemory,
-    Permit,
     Rung,
     Runtime,
     Served,
     Skip,
-    Verdict,
     WorkingSizes,
-    step,
-    without_breakers,
 )
+from repli.tasks.fallback.breaker import (
+    BreakerState,
+    CallEnded,
+    Decision,
+    Event,
+    FailuresForgiven,
+    PermitRequested,
+    Verdict,
+    step,
+)
+from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, Permit, without_breakers
 from repli.tasks.fallback.runner import no_instrumentation
+from repli.tasks.fallback.splitting import RungResult
 
 R = TypeVar("R")
 
@@ -158,7 +156,7 @@ class LocalGate:
 
     def acquire(self) -> Permit:
         token = str(len(self.permits) + 1)
-        decision = self.happens(Asked(token))
+        decision = self.happens(PermitRequested(token))
         why = f"{self.name}: breaker {self.state.position} ({self.state.why})" if decision is Decision.REFUSE else ""
         self.permits.append(Permit(token=token, decision=decision, why=why, is_trusted=self.has_served_last))
         return self.permits[-1]
@@ -167,13 +165,13 @@ class LocalGate:
         self.ends.append((permit.token, verdict))
         if verdict is not Verdict.INCONCLUSIVE:
             self.has_served_last = verdict is Verdict.SERVED
-        self.happens(Ended(permit.token, verdict, why))
+        self.happens(CallEnded(permit.token, verdict, why))
 
     def forgive(self, permits: Iterable[Permit]) -> None:
         tokens = [permit.token for permit in permits]
         assert tokens, "an excuse for nobody would be a write to the store for nothing"
         self.excused += tokens
-        self.happens(Excused(frozenset(tokens)))
+        self.happens(FailuresForgiven(frozenset(tokens)))
 
     def happens(self, event: Event) -> Decision:
         """Let `event` happen now."""
@@ -248,9 +246,9 @@ def runtime(
     *,
     clock: ManualClock | None = None,
     sizes: WorkingSizes | None = None,
-    call_within: CallWithin = at_once,
+    call_within: Callable[..., Any] = at_once,
     free_memory: Callable[[], None] = lambda: None,
-    around_fallback: AroundFallback = no_instrumentation,
+    around_fallback: Callable[..., RungResult[Any]] = no_instrumentation,
     breaker_of: BreakerOf = without_breakers,
 ) -> Runtime:
     """A runtime of which nothing is real."""

@@ -15,24 +15,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repli.tasks.fallback import (
-    BadAnswer,
     Breaker,
-    BreakerState,
-    Cause,
-    Decision,
     Failed,
     ItemError,
     Outcome,
     OutOfMemory,
-    Permit,
     Position,
     Served,
     TimedOut,
     Unavailable,
-    Verdict,
     WorkingSizes,
 )
-from repli.tasks.fallback.attribution import HELD_BACK, FailureAttribution
+from repli.tasks.fallback.attribution import MAX_HELD_FAILURES, FailureAttribution
+from repli.tasks.fallback.breaker import BreakerState, Cause, Decision, Verdict
+from repli.tasks.fallback.breaker_client import Permit
+from repli.tasks.fallback.errors import BadAnswer
 from repli.tasks.fallback.splitting import call_rung
 from tests.support.fakes import Does, LocalGate, ManualClock, ScriptedRung, works
 
@@ -57,18 +54,18 @@ class Batch:
         return self.gate.permits.pop()
 
     def raises(self, error: Exception = BROKEN, *, items: int = 64, **changes: Any) -> Batch:
-        self.blame.raised(self.asks(**changes), error, items=items)
+        self.blame.record_error(self.asks(**changes), error, items=items)
         return self
 
     def answers(self, *outcomes: Outcome[str], **changes: Any) -> Batch:
-        self.blame.answered(self.asks(**changes), outcomes)
+        self.blame.record_answer(self.asks(**changes), outcomes)
         return self
 
     def serves(self) -> Batch:
         return self.answers(Served("a"), Failed.because(ItemError("it is no image")))
 
     def is_over(self) -> Batch:
-        self.blame.over()
+        self.blame.finish()
         return self
 
     @property
@@ -88,7 +85,7 @@ class Batch:
 @pytest.mark.parametrize(("first_half_is_bad", "failed"), [(True, 2), (False, 1)])
 def test_a_bad_item_breaks_its_batch_and_one_of_its_halves(first_half_is_bad: bool, failed: int) -> None:
     """...and the other half is served: so many failed calls in a row are held back, and not one is told."""
-    assert HELD_BACK == 2
+    assert MAX_HELD_FAILURES == 2
     batch = Batch(is_trusted=True).raises(items=128)
     if first_half_is_bad:
         batch.raises(items=64)
@@ -435,7 +432,7 @@ class Fleet:
                         sizes=sizes,
                         free_memory=lambda: None,
                         timer=rung.clock.timer,
-                        gate=gate,
+                        breaker=gate,
                     )
                     missed += [item for item, outcome in replies.outcomes.items() if isinstance(outcome, Failed)]
                     if len(replies.refused) == ITEMS:

@@ -11,31 +11,31 @@ from typing import Any
 
 import pytest
 
-from repli.tasks.fallback import (
-    Asked,
-    Breaker,
+from repli.tasks.fallback import Breaker, Position
+from repli.tasks.fallback.breaker import (
+    MOVES,
     BreakerState,
+    CallEnded,
     Cause,
     Decision,
-    Ended,
     Event,
-    Excused,
     Failure,
-    IllegalMove,
+    FailuresForgiven,
     Lease,
-    Order,
-    Ordered,
-    Position,
+    Overridden,
+    Override,
+    PermitRequested,
     Verdict,
+    destination,
     step,
 )
-from repli.tasks.fallback.breaker import MOVES, destination
+from repli.tasks.fallback.errors import IllegalMove
 from tests.support.fakes import NIGHT, ManualClock
 
 BREAKER = Breaker(scope="fleet")  # 5 failures in 600 s; 60 s, doubling to 900 s; a lease of 60 s
 SERVED, FAILED, INCONCLUSIVE = Verdict.SERVED, Verdict.FAILED, Verdict.INCONCLUSIVE
 CALL, PROBE, REFUSE, NOTED = Decision.CALL, Decision.PROBE, Decision.REFUSE, Decision.NOTED
-ORDERS = (Ordered(Cause.FORCED_OPEN), Ordered(Cause.FORCED_CLOSED), Ordered(Cause.RESET))
+ORDERS = (Overridden(Cause.FORCED_OPEN), Overridden(Cause.FORCED_CLOSED), Overridden(Cause.RESET))
 
 
 @dataclass(slots=True)
@@ -51,10 +51,10 @@ class Play:
         return decision
 
     def asked(self, token: str = "") -> Decision:
-        return self.happens(Asked(token))
+        return self.happens(PermitRequested(token))
 
     def ended(self, token: str, verdict: Verdict, why: str = "") -> None:
-        assert self.happens(Ended(token, verdict, why)) is NOTED
+        assert self.happens(CallEnded(token, verdict, why)) is NOTED
 
     def fails(self, *tokens: str, why: str = "RuntimeError: no driver") -> None:
         for token in tokens:
@@ -91,12 +91,12 @@ def probing() -> Play:
     return play
 
 
-def forced(cause: Order) -> Callable[[], Play]:
+def forced(cause: Override) -> Callable[[], Play]:
     """Put somewhere by a person, from half-open."""
 
     def play() -> Play:
         play = probing()
-        play.happens(Ordered(cause))
+        play.happens(Overridden(cause))
         return play
 
     return play
@@ -116,8 +116,8 @@ def somebody_asks_a_minute_later(play: Play) -> None:
     play.asked("prober")
 
 
-def person_orders(cause: Order) -> Callable[[Play], object]:
-    return lambda play: play.happens(Ordered(cause))
+def person_orders(cause: Override) -> Callable[[Play], object]:
+    return lambda play: play.happens(Overridden(cause))
 
 
 HAPPENS: dict[Cause, Callable[[Play], object]] = {
@@ -169,11 +169,11 @@ def test_illegal_move_raises_and_changes_nothing(position: Position, cause: Caus
     """Where the table has no move, asking for it is an error that says so; the state is as it was."""
     play = STANDING_AT[position]()
     before = replace(play.state)
-    message = f"a breaker that is {position.value} does not move for: {cause.value}"
+    message = f"a breaker that is {position.value} has no move for: {cause.value}"
     with pytest.raises(IllegalMove, match=message):
         destination(position, cause)
     with pytest.raises(IllegalMove, match=message):
-        play.happens(Ordered(cause))  # type: ignore[arg-type]  # no person can order it
+        play.happens(Overridden(cause))  # type: ignore[arg-type]  # no person can order it
     assert play.state == before
 
 
@@ -257,7 +257,9 @@ def test_slow_failures_never_open_it() -> None:
     assert play.tokens == ["196", "197", "198", "199"]
 
 
-@pytest.mark.parametrize("event", [Asked("x"), Ended("x", SERVED), Excused(frozenset()), *ORDERS[:2]], ids=str)
+@pytest.mark.parametrize(
+    "event", [PermitRequested("x"), CallEnded("x", SERVED), FailuresForgiven(frozenset()), *ORDERS[:2]], ids=str
+)
 def test_window_is_pruned_by_whatever_happens(event: Event) -> None:
     """No step leaves a failure in the state that is older than the window."""
     play = closed()
@@ -292,7 +294,7 @@ def test_excused_failures_are_forgotten() -> None:
     """The named failures leave the window, the others stay, and names that are not there are no error."""
     play = Play()
     play.fails("a", "b", "c", "d")
-    assert play.happens(Excused(frozenset({"a", "c", "nobody"}))) is NOTED
+    assert play.happens(FailuresForgiven(frozenset({"a", "c", "nobody"}))) is NOTED
     assert play.tokens == ["b", "d"]
     play.fails("e", "f")
     assert play.asked() is CALL
@@ -305,7 +307,7 @@ def test_excuse_closes_nothing(position: Position) -> None:
     """Once it is open only a probe, or a person, closes it."""
     play = STANDING_AT[position]()
     before = play.state
-    play.happens(Excused(frozenset({"one", "two", "three", "four", "five", "prober"})))
+    play.happens(FailuresForgiven(frozenset({"one", "two", "three", "four", "five", "prober"})))
     assert play.state == replace(before, failures=())
 
 
@@ -318,11 +320,11 @@ def test_open_breaker_refuses_until_its_cool_down_is_over() -> None:
     before = play.state
     for seconds in (0, 30, 59.999999):
         play.clock.seconds = seconds
-        assert not play.state.owes_probe(play.clock.now())
+        assert not play.state.is_probe_due(play.clock.now())
         assert play.asked() is REFUSE
     assert play.state == before
     play.clock.seconds = 60
-    assert play.state.owes_probe(play.clock.now())
+    assert play.state.is_probe_due(play.clock.now())
     assert play.asked("prober") is PROBE
 
 
@@ -330,7 +332,7 @@ def test_where_it_stands_says_what_becomes_of_who_asks() -> None:
     """Refused while it is shut, and while somebody probes, when there is hope; not where a probe is owed, or lost."""
 
     def says(play: Play) -> tuple[bool, bool]:
-        return play.state.is_shut(play.clock.now()), play.state.refuses(play.clock.now())
+        return play.state.is_held_open(play.clock.now()), play.state.refuses(play.clock.now())
 
     play = opened()
     assert says(play) == (True, True)
@@ -344,7 +346,7 @@ def test_where_it_stands_says_what_becomes_of_who_asks() -> None:
     play.clock.seconds = 60 + 60
     assert says(play) == (False, False), "the probe was lost"
     for cause, expected in ((Cause.FORCED_OPEN, (True, True)), (Cause.FORCED_CLOSED, (False, False))):
-        play.happens(Ordered(cause))
+        play.happens(Overridden(cause))
         assert says(play) == expected
     assert says(closed()) == (False, False)
 
@@ -390,7 +392,7 @@ def test_one_probes_and_everybody_else_is_refused() -> None:
     before = play.state
     for seconds in (60, 119.999999):
         play.clock.seconds = seconds
-        assert not play.state.owes_probe(play.clock.now())
+        assert not play.state.is_probe_due(play.clock.now())
         assert [play.asked("other"), play.asked("prober")] == [REFUSE, REFUSE]
     assert play.state == before
 
@@ -464,7 +466,7 @@ def test_inconclusive_probe_gives_its_permit_back() -> None:
     before = play.state
     play.ended("prober", INCONCLUSIVE)
     assert play.state == replace(before, lease=None)
-    assert play.state.owes_probe(play.clock.now())
+    assert play.state.is_probe_due(play.clock.now())
     play.clock.advance(1)
     assert [play.asked("second"), play.asked("third")] == [PROBE, REFUSE]
     assert play.state == replace(before, lease=Lease("second", NIGHT + timedelta(seconds=61 + 60)))
@@ -569,24 +571,24 @@ def test_probe_told_twice_counts_once() -> None:
     ("cause", "decision"), [(Cause.FORCED_OPEN, REFUSE), (Cause.FORCED_CLOSED, CALL)], ids=["open", "closed"]
 )
 @pytest.mark.parametrize("position", Position, ids=str)
-def test_only_a_person_ends_a_forced_position(position: Position, cause: Order, decision: Decision) -> None:
+def test_only_a_person_ends_a_forced_position(position: Position, cause: Override, decision: Decision) -> None:
     """Neither failures, nor probes, nor years move it, and no failure is noted; a reset does, and it begins anew."""
     play = STANDING_AT[position]()
-    assert play.happens(Ordered(cause)) is NOTED
+    assert play.happens(Overridden(cause)) is NOTED
     where = play.state.position
     assert where.value == BY_A_PERSON[cause.value]
     assert (play.state.lease, play.state.probe_at, play.state.failed_probes) == (None, None, 0)
     assert play.tokens == []
     for years in range(3):
         assert play.asked("asks") is decision
-        assert not play.state.owes_probe(play.clock.now())
+        assert not play.state.is_probe_due(play.clock.now())
         for verdict, token in product(Verdict, ("prober", "asks", *(f"{years}-{number}" for number in range(9)))):
             play.ended(token, verdict)
-        play.happens(Excused(frozenset({"asks"})))
+        play.happens(FailuresForgiven(frozenset({"asks"})))
         assert play.position is where
         assert play.tokens == []
         play.clock.advance(365 * 24 * 3600)
-    play.happens(Ordered(Cause.RESET))
+    play.happens(Overridden(Cause.RESET))
     assert play.state == BreakerState()
 
 
@@ -594,15 +596,15 @@ def test_forced_open_says_since_when() -> None:
     """The time is that of the order; the same order again changes nothing."""
     play = opened()
     play.clock.advance(7)
-    play.happens(Ordered(Cause.FORCED_OPEN))
+    play.happens(Overridden(Cause.FORCED_OPEN))
     forced_open = BreakerState(
         position=Position.FORCED_OPEN, opened_at=NIGHT + timedelta(seconds=7), cause=Cause.FORCED_OPEN
     )
     assert play.state == forced_open
     play.clock.advance(7)
-    play.happens(Ordered(Cause.FORCED_OPEN))
+    play.happens(Overridden(Cause.FORCED_OPEN))
     assert play.state == forced_open
-    play.happens(Ordered(Cause.FORCED_CLOSED))
+    play.happens(Overridden(Cause.FORCED_CLOSED))
     assert play.state == BreakerState(position=Position.FORCED_CLOSED, cause=Cause.FORCED_CLOSED)
 
 
@@ -610,7 +612,7 @@ def test_forced_open_says_since_when() -> None:
 def test_reset_begins_anew(position: Position) -> None:
     """From wherever it stands a reset leaves a closed breaker with an empty window."""
     play = STANDING_AT[position]()
-    assert play.happens(Ordered(Cause.RESET)) is NOTED
+    assert play.happens(Overridden(Cause.RESET)) is NOTED
     assert play.state == BreakerState()
     play.ended("prober", FAILED)
     assert play.tokens == ["prober"]
@@ -633,15 +635,18 @@ DURATIONS = ("within_s", "open_for_s", "open_for_at_most_s", "lease_s")
 @pytest.mark.parametrize(
     ("how", "problem"),
     [
-        ({"scope": "global"}, "a breaker's scope is 'host' or 'fleet', not 'global'"),
-        ({"failures": 0}, "at least 1 failure"),
-        ({"failures": -1}, "at least 1 failure"),
+        ({"scope": "global"}, "a breaker's scope must be 'host' or 'fleet', not 'global'"),
+        ({"failures": 0}, "at least 1 failure, not 0"),
+        ({"failures": -1}, "at least 1 failure, not -1"),
         ({"within_s": 0}, "window, cool-downs and lease must be above 0 s and at most a year"),
         ({"open_for_s": 0}, "window, cool-downs and lease must be above 0 s and at most a year"),
         ({"lease_s": 0}, "window, cool-downs and lease must be above 0 s and at most a year"),
         ({"lease_s": -1}, "window, cool-downs and lease must be above 0 s and at most a year"),
         *(({name: seconds}, "at most a year") for name, seconds in product(DURATIONS, (nan, inf, 31_536_001))),
-        ({"open_for_s": 61, "open_for_at_most_s": 60}, "longest cool-down cannot be shorter than its first"),
+        (
+            {"open_for_s": 61, "open_for_at_most_s": 60},
+            "longest cool-down must not be shorter than its first",
+        ),
     ],
     ids=str,
 )

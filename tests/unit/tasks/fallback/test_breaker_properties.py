@@ -10,26 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from repli.tasks.fallback import (
-    Asked,
-    Breaker,
+from repli.tasks.fallback import Breaker, Position
+from repli.tasks.fallback.breaker import (
+    MOVES,
     BreakerState,
+    CallEnded,
     Cause,
     Decision,
-    Ended,
     Event,
-    Excused,
-    Ordered,
-    Position,
+    FailuresForgiven,
+    Overridden,
+    PermitRequested,
     Verdict,
     step,
 )
-from repli.tasks.fallback.breaker import MOVES
 from tests.support.fakes import NIGHT, ManualClock
 
 SERVED, FAILED, INCONCLUSIVE = Verdict.SERVED, Verdict.FAILED, Verdict.INCONCLUSIVE
 CALL, PROBE, REFUSE, NOTED = Decision.CALL, Decision.PROBE, Decision.REFUSE, Decision.NOTED
-ORDERS = (Ordered(Cause.FORCED_OPEN), Ordered(Cause.FORCED_CLOSED), Ordered(Cause.RESET))
+ORDERS = (Overridden(Cause.FORCED_OPEN), Overridden(Cause.FORCED_CLOSED), Overridden(Cause.RESET))
 
 breakers = st.builds(
     Breaker,
@@ -42,10 +41,10 @@ breakers = st.builds(
 )
 tokens = st.sampled_from("abcdef")
 events: st.SearchStrategy[Event] = st.one_of(
-    st.builds(Asked, tokens),
-    st.builds(Ended, tokens, st.sampled_from(Verdict), st.text(max_size=3)),
-    st.builds(Ended, tokens, st.just(FAILED)),
-    st.builds(Excused, st.frozensets(tokens)),
+    st.builds(PermitRequested, tokens),
+    st.builds(CallEnded, tokens, st.sampled_from(Verdict), st.text(max_size=3)),
+    st.builds(CallEnded, tokens, st.just(FAILED)),
+    st.builds(FailuresForgiven, st.frozensets(tokens)),
     st.sampled_from(ORDERS),
 )
 jumps = st.sampled_from([0.0, 0.0, 0.0, 1.0, 10.0, 20.0, 1e3, 1e8, -5.0, -1e4])
@@ -84,7 +83,7 @@ def test_no_sequence_of_events_breaks_it(breaker: Breaker, happened: list[tuple[
         clock.advance(seconds)
         before = state
         state, decision = step(breaker, before, event, clock.now())
-        assert (decision is NOTED) is not isinstance(event, Asked)
+        assert (decision is NOTED) is not isinstance(event, PermitRequested)
         check_form(breaker, state)
         check_move(before, state)
 
@@ -181,7 +180,7 @@ class ManyCallers(RuleBasedStateMachine):
         token = str(self.asks)
         before = self.state.position
         expected = self.oracle.asked(token, self.now)
-        decision = self.happens(Asked(token))
+        decision = self.happens(PermitRequested(token))
         assert decision is expected
         if decision is CALL:
             assert before in (Position.CLOSED, Position.FORCED_CLOSED)
@@ -195,7 +194,7 @@ class ManyCallers(RuleBasedStateMachine):
 
     def end(self, token: str, verdict: Verdict) -> None:
         self.oracle.ended(token, verdict, self.now)
-        assert self.happens(Ended(token, verdict, "why")) is NOTED
+        assert self.happens(CallEnded(token, verdict, "why")) is NOTED
         self.probes.pop(token, None)
 
     @rule()
@@ -233,10 +232,10 @@ class ManyCallers(RuleBasedStateMachine):
         excused = data.draw(st.frozensets(st.sampled_from(self.over)))
         for token in excused:
             self.oracle.failed.pop(token, None)
-        self.happens(Excused(excused))
+        self.happens(FailuresForgiven(excused))
 
     @rule(order=st.sampled_from([*ORDERS, ORDERS[-1]]), is_meant=st.integers(0, 3))
-    def person_orders(self, order: Ordered, is_meant: int) -> None:
+    def person_orders(self, order: Overridden, is_meant: int) -> None:
         if is_meant:  # three of four times not, or there would be little else
             return
         word = order.cause.value.removeprefix("forced ").replace("reset", "")

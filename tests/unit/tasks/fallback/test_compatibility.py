@@ -71,9 +71,9 @@ class TestRefused:
             ),
             (rule("look", "guess", forbids="embed"), "embed has no rung ''"),
             (rule("look", "guess", forbids="store.skip"), "store has no rung 'skip'; choose from database, file"),
-            (rule("embed", "skip", forbids="look.model"), "embed does not come before look"),
-            (rule("look", "model", forbids="look.guess"), "look does not come before look"),
-            (rule("look", "guess", forbids="embed.skip"), "giving up always goes"),
+            (rule("embed", "skip", forbids="look.model"), "embed does not come before look; name an earlier stage"),
+            (rule("look", "model", forbids="look.guess"), "look does not come before look; name an earlier stage"),
+            (rule("look", "guess", forbids="embed.skip"), "`skip` cannot be forbidden; name another rung"),
         ],
         ids=lambda one: str(one).partition(";")[0],
     )
@@ -91,7 +91,8 @@ class TestRefused:
         second = rule("look", "guess", forbids="store.file")
         Rules(CHAINS, first), Rules(CHAINS, second)
         with pytest.raises(
-            ValueError, match="leave store without a rung after look by guess and read by plain: "
+            ValueError,
+            match="leave store without a rung after look by guess and read by plain; change one of these rules: ",
         ) as no:
             Rules(CHAINS, first, second)
         assert f"{first}; {second}" in str(no.value)
@@ -109,7 +110,7 @@ class TestRefused:
         rules = Rules(
             CHAINS, rule("look", "guess", forbids="embed.with_label"), rule("look", "guess", forbids="embed.text_only")
         )
-        assert set(rules.barred("embed", {"look": "guess"})) == {"with_label", "text_only"}
+        assert set(rules.forbidden_rungs("embed", {"look": "guess"})) == {"with_label", "text_only"}
 
 
 class TestTable:
@@ -133,15 +134,15 @@ class TestTable:
     )
     def test_the_first_rule_that_applies_is_told(self, rungs: Mapping[str, str], barred: Mapping[str, Rule]) -> None:
         """Rules of other stages say nothing here, nor does a stage that is not applicable to the item."""
-        assert self.RULES.barred("embed", rungs) == barred
+        assert self.RULES.forbidden_rungs("embed", rungs) == barred
 
     def test_broken_rules_are_told_in_their_order(self) -> None:
         """All that an item breaks; what has not come so far breaks none."""
         together = {"read": SKIP, "look": "guess", "embed": "with_label", "store": "file"}
-        assert self.RULES.broken(together) == [self.FIRST, self.SECOND]
-        assert self.RULES.broken({**together, "embed": "text_only"}) == []
-        assert self.RULES.broken({"read": "plain", "store": "file"}) == [self.OTHER]
-        assert self.RULES.broken({"look": "guess", "read": SKIP}) == []
+        assert self.RULES.violated(together) == [self.FIRST, self.SECOND]
+        assert self.RULES.violated({**together, "embed": "text_only"}) == []
+        assert self.RULES.violated({"read": "plain", "store": "file"}) == [self.OTHER]
+        assert self.RULES.violated({"look": "guess", "read": SKIP}) == []
 
     def test_a_rule_reads_as_a_sentence(self) -> None:
         """It stands in trails and reports, the same in every process: a set has no order of its own."""
@@ -149,8 +150,8 @@ class TestTable:
 
     def test_no_rules_forbid_nothing(self) -> None:
         """The default."""
-        assert Rules().barred("embed", {"look": "guess"}) == {}
-        assert Rules(CHAINS).broken({"look": "guess", "embed": "with_label"}) == []
+        assert Rules().forbidden_rungs("embed", {"look": "guess"}) == {}
+        assert Rules(CHAINS).violated({"look": "guess", "embed": "with_label"}) == []
 
 
 NAMES = ("best", "fair", "poor")
@@ -269,7 +270,7 @@ class Project:
     def work(self, item_id: str, stage: str, rungs: Mapping[str, str | None]) -> ChainInput[str]:
         """What a stage is given for an item that these rungs have served."""
         served = {stage: rung for stage, rung in rungs.items() if rung}
-        barred = Rules(self.chains, *self.table).barred(stage, served)
+        barred = Rules(self.chains, *self.table).forbidden_rungs(stage, served)
         return ChainInput(item_id, item_id, forbidden={rung: str(rule) for rung, rule in barred.items()})
 
 

@@ -117,7 +117,7 @@ def test_specs_are_checked_against_the_chains() -> None:
     [
         ("dance.gpu=oom", "there is no stage 'dance'; choose from fetch, classify_image"),
         ("classify_image.tpu=oom", "classify_image has no rung 'tpu'; choose from gpu, cpu, skip"),
-        ("classify_image.skip=oom", "skip calls nothing, so nothing in it can fail"),
+        ("classify_image.skip=oom", "skip calls nothing and cannot fail; name another rung"),
     ],
 )
 def test_fault_where_there_is_nothing_is_refused(spec: str, problem: str) -> None:

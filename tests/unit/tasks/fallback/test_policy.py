@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from repli.flows.config.run_request import RetryRequest, RunRequest
+from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.tasks.fallback import Chain, Rule, Rung, UsageError
 from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Choice, Policy
 from repli.tasks.pipeline import Pipeline, Stage
@@ -146,21 +146,21 @@ def test_expecting_a_rung_that_there_is_not_is_refused() -> None:
         ),
         (
             {"classify_image": (("gpu", "1"), ("cpu", "0.9"))},
-            "policy: classify_image may be given up, so skip must be its last rung; add it, with its penalty",
+            "policy: classify_image is optional, so skip must be its last rung; add it, with its penalty",
         ),
         (
             {"classify_image": (("gpu", "1"), ("skip", "0.9"), ("cpu", "0.9"))},
-            "policy: classify_image may be given up, so skip must be its last rung",
+            "policy: classify_image is optional, so skip must be its last rung",
         ),
         (
             {"validate": (("expectations", "1"), ("skip", "0.5"))},
-            "policy: validate is required, which only the code can change; leave skip away",
+            "policy: validate is required, which only the code can change; remove skip from the policy",
         ),
         (
             {"classify_image": (("skip", "1"),)},
-            "policy: classify_image is left without a rung that is called; name one of gpu, cpu, rules",
+            "policy: classify_image has no rung to call; name one of gpu, cpu, rules",
         ),
-        ({"store": ()}, "policy: store is left without a rung that is called; name one of database"),
+        ({"store": ()}, "policy: store has no rung to call; name one of database"),
         (
             {"classify_image": (("gpu", "1"), ("gpu", "1"), ("skip", "0.7"))},
             "policy: classify_image names gpu twice; name it once",
@@ -183,13 +183,21 @@ def test_a_chain_that_cannot_work_is_refused(chains: Mapping[str, Choice], messa
             "policy: there is no breaker 'classify_image.tpu'; choose from validate.e",
         ),
         ("classify_image.rules", BreakerPolicy(), "there is no breaker 'classify_image.rules'"),
-        (GPU, BreakerPolicy(failures=0), f"policy: the breaker of {GPU}: a breaker opens after at least 1 failure"),
+        (
+            GPU,
+            BreakerPolicy(failures=0),
+            f"policy: the breaker of {GPU}: a breaker must open after at least 1 failure, not 0",
+        ),
         (
             GPU,
             BreakerPolicy(within_s=0),
             f"policy: the breaker of {GPU}: a breaker's window, cool-downs and lease must",
         ),
-        (GPU, BreakerPolicy(open_for_s=3600), f"policy: the breaker of {GPU}: a breaker's longest cool-down cannot be"),
+        (
+            GPU,
+            BreakerPolicy(open_for_s=3600),
+            f"policy: the breaker of {GPU}: a breaker's longest cool-down must not be shorter than its first",
+        ),
     ],
 )
 def test_a_breaker_that_cannot_work_is_refused(name: str, settings: BreakerPolicy, message: str) -> None:
@@ -226,13 +234,13 @@ class TestRules:
     def test_what_an_earlier_run_kept_is_still_under_the_rules(self) -> None:
         """A result by a rung that is left out now bars what it barred."""
         under = self.pipeline.with_policy(Policy(chains={"read": (("well", "1"),)}))
-        assert list(under.rules.barred("judge", {"read": "badly"})) == ["strictly"]
-        assert under.rules.broken({"read": "badly", "judge": "strictly"})
+        assert list(under.rules.forbidden_rungs("judge", {"read": "badly"})) == ["strictly"]
+        assert under.rules.violated({"read": "badly", "judge": "strictly"})
 
     def test_the_rules_of_the_six_hold_under_a_policy(self) -> None:
         """A rule in two rungs, of which one is left out, holds for the other."""
         under = PIPELINE.with_policy(classify(("gpu", "1"), ("skip", "0.7")))
-        assert list(under.rules.barred("embed_text", {"classify_image": "skip"})) == ["text_and_label"]
+        assert list(under.rules.forbidden_rungs("embed_text", {"classify_image": "skip"})) == ["text_and_label"]
 
 
 class TestRequests:
@@ -246,12 +254,13 @@ class TestRequests:
 
     def test_a_rung_that_is_left_out_cannot_be_forced_or_made_to_fail(self, source: Path) -> None:
         """It is told as one that there is not."""
-        for option in ({"force": ("classify_image=cpu",)}, {"faults": ("classify_image.cpu=oom",)}):
-            RunRequest(source=source, batch_size=1, **option)  # type: ignore[arg-type]
+        fault = parse_directives(faults=["classify_image.cpu=oom"])
+        for directives in (parse_directives(force=["classify_image=cpu"]), fault):
+            RunRequest(source=source, batch_size=1, directives=directives)
             with pytest.raises(UsageError, match=r"classify_image has no rung 'cpu'; choose from gpu, rules, skip"):
-                RunRequest(source=source, batch_size=1, policy=classify(*NO_CPU), **option)  # type: ignore[arg-type]
+                RunRequest(source=source, batch_size=1, policy=classify(*NO_CPU), directives=directives)
         with pytest.raises(UsageError, match=r"classify_image has no rung 'cpu'; choose from gpu, rules, skip"):
-            RetryRequest(batch_size=1, faults=("classify_image.cpu=oom",), policy=classify(*NO_CPU))
+            RetryRequest(batch_size=1, directives=fault, policy=classify(*NO_CPU))
 
     def test_the_store_notes_the_policy(self, source: Path, settings: Settings) -> None:
         """It explains the results later; where there is none, there is nothing to note."""

@@ -27,14 +27,14 @@ from repli.tasks.fallback import (
     OutOfMemory,
     RepliError,
     Rung,
-    RungResult,
     Served,
     Skip,
     Status,
     StepError,
     StepResult,
-    can_move,
 )
+from repli.tasks.fallback.splitting import RungResult
+from repli.tasks.fallback.status import can_move
 from tests.support.fakes import NIGHT
 
 KEYS = "item_id stage status value confidence rung penalty error retryable attempts run_id finished_at".split()  # noqa: SIM905  as section 3 writes them

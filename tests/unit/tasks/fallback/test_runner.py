@@ -21,7 +21,6 @@ from repli.tasks.fallback import (
     ItemError,
     Outcome,
     Rung,
-    RungResult,
     Runtime,
     Served,
     Skip,
@@ -33,6 +32,7 @@ from repli.tasks.fallback import (
     WorkingSizes,
     run_chain,
 )
+from repli.tasks.fallback.splitting import RungResult
 from tests.support.fakes import (
     NIGHT,
     RUN_ID,
@@ -184,7 +184,7 @@ def test_one_poison_of_128_leaves_127_on_the_primary() -> None:
 def test_rung_that_is_not_here_is_a_different_outcome_from_failing() -> None:
     """The trail tells a missing device from a failure, item by item, also where it went missing midway."""
     sizes = WorkingSizes()
-    sizes.did_not_fit(f"{STAGE}.gpu", 2)
+    sizes.record_out_of_memory(f"{STAGE}.gpu", 2)
 
     def on_gpu(inputs: Sequence[str], context: None) -> Sequence[Outcome[str]]:
         if inputs != ["0"]:
@@ -199,10 +199,10 @@ def test_rung_that_is_not_here_is_a_different_outcome_from_failing() -> None:
 @pytest.mark.parametrize(
     ("does", "message"),
     [
-        (Does.ANSWER_NONE, "stage.gpu answered a NoneType, not an outcome"),
-        (Does.ANSWER_NAN, "stage.gpu answered with confidence nan, not in [0, 1]"),
+        (Does.ANSWER_NONE, "stage.gpu returned a NoneType, not a Served or a Failed"),
+        (Does.ANSWER_NAN, "stage.gpu returned a confidence of nan, not in [0, 1]"),
         (Does.ANSWER_NONSENSE, "stage.gpu: the answer is nonsense"),
-        (Does.MISCOUNT, "stage.gpu gave 0 answers for 1 items"),
+        (Does.MISCOUNT, "stage.gpu returned 0 outcomes for 1 items"),
     ],
 )
 def test_nonsense_falls_to_the_next_rung(does: Does, message: str) -> None:
@@ -252,7 +252,7 @@ def test_forced_rung_passes_the_better_ones_over() -> None:
     assert not primary.calls
     assert trail(result) == ["gpu forced_past", "cpu served"]
     assert (result.status, result.retryable) == (Status.DEGRADED, True)
-    assert error_of(result) == StepError(type="Forced", message="stage.gpu was passed over: cpu was forced")
+    assert error_of(result) == StepError(type="Forced", message="stage.gpu was not called: cpu was forced")
 
 
 def test_forced_primary_changes_nothing() -> None:
@@ -386,7 +386,7 @@ def test_rungs_are_handed_inputs_and_context() -> None:
 def test_item_twice_in_a_batch_is_a_bug() -> None:
     """Two works of one item cannot both have the item's result."""
     primary = gpu()
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match=r"^item 1 is in the batch twice; pass each item once$"):
         run(primary, batch=[*works(2), ChainInput("1", "1")])
     assert not primary.calls
 

@@ -14,24 +14,19 @@ from hypothesis import strategies as st
 
 from repli.tasks.fallback import (
     Breaker,
-    BreakerClient,
     ChainInput,
-    Decision,
-    Event,
     Failed,
     ItemError,
-    NoBreaker,
     Outcome,
     OutOfMemory,
-    Permit,
-    RungResult,
     Served,
     TimedOut,
     Unavailable,
-    Verdict,
     WorkingSizes,
 )
-from repli.tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, call_rung
+from repli.tasks.fallback.breaker import Decision, Event, Verdict
+from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
+from repli.tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, RungResult, call_rung
 from tests.support.fakes import Does, LocalGate, ManualClock, ScriptedRung, works
 
 BATCH = works(128)
@@ -44,7 +39,7 @@ def call(
     sizes: WorkingSizes | None = None,
     one_by_one: bool = False,
     free_memory: Callable[[], None] = lambda: None,
-    gate: BreakerClient = NoBreaker(),
+    breaker: BreakerClient = NoBreaker(),
 ) -> RungResult[str]:
     """The rung over the batch, as the runner calls it."""
     return call_rung(
@@ -55,7 +50,7 @@ def call(
         sizes=sizes or WorkingSizes(),
         free_memory=free_memory,
         timer=rung.clock.timer,
-        gate=gate,
+        breaker=breaker,
     )
 
 
@@ -248,22 +243,22 @@ def test_working_size_step_by_step() -> None:
     """Four calls of the working size double it; smaller ones prove nothing, and a failure starts the count again."""
     sizes = WorkingSizes()
     assert sizes.limit("gpu", 128) == 128
-    sizes.fitted("gpu", 128)
-    sizes.did_not_fit("gpu", 128)
+    sizes.record_fit("gpu", 128)
+    sizes.record_out_of_memory("gpu", 128)
     assert (sizes.limit("gpu", 128), sizes.limit("gpu", 10), sizes.limit("cpu", 128)) == (64, 10, 128)
     for _ in range(GROW_AFTER - 1):
-        sizes.fitted("gpu", 64)
+        sizes.record_fit("gpu", 64)
     for _ in range(GROW_AFTER):
-        sizes.fitted("gpu", 63)
+        sizes.record_fit("gpu", 63)
     assert sizes.limit("gpu", 128) == 64
-    sizes.fitted("gpu", 64)
+    sizes.record_fit("gpu", 64)
     assert sizes.limit("gpu", 1000) == 128
     for _ in range(GROW_AFTER - 1):
-        sizes.fitted("gpu", 128)
-    sizes.did_not_fit("gpu", 128)
-    sizes.fitted("gpu", 64)
+        sizes.record_fit("gpu", 128)
+    sizes.record_out_of_memory("gpu", 128)
+    sizes.record_fit("gpu", 64)
     assert sizes.limit("gpu", 1000) == 64
-    sizes.did_not_fit("gpu", 1)
+    sizes.record_out_of_memory("gpu", 1)
     assert sizes.limit("gpu", 1000) == 1
 
 
@@ -352,7 +347,7 @@ def test_unavailable_is_called_once(one_by_one: bool) -> None:
 def test_device_lost_midway_keeps_what_was_answered() -> None:
     """Answers that came before the device was lost stand, failures included."""
     sizes = WorkingSizes()
-    sizes.did_not_fit("gpu", 4)
+    sizes.record_out_of_memory("gpu", 4)
 
     def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id != "0":
@@ -431,7 +426,7 @@ def test_seconds_are_those_of_the_calls(always: Exception | None) -> None:
         sizes=WorkingSizes(),
         free_memory=lambda: None,
         timer=rung.clock.timer,
-        gate=SlowGate("gpu", Breaker(scope="host"), rung.clock),
+        breaker=SlowGate("gpu", Breaker(scope="host"), rung.clock),
         accept=accept,
     )
     assert replies.seconds == {"0": 8.0}
@@ -449,9 +444,9 @@ def test_refusal_ends_the_calls() -> None:
     """Who is in a call that opens the breaker fails with its error; who still waits is refused, and took no time."""
     gate = LocalGate("gpu", Breaker(scope="host", failures=2), ManualClock())
     sizes = WorkingSizes()
-    sizes.did_not_fit("gpu", 6)
+    sizes.record_out_of_memory("gpu", 6)
     rung = ScriptedRung("gpu", always=TimedOut("cut off"), call_takes_s=6)
-    replies = call(rung, works(9), sizes=sizes, gate=gate)
+    replies = call(rung, works(9), sizes=sizes, breaker=gate)
     assert rung.calls == [["0", "1", "2"], ["3", "4", "5"]]
     assert replies.refused == {"6", "7", "8"}
     assert [error_type(replies.outcomes[str(item)]) for item in range(9)] == ["TimedOut"] * 6 + ["BreakerOpen"] * 3
@@ -462,7 +457,7 @@ def test_without_a_refusal_nobody_is_refused() -> None:
     """A breaker that stays closed leaves no mark on the replies."""
     gate = LocalGate("gpu", Breaker(scope="host"), ManualClock())
     rung = breaking(77)
-    assert call(rung, gate=gate) == call(breaking(77))
+    assert call(rung, breaker=gate) == call(breaking(77))
     assert len(gate.permits) == len(rung.calls)
 
 
@@ -488,7 +483,7 @@ class ProbeOnly:
 def test_each_probe_carries_one_item_and_nobody_is_called_twice() -> None:
     """However long the probes go on, every item of the batch has its one call."""
     rung = ScriptedRung("gpu")
-    call(rung, works(20), gate=ProbeOnly(map(str, count())))
+    call(rung, works(20), breaker=ProbeOnly(map(str, count())))
     assert sorted(rung.calls, key=lambda items: int(items[0])) == [[str(item)] for item in range(20)]
 
 
@@ -499,7 +494,7 @@ def test_probe_is_drawn_by_its_token(items: int) -> None:
     for number in range(items * 50):
         probes = [ScriptedRung("gpu", always=Unavailable("no CUDA device")) for _ in range(2)]
         for rung in probes:
-            call(rung, works(items), gate=ProbeOnly(iter([f"token {number}"])))
+            call(rung, works(items), breaker=ProbeOnly(iter([f"token {number}"])))
         assert probes[0].calls == probes[1].calls
         draws.update(probes[0].calls[0])
     assert draws.keys() == {work.item_id for work in works(items)}
@@ -511,9 +506,9 @@ def test_probe_is_of_the_next_chunk_whatever_fits() -> None:
     drawn = set()
     for number in range(100):
         sizes = WorkingSizes()
-        sizes.did_not_fit("gpu", 4)
+        sizes.record_out_of_memory("gpu", 4)
         rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
-        call(rung, works(8), sizes=sizes, gate=ProbeOnly(iter([f"token {number}"])))
+        call(rung, works(8), sizes=sizes, breaker=ProbeOnly(iter([f"token {number}"])))
         drawn.add(rung.calls[0][0])
     assert drawn == set(map(str, range(8)))
 
@@ -523,7 +518,7 @@ def test_the_same_token_draws_the_same_in_any_process() -> None:
     drawn = []
     for token in ("one", "two", "three"):
         rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
-        call(rung, gate=ProbeOnly(iter([token])))
+        call(rung, breaker=ProbeOnly(iter([token])))
         drawn += rung.calls
     assert drawn == [["113"], ["102"], ["117"]]
 
@@ -531,7 +526,7 @@ def test_the_same_token_draws_the_same_in_any_process() -> None:
 def test_probes_in_the_middle_of_a_batch_keep_its_order() -> None:
     """The chunk that comes next gives its items, one after the other, before another chunk does."""
     rung = breaking(7)
-    call(rung, works(8), gate=ProbeOnly(map(str, count()), calls_first=1))
+    call(rung, works(8), breaker=ProbeOnly(map(str, count()), calls_first=1))
     assert rung.sizes == [8] + [1] * 8
     probes = [item for (item,) in rung.calls[1:]]
     assert (set(probes[:4]), set(probes[4:])) == (set("0123"), set("4567"))

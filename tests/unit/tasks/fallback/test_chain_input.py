@@ -13,10 +13,8 @@ from repli.tasks.fallback import (
     SKIP,
     AttemptOutcome,
     Breaker,
-    Cause,
     ChainInput,
     Directives,
-    Ordered,
     Status,
     StepError,
     StepResult,
@@ -24,6 +22,7 @@ from repli.tasks.fallback import (
     Unavailable,
     run_chain,
 )
+from repli.tasks.fallback.breaker import Cause, Overridden
 from tests.support.fakes import NIGHT, RUN_ID, STAGE, Does, LocalGates, ScriptedRung, chain_of, runtime, works
 from tests.unit.tasks.fallback.test_properties import NAMES, Scenario, always, scenarios, without_seconds
 
@@ -193,7 +192,7 @@ class TestWasCalled:
         gates = LocalGates()
         breaker = Breaker(scope="fleet")
         gates.of(f"{STAGE}.gpu", breaker)
-        gates.by_name[f"{STAGE}.gpu"].happens(Ordered(Cause.FORCED_OPEN))
+        gates.by_name[f"{STAGE}.gpu"].happens(Overridden(Cause.FORCED_OPEN))
         chain = chain_of(*scripted(gpu=Does.SERVE, cpu=Does.SERVE), breakers={"gpu": breaker})
         within = runtime(breaker_of=gates.of)
         [result] = run_chain(chain, [ChainInput("0", "0", improve_on="cpu")], None, run_id=RUN_ID, runtime=within)

@@ -13,24 +13,17 @@ from hypothesis import strategies as st
 
 from repli.tasks.fallback import (
     AttemptOutcome,
-    BadAnswer,
     Breaker,
-    Cause,
     Chain,
     ChainInput,
-    Decision,
     Directives,
-    Ended,
     Failed,
     Fault,
     FaultKind,
     InvalidItem,
     ItemError,
-    NoBreaker,
-    Ordered,
     Outcome,
     OutOfMemory,
-    Permit,
     Position,
     Rung,
     Served,
@@ -39,11 +32,11 @@ from repli.tasks.fallback import (
     StepResult,
     TimedOut,
     Unavailable,
-    Verdict,
     run_chain,
-    without_breakers,
 )
-from repli.tasks.fallback.gate import verdict_on
+from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, Overridden, Verdict
+from repli.tasks.fallback.breaker_client import NoBreaker, Permit, verdict_of, without_breakers
+from repli.tasks.fallback.errors import BadAnswer
 from tests.support.fakes import (
     RUN_ID,
     STAGE,
@@ -164,7 +157,7 @@ def refusal(results: Sequence[StepResult]) -> StepError:
 )
 def test_verdict_on_answers(outcomes: list[Outcome[str]], verdict: tuple[Verdict, str]) -> None:
     """Whoever serves one item works; items' own errors say nothing; any other error is the rung's, with its line."""
-    assert verdict_on(outcomes) == verdict
+    assert verdict_of(outcomes) == verdict
 
 
 def test_no_gate_lets_everything_through() -> None:
@@ -266,7 +259,7 @@ def test_rung_that_answers_nonsense_is_dead_too() -> None:
     for _ in range(7):
         assert on_primary(stage.run()) == 0
     assert stage.primary.sizes == [128] * 5
-    assert stage.gate.state.why == f"BadAnswer: {NAME} answered with confidence nan, not in [0, 1]"
+    assert stage.gate.state.why == f"BadAnswer: {NAME} returned a confidence of nan, not in [0, 1]"
 
 
 def test_wrong_number_of_answers_counts() -> None:
@@ -319,12 +312,12 @@ def test_item_of_a_failed_call_has_failed() -> None:
     stage = Stage(ScriptedRung("gpu", always=RuntimeError("no driver")))
     assert {result.error for result in stage.run()} == {StepError(type="RuntimeError", message="no driver")}
     stage = Stage(ScriptedRung("gpu", always=RuntimeError("no driver")))
-    stage.runtime.sizes.did_not_fit(NAME, 8)
+    stage.runtime.sizes.record_out_of_memory(NAME, 8)
     results = stage.run(16)
     assert stage.primary.sizes == [4, 4, 4, 4, 2]
     assert first_attempts(results) == {"failed": 16}
     stage = Stage(ScriptedRung("gpu", always=OutOfMemory("full")), breaker=Breaker(scope="host", failures=1))
-    stage.runtime.sizes.did_not_fit(NAME, 8)
+    stage.runtime.sizes.record_out_of_memory(NAME, 8)
     results = stage.run(16)
     assert stage.primary.calls == [["0", "1", "2", "3"], ["0", "1"], ["0"]]
     assert [result.attempts[0].outcome.value for result in results] == ["failed"] * 4 + ["refused"] * 12
@@ -334,11 +327,11 @@ def test_item_of_a_failed_call_has_failed() -> None:
 def test_breaker_that_somebody_else_opens_refuses_the_rest() -> None:
     """It is asked before each call of a batch, so that another worker's failures end this one's calls."""
     stage = Stage(ScriptedRung("gpu"))
-    stage.runtime.sizes.did_not_fit(NAME, 4)
+    stage.runtime.sizes.record_out_of_memory(NAME, 4)
 
     def calls(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:
         if "2" in inputs:
-            stage.gate.happens(Ordered(Cause.FORCED_OPEN))
+            stage.gate.happens(Overridden(Cause.FORCED_OPEN))
         return stage.primary(inputs)
 
     chain = Chain(STAGE, Rung("gpu", calls, time_limit_s=60, breaker=BREAKER), Skip(penalty="0.7"))
@@ -460,7 +453,7 @@ def test_poison_among_bad_items_is_excused() -> None:
 def test_failed_part_of_a_served_batch_is_excused(first: str) -> None:
     """Where a batch takes several calls, those that failed are excused once another one is served."""
     stage = Stage(ScriptedRung("gpu", {"0": Does.ANSWER_NAN, "1": Does.ANSWER_NAN} if first == "nonsense" else {}))
-    stage.runtime.sizes.did_not_fit(NAME, 4)
+    stage.runtime.sizes.record_out_of_memory(NAME, 4)
     limited = stage.primary.__call__
 
     def calls(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:
@@ -479,7 +472,7 @@ def test_failed_part_of_a_served_batch_is_excused(first: str) -> None:
 def test_lost_device_is_not_excused() -> None:
     """No item makes a device go away: that counts, whatever was served before."""
     stage = Stage(ScriptedRung("gpu"))
-    stage.runtime.sizes.did_not_fit(NAME, 4)
+    stage.runtime.sizes.record_out_of_memory(NAME, 4)
 
     def calls(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:
         if "0" not in inputs:
@@ -526,12 +519,12 @@ def test_batch_that_was_cut_short_excuses_nobody(
     those that were held back are dropped."""
     stage = Stage(ScriptedRung("gpu", dict.fromkeys(poisons, Does.BREAK)))
     stage.gate.has_served_last = has_served_last
-    stage.runtime.sizes.did_not_fit(NAME, 4)
+    stage.runtime.sizes.record_out_of_memory(NAME, 4)
 
     def calls(inputs: Sequence[str], context: object) -> Sequence[Outcome[str]]:
         if poisons[0] in inputs:
             for other in others:
-                stage.gate.happens(Ended(other, FAILED))
+                stage.gate.happens(CallEnded(other, FAILED))
         return stage.primary(inputs)
 
     chain = Chain(STAGE, Rung("gpu", calls, time_limit_s=60, breaker=BREAKER), Skip(penalty="0.7"))
@@ -625,7 +618,7 @@ def test_probe_carries_one_item() -> None:
 def test_probe_does_not_change_the_working_size() -> None:
     """That a probe carried one item says nothing of what fits."""
     stage = Stage(ScriptedRung("gpu")).due()
-    stage.runtime.sizes.did_not_fit(NAME, 32)
+    stage.runtime.sizes.record_out_of_memory(NAME, 32)
     stage.run(40)
     assert stage.primary.sizes == [1, 16, 16, 7]
 
@@ -746,7 +739,7 @@ def test_cancelled_probe_gives_its_permit_back(error: BaseException) -> None:
     with pytest.raises(type(error)):
         stage.run(8)
     assert stage.gate.ends == [("1", INCONCLUSIVE)]
-    assert stage.gate.state.owes_probe(stage.clock.now())
+    assert stage.gate.state.is_probe_due(stage.clock.now())
     stage.primary.always = None
     assert on_primary(stage.run(8)) == 8
 
