@@ -1,271 +1,247 @@
-"""The command line: `repli`. Results go to stdout, progress and errors to stderr; imports are lazy, for speed."""
+"""The command line `repli`: results go to stdout, progress and errors to stderr.
+
+Commands import what they need when they are called, so that `--help` and usage errors answer at once.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from repli.tasks.fallback import RepliError, UsageError
-from repli.tasks.settings import Settings
-
-app = typer.Typer(
-    name="repli",
-    help="Enrich a catalogue with a pipeline that always moves: every stage succeeds, falls back, or skips.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from repli.flows.cli.breakers_app import breakers_app
+from repli.flows.cli.command_group import CommandGroup
+from repli.flows.cli.errors import USAGE_ERROR, interruptible, one_line_errors, raise_problem
+from repli.flows.cli.options import (
+    BatchSizeOption,
+    DaskOption,
+    DatabaseOption,
+    FaultOption,
+    JsonOption,
+    resolve_settings,
 )
+from repli.flows.cli.output import print_json, print_line, print_page, reserved_stdout
+from repli.flows.cli.queue_app import queue_app
 
-DatabaseOption = Annotated[
-    str | None, typer.Option("--database", metavar="URL", help="The store: sqlite:///FILE or postgresql://…")
-]
-DaskOption = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A standing Dask scheduler, instead of one of its own.")
-]
-BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items that travel together; 128 unless set.")]
-FaultOption = Annotated[list[str] | None, typer.Option(metavar="SPEC", help=r"A fault: STAGE.RUNG=KIND\[@RATE].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; all else goes to stderr.")]
+app = typer.Typer(name="repli", cls=CommandGroup, invoke_without_command=True, pretty_exceptions_enable=False)
+
+
+def _print_version(is_wanted: bool) -> None:
+    """Print the installed version and exit."""
+    if is_wanted:
+        from importlib.metadata import version
+
+        print_line(f"repli {version('repli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def repli(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Enrich a catalogue with a pipeline that always moves: every stage succeeds, falls back, or skips."""
+    if context.invoked_subcommand is None:
+        print_line(context.get_help())
+        raise typer.Exit(USAGE_ERROR)
 
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(help="A JSONL, CSV or Parquet file, or a directory of images.")],
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Take only the first N lines.")] = None,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A JSONL, CSV or Parquet file, or a directory of images.")
+    ],
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Read only the first N items.")] = None,
     batch_size: BatchSizeOption = None,
-    refresh: Annotated[bool, typer.Option(help="Do everything again, keeping what is better already.")] = False,
-    force: Annotated[list[str] | None, typer.Option(metavar="STAGE=RUNG", help="Begin a stage at this rung.")] = None,
+    refresh: Annotated[bool, typer.Option(help="Process all stages again; better results are kept.")] = False,
+    force: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE=RUNG", help="Start a stage at this rung. Repeatable.")
+    ] = None,
     fault: FaultOption = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Enrich the items of SOURCE. What an earlier run finished is not done again."""
+    """Enrich the items of SOURCE; an interrupted run continues."""
     from repli.flows.cli import render, run_commands
-    from repli.flows.config.run_request import RunRequest
+    from repli.flows.config.run_request import RunRequest, parse_directives
 
-    with _interruptible(), _stdout_kept(as_json) as stdout:
-        settings = _settings(database, dask, batch_size)
+    with interruptible(), reserved_stdout(as_json) as stdout:
+        settings = resolve_settings(database, dask, batch_size)
         request = RunRequest(
             source=source.absolute(),
             batch_size=settings.batch_size,
             limit=limit,
             refresh=refresh,
-            force=tuple(force or ()),
-            faults=tuple(fault or ()),
+            directives=parse_directives(force or (), fault or ()),
         )
         outcome = run_commands.run(settings, request)
         if as_json:
-            _print_json(outcome.report.as_json(), stdout)
+            print_json(outcome.report.as_json(), stdout)
         else:
-            _print(render.run_summary(outcome.report))
-    if outcome.problem:
-        raise RepliError(outcome.problem)
-
-
-@app.command()
-def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
-    """What is in the store: items, statuses per stage, quality, and the last run."""
-    from repli.flows.cli import render, store_commands
-
-    overview = store_commands.status(_settings(database))
-    if as_json:
-        _print_json(overview.as_json(), sys.stdout)
-    else:
-        _print(render.overview_page(overview.database, overview.tally, overview.last_run, overview.now))
-
-
-@app.command()
-def show(item_id: str, database: DatabaseOption = None, as_json: JsonOption = False) -> None:
-    """One item: each stage's result, and how it came to it."""
-    from repli.flows.cli import render, store_commands
-
-    view = store_commands.show(_settings(database), item_id)
-    if as_json:
-        _print_json(view.as_json(), sys.stdout)
-    else:
-        _print(render.item_page(view))
-
-
-@app.command()
-def breakers(
-    order: Annotated[str | None, typer.Argument(metavar="open|close|reset", help="Force it, or let it go.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="STAGE.RUNG, or STAGE.RUNG@PLACE.")] = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Every breaker: where it stands, its failures, its next probe. `open`, `close` and `reset` are a person's word."""
-    from repli.flows.cli import render, store_commands
-
-    settings = _settings(database)
-    if order and not name:
-        raise UsageError(f"`repli breakers {order[:40]}` needs the breaker's name, such as classify_image.gpu")
-    views = (
-        store_commands.order_breaker(settings, order, name)
-        if order and name
-        else store_commands.list_breakers(settings)
-    )
-    if as_json:
-        _print_json([view.as_json() for view in views], sys.stdout)
-    else:
-        _print(render.breakers_page(views))
+            print_page(render.run_summary(outcome.report))
+    raise_problem(outcome.problem)
 
 
 @app.command()
 def reprocess(
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Take at most N items.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Process at most N items.")] = None,
     batch_size: BatchSizeOption = None,
     fault: FaultOption = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Do again what waits in the retry queue: only the stages that were degraded, where they may succeed now."""
-    from repli.flows.cli import render, run_commands
-    from repli.flows.config.run_request import RetryRequest
+    """Process the retry queue.
 
-    with _interruptible(), _stdout_kept(as_json) as stdout:
-        settings = _settings(database, dask, batch_size)
-        request = RetryRequest(batch_size=settings.batch_size, limit=limit, faults=tuple(fault or ()))
+    Only degraded or stale stages whose better rungs are available again run, and the stages that depend on them.
+    """
+    from repli.flows.cli import render, run_commands
+    from repli.flows.config.run_request import RetryRequest, parse_directives
+
+    with interruptible(), reserved_stdout(as_json) as stdout:
+        settings = resolve_settings(database, dask, batch_size)
+        directives = parse_directives(faults=fault or ())
+        request = RetryRequest(batch_size=settings.batch_size, limit=limit, directives=directives)
         outcome = run_commands.reprocess(settings, request)
         if as_json:
-            _print_json(outcome.report.as_json(), stdout)
+            print_json(outcome.report.as_json(), stdout)
         else:
-            _print(render.retry_summary(outcome.report))
-    if outcome.problem:
-        raise RepliError(outcome.problem)
-
-
-@app.command()
-def queue(
-    verb: Annotated[str | None, typer.Argument(metavar="retry", help="Put items first in line.")] = None,
-    item_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Their ids.")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show the first N.")] = 100,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """What waits to be done again, in its order. `retry ID…` puts items first in line, parked ones too."""
-    from repli.flows.cli import render, store_commands
-
-    settings = _settings(database)
-    if verb not in {None, "retry"}:
-        raise UsageError(f"`repli queue {verb[:40]}`: there is no such order; the one there is is `retry ID…`")
-    if verb and not item_ids:
-        raise UsageError("`repli queue retry` needs the ids of items, such as `repli status` or `repli queue` name")
-    if verb and item_ids:
-        queued, whole = store_commands.retry(settings, item_ids)
-        if as_json:
-            _print_json({"queued": queued, "nothing_to_do": whole}, sys.stdout)
-        else:
-            _print(render.retry_answer(queued, whole))
-        return
-    view = store_commands.list_queue(settings, limit)
-    if as_json:
-        _print_json(view.as_json(), sys.stdout)
-    else:
-        _print(render.queue_page(view.tally, view.entries))
+            print_page(render.retry_summary(outcome.report))
+    raise_problem(outcome.problem)
 
 
 @app.command()
 def drill(
-    sample: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Items to drill on.")] = 200,
+    sample: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Items in the sample.")] = 200,
     dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Call every rung of every chain on a sample, in shadow, and judge what they answer."""
+    """Test every rung of every chain on a sample of stored items.
+
+    The stored results stay unchanged. Each rung gets a verdict and its agreement with the primary.
+    """
     from repli.flows.cli import render, run_commands
 
-    with _interruptible(), _stdout_kept(as_json) as stdout:
-        outcome = run_commands.drill(_settings(database, dask), sample)
+    with interruptible(), reserved_stdout(as_json) as stdout:
+        outcome = run_commands.drill(resolve_settings(database, dask), sample)
         if as_json:
-            _print_json(outcome.drills[0].report, stdout)
+            print_json(outcome.report[0].report, stdout)
         else:
-            _print(render.drill_page(outcome.drills))
-    if outcome.problem:
-        raise RepliError(outcome.problem)
+            print_page(render.drill_page(outcome.report))
+    raise_problem(outcome.problem)
+
+
+@app.command()
+def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """Show the store: items, statuses per stage, quality, the last run."""
+    from repli.flows.cli import render, store_commands
+
+    overview = store_commands.status(resolve_settings(database))
+    if as_json:
+        print_json(overview.as_json(), sys.stdout)
+    else:
+        print_page(render.overview_page(overview.database, overview.tally, overview.last_run, overview.now))
+
+
+@app.command()
+def show(
+    item_id: Annotated[str, typer.Argument(metavar="ITEM_ID", help="The id of the item in its manifest.")],
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one item: the result of each stage, and its attempts."""
+    from repli.flows.cli import render, store_commands
+
+    view = store_commands.show(resolve_settings(database), item_id)
+    if as_json:
+        print_json(view.as_json(), sys.stdout)
+    else:
+        print_page(render.item_page(view))
 
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="Words, or a sentence.")],
-    mode: Annotated[str, typer.Option(metavar="hybrid|keyword|vector", help="What is looked at.")] = "hybrid",
-    limit: Annotated[int, typer.Option(metavar="N", help="Show the best N.")] = 10,
-    min_quality: Annotated[float, typer.Option(metavar="Q", help="Leave out what is of a lower quality.")] = 0.0,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="Words, or a sentence.")],
+    mode: Annotated[str, typer.Option(metavar="hybrid|keyword|vector", help="How to search.")] = "hybrid",
+    limit: Annotated[int, typer.Option(metavar="N", help="Show the best N items.")] = 10,
+    min_quality: Annotated[float, typer.Option(metavar="Q", help="Exclude items of a lower quality.")] = 0.0,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The items that go best with QUERY, by words and by meaning, those of full quality first among equals."""
+    """Search stored items by keyword, vector, or both."""
     from repli.flows.cli import render, store_commands
     from repli.tasks.search import Mode, Query
 
-    with _interruptible(), _stdout_kept(as_json) as stdout:
-        asked = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
-        found = store_commands.search(_settings(database), asked)
+    with interruptible(), reserved_stdout(as_json) as stdout:
+        parsed = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
+        found = store_commands.search(resolve_settings(database), parsed)
         if as_json:
-            _print_json(found.as_json(), stdout)
+            print_json(found.as_json(), stdout)
         else:
-            _print(render.hits_page(found))
+            print_page(render.hits_page(found))
 
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="FILE.jsonl or FILE.parquet.")],
-    min_quality: Annotated[
-        float | None, typer.Option(metavar="Q", help="Only what is stored at least so well.")
-    ] = None,
-    max_quality: Annotated[float | None, typer.Option(metavar="Q", help="Only what is stored at most so well.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="FILE.jsonl or FILE.parquet.")],
+    min_quality: Annotated[float | None, typer.Option(metavar="Q", help="Exclude items of a lower quality.")] = None,
+    max_quality: Annotated[float | None, typer.Option(metavar="Q", help="Exclude items of a higher quality.")] = None,
     status: Annotated[
-        list[str] | None, typer.Option(metavar="STATE|STAGE=STATUS", help="Only items of this state or status.")
+        list[str] | None,
+        typer.Option(metavar="STATE|STAGE=STATUS", help="Only items of this state or status. Repeatable."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every item, with every status, as a file for other tools."""
+    """Export items with all statuses to a JSONL or Parquet file."""
     from repli.flows.cli import store_commands
     from repli.tasks.stages.default import STAGE_NAMES
     from repli.tasks.storage.views.browse import Selection
 
-    with _interruptible():
+    with interruptible():
         selection = Selection.parse(status or (), STAGE_NAMES, min_quality, max_quality)
-        count = store_commands.export(_settings(database), file, selection, overwrite=overwrite)
+        count = store_commands.export(resolve_settings(database), file, selection, overwrite=overwrite)
     if as_json:
-        _print_json({"file": str(file), "items": count}, sys.stdout)
+        print_json({"file": str(file), "items": count}, sys.stdout)
     else:
-        _tell(f"{count} items in {file}")
+        print_line(f"{count} items in {file}")
+
+
+app.add_typer(breakers_app, name="breakers")
+app.add_typer(queue_app, name="queue")
 
 
 @app.command()
 def serve(
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="The port of the Prefect UI.")] = 4200,
     nightly: Annotated[
-        Path | None, typer.Option(metavar="SOURCE", help="Enrich this every night, at 01:00 UTC.")
+        Path | None, typer.Option(metavar="SOURCE", help="Enrich SOURCE every night at 01:00 UTC.")
     ] = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
 ) -> None:
-    """The Prefect UI, deployments and schedules on this machine, until Ctrl-C."""
+    """Serve the Prefect UI, deployments and schedules until Ctrl-C."""
     from repli.flows.server import serve
 
-    serve.serve(_settings(database, dask), port=port, nightly=nightly, tell=_tell)
+    serve.serve(resolve_settings(database, dask), port=port, nightly=nightly, tell=print_line)
 
 
 @app.command()
 def dashboard(
-    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Its port on this machine.")] = 8501,
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="The port on this machine.")] = 8501,
     database: DatabaseOption = None,
 ) -> None:
-    """The store in the browser: quality, stages, breakers, queue, drills, search and each item. It reads only."""
+    """Serve a read-only dashboard of the store until Ctrl-C."""
     from repli.flows.dashboard import launch
 
-    launch.dashboard(_settings(database), port)
+    launch.dashboard(resolve_settings(database), port)
 
 
 @app.command()
@@ -274,97 +250,25 @@ def demo(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole story on real data: a healthy run, the GPU that runs out of memory at 3 a.m., and the morning after."""
-    from repli.flows.cli.demo import story as story
+    """Run the demo on real data: a healthy run, an outage, a recovery.
 
-    with _interruptible(), _stdout_kept(as_json) as stdout:
-        summary = story.run_demo(_settings(None), items=items, database_url=database)
+    In the outage the GPU is out of memory. Then it has room again, and `reprocess` upgrades the degraded items.
+    """
+    from repli.flows.cli.demo import story
+
+    with interruptible(), reserved_stdout(as_json) as stdout:
+        summary = story.run_demo(resolve_settings(None), items=items, database_url=database)
         if as_json:
-            _print_json(summary.as_json(), stdout)
+            print_json(summary.as_json(), stdout)
         else:
-            _print(summary.page())
-    if summary.problem:
-        raise RepliError(summary.problem)
+            print_page(summary.page())
+    raise_problem(summary.problem)
 
 
 def main() -> None:
-    """The entry point. An error is one line that says what to do; exit status 1 failed, 2 usage."""
-    try:
-        app(standalone_mode=True)
-    except UsageError as error:
-        _end(error, 2)
-    except Interrupted as error:
-        _end(error, 130)
-    except RepliError as error:
-        _end(error, 1)
-    except Exception as error:
-        if os.environ.get("REPLI_DEBUG"):
-            raise
-        _end(f"unexpected {type(error).__name__}: {error}; set REPLI_DEBUG=1 for the traceback, and report it", 1)
-
-
-class Interrupted(RepliError):
-    """A person stopped a run."""
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; run the same command again, it goes on from here") from None
-
-
-def _end(message: object, status: int) -> None:
-    line = "".join(character if character.isprintable() else " " for character in str(message))
-    sys.stderr.write(f"repli: {' '.join(line.split())}\n")
-    sys.exit(status)
-
-
-def _settings(database: str | None, dask: str | None = None, batch_size: int | None = None) -> Settings:
-    """The settings, options before environment. The workers and the flow read the same environment.
-
-    A command's store is what these say and no block's, which `status` and `show` would not know of.
-    """
-    if database:
-        os.environ["REPLI_DATABASE_URL"] = database
-    if dask:
-        os.environ["REPLI_DASK_ADDRESS"] = dask
-    if batch_size is not None:
-        if batch_size < 1:
-            raise UsageError(f"--batch-size {batch_size}: a batch holds at least 1 item")
-        os.environ["REPLI_BATCH_SIZE"] = str(batch_size)
-    settings = Settings.from_environment()
-    os.environ["REPLI_HOME"], os.environ["REPLI_DATABASE_URL"] = str(settings.home), settings.database_url
-    return settings
-
-
-@contextmanager
-def _stdout_kept(wanted: bool) -> Iterator[Any]:
-    """Keeps stdout for the one JSON document: whatever else writes there, workers included, is sent to stderr."""
-    if not wanted:
-        yield sys.stdout
-        return
-    sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as kept:
-        os.dup2(2, 1)
-        yield kept
-
-
-def _print(page: Any) -> None:
-    from rich.console import Console
-
-    Console().print(page)
-
-
-def _tell(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _print_json(document: Any, stream: Any) -> None:
-    stream.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
-    stream.flush()
+    """Run the command line and exit: 0 done, 1 failed, 2 usage error, 130 interrupted."""
+    with one_line_errors():
+        sys.exit(app(prog_name="repli", standalone_mode=False))
 
 
 if __name__ == "__main__":

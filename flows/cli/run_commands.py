@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from repli.flows.cli.store_commands import existing_store
 from repli.flows.config.run_request import RetryRequest, RunRequest
+from repli.flows.server.environment import environment, store_variables
 from repli.tasks.fallback import RepliError
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report
 from repli.tasks.reporting.run_report import Report, build_report
@@ -19,42 +20,39 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.runs import Run
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOutcome:
-    """How a run of `enrich` ended. `problem` is set where it failed."""
-
-    report: Report
-    problem: str | None
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryOutcome:
-    """How a run of `reprocess` ended. `problem` is set where it failed."""
+class Outcome(Generic[Content]):
+    """How a flow run ended. `problem` is the message of a run that failed, else None.
 
-    report: RetryReport
+    The report of a failed run counts the results that were stored before the failure.
+    """
+
+    report: Content
     problem: str | None
 
 
-def run(settings: Settings, request: RunRequest) -> RunOutcome:
-    """Run `enrich` on this machine, or on the cluster that the settings name, with progress on stderr.
+def run(settings: Settings, request: RunRequest) -> Outcome[Report]:
+    """Run `enrich` on the cluster that the settings name, else on a local one, with progress on stderr.
 
     Raises:
-        StoreError: the store cannot be reached or written.
+        StoreError: The store cannot be reached or written.
     """
     from repli.flows.server.dask_cluster import cluster
 
-    Database(settings.database_url).migrate()  # what cannot be written is told before anything is started
+    Database(settings.database_url).migrate()  # fails before anything is started
     with show_progress(settings, request), cluster(settings) as dask_address:
         return run_on(dask_address, settings, request)
 
 
-def reprocess(settings: Settings, request: RetryRequest) -> RetryOutcome:
-    """Run `reprocess` on this machine, or on the cluster that the settings name, with progress on stderr.
+def reprocess(settings: Settings, request: RetryRequest) -> Outcome[RetryReport]:
+    """Run `reprocess` on the cluster that the settings name, else on a local one, with progress on stderr.
 
     Raises:
-        RepliError: there is no store.
-        StoreError: the store cannot be reached or written.
+        RepliError: There is no store.
+        StoreError: The store cannot be reached or written.
     """
     from repli.flows.server.dask_cluster import cluster
 
@@ -64,25 +62,25 @@ def reprocess(settings: Settings, request: RetryRequest) -> RetryOutcome:
 
 
 def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
-    """Progress of a run on stderr, while the block runs."""
+    """Show the progress of a run on stderr while the block runs."""
     from rich.console import Console
 
-    from repli.flows.cli.render import progress_shown, retry_progress, run_progress
+    from repli.flows.cli.progress import poll_reprocess, poll_run, progress_bar
 
     database = Database(settings.database_url)
     if isinstance(request, RunRequest):
-        poll, doing = run_progress(database, str(request.source), refresh=request.refresh), "enriching"
+        poll, label = poll_run(database, str(request.source), refresh=request.refresh), "enriching"
     else:
-        poll, doing = retry_progress(database), "reprocessing"
-    return progress_shown(Console(stderr=True), poll, doing)
+        poll, label = poll_reprocess(database), "reprocessing"
+    return progress_bar(Console(stderr=True), poll, label)
 
 
-def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOutcome:
-    """Run `enrich` on a cluster that is there. The flow reads its settings from the environment."""
-    from repli.flows.config.parameters import faults_by, forced_by
+def run_on(dask_address: str, settings: Settings, request: RunRequest) -> Outcome[Report]:
+    """Run `enrich` on a running cluster. The flow reads its settings from the environment."""
+    from repli.flows.config.parameters import FaultToInject
     from repli.flows.enrich import enrich
 
-    begun, problem = _flow_run(
+    run, problem = _run_flow(
         enrich,
         dask_address,
         settings,
@@ -90,66 +88,69 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> RunOut
         limit=request.limit,
         batch_size=request.batch_size,
         refresh=request.refresh,
-        force=forced_by(request.force),
-        faults=faults_by(request.faults),
+        force=tuple(f"{stage}.{rung}" for stage, rung in request.directives.forced.items()),
+        faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
     )
-    return RunOutcome(report=build_report(Database(settings.database_url), begun, STAGE_NAMES), problem=problem)
+    return Outcome(report=build_report(Database(settings.database_url), run, STAGE_NAMES), problem=problem)
 
 
-def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> RetryOutcome:
-    """Run `reprocess` on a cluster that is there. The flow reads its settings from the environment."""
-    from repli.flows.config.parameters import faults_by
+def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> Outcome[RetryReport]:
+    """Run `reprocess` on a running cluster, on the store of the settings."""
+    from repli.flows.config.parameters import FaultToInject
     from repli.flows.reprocess import reprocess as flow
 
-    begun, problem = _flow_run(
+    run, problem = _run_flow(
         flow,
         dask_address,
         settings,
         limit=request.limit,
         batch_size=request.batch_size,
-        faults=faults_by(request.faults),
+        faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
     )
-    return RetryOutcome(report=build_retry_report(Database(settings.database_url), begun), problem=problem)
+    return Outcome(report=build_retry_report(Database(settings.database_url), run), problem=problem)
 
 
-def _flow_run(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> tuple[Run, str | None]:
-    """Run a flow on a cluster: its run in the store, and why it failed, if it did."""
-    state = _ended(flow, dask_address, **parameters)
-    begun = runs.of_flow_run(Database(settings.database_url), str(state.state_details.flow_run_id))
-    if begun is None:
-        raise RepliError(f"the run did not begin: {state.message}")
-    return begun, None if state.is_completed() else state.message
+def _run_flow(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> tuple[Run, str | None]:
+    """Run a flow on a cluster. Return its run in the store, and the message of a run that failed.
+
+    Raises:
+        RepliError: The flow failed before it registered its run.
+    """
+    state = _final_state(flow, dask_address, settings, **parameters)
+    run = runs.of_flow_run(Database(settings.database_url), str(state.state_details.flow_run_id))
+    if run is None:
+        raise RepliError(f"the run did not start: {state.message}")
+    return run, None if state.is_completed() else state.message
 
 
-def _ended(flow: Any, dask_address: str, **parameters: Any) -> Any:
-    """The last state of a flow that ran on a cluster."""
+def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> Any:
+    """Run a flow on a cluster and return its final Prefect state.
+
+    The flow reads its own settings, from the environment and the Prefect blocks: the store is named there while it runs.
+    """
     from prefect_dask import DaskTaskRunner
 
     runner = cast(Any, DaskTaskRunner(address=dask_address))
-    return flow.with_options(task_runner=runner)(**parameters, return_state=True)
+    with environment(store_variables(settings)):
+        return flow.with_options(task_runner=runner)(**parameters, return_state=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrillOutcome:
-    """A drill and the one before it, the last first. `problem` is set where it failed."""
+def drill(settings: Settings, sample: int) -> Outcome[Sequence[Drill]]:
+    """Run a drill on the cluster that the settings name, else on a local one.
 
-    drills: Sequence[Drill]
-    problem: str | None
-
-
-def drill(settings: Settings, sample: int) -> DrillOutcome:
-    """Hold a drill on this machine, or on the cluster that the settings name.
+    Returns:
+        The drill and the one before it, newest first.
 
     Raises:
-        RepliError: there is no store, or nothing in it to drill on.
+        RepliError: There is no store, it holds no item for the sample, or the drill reached no verdict.
     """
     from repli.flows.server.dask_cluster import cluster
 
     database = existing_store(settings)
     with cluster(settings) as dask_address:
-        from repli.flows.drill import drill as flow  # Prefect reads its settings when it is imported
+        from repli.flows.drill import drill as flow  # inside: Prefect reads its settings when it is imported
 
-        state = _ended(flow, dask_address, sample=sample)
+        state = _final_state(flow, dask_address, settings, sample=sample)
     if drills.of_flow_run(database, str(state.state_details.flow_run_id)) is None:
-        raise RepliError(state.message or "the drill did not come to a verdict")
-    return DrillOutcome(drills=drills.latest(database), problem=None if state.is_completed() else state.message)
+        raise RepliError(state.message or "the drill reached no verdict; see the log of its flow run")
+    return Outcome(report=drills.latest(database), problem=None if state.is_completed() else state.message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import Any
 
 import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
-from repli.tasks.fallback import Cause, Order, RepliError, UsageError
-from repli.tasks.search import Found, Query
+from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.fallback.breaker import Override
+from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
-from repli.tasks.storage import breakers, runs
+from repli.tasks.storage import breakers, counts, runs
 from repli.tasks.storage.breakers import BreakerView, Key
+from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import Entry, QueueTally
-from repli.tasks.storage.runs import Run, Tally
+from repli.tasks.storage.runs import Run
 from repli.tasks.storage.views import lookup
 from repli.tasks.storage.views.browse import Selection, browse
 from repli.tasks.storage.views.lookup import ItemView
@@ -28,7 +30,7 @@ from repli.tasks.storage.views.lookup import ItemView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """What is in the store, and the run that began last."""
+    """The counts of a store and its latest run, at the database's time `now`."""
 
     database: Database
     tally: Tally
@@ -54,15 +56,23 @@ class Overview:
 
 
 def status(settings: Settings) -> Overview:
-    """What is in the store. Raises `RepliError` where there is none."""
+    """Return the counts of the store.
+
+    Raises:
+        RepliError: There is no store.
+    """
     database = existing_store(settings)
     return Overview(
-        database=database, tally=runs.tally(database, STAGE_NAMES), last_run=runs.latest(database), now=database.now()
+        database=database, tally=counts.tally(database, STAGE_NAMES), last_run=runs.latest(database), now=database.now()
     )
 
 
 def show(settings: Settings, item_id: str) -> ItemView:
-    """One item, whole. Raises `RepliError` where there is none of this id."""
+    """Return one item with all its results.
+
+    Raises:
+        RepliError: There is no store, or no item with this id.
+    """
     database = existing_store(settings)
     view = lookup.view(database, item_id, STAGE_NAMES)
     if view is None:
@@ -70,43 +80,48 @@ def show(settings: Settings, item_id: str) -> ItemView:
     return view
 
 
-ORDERS: Mapping[str, Order] = {"open": Cause.FORCED_OPEN, "close": Cause.FORCED_CLOSED, "reset": Cause.RESET}
-"""What a person may say to a breaker."""
-
-
 def list_breakers(settings: Settings) -> list[BreakerView]:
-    """Every declared breaker. Raises `RepliError` where there is no store."""
+    """Return every declared breaker.
+
+    Raises:
+        RepliError: There is no store.
+    """
     return breakers.views(existing_store(settings), declared_breakers())
 
 
-def order_breaker(settings: Settings, verb: str, name: str) -> list[BreakerView]:
-    """Force a breaker open or closed, or let it go, and tell the Prefect server, if one is known; all breakers then.
+def override_breaker(settings: Settings, name: str, override: Override) -> list[BreakerView]:
+    """Force a breaker open or closed, or remove its override. Send the moves to the Prefect server, if one is known.
+
+    Args:
+        name: The breaker as `STAGE.RUNG`, or `STAGE.RUNG@PLACE` for one device.
+        override: What to do with it.
+
+    Returns:
+        Every declared breaker, after the override.
 
     Raises:
-        UsageError: there is no such verb, or no such breaker.
+        UsageError: There is no breaker of this name.
     """
-    if verb not in ORDERS:
-        raise UsageError(f"`repli breakers {verb[:40]}`: there is no such order; choose from {', '.join(ORDERS)}")
     rung, _, place = name.partition("@")
     declared = declared_breakers()
     if rung not in declared:
         raise UsageError(f"there is no breaker {name[:200]!r}; choose from {', '.join(declared)}")
     if place and declared[rung].scope == "fleet":
-        raise UsageError(f"the breaker {rung} is the whole fleet's; leave @{place[:200]} away")
+        raise UsageError(f"the breaker {rung} has the scope fleet, not one device; omit @{place[:200]}")
     database = Database(settings.database_url)
     database.migrate()
-    moves = breakers.order(database, declared[rung], Key(rung, place), ORDERS[verb])
+    moves = breakers.override(database, declared[rung], Key(rung, place), override)
     with known_server(settings):
         if moves and os.environ.get("PREFECT_API_URL"):
-            from repli.tasks.reporting.events import breakers_moved_now
+            from repli.tasks.reporting.events import emit_breaker_moves_and_wait
 
-            breakers_moved_now(moves)
+            emit_breaker_moves_and_wait(moves)
     return list_breakers(settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """The retry queue, and the first of those in it."""
+    """The counts of the retry queue, and its first entries in the order of claims."""
 
     tally: QueueTally
     entries: Sequence[Entry]
@@ -116,40 +131,47 @@ class QueueView:
 
 
 def list_queue(settings: Settings, limit: int) -> QueueView:
-    """The retry queue. Raises `RepliError` where there is no store."""
+    """Return the retry queue with its first `limit` entries.
+
+    Raises:
+        RepliError: There is no store.
+    """
     database = existing_store(settings)
     return QueueView(tally=retry_queue.tally(database), entries=retry_queue.entries(database, limit))
 
 
 def retry(settings: Settings, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Queue items on a person's word: those that are queued now, and those about which there is nothing to do again.
+    """Queue items with priority HIGH, parked items too.
+
+    Returns:
+        The ids that are queued now, and those that have nothing to retry: they succeeded, or are still pending.
 
     Raises:
-        RepliError: there is no store, or no such item; nothing is queued then.
+        RepliError: There is no store, or one of the items does not exist. Nothing is queued then.
     """
     database = existing_store(settings)
-    item_ids = list(dict.fromkeys(item_ids))
+    item_ids = list(dict.fromkeys(item_ids))  # without duplicates
     if unknown := retry_queue.unknown(database, item_ids):
         named = ", ".join(repr(id_[:200]) for id_ in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         raise RepliError(f"there is no item {named} in {database}, so nothing was queued; see `repli queue`")
     return retry_queue.enqueue_by_operator(database, item_ids)
 
 
-def search(settings: Settings, query: Query) -> Found:
-    """The items that go best with a query.
+def search(settings: Settings, query: Query) -> SearchResult:
+    """Return the stored items that match a query best.
 
     Raises:
-        RepliError: there is no store, or nothing in it that could be compared with the query.
+        RepliError: There is no store, or it holds nothing to compare with the query.
     """
     return repli.tasks.search.search(settings, existing_store(settings), query)
 
 
 def export(settings: Settings, path: Path, selection: Selection, *, overwrite: bool) -> int:
-    """Write the items that meet a selection to a file; how many.
+    """Write the selected items to a file and return their number.
 
     Raises:
-        UsageError: the file is there and not to be overwritten, or of an unknown kind.
-        RepliError: there is no store, or the file cannot be written.
+        UsageError: The file exists and `overwrite` is False, or its suffix is unknown.
+        RepliError: There is no store, or the file cannot be written.
     """
     from repli.tasks.reporting import export as exporter
 
@@ -158,7 +180,11 @@ def export(settings: Settings, path: Path, selection: Selection, *, overwrite: b
 
 
 def existing_store(settings: Settings) -> Database:
-    """Return the store, migrated. Raises `RepliError` where there is none."""
+    """Return the store, migrated to this version's schema.
+
+    Raises:
+        RepliError: There is no store.
+    """
     database = Database(settings.database_url)
     if database.version() is None:
         raise RepliError(f"there is no store at {database}; make one with `repli run SOURCE`")

@@ -99,7 +99,7 @@ def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(quick_repli
     ("arguments", "status", "message"),
     [
         (("breakers",), 1, "repli run SOURCE"),
-        (("breakers", "open"), 2, "needs the breaker's name"),
+        (("breakers", "open"), 2, "missing argument 'NAME'; see `repli breakers open --help`"),
         (("breakers", "open", "classify_image.tpu"), 2, "choose from validate.expectations"),
         (("breakers", "smash", GPU), 2, "choose from open, close, reset"),
     ],
@@ -109,6 +109,19 @@ def test_a_wrong_order_is_one_line(quick_repli: Repli, arguments: tuple[str, ...
     done = quick_repli(*arguments)
     assert (done.returncode, done.stderr.count("\n")) == (status, 1)
     assert message in done.stderr
+
+
+def test_options_go_before_or_after_the_sub_command(quick_repli: Repli, tmp_path: Path, home: Path) -> None:
+    """`--json` and `--database` mean the same in both places; the value after the name takes precedence."""
+    before, after = (f"sqlite:///{tmp_path / name}.db" for name in ("before", "after"))
+    opened = quick_repli("breakers", "--json", "--database", before, "open", GPU)
+    assert opened.returncode == 0, opened.stderr
+    assert {view["state"] for view in json.loads(opened.stdout) if view["name"] == GPU} == {"forced_open"}
+    closed = quick_repli("breakers", "--database", before, "close", GPU, "--json", "--database", after)
+    assert {view["state"] for view in json.loads(closed.stdout) if view["name"] == GPU} == {"forced_closed"}
+    listed = quick_repli("breakers", "--json", "--database", before)
+    assert json.loads(listed.stdout) == json.loads(opened.stdout)
+    assert not (home / "repli.db").exists()
 
 
 def test_the_page_fits_a_terminal(quick_repli: Repli) -> None:

@@ -211,8 +211,8 @@ def test_a_second_run_finds_nothing(night: Night) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("queue", "retry"), 2, "needs the ids of items"),
-        (("queue", "smash", "item-0"), 2, "the one there is is `retry ID…`"),
+        (("queue", "retry"), 2, "missing argument 'ID'; see `repli queue retry --help`"),
+        (("queue", "smash", "item-0"), 2, "`repli queue` has no command 'smash'; choose from retry"),
         (("queue", "retry", "item-0", "nobody"), 1, "there is no item 'nobody' in"),
         (("reprocess", "--limit", "0"), 2, "--limit 0: ask for at least 1 item"),
         (("reprocess", "--batch-size", "0"), 2, "--batch-size 0"),
@@ -401,7 +401,7 @@ def test_what_cannot_be_mended_is_parked(gallery: Gallery) -> None:
 
 def test_what_is_parked_comes_back_by_hand(gallery: Gallery) -> None:
     """Once the files are where the manifest says, one command and one run make the items whole."""
-    assert gallery.brought_back == "2 items are first in line; `repli reprocess` takes them up.\n"
+    assert gallery.brought_back == "2 items queued with priority HIGH; `repli reprocess` processes them.\n"
     assert (gallery.found["claimed"], gallery.found["upgraded"]) == (2, 2)
     calls = {"fetch": 2, "classify_image": 2, "embed_text": 2, "store": 2}
     assert gallery.found["calls"] == {**dict.fromkeys(STAGE_NAMES, 0), **calls}
@@ -457,7 +457,7 @@ def test_a_rung_that_does_not_go_with_another_is_named(
         ]
         assert step["attempts"][0]["error"] == step["error"] == {"type": "Incompatible", "message": str(rule)}
         report = report_of(standing, "enrich-report").replace("\\_", "_")
-        assert f"## Rungs passed over as incompatible\n\n| rule | items |\n| --- | ---: |\n| {rule} | 4 |\n" in report
+        assert f"## Incompatible rungs\n\n| rule | items |\n| --- | ---: |\n| {rule} | 4 |\n" in report
     page = shop.repli("show", "item-1", COLUMNS="400").stdout
     assert "text_and_label incompatible → text_only served" in page
     assert f"embed_text is degraded: {rule}" in page

@@ -1,1 +1,1 @@
-"""`repli demo`: a real catalogue, and the night of the outage in three acts."""
+"""`repli demo`: a catalogue of real items, and a GPU outage in three acts."""

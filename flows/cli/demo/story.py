@@ -1,9 +1,11 @@
-"""The story on real data, in three acts: a healthy night; the night on which the GPU ran out of memory at 3 a.m.; and
-the morning after, when it has room again."""
+"""The demo in three acts on real data: a healthy run, a run with the GPU out of memory, and the recovery."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from repli.flows.cli import run_commands, store_commands
 from repli.flows.cli.demo.catalogue import build
-from repli.flows.config.run_request import RetryRequest, RunRequest
+from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.flows.server.dask_cluster import cluster, visible_devices
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import Report
 from repli.tasks.settings import Settings
@@ -24,13 +27,14 @@ if TYPE_CHECKING:
 OUTAGE = "classify_image.gpu=oom"
 PRIMARY = "classify_image.gpu"
 RETRY_BELOW = "1"
-"""Everything that is less than whole is queued here; without it a run queues what is below 0.8."""
+"""In the demo every item below quality 1 is queued; the default is 0.8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """How the acts ended, and where their items lie."""
+    """The reports of the three acts, the manifest, and the stores."""
 
+    home: Path
     catalogue: Path
     healthy: Report
     outage: Report
@@ -54,33 +58,61 @@ class Story:
 
         from repli.flows.cli.render import retry_summary, run_summary
 
-        example = next((item.id for item in self.outage.lowest), "ID")
-        database = self.databases["outage"]
         return Group(
-            Rule("Act 1 · a healthy night", align="left"),
+            Rule("Act 1 · a healthy run", align="left"),
             run_summary(self.healthy),
-            Rule(f"Act 2 · 3 a.m.: the same items with {OUTAGE}", align="left"),
+            Rule(f"Act 2 · 3 a.m.: the same items, with {OUTAGE}", align="left"),
             run_summary(self.outage),
-            Rule("Act 3 · the GPU has room again: what was degraded is done again, and nothing else", align="left"),
+            Rule("Act 3 · the GPU has room again: only degraded stages run again", align="left"),
             retry_summary(self.recovery),
-            Rule("What to try next", align="left"),
-            Text(
-                "Nothing was frozen and nothing is lost: each item was stored with its quality and the reason, and is "
-                "whole again; what could not be stored says why.\n"
-                f"  repli show {example} --database {database}\n"
-                f"  repli status --database {database}\n"
-                f"  repli run {self.catalogue} --database {database}      (nothing done is done twice)\n"
-                "  make serve      (both runs in the Prefect UI, with their reports)",
-                overflow="fold",
-            ),
+            Rule("Next steps", align="left"),
+            Text(self.next_steps(), overflow="fold"),
         )
+
+    def next_steps(self) -> str:
+        """Return the commands to try next. Each works when pasted into the shell that the demo was started from."""
+        activate = _command_path().with_name("activate")
+        is_on_path = shutil.which("repli") == str(_command_path())
+        items = self.outage.lowest[:1]
+        database = self.databases["outage"].replace(f"sqlite:///{self.home}/", "sqlite:///$REPLI_HOME/")
+        lines = [
+            "Each stored item has its quality and the reason for it, and its degraded",
+            "stages ran again. The reports above name the items that failed, and why.",
+            "Choose the demo's store in this shell:" if is_on_path else "Put `repli` on the path of this shell:",
+            *([] if is_on_path else [f"  source {_shown(activate)}", "Choose the demo's store:"]),
+            f"  export REPLI_HOME={_shown(self.home)}",
+            f'  export REPLI_DATABASE_URL="{database}"',
+            "Show one item, and the whole store:",
+            *(f"  repli show {shlex.quote(item.id)}" for item in items),
+            "  repli status",
+            "Run the catalogue again; no finished stage runs twice:",
+            f'  repli run "$REPLI_HOME/{self.catalogue.relative_to(self.home)}"',
+            "Show the runs and their reports in the Prefect UI, until Ctrl-C:",
+            "  repli serve",
+        ]
+        return "\n".join(lines)
+
+
+def _command_path() -> Path:
+    """Return the path of the `repli` command beside this Python."""
+    return Path(sys.executable).with_name("repli")
+
+
+def _shown(path: Path) -> str:
+    """Return `path` quoted for the shell, relative to the working directory if it lies in it."""
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Story:
-    """Build a catalogue under the home, and run the acts on one cluster, the first into a store of its own.
+    """Build a catalogue under the home and run the three acts on one cluster.
 
-    The stores of an earlier demo are begun anew, except a `database_url` that is given: that is the second act's.
-    Without a CUDA device the accelerator is emulated, and every summary says so.
+    The first act has a store of its own. The stores of an earlier demo are deleted first. Without a CUDA device the
+    accelerator is emulated, and every summary says so.
+
+    Args:
+        settings: The settings of all acts, but for the store.
+        items: Items in the catalogue.
+        database_url: The store of the second and third act; it is not deleted. None means a new one under the home.
     """
     from rich.console import Console
 
@@ -99,19 +131,21 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
     os.environ["REPLI_RETRY_BELOW"] = RETRY_BELOW
     with cluster(settings) as dask_address:
         for act, faults in (("healthy", ()), ("outage", (OUTAGE,))):
-            request = RunRequest(source=catalogue, batch_size=settings.batch_size, faults=faults)
+            directives = parse_directives(faults=faults)
+            request = RunRequest(source=catalogue, batch_size=settings.batch_size, directives=directives)
             os.environ["REPLI_DATABASE_URL"] = urls[act]
-            here = Settings.from_environment()
-            Database(here.database_url).migrate()
+            act_settings = Settings.from_environment()
+            Database(act_settings.database_url).migrate()
             console.print(f"{act} run" + (f", with {', '.join(faults)}" if faults else ""))
-            with run_commands.show_progress(here, request):
-                outcomes[act] = run_commands.run_on(dask_address, here, request)
-        again = RetryRequest(batch_size=settings.batch_size)
+            with run_commands.show_progress(act_settings, request):
+                outcomes[act] = run_commands.run_on(dask_address, act_settings, request)
+        retry = RetryRequest(batch_size=settings.batch_size)
         console.print(f"the GPU has room again: repli breakers reset {PRIMARY}, repli reprocess")
-        store_commands.order_breaker(here, "reset", PRIMARY)
-        with run_commands.show_progress(here, again):
-            recovery = run_commands.reprocess_on(dask_address, here, again)
+        store_commands.override_breaker(act_settings, PRIMARY, Cause.RESET)
+        with run_commands.show_progress(act_settings, retry):
+            recovery = run_commands.reprocess_on(dask_address, act_settings, retry)
     return Story(
+        home=settings.home,
         catalogue=catalogue,
         healthy=outcomes["healthy"].report,
         outage=outcomes["outage"].report,
@@ -122,6 +156,7 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
 
 
 def _new_store(path: Path) -> str:
+    """Delete the SQLite store at a path, if there is one, and return its URL."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     return f"sqlite:///{path}"

@@ -108,7 +108,7 @@ def test_the_page_of_a_search_says_what_the_hits_are() -> None:
         "b  b  score 0.250  quality 0.72 · degraded: classify_image, embed_text",
     ]
     assert re.search(r"\x1b\[[\d;]+mash\x1b", shown)
-    assert "Nothing was found." in printed(hits_page(SearchResult(query=query, hits=[])))
+    assert "No items found" in printed(hits_page(SearchResult(query=query, hits=[])))
 
 
 def printed(page: RenderableType) -> str:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from repli.flows.cli.demo import catalogue
+from repli.flows.cli.demo.photos import PHOTOS
 from repli.tasks.fallback import UsageError
 
 MISSING_ON_PURPOSE = {"images/broken-missing-image.jpg", "documents/broken-missing-document.html"}
@@ -117,7 +118,7 @@ def test_photos_can_be_read_and_belong_to_one_item(folder: Path) -> None:
 @needs_packages
 def test_photos_show_what_the_article_is_about() -> None:
     """The label of a photo and its article share a word, in the title or in the text."""
-    labels = {title: label for label, title in catalogue.PHOTOS.values()}
+    labels = {title: label for label, title in PHOTOS.values()}
     articles = {article.title: article for article in catalogue.read_articles() if article.photo}
     assert set(articles) == set(labels), "a photo's article is not in the package, or the photo is not"
     strangers = [
@@ -130,10 +131,10 @@ def test_photos_show_what_the_article_is_about() -> None:
 
 def test_labels_agree_with_the_classes_in_the_file_names() -> None:
     """Each photo has an article of its own, and photos of one class of one data set share a word of their labels."""
-    titles = [title for _, title in catalogue.PHOTOS.values()]
+    titles = [title for _, title in PHOTOS.values()]
     assert len(set(titles)) == len(titles)
     classes: defaultdict[tuple[str, ...], list[set[str]]] = defaultdict(list)
-    for name, (label, _) in catalogue.PHOTOS.items():
+    for name, (label, _) in PHOTOS.items():
         if found := re.fullmatch(r"(imagenet|cifar10|cifar100)_\d+_(\d+)\.\w+", name):
             classes[found.groups()].append(words_of(label))
     assert [key for key, labels in classes.items() if not set.intersection(*labels)] == []

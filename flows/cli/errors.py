@@ -1,0 +1,70 @@
+"""Errors of the command line: one line on stderr that says what to do next, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from repli.tasks.fallback import RepliError, UsageError
+
+FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+"""The exit statuses of errors."""
+
+
+class Interrupted(RepliError):
+    """The operator stopped a run with Ctrl-C."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an error of the block as one line on stderr, and exit: 1 failed, 2 usage error, 130 interrupted."""
+    try:
+        yield
+    except UsageError as error:
+        _exit(error, USAGE_ERROR)
+    except Interrupted as error:
+        _exit(error, INTERRUPTED)
+    except RepliError as error:
+        _exit(error, FAILED)
+    except typer.TyperException as error:
+        _exit(_with_hint(error), error.exit_code)
+    except Exception as error:
+        if os.environ.get("REPLI_DEBUG"):
+            raise
+        message = f"unexpected {type(error).__name__}: {error}"
+        _exit(f"{message}; set REPLI_DEBUG=1 for the traceback, and report it", FAILED)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` on Ctrl-C. Its message says how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; run the same command again to continue where it stopped") from None
+
+
+def raise_problem(problem: str | None) -> None:
+    """Raise the problem of a flow run that failed."""
+    if problem:
+        raise RepliError(problem)
+
+
+def _with_hint(error: typer.TyperException) -> str:
+    """Return the message of a usage error that Typer found, and the command that shows the usage."""
+    message = error.format_message().removesuffix(".")
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context else ""
+    return message[:1].lower() + message[1:] + hint
+
+
+def _exit(message: object, status: int) -> NoReturn:
+    """Print one line on stderr and exit. Line breaks and control characters become spaces."""
+    line = "".join(character if character.isprintable() else " " for character in str(message))
+    sys.stderr.write(f"repli: {' '.join(line.split())}\n")
+    sys.exit(status)
