@@ -1,1 +1,1 @@
-"""The store: items, step results, runs, and the bytes that were fetched."""
+"""The store: items, step results, runs, and fetched bytes."""

@@ -1,4 +1,4 @@
-"""Fetched bytes, by content: a file named by the SHA-256 of what it holds, and the last good copy of each URI."""
+"""Fetched bytes: files named by the SHA-256 of their content, and the last good copy of each URI."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from repli.tasks.storage.schema import good_copies
 
 
 class Blobs:
-    """A folder of blobs. Writing the same bytes twice keeps one file; a file is there whole or not at all."""
+    """A folder of blobs. The same bytes are kept in one file, and each file is written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, sha256: str) -> Path:
-        """Where the blob of this hash lies, if it does."""
+        """Return the path of the blob of this hash, whether or not it exists."""
         return self.folder / sha256[:2] / sha256[2:4] / sha256
 
     def put(self, content: bytes) -> str:
-        """Keep `content`; its SHA-256.
+        """Save `content` and return its SHA-256.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -48,12 +48,12 @@ class Blobs:
         return sha256
 
     def read(self, sha256: str) -> bytes:
-        """The bytes of a blob. Raises FileNotFoundError where there is none."""
+        """Return the bytes of a blob. Raises FileNotFoundError where there is none."""
         return self.path(sha256).read_bytes()
 
 
 def remember_copies(database: Database, copies: Iterable[tuple[str, Asset]], now: datetime) -> None:
-    """Note `(full URI, asset)` pairs as the last good copies."""
+    """Save `(full URI, asset)` pairs as the last good copies."""
     rows = {
         _key(uri): {
             "uri_sha256": _key(uri),
@@ -77,7 +77,7 @@ def remember_copies(database: Database, copies: Iterable[tuple[str, Asset]], now
 
 
 def last_copies(database: Database, uris: Sequence[str]) -> dict[str, Asset]:
-    """The last good copy of each of these full URIs, as an asset of source `cached`; absent where there is none."""
+    """Return the last good copies of these full URIs, as assets of source `cached`; absent where there is none."""
     query = sa.select(good_copies).where(good_copies.c.uri_sha256.in_([_key(uri) for uri in uris]))
     with database.read() as connection:
         rows = connection.execute(query).all()

@@ -1,9 +1,9 @@
-"""The breakers that all workers share: failures as rows, moves by compare-and-set on a version.
+"""Shared circuit breakers: failures as rows, moves by compare-and-set on a version.
 
-Every change is one short transaction: read the state and the version, let the machine of `repli.tasks.fallback.breaker`
-work out the next, and write it to that version alone. Whoever comes second finds another version, and begins again
-with what the first one left, so no failure is lost and no two callers hold one lease. The time is the database's:
-workers' clocks need not agree.
+Every change is one short transaction: read the state and its version, compute the next state with the state machine of
+`repli.tasks.fallback.breaker`, and write it only if the version is still the same. Otherwise the change starts again
+from the new state, so that no failure is lost and no two callers hold one lease. All times are the database's: workers'
+clocks need not agree.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import (
-    Breaker,
+from repli.tasks.fallback import Breaker, Position, StoreError
+from repli.tasks.fallback.breaker import (
     BreakerState,
+    CallEnded,
     Cause,
     Decision,
-    Ended,
     Event,
     Failure,
     Lease,
-    Order,
-    Ordered,
-    Position,
-    StoreError,
+    Overridden,
+    Override,
     step,
 )
 from repli.tasks.items import clean_text
@@ -35,17 +33,17 @@ from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
 FLEET = ""
-"""The place of a breaker of scope `fleet`, and of a person's word on one of scope `host`."""
+"""The `place` of a breaker of scope `fleet`, and of an override of all hosts for one of scope `host`."""
 
 TRIES = 1000
-"""Changes that others may get in before ours: far more than there are workers."""
+"""Tries of one change before it fails: far more than there are workers to change the breaker in between."""
 
 Clock = Callable[[sa.Connection], datetime]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """One breaker: its rung as `stage.rung`, and its place."""
+    """The key of one breaker: its rung as `stage.rung`, and its place, `host/device` for scope `host`."""
 
     name: str
     place: str = FLEET
@@ -56,7 +54,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """A breaker moved. `number` counts the changes of one breaker."""
+    """One move of a breaker. `number` counts the changes of that breaker."""
 
     key: Key
     number: int
@@ -72,14 +70,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerView:
-    """A declared breaker, and where it stands."""
+    """A declared breaker and its state."""
 
     key: Key
     breaker: Breaker
     state: BreakerState
 
     def as_json(self) -> dict[str, Any]:
-        """The outside form: `breakers --json` of section 11 of the design, and beside it the lease and the reason."""
+        """Return the breaker as `breakers --json` prints it."""
         state = self.state
         return {
             "name": self.key.name,
@@ -96,7 +94,7 @@ class BreakerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What an event came to. `now` is the database's time; `move` is None where the breaker stayed where it is."""
+    """The effect of an event. `now` is the database's time; `move` is None where the position did not change."""
 
     state: BreakerState
     decision: Decision
@@ -107,7 +105,7 @@ class Change:
 def read(
     database: Database, breaker: Breaker, keys: Sequence[Key], *, clock: Clock = database_time
 ) -> tuple[dict[Key, BreakerState], datetime]:
-    """Where these breakers stand, and the database's time. One small read."""
+    """Return the states of these breakers and the database's time, in one small read."""
     with database.read() as connection:
         now = clock(connection)
         found = _load(connection, breaker, keys, now)
@@ -115,16 +113,16 @@ def read(
 
 
 def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock: Clock = database_time) -> Change:
-    """Let `event` happen to a breaker, and keep what follows from it.
+    """Apply `event` to a breaker and save its new state, failures and move.
 
     Raises:
         StoreError: the store is out of reach; nothing changed.
     """
-    if isinstance(event, Ended):
-        event = replace(event, why=clean_text(event.why))  # an error quotes what it likes
+    if isinstance(event, CallEnded):
+        event = replace(event, why=clean_text(event.why))  # errors may quote text that the database refuses
     for _ in range(TRIES):
         with database.write() as connection:
-            if not database.is_sqlite:  # whose writers queue by themselves: wait here instead of losing the swap
+            if not database.is_sqlite:  # wait here instead of losing the swap; SQLite's writers queue anyway
                 connection.execute(sa.select(breakers.c.version).where(_of(breakers, key)).with_for_update())
             now = clock(connection)
             before, version = _load(connection, breaker, [key], now)[key]
@@ -132,14 +130,14 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
             if after == before:
                 return Change(state=after, decision=decision, now=now, move=None)
             if _swap(database, connection, key, version, after):
-                _keep_failures(connection, breaker, key, before, after, now)
-                move = _keep_move(connection, key, version + 1, before, after, now)
+                _save_failures(connection, breaker, key, before, after, now)
+                move = _save_move(connection, key, version + 1, before, after, now)
                 return Change(state=after, decision=decision, now=now, move=move)
     raise StoreError(f"the breaker {key} changed {TRIES} times while it was being changed; start the run again")
 
 
 def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock = database_time) -> list[BreakerView]:
-    """Where the declared breakers stand, wherever they ever changed; one that never did is closed."""
+    """Return the state of each declared breaker at each place where it ever changed; closed where it never did."""
     found = []
     with database.read() as connection:
         now = clock(connection)
@@ -147,25 +145,33 @@ def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock =
         for name, breaker in declared.items():
             keys = sorted(Key(*row) for row in rows if row.name == name) or [Key(name)]
             for key, (state, _) in _load(connection, breaker, keys, now).items():
-                is_lifted = breaker.scope == "host" and key.place == FLEET and not state.position.is_forced
-                if not (is_lifted and len(keys) > 1):  # an order that was taken back says nothing any more
+                is_removed = breaker.scope == "host" and key.place == FLEET and not state.position.is_forced
+                if not (is_removed and len(keys) > 1):  # a removed override of all hosts has no effect any more
                     found.append(BreakerView(key=key, breaker=breaker, state=state))
     return found
 
 
-def order(database: Database, breaker: Breaker, key: Key, cause: Order, *, clock: Clock = database_time) -> list[Move]:
-    """Do as a person says: `key` everywhere, unless it names a place. A reset lets it think for itself everywhere."""
+def override(
+    database: Database, breaker: Breaker, key: Key, cause: Override, *, clock: Clock = database_time
+) -> list[Move]:
+    """Override a breaker as an operator: for all hosts, unless `key` names a place.
+
+    A reset removes the override and clears the failures, at every place unless `key` names one.
+
+    Returns:
+        The moves that followed.
+    """
     keys = {key}
     if cause is Cause.RESET and key.place == FLEET:
         keys |= {view.key for view in views(database, {key.name: breaker}, clock=clock)}
-    changes = [apply(database, breaker, each, Ordered(cause), clock=clock) for each in sorted(keys)]
+    changes = [apply(database, breaker, each, Overridden(cause), clock=clock) for each in sorted(keys)]
     return [change.move for change in changes if change.move]
 
 
 def moves_since(database: Database, start: datetime, end: datetime | None = None) -> list[Move]:
-    """The moves of all breakers from `start` on, oldest first."""
-    wanted = [breaker_moves.c.at >= start] + ([breaker_moves.c.at <= end] if end else [])
-    query = sa.select(breaker_moves).where(*wanted)
+    """Return the moves of all breakers from `start` on, oldest first."""
+    conditions = [breaker_moves.c.at >= start] + ([breaker_moves.c.at <= end] if end else [])
+    query = sa.select(breaker_moves).where(*conditions)
     order = (breaker_moves.c.at, breaker_moves.c.name, breaker_moves.c.place, breaker_moves.c.version)
     with database.read() as connection:
         rows = connection.execute(query.order_by(*order)).mappings().all()
@@ -173,7 +179,7 @@ def moves_since(database: Database, start: datetime, end: datetime | None = None
 
 
 def last_moves(database: Database, count: int) -> list[Move]:
-    """The moves of all breakers that came last, the last one first."""
+    """Return the latest `count` moves of all breakers, the newest first."""
     order = (breaker_moves.c.at.desc(), breaker_moves.c.name, breaker_moves.c.place, breaker_moves.c.version.desc())
     with database.read() as connection:
         rows = connection.execute(sa.select(breaker_moves).order_by(*order).limit(count)).mappings().all()
@@ -199,12 +205,15 @@ def _of(table: sa.Table, key: Key) -> sa.ColumnElement[bool]:
 def _load(
     connection: sa.Connection, breaker: Breaker, keys: Sequence[Key], now: datetime
 ) -> dict[Key, tuple[BreakerState, int]]:
-    """The states of breakers and their versions, 0 for one that never changed. One query, so that they fit together."""
+    """Return the states of breakers and their versions, 0 for one that never changed.
+
+    One query, so that states and failures are consistent.
+    """
     start = now - timedelta(seconds=breaker.within_s)
-    is_its = sa.and_(breaker_failures.c.name == breakers.c.name, breaker_failures.c.place == breakers.c.place)
+    is_same = sa.and_(breaker_failures.c.name == breakers.c.name, breaker_failures.c.place == breakers.c.place)
     rows = connection.execute(
         sa.select(breakers, breaker_failures.c.token, breaker_failures.c.at)
-        .outerjoin(breaker_failures, sa.and_(is_its, breaker_failures.c.at > start))
+        .outerjoin(breaker_failures, sa.and_(is_same, breaker_failures.c.at > start))
         .where(sa.or_(*(_of(breakers, key) for key in keys)))
         .order_by(breaker_failures.c.at, breaker_failures.c.token)
     ).mappings()
@@ -232,7 +241,7 @@ def _state(row: sa.RowMapping, failures: Sequence[Failure]) -> BreakerState:
 
 
 def _swap(database: Database, connection: sa.Connection, key: Key, version: int, state: BreakerState) -> bool:
-    """Write `state` over `version`. False where somebody else wrote first; nothing is changed then."""
+    """Write `state` if the version is still `version`. Return False, and change nothing, where it is another."""
     values: dict[str, Any] = {
         "version": version + 1,
         "position": state.position.value,
@@ -252,17 +261,17 @@ def _swap(database: Database, connection: sa.Connection, key: Key, version: int,
     return connection.execute(swapped).rowcount == 1
 
 
-def _keep_failures(
+def _save_failures(
     connection: sa.Connection, breaker: Breaker, key: Key, before: BreakerState, after: BreakerState, now: datetime
 ) -> None:
-    """Write what the state's failures became. Those that left the window go too."""
-    mine = _of(breaker_failures, key)
+    """Insert the new failures, and delete those that were removed or have left the window."""
+    is_of_breaker = _of(breaker_failures, key)
     kept = {failure.token for failure in after.failures}
-    gone = [failure.token for failure in before.failures if failure.token not in kept]
+    removed = [failure.token for failure in before.failures if failure.token not in kept]
     start = now - timedelta(seconds=breaker.within_s)
     connection.execute(
         sa.delete(breaker_failures).where(
-            mine, sa.or_(breaker_failures.c.token.in_(gone), breaker_failures.c.at <= start)
+            is_of_breaker, sa.or_(breaker_failures.c.token.in_(removed), breaker_failures.c.at <= start)
         )
     )
     known = {failure.token for failure in before.failures}
@@ -275,7 +284,7 @@ def _keep_failures(
         connection.execute(sa.insert(breaker_failures), new)
 
 
-def _keep_move(
+def _save_move(
     connection: sa.Connection, key: Key, number: int, before: BreakerState, after: BreakerState, now: datetime
 ) -> Move | None:
     if after.position is before.position:

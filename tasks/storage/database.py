@@ -1,4 +1,4 @@
-"""The way to the store: SQLite in WAL mode or PostgreSQL, migrated, with read and write transactions."""
+"""The database of the store: SQLite in WAL mode or PostgreSQL, migrated, with read and write transactions."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ HEAD = "0008"
 BUSY_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 15
 UNANSWERED_FOR_S = 30
-"""A PostgreSQL that takes in nothing for so long is out of reach: it may be cut off without a word."""
+"""Seconds without an answer after which a connection to PostgreSQL counts as lost: a cut line reports no error."""
 _INSUFFICIENT_PRIVILEGE = "42501"
 _MIGRATION_LOCK = 0x7265706C69  # "repli": PostgreSQL advisory locks are numbers
 
 
 class Database:
-    """A store at one URL. Cheap to make; nothing is opened before it is used.
+    """A store at one URL. No connection is opened before the first use.
 
-    Every write is one short transaction that takes its lock when it begins, so that on SQLite many processes
-    queue instead of failing half-way.
+    Every write is one short transaction that takes its lock at the start, so that on SQLite many processes queue
+    instead of failing half-way.
 
     Args:
-        is_read_only: nothing can be written, and no file is made; a store has to be there.
+        is_read_only: writes fail and no file is created; the store must exist.
     """
 
     def __init__(self, url: str, *, is_read_only: bool = False) -> None:
@@ -44,7 +44,7 @@ class Database:
                 parsed = parsed.set(drivername="postgresql+psycopg")
             if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
                 raise UsageError(
-                    f"the database {_shown(parsed)} is neither sqlite:///FILE nor postgresql://…; choose one"
+                    f"the database {_without_password(parsed)} is neither sqlite:///FILE nor postgresql://…; choose one"
                 )
             if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
                 raise UsageError("a store in memory cannot be shared with the workers; write sqlite:///FILE")
@@ -59,33 +59,33 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
 
     def __str__(self) -> str:
-        """The URL without its password."""
-        return _shown(self.url)
+        """Return the URL without its password."""
+        return _without_password(self.url)
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An insert that knows ``on_conflict_do_update``, in this store's dialect."""
+        """Return an insert that has ``on_conflict_do_update``, in this store's dialect."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for reading one consistent state."""
-        with self._errors_told(), self.engine.connect() as connection:
+        """Yield a connection that reads one consistent state."""
+        with self._translated_errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A connection whose changes are kept together, or not at all."""
+        """Yield a connection whose changes are one transaction."""
         writing = self.engine.execution_options(repli_writes=True)
-        with self._errors_told(), writing.begin() as connection:
+        with self._translated_errors(), writing.begin() as connection:
             yield connection
 
     def now(self) -> datetime:
-        """The time of the store's own clock."""
+        """Return the time of the store's own clock."""
         with self.read() as connection:
             return database_time(connection)
 
     def version(self) -> str | None:
-        """The migration that the store is at, None where there is no store yet."""
+        """Return the migration of the store; None where there is no store yet."""
         if self.is_sqlite and not (self.url.database and Path(self.url.database).exists()):
             return None
         with self.read() as connection:
@@ -95,25 +95,25 @@ class Database:
             return version
 
     def is_migrated(self) -> bool:
-        """Whether the store has today's tables. False where there is no store yet."""
+        """Return whether the store is at the newest migration. False where there is no store yet."""
         return self.version() == HEAD
 
     def migrate(self) -> None:
-        """Make the store, or bring it up to date. Safe beside other processes that do the same.
+        """Create the store, or migrate it to `HEAD`. Safe while other processes do the same.
 
         Raises:
-            StoreError: the store cannot be reached or written; the message says where it is.
+            StoreError: the store cannot be reached or written; the message names its URL.
         """
         if self.is_sqlite and self.url.database:
             try:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(
-                    f"the store {self} cannot be made ({error.strerror}); choose another with --database"
+                    f"the store {self} cannot be created ({error.strerror}); choose another with --database"
                 ) from None
         if self.is_migrated():
             return
-        from alembic import command  # 0.2 s that `status` and `show` do without
+        from alembic import command  # takes 0.2 s, which `status` and `show` need not pay
         from alembic.config import Config
 
         config = Config()
@@ -126,23 +126,26 @@ class Database:
             command.upgrade(config, "head")
 
     @contextmanager
-    def _errors_told(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise StoreError for the errors of the database while the block runs; programming errors pass."""
         try:
             yield
         except sa.exc.TimeoutError as error:
-            raise StoreError(f"all connections to the store {self} are in use ({error})") from error
+            raise StoreError(
+                f"all connections to the store {self} are in use ({error}); end other commands and try again"
+            ) from error
         except DBAPIError as error:
             is_refused = getattr(error.orig, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
             if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError) and not is_refused:
-                raise  # ours, not the store's
+                raise  # a bug of ours, not a failure of the store
             reason = " ".join(str(error.orig).split())
             raise StoreError(
-                f"the store {self} did not answer ({reason}); see that it is there and can be written"
+                f"the store {self} did not answer ({reason}); check that it exists and can be written"
             ) from error
 
 
 def database_time(connection: sa.Connection) -> datetime:
-    """The time of the store's own clock."""
+    """Return the time of the store's own clock."""
     if connection.dialect.name == "sqlite":
         text = connection.scalar(sa.text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
         return datetime.fromisoformat(str(text)).replace(tzinfo=UTC)
@@ -150,14 +153,14 @@ def database_time(connection: sa.Connection) -> datetime:
     return now.astimezone(UTC)
 
 
-def _shown(url: sa.URL) -> str:
-    shown = url.difference_update_query([name for name in url.query if "password" in name.lower()])
-    return shown.render_as_string(hide_password=True)
+def _without_password(url: sa.URL) -> str:
+    cleaned = url.difference_update_query([name for name in url.query if "password" in name.lower()])
+    return cleaned.render_as_string(hide_password=True)
 
 
 @lru_cache(maxsize=8)
 def _engine(url: str, is_read_only: bool) -> sa.Engine:
-    """One pool a process, URL and purpose."""
+    """Return the engine for a URL, one connection pool per process and mode."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and is_read_only:
         uri = f"{Path(str(parsed.database)).absolute().as_uri()}?mode=ro"
@@ -184,7 +187,7 @@ def _open_sqlite_to_read(uri: str) -> sqlite3.Connection:
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`, not by the driver's guess
+    connection.isolation_level = None  # `_begin_sqlite` begins the transactions, not the driver
     for pragma in (
         "journal_mode=WAL",
         "synchronous=NORMAL",

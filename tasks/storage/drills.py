@@ -16,9 +16,9 @@ from repli.tasks.storage.schema import drills
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
-    """One drill that ended. `report` is what `drill --json` said.
+    """One drill that ended. `report` is the output of `drill --json`.
 
-    A report of an older Repli is given what it lacks: it covered every rung, and had no notes.
+    Reports of older versions lack fields, which are filled in: such a drill covered every rung, and had no notes.
     """
 
     id: str
@@ -36,7 +36,7 @@ def keep(
     finished_at: datetime,
     report: Mapping[str, Any],
 ) -> str:
-    """Add a drill to the history; its id."""
+    """Add a drill to the history and return its id."""
     row = {"flow_run_id": flow_run_id, "started_at": started_at, "finished_at": finished_at}
     id_ = str(uuid.uuid4())
     with database.write() as connection:
@@ -47,14 +47,14 @@ def keep(
 
 
 def latest(database: Database, count: int = 2) -> list[Drill]:
-    """The drills that ended last, the last one first."""
+    """Return the latest `count` drills, the newest first."""
     with database.read() as connection:
         rows = connection.execute(sa.select(drills).order_by(drills.c.finished_at.desc()).limit(count)).mappings()
         return [_drill(row) for row in rows]
 
 
 def of_flow_run(database: Database, flow_run_id: str) -> Drill | None:
-    """The drill of a Prefect flow run; None where it ended before there was a verdict."""
+    """Return the drill of a Prefect flow run; None where the run ended before there was a verdict."""
     with database.read() as connection:
         row = connection.execute(sa.select(drills).where(drills.c.flow_run_id == flow_run_id)).mappings().first()
     return _drill(row) if row else None

@@ -1,4 +1,4 @@
-"""What only one process may do at a time, over all that share a store."""
+"""Exclusive locks among the processes that share a store."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from repli.tasks.storage.database import Database
 
 @contextmanager
 def try_exclusive_lock(database: Database, name: str) -> Iterator[bool]:
-    """Hold `name` while the block runs; whether it could be had: False where another process holds it, at once.
+    """Try to hold the lock `name` while the block runs, without waiting. Yield False where another process holds it.
 
-    However its holder ends, `kill -9` too, it is free at that moment: it is a lock of the operating system beside a
-    SQLite file, which one machine has to itself, and else one of PostgreSQL, on a connection of its own.
+    The lock is released whenever its holder ends, by `kill -9` too: beside a SQLite file, which only one machine
+    uses, it is a lock of the operating system; in PostgreSQL it is an advisory lock on a connection of its own.
     """
     number = int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:7], "big")
     with _of_file(database, number) if database.is_sqlite else _of_server(database, number) as is_held:
@@ -28,7 +28,7 @@ def try_exclusive_lock(database: Database, name: str) -> Iterator[bool]:
 
 @contextmanager
 def _of_file(database: Database, number: int) -> Iterator[bool]:
-    """One byte of a file stands for each name: no file for each is left behind."""
+    """Lock one byte of a common file for each name, so that no file per name is left behind."""
     with Path(f"{database.url.database}.lock").open("ab") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
@@ -36,17 +36,17 @@ def _of_file(database: Database, number: int) -> Iterator[bool]:
             is_held = False
         else:
             is_held = True
-        yield is_held  # closing the file lets go
+        yield is_held  # closing the file releases the lock
 
 
 @contextmanager
 def _of_server(database: Database, number: int) -> Iterator[bool]:
     with database.engine.connect() as pooled:
-        connection = pooled.execution_options(isolation_level="AUTOCOMMIT")  # none of an open transaction for hours
+        connection = pooled.execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open for hours
         is_held = bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(number))))
         try:
             yield is_held
         finally:
             if is_held:
-                with suppress(DBAPIError):  # a connection that is lost holds nothing
+                with suppress(DBAPIError):  # a lost connection has released the lock
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(number)))

@@ -1,4 +1,4 @@
-"""The tables. Alembic's migrations make them; this is what the code reads and writes."""
+"""The tables, as the code reads and writes them. Alembic's migrations create them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time with its zone, which SQLite's own type would lose."""
+    """A time with its zone, kept in UTC: SQLite's own type would lose the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,8 +42,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
-# One row per run. `kind` is the flow; `alive_at` is brought up to date while it works. `quality` counts what was stored
-# when it ended, in this run or another, by quality.
+# One row per run. `kind` is the flow; `alive_at` is its last heartbeat. `quality` counts, by quality, all items that
+# were stored when it ended, in this run or another.
 runs = Table(
     "runs",
     metadata,
@@ -76,7 +76,7 @@ items = Table(
     Index("items_by_quality", "quality", "state"),
 )
 
-# A manifest on its way into `items`, so that of two lines with one id only the later is ever compared.
+# The lines of a manifest before they are merged into `items`: of two lines with one id only the later is compared.
 incoming = Table(
     "incoming",
     metadata,
@@ -88,7 +88,7 @@ incoming = Table(
     Column("fingerprint", String(64), nullable=False),
 )
 
-# Which items a run is about, in the manifest's order.
+# The items of each run, in the manifest's order.
 run_items = Table(
     "run_items",
     metadata,
@@ -98,8 +98,8 @@ run_items = Table(
     Index("run_items_by_item", "item_id"),
 )
 
-# What each stage left for each item; a row that is absent is pending. `standing` guards against anything worse;
-# `made_from` is a hash of the stage's input.
+# The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
+# `standing`, its rank; `made_from` is a hash of the stage's input.
 step_results = Table(
     "step_results",
     metadata,
@@ -121,7 +121,7 @@ step_results = Table(
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 
-# The last good copy of each URI that was ever fetched: what `fetch.cached` serves.
+# The last good copy of each fetched URI. The rung `fetch.cached` serves it.
 good_copies = Table(
     "good_copies",
     metadata,
@@ -133,8 +133,8 @@ good_copies = Table(
     Column("fetched_at", UtcDateTime, nullable=False),
 )
 
-# Where each breaker stands, at each place: '' is everywhere. A row that is absent is a closed breaker that never moved.
-# `version` grows with every change; a change is made only to the version that it was worked out from.
+# The state of each breaker at each place; the place '' is the whole fleet. No row means closed, and never moved.
+# `version` grows with every change; a change is written only to the version that it was computed from.
 breakers = Table(
     "breakers",
     metadata,
@@ -151,7 +151,7 @@ breakers = Table(
     Column("why", Text, nullable=False),
 )
 
-# The failed calls of each breaker's window, by the token of their permit. Older ones go when the breaker changes.
+# The failed calls in each breaker's window, by the token of their permit. A change of the breaker deletes older ones.
 breaker_failures = Table(
     "breaker_failures",
     metadata,
@@ -162,7 +162,7 @@ breaker_failures = Table(
     Index("breaker_failures_by_breaker", "name", "place", "at"),
 )
 
-# Every move of every breaker, for good.
+# Every move of every breaker; never deleted.
 breaker_moves = Table(
     "breaker_moves",
     metadata,
@@ -177,7 +177,7 @@ breaker_moves = Table(
     Index("breaker_moves_by_time", "at"),
 )
 
-# The items that wait to be done again. `priority`: the lower goes first; `quality` is null where the item failed.
+# The items to process again. The lowest `priority` is claimed first; `quality` is null where the item failed.
 retry_queue = Table(
     "retry_queue",
     metadata,
@@ -194,7 +194,7 @@ retry_queue = Table(
     Index("retry_queue_by_holder", "holder"),
 )
 
-# What each run of `reprocess` came to for each item that it claimed: upgraded, unchanged or parked.
+# The outcome of each item that a run of `reprocess` claimed: upgraded, unchanged or parked.
 retries = Table(
     "retries",
     metadata,
@@ -207,7 +207,7 @@ retries = Table(
     Index("retries_by_item", "item_id"),
 )
 
-# Every drill that ended, for good.
+# Every drill that ended; never deleted.
 drills = Table(
     "drills",
     metadata,
@@ -220,8 +220,8 @@ drills = Table(
     Index("drills_by_time", "finished_at"),
 )
 
-# What search reads of each stored item, brought up to date in the transaction that stores it. The full-text index and
-# the matrices of vectors know it by its `number`; `revision` is the turn in which it changed last.
+# The searchable document of each stored item, updated in the transaction that stores it. The full-text index and the
+# vector matrices refer to its `number`; `revision` grows with each transaction that changes documents.
 documents = Table(
     "documents",
     metadata,

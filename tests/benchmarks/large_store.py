@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Cause
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.items import Item
 from repli.tasks.stages.default import declared_breakers
 from repli.tasks.stages.embed_text import HASHED_SPACE
@@ -56,7 +56,7 @@ def make(url: str, count: int, seed: int = 0) -> Database:
         _make_portion(database, run_id, range(first, min(count, first + PORTION)), chance)
     runs.finish(database, run_id, NIGHT + timedelta(hours=1))
     for cause in (Cause.FORCED_OPEN, Cause.RESET) * 10:
-        breakers.order(database, declared_breakers()["classify_image.gpu"], Key("classify_image.gpu"), cause)
+        breakers.override(database, declared_breakers()["classify_image.gpu"], Key("classify_image.gpu"), cause)
     if not database.is_sqlite:
         with database.write() as connection:
             connection.execute(sa.text("ANALYZE"))  # as PostgreSQL does by itself within a minute; SQLite never does
@@ -94,7 +94,7 @@ def _make_portion(database: Database, run_id: str, numbers: range, chance: np.ra
         connection.execute(sa.insert(items), item_rows)
         connection.execute(sa.insert(step_results), steps)
         connection.execute(sa.insert(retry_queue), queued)
-    documents.make_room(database, stored)
+    documents.create_vector_indexes(database, stored)
     with database.write() as connection:
         documents.index(database, connection, stored)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
 from repli.tasks.stages.embed_text import HASHED_SPACE
-from repli.tasks.storage import breakers, runs
+from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.search import neighbours
@@ -109,7 +109,7 @@ def _figures(database: Database) -> dict[str, Callable[[], object]]:
         return dashboard_stats.waiting(database, now)
 
     return {
-        "items, stages, rungs": lambda: runs.tally(database, STAGE_NAMES),
+        "items, stages, rungs": lambda: counts.tally(database, STAGE_NAMES),
         "queue by priority and age": waiting,
         "first in the queue": lambda: retry_queue.entries(database, dashboard_stats.LISTED),
         "breakers and moves": lambda: (
@@ -118,7 +118,7 @@ def _figures(database: Database) -> dict[str, Callable[[], object]]:
         ),
         "lowest quality": lambda: lookup.lowest(database, None, dashboard_stats.LISTED),
         "one item": lambda: lookup.view(database, "item-0000042", STAGE_NAMES),
-        "all of the first page": lambda: dashboard_stats.figures(database, STAGE_NAMES, declared_breakers()),
+        "all of the first page": lambda: dashboard_stats.collect_stats(database, STAGE_NAMES, declared_breakers()),
     }
 
 

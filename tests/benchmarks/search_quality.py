@@ -7,7 +7,7 @@ was tuned; the figures are of the other half.
 
 Then the same after an outage: a third of the items have a vector of hashed words or none. `repli`'s search keeps spaces
 apart and weighs by quality. Beside it stand one that leaves quality out, and one that besides compares all vectors with
-each other, as one matrix of model vectors and hashed words of the same length would have it; all fuse alike.
+each other, as one matrix of model vectors and hashed words of the same length would have it; all fused alike.
 
 WordNet 3.0 is Debian's: ``apt-get install wordnet-base``.
 """
@@ -39,7 +39,16 @@ from repli.tasks.stages.embed_text import HASHED_SPACE, hashed_words
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents, items, step_results
 from repli.tasks.storage.search.matrices import Matrices
-from repli.tasks.storage.search.query import CANDIDATES, Ranking, Vectors, best, by_vectors, by_words, fused, words_of
+from repli.tasks.storage.search.query import (
+    CANDIDATES,
+    Ranking,
+    Vectors,
+    best_hits,
+    by_vectors,
+    by_words,
+    fuse,
+    words_of,
+)
 
 NOUNS = Path("/usr/share/wordnet/data.noun")
 TOP = 10
@@ -117,11 +126,11 @@ def _found(store: Database, words: Sequence[str], vectors: Vectors, mixed: _Mixe
     with store.read() as connection:
         of_words = by_words(store, connection, words, CANDIDATES, 0)
         ways = {"keyword": (of_words, None), "vector": (None, of_meaning), "hybrid": (of_words, of_meaning)}
-        found = {way: [hit.id for _, hit in best(connection, fused(*lists), TOP)] for way, lists in ways.items()}
+        found = {way: [hit.id for _, hit in best_hits(connection, fuse(*lists), TOP)] for way, lists in ways.items()}
     if mixed:
         for way in "vector", "hybrid":
-            found[f"{way}, whatever the quality"] = mixed.best(fused(*ways[way]))
-            found[f"{way}, spaces mixed"] = mixed.best(fused(ways[way][0], [mixed.nearest(vectors)]))
+            found[f"{way}, whatever the quality"] = mixed.best(fuse(*ways[way]))
+            found[f"{way}, spaces mixed"] = mixed.best(fuse(ways[way][0], [mixed.nearest(vectors)]))
     return found
 
 

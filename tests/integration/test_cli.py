@@ -16,7 +16,7 @@ import pytest
 from repli.flows.server.private_server import PrivateServer
 from repli.tasks.search import Mode, Query, search
 from repli.tasks.settings import Settings
-from repli.tasks.storage import runs
+from repli.tasks.storage import counts
 from repli.tasks.storage.database import Database
 from tests.support.command_line import Repli, command, environment, write_manifest
 
@@ -184,7 +184,7 @@ def test_a_store_that_cannot_be_written_is_status_1(repli: Repli, tmp_path: Path
     manifest = write_manifest(tmp_path / "items", 1, with_image=lambda number: False)
     done = repli("run", manifest, "--database", f"sqlite:///{manifest}/store.db")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "cannot be made" in done.stderr
+    assert "cannot be created" in done.stderr
 
 
 def test_an_item_or_store_that_is_not_there_is_status_1(repli: Repli) -> None:
@@ -196,7 +196,7 @@ def test_an_item_or_store_that_is_not_there_is_status_1(repli: Repli) -> None:
 
 
 def stored_items(store: Database) -> int:
-    return runs.tally(store, []).stored if store.is_migrated() else 0
+    return counts.tally(store, []).stored if store.is_migrated() else 0
 
 
 def wait_until(count: Callable[[], int], process: subprocess.Popen[bytes]) -> int:

@@ -19,10 +19,10 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
-from repli.tasks.fallback import Cause
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.items import Item
 from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
-from repli.tasks.storage import breakers, catalogue, drills, runs
+from repli.tasks.storage import breakers, catalogue, counts, drills, runs
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
@@ -115,7 +115,7 @@ def tiles(page: Page) -> dict[str, str]:
 
 def test_the_whole_store_is_shown(served: Served) -> None:
     """Every number is that of the store: items, stages, rungs, breakers, queue, drills, and what is lowest."""
-    tally = runs.tally(served.database, STAGE_NAMES)
+    tally = counts.tally(served.database, STAGE_NAMES)
     queued = retry_queue.entries(served.database, 10)
     with watched_page() as page:
         page.goto(served.url)
@@ -133,8 +133,8 @@ def test_the_whole_store_is_shown(served: Served) -> None:
         page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 6")
         picture(page, "dashboard", height=1750)
         order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed")
-        for stage, *counts, rungs in rows(page, "stages"):
-            assert [int(count) for count in counts] == [tally.stages[stage].get(status, 0) for status in order]
+        for stage, *numbers, rungs in rows(page, "stages"):
+            assert [int(number) for number in numbers] == [tally.stages[stage].get(status, 0) for status in order]
             assert dict(re.findall(r"(\w+) (\d+)", rungs)) == {
                 rung: str(count) for rung, count in tally.rungs[stage].items()
             }
@@ -253,7 +253,7 @@ def test_an_open_page_follows_the_store(served: Served) -> None:
         items = int(tiles(page)["items"])
         run_id = runs.start(served.database, "a flow run", "new.jsonl", {}, datetime.now(UTC))
         catalogue.register(served.database, run_id, [Item(id="new", name="new")])
-        breakers.order(served.database, declared_breakers()[GPU], Key(GPU), Cause.RESET)
+        breakers.override(served.database, declared_breakers()[GPU], Key(GPU), Cause.RESET)
         expect(page.get_by_text("at work: enrich of new.jsonl")).to_be_visible(timeout=REFRESHED)
         expect(page.locator("#repli-breakers")).not_to_contain_text("forced open", timeout=REFRESHED)
         shown = tiles(page)
@@ -275,7 +275,7 @@ def test_a_store_of_an_older_repli_is_left_as_it_is(repli: Repli, store: Databas
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0005'"))
     done = repli("dashboard")
     assert (done.returncode, store.version()) == (1, "0005")
-    assert "is of an older Repli; `repli status` brings it up to date" in done.stderr
+    assert "was made by an older Repli; run `repli status` to migrate it" in done.stderr
     store.engine.dispose()
 
 

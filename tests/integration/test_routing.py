@@ -22,7 +22,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.dispatcher import RESULT_LIMIT_S, full_width, result_of
 from repli.flows.dispatch.routing import Routing
-from repli.tasks.fallback import Cause
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.stages.default import PIPELINE, declared_breakers
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import Key
@@ -109,15 +109,15 @@ def test_the_tag_is_asked_for_while_it_helps(small: Topology, tmp_path: Path) ->
     assert len(places) == 2
     [gpu_1] = [str(place) for place in places if str(place).endswith("/1")]
 
-    breakers.order(database, breaker, Key(GPU, gpu_1), Cause.FORCED_OPEN)
+    breakers.override(database, breaker, Key(GPU, gpu_1), Cause.FORCED_OPEN)
     assert asked_for() == {}, "it is open on the only device"
     assert routing.should_requeue_without_resource(STAGE)
     small.add_worker("--resources", "GPU=1", place="2")
     assert asked_for() == {"GPU": 1}, "another device still serves"
     assert not routing.should_requeue_without_resource(STAGE)
-    breakers.order(database, breaker, Key(GPU), Cause.FORCED_OPEN)
+    breakers.override(database, breaker, Key(GPU), Cause.FORCED_OPEN)
     assert asked_for() == {}, "it is open everywhere"
-    breakers.order(database, breaker, Key(GPU), Cause.RESET)
+    breakers.override(database, breaker, Key(GPU), Cause.RESET)
     assert asked_for() == {"GPU": 1}
     one.kill()
     one.wait()
@@ -130,7 +130,7 @@ def test_a_rung_that_is_forced_says_where_its_stage_goes(small: Topology, tmp_pa
     database = Database(f"sqlite:///{tmp_path / 'store.db'}")
     database.migrate()
     small.add_worker("--resources", "GPU=1", place="1")
-    breakers.order(database, declared_breakers()[GPU], Key(GPU), Cause.FORCED_OPEN)
+    breakers.override(database, declared_breakers()[GPU], Key(GPU), Cause.FORCED_OPEN)
     wanted = {
         rung: dict(Routing(small.client, database, forced={"classify_image": rung}).resources_for(STAGE))
         for rung in ("gpu", "cpu", "skip")

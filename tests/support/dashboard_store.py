@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.flows.cli.demo.catalogue import build
-from repli.tasks.fallback import Cause
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import CHAINS, declared_breakers
 from repli.tasks.storage import breakers, drills, runs
@@ -62,7 +62,7 @@ def some_breakers(database: Database) -> None:
     """One opened by a person, after it was opened and closed again."""
     breaker = declared_breakers()[GPU]
     for cause in (Cause.FORCED_OPEN, Cause.RESET, Cause.FORCED_OPEN):
-        breakers.order(database, breaker, Key(GPU), cause)
+        breakers.override(database, breaker, Key(GPU), cause)
 
 
 def drill_report(*, failing: bool) -> dict[str, Any]:

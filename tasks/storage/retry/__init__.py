@@ -1,1 +1,1 @@
-"""The retry queue: what waits, who has claimed it, and what came of earlier tries."""
+"""The retry queue: its items, the claims on them, and the outcomes of earlier retries."""

@@ -1,7 +1,7 @@
-"""Claims on queued items: leases that run out excluded_by they are renewed.
+"""Claims on queued items: leases that expire unless they are renewed.
 
-Whoever works on an item of the queue claims it first, so that nobody else does. What a process held that was killed is
-free again by itself. The time is the database's.
+A run claims an item of the queue before it works on it, so that no two runs process one item. The claims of a killed
+process expire. All times are the database's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,13 +17,13 @@ from repli.tasks.fallback import Status
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry.retries import PARKED, UNCHANGED, UPGRADED
-from repli.tasks.storage.retry.retry_queue import CLAIM_ORDER, is_free, locked, portions, review
+from repli.tasks.storage.retry.retry_queue import CLAIM_ORDER, chunks, is_free, review, select_for_update
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One item in hand, and its quality when it was taken: None where it had failed."""
+    """One claimed item, with its quality at the time of the claim: None where it had failed."""
 
     item_id: str
     quality: float | None
@@ -30,12 +31,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryTarget:
-    """What a stage left that something better may be had for now.
+    """Results of one stage that a better rung may improve now.
 
     Args:
-        rungs: the rungs to be improved on; None stands for a stage that failed.
-        excluded_by: rungs of earlier stages, each with its stage, that bar an item from what would be better.
-        include_stale: whether a whole result that was made from what is not there any more is one too.
+        rungs: the rungs whose results to improve; None stands for a stage that failed.
+        excluded_by: pairs of an earlier stage and its rungs. An item that one of these rungs served is excluded: the
+            better rung is incompatible with it.
+        include_stale: whether to include succeeded results that are stale: computed from an input that has changed
+            since.
     """
 
     stage: str
@@ -44,61 +47,62 @@ class RetryTarget:
     include_stale: bool = False
 
 
-def claim(database: Database, holder: str, gaps: Sequence[RetryTarget], limit: int, lease_s: float) -> list[Claim]:
-    """Take up to `limit` items: by priority, then the lowest quality, then age. A failed item has the lowest of all.
+def claim(database: Database, holder: str, targets: Sequence[RetryTarget], limit: int, lease_s: float) -> list[Claim]:
+    """Claim up to `limit` items, in the order of `CLAIM_ORDER`.
 
     Args:
-        holder: who claims, the same for all claims of one run.
-        gaps: what may be done now. Items that have none of these are left in the queue.
-        lease_s: how long the claims hold excluded_by `renew` is called.
+        holder: the claim holder, the same for all claims of one run.
+        targets: the results to improve. Items without one of these stay in the queue.
+        lease_s: seconds after which the claims expire unless `renew` is called.
     """
-    kinds = [_matches(gap) for gap in gaps if gap.rungs]
-    if not kinds or limit < 1:
+    conditions = [_matches(target) for target in targets if target.rungs]
+    if not conditions or limit < 1:
         return []
-    owes_one = sa.exists().where(
-        step_results.c.item_id == retry_queue.c.item_id, step_results.c.retryable, sa.or_(*kinds)
+    has_target = sa.exists().where(
+        step_results.c.item_id == retry_queue.c.item_id, step_results.c.retryable, sa.or_(*conditions)
     )
-    with database.read() as connection:  # that there are none takes longest to find, and holds up nobody here
-        if not connection.execute(_claimable(owes_one, database_time(connection)).limit(1)).first():
+    with database.read() as connection:  # a search that finds nothing is the slowest, and here it holds no write lock
+        if not connection.execute(_claimable(has_target, database_time(connection)).limit(1)).first():
             return []
     with database.write() as connection:
         now = database_time(connection)
-        turn = _claimable(owes_one, now).limit(limit)
-        rows = connection.execute(turn.with_for_update(skip_locked=True)).all()  # on SQLite writers take turns anyway
-        _take(connection, [row.item_id for row in rows], holder, now, lease_s)
+        query = _claimable(has_target, now).limit(limit)
+        rows = connection.execute(query.with_for_update(skip_locked=True)).all()  # SQLite's writers queue anyway
+        _set_holder(connection, [row.item_id for row in rows], holder, now, lease_s)
     return [Claim(item_id=row.item_id, quality=row.quality) for row in rows]
 
 
 def take(connection: sa.Connection, holder: str, item_ids: Sequence[str], lease_s: float) -> set[str]:
-    """Claim those of these items that are queued; the ids of those that somebody else has in hand.
+    """Claim the given items that are queued, for a run that works on items whether they are queued or not.
 
-    For a run that is about to work on the items whether they are queued or not.
+    Returns:
+        The ids of the items that another run has claimed.
     """
-    taken: set[str] = set()
+    refused: set[str] = set()
     now = database_time(connection)
-    for some in portions(item_ids):
-        mine = sa.or_(is_free(now), retry_queue.c.holder == holder)
+    for chunk in chunks(item_ids):
+        is_claimable = sa.or_(is_free(now), retry_queue.c.holder == holder)
         rows = connection.execute(
-            sa.select(retry_queue.c.item_id, mine.label("is_mine"))
-            .where(retry_queue.c.item_id.in_(some))
+            sa.select(retry_queue.c.item_id, is_claimable.label("is_claimable"))
+            .where(retry_queue.c.item_id.in_(chunk))
             .order_by(retry_queue.c.item_id)
             .with_for_update()
         ).all()
-        _take(connection, [row.item_id for row in rows if row.is_mine], holder, now, lease_s)
-        taken.update(row.item_id for row in rows if not row.is_mine)
-    return taken
+        _set_holder(connection, [row.item_id for row in rows if row.is_claimable], holder, now, lease_s)
+        refused.update(row.item_id for row in rows if not row.is_claimable)
+    return refused
 
 
 def renew(database: Database, holder: str, lease_s: float) -> None:
-    """Hold all of the holder's claims for another `lease_s` seconds."""
+    """Extend all claims of the holder to `lease_s` seconds from now."""
     with database.write() as connection:
         until = database_time(connection) + timedelta(seconds=lease_s)
-        mine = retry_queue.c.item_id.in_(locked(retry_queue.c.holder == holder))
-        connection.execute(sa.update(retry_queue).where(mine).values(claimed_until=until))
+        is_held = retry_queue.c.item_id.in_(select_for_update(retry_queue.c.holder == holder))
+        connection.execute(sa.update(retry_queue).where(is_held).values(claimed_until=until))
 
 
 def holders(database: Database, item_ids: Sequence[str]) -> dict[str, str]:
-    """Who has each of the items in hand now; those that nobody has are left out."""
+    """Return the claim holder of each item, by id. Unclaimed items are absent."""
     with database.read() as connection:
         is_held = retry_queue.c.claimed_until > database_time(connection)
         query = sa.select(retry_queue.c.item_id, retry_queue.c.holder)
@@ -107,97 +111,153 @@ def holders(database: Database, item_ids: Sequence[str]) -> dict[str, str]:
 
 
 def release(database: Database, holder: str, item_ids: Sequence[str] | None = None) -> None:
-    """Give claims back, all of the holder's excluded_by the items are named."""
-    mine = retry_queue.c.holder == holder
+    """Release the holder's claims on the given items; all of its claims where `item_ids` is None."""
+    is_held = retry_queue.c.holder == holder
     if item_ids is not None:
-        mine = sa.and_(mine, retry_queue.c.item_id.in_(item_ids))
+        is_held = sa.and_(is_held, retry_queue.c.item_id.in_(item_ids))
     with database.write() as connection:
-        given_back = retry_queue.c.item_id.in_(locked(mine))
-        connection.execute(sa.update(retry_queue).where(given_back).values(holder=None, claimed_until=None))
+        released = retry_queue.c.item_id.in_(select_for_update(is_held))
+        connection.execute(sa.update(retry_queue).where(released).values(holder=None, claimed_until=None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settlement:
+    """The outcome of one claimed item. `is_queued`: it stays in the queue, with these `tries`, parked or not."""
+
+    item_id: str
+    quality_before: float | None
+    quality_after: float | None
+    outcome: str
+    is_queued: bool
+    is_parked: bool
+    tries: int
 
 
 def settle(
     database: Database, holder: str, run_id: str, claims: Sequence[Claim], tried: Collection[str], policy: RetryPolicy
 ) -> None:
-    """Close the books on claimed items, in one transaction: what each came to, and when it is to be tried again.
+    """Record the outcome of claimed items and schedule their next try, in one transaction.
 
-    An item that is still wanted goes back into the queue. It waits longer each time that it was `tried` and is no
-    better, and is parked after too many such tries. What is in another's hand by now, or was stored by another, is
-    left to him: so nothing is upgraded twice.
+    An item that is still wanted goes back into the queue. Each time it was `tried` and is no better, its delay grows;
+    after `policy.tries` such tries it is parked. Items that another run has since claimed or stored are skipped, so
+    that no item counts as upgraded twice.
 
     Args:
-        run_id: the run that the holder stores items under.
+        run_id: the run under which the holder stores items.
+        tried: the ids of the items that the holder has processed; the others get no further try counted.
     """
-    before = {claim.item_id: claim.quality for claim in claims}
+    quality_before = {claim.item_id: claim.quality for claim in claims}
     with database.write() as connection:
-        review(database, connection, list(before), policy.below)
+        review(database, connection, list(quality_before), policy.below)
         now = database_time(connection)
-        queued = retry_queue.c.item_id.is_not(None).label("is_queued")
-        columns = items.c.id, items.c.state, items.c.quality, items.c.run_id
-        rows = connection.execute(
-            sa.select(*columns, queued, retry_queue.c.holder, retry_queue.c.tries)
-            .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id, isouter=True)
-            .where(items.c.id.in_(list(before)))
-            .order_by(items.c.id)
-        ).all()
-        settled = []
-        for row in rows:
-            is_mended = row.state == "stored" and not row.is_queued
-            if (row.is_queued and row.holder != holder) or (is_mended and row.run_id != run_id):
-                continue
-            is_gain = row.state == "stored" and (before[row.id] is None or row.quality > before[row.id])
-            is_better = is_mended or is_gain
-            tries = 0 if is_better else (row.tries or 0) + (row.id in tried)
-            is_parked = row.is_queued and tries >= policy.tries
-            outcome = UPGRADED if is_better else PARKED if is_parked else UNCHANGED
-            settled.append((row, tries, is_parked, outcome))
-        again = [(row, tries, is_parked) for row, tries, is_parked, _ in settled if row.is_queued]
-        if again:
-            connection.execute(
-                sa.update(retry_queue)
-                .where(retry_queue.c.item_id == sa.bindparam("item"))
-                .values(
-                    tries=sa.bindparam("new_tries"),
-                    is_parked=sa.bindparam("parked"),
-                    not_before=sa.bindparam("until"),
-                    holder=None,
-                    claimed_until=None,
-                ),
-                [
-                    {"item": row.id, "new_tries": tries, "parked": is_parked, "until": now + policy.delay(tries)}
-                    for row, tries, is_parked in again
-                ],
-            )
-        if settled:
-            insert = database.insert(retries)
-            came_to = {name: insert.excluded[name] for name in ("quality_after", "outcome", "at")}
-            connection.execute(
-                insert.on_conflict_do_update(  # a long run may come to an item twice: what it gained once stays
-                    index_elements=[retries.c.run_id, retries.c.item_id],
-                    set_=came_to,
-                    where=insert.excluded.outcome != UNCHANGED,
-                ),
-                [
-                    {
-                        "run_id": run_id,
-                        "item_id": row.id,
-                        "quality_before": before[row.id],
-                        "quality_after": row.quality,
-                        "outcome": outcome,
-                        "at": now,
-                    }
-                    for row, _, _, outcome in settled
-                ],
-            )
+        settlements = [
+            _settlement(row, quality_before[row.id], row.id in tried, policy)
+            for row in _rows_to_settle(connection, list(quality_before))
+            if _is_of(row, holder, run_id)
+        ]
+        _requeue(connection, [one for one in settlements if one.is_queued], now, policy)
+        _record_outcomes(database, connection, run_id, settlements, now)
 
 
-def _claimable(owes_one: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str, float | None]]:
-    """The queued items that may be claimed now, and their qualities, in their order."""
+def _rows_to_settle(connection: sa.Connection, item_ids: Sequence[str]) -> Sequence[sa.Row[Any]]:
+    """Return the items with their places in the queue, in the order of the ids."""
+    is_queued = retry_queue.c.item_id.is_not(None).label("is_queued")
+    columns = items.c.id, items.c.state, items.c.quality, items.c.run_id
+    return connection.execute(
+        sa.select(*columns, is_queued, retry_queue.c.holder, retry_queue.c.tries)
+        .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id, isouter=True)
+        .where(items.c.id.in_(item_ids))
+        .order_by(items.c.id)
+    ).all()
+
+
+def _is_of(row: sa.Row[Any], holder: str, run_id: str) -> bool:
+    """Return whether the item is the holder's to settle: not claimed, nor finished, by another run meanwhile."""
+    if row.is_queued:
+        return bool(row.holder == holder)
+    return not _is_finished(row) or row.run_id == run_id
+
+
+def _is_finished(row: sa.Row[Any]) -> bool:
+    return row.state == "stored" and not row.is_queued
+
+
+def _settlement(row: sa.Row[Any], quality_before: float | None, is_tried: bool, policy: RetryPolicy) -> _Settlement:
+    """Decide the outcome of one item: upgraded, unchanged or parked."""
+    has_gained = row.state == "stored" and (quality_before is None or row.quality > quality_before)
+    is_upgraded = _is_finished(row) or has_gained
+    tries = 0 if is_upgraded else (row.tries or 0) + is_tried
+    is_parked = row.is_queued and tries >= policy.tries
+    return _Settlement(
+        item_id=row.id,
+        quality_before=quality_before,
+        quality_after=row.quality,
+        outcome=UPGRADED if is_upgraded else PARKED if is_parked else UNCHANGED,
+        is_queued=row.is_queued,
+        is_parked=is_parked,
+        tries=tries,
+    )
+
+
+def _requeue(connection: sa.Connection, settlements: Sequence[_Settlement], now: datetime, policy: RetryPolicy) -> None:
+    """Release the claims on these queued items and schedule their next try."""
+    if settlements:
+        connection.execute(
+            sa.update(retry_queue)
+            .where(retry_queue.c.item_id == sa.bindparam("item"))
+            .values(
+                tries=sa.bindparam("new_tries"),
+                is_parked=sa.bindparam("parked"),
+                not_before=sa.bindparam("until"),
+                holder=None,
+                claimed_until=None,
+            ),
+            [
+                {
+                    "item": one.item_id,
+                    "new_tries": one.tries,
+                    "parked": one.is_parked,
+                    "until": now + policy.delay(one.tries),
+                }
+                for one in settlements
+            ],
+        )
+
+
+def _record_outcomes(
+    database: Database, connection: sa.Connection, run_id: str, settlements: Sequence[_Settlement], now: datetime
+) -> None:
+    """Write the outcomes to `retries`."""
+    if settlements:
+        insert = database.insert(retries)
+        changed = {name: insert.excluded[name] for name in ("quality_after", "outcome", "at")}
+        connection.execute(
+            insert.on_conflict_do_update(  # a long run may claim an item twice: "unchanged" replaces no earlier gain
+                index_elements=[retries.c.run_id, retries.c.item_id],
+                set_=changed,
+                where=insert.excluded.outcome != UNCHANGED,
+            ),
+            [
+                {
+                    "run_id": run_id,
+                    "item_id": one.item_id,
+                    "quality_before": one.quality_before,
+                    "quality_after": one.quality_after,
+                    "outcome": one.outcome,
+                    "at": now,
+                }
+                for one in settlements
+            ],
+        )
+
+
+def _claimable(has_target: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str, float | None]]:
+    """Return a query for the queued items that may be claimed now, with their qualities, in `CLAIM_ORDER`."""
     is_due = sa.not_(retry_queue.c.is_parked), retry_queue.c.not_before <= now, is_free(now)
-    return sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_due, owes_one).order_by(*CLAIM_ORDER)
+    return sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_due, has_target).order_by(*CLAIM_ORDER)
 
 
-def _take(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: datetime, lease_s: float) -> None:
+def _set_holder(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: datetime, lease_s: float) -> None:
     if item_ids:
         until = now + timedelta(seconds=lease_s)
         connection.execute(
@@ -205,19 +265,19 @@ def _take(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: 
         )
 
 
-def _matches(gap: RetryTarget) -> sa.ColumnElement[bool]:
-    """The condition on `step_results` that a result is one of the gap's."""
+def _matches(target: RetryTarget) -> sa.ColumnElement[bool]:
+    """Return the condition on `step_results` that a result is one of the target's."""
     earlier = step_results.alias()
-    bars = [
+    exclusions = [
         sa.exists().where(
             earlier.c.item_id == step_results.c.item_id, earlier.c.stage == stage, earlier.c.rung.in_(rungs)
         )
-        for stage, rungs in gap.excluded_by
+        for stage, rungs in target.excluded_by
     ]
-    is_served = sa.or_(*(_rung_is(rung) for rung in gap.rungs))
-    if gap.include_stale:
-        is_served = sa.or_(is_served, step_results.c.status == Status.SUCCEEDED)
-    return sa.and_(step_results.c.stage == gap.stage, is_served, *(sa.not_(bar) for bar in bars))
+    is_included = sa.or_(*(_rung_is(rung) for rung in target.rungs))
+    if target.include_stale:
+        is_included = sa.or_(is_included, step_results.c.status == Status.SUCCEEDED)
+    return sa.and_(step_results.c.stage == target.stage, is_included, *(sa.not_(one) for one in exclusions))
 
 
 def _rung_is(rung: str | None) -> sa.ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""What runs of `reprocess` came to, item by item."""
+"""The outcome of each item in the runs of `reprocess`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UPGRADED, UNCHANGED, PARKED = "upgraded", "unchanged", "parked"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryTally:
-    """One run's items: by outcome, and by quality before and after; failed items have none."""
+    """The items of one run, counted by outcome and by quality before and after. Failed items have no quality."""
 
     outcomes: Mapping[str, int]
     before: Mapping[float, int]
@@ -43,7 +43,7 @@ class RetryTally:
 
 
 def tally(database: Database, run_id: str) -> RetryTally:
-    """What a run of `reprocess` came to so far."""
+    """Count the outcomes that a run of `reprocess` has recorded so far."""
     columns = retries.c.outcome, retries.c.quality_before, retries.c.quality_after
     query = sa.select(*columns, sa.func.count()).where(retries.c.run_id == run_id).group_by(*columns)
     outcomes: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def tally(database: Database, run_id: str) -> RetryTally:
 
 
 def parked(database: Database, limit: int) -> list[str]:
-    """The ids of items that only a person's word brings back, the lowest in quality first."""
+    """Return the ids of up to `limit` parked items, the lowest quality first. Only an operator can requeue them."""
     query = (
         sa.select(items.c.id)
         .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id)

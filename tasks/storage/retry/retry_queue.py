@@ -1,14 +1,14 @@
-"""The items that wait to be done again: which they are, and what becomes of the queue as a whole.
+"""The retry queue: the items to process again, and their order.
 
-An item enters the queue, and leaves it, in the transaction that stores it or marks it failed. Who works on one holds
-a claim; see `claims`.
+An item enters and leaves the queue in the transaction that stores it or marks it failed, so that the queue always fits
+the results. A run claims an item before it works on it; see `claims`.
 
 ==========  =====================================================================================
 state       meaning
 ==========  =====================================================================================
-``queued``  it waits, until `not_before` where a try has failed
-``claimed`` somebody works on it, until `claimed_until` at most
-``parked``  it was tried so often that only a person's word brings it back
+``queued``  may be claimed, after a failed try only from `not_before` on
+``claimed`` a run works on it; the claim expires at `claimed_until`
+``parked``  was tried too often without improvement; only an operator can requeue it
 ==========  =====================================================================================
 """
 
@@ -27,8 +27,7 @@ from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.schema import items, retry_queue, step_results
 
 IDS_PER_STATEMENT = 10_000
-"""A database takes some ten thousand parameters a query."""
-
+"""Databases limit the parameters of a statement: SQLite to 32,766, PostgreSQL's protocol to 65,535."""
 
 QUEUED, CLAIMED, PARKED = "queued", "claimed", "parked"
 
@@ -39,16 +38,17 @@ CLAIM_ORDER = (
     retry_queue.c.enqueued_at,
     retry_queue.c.item_id,
 )
-"""The order in which items are claimed, and on SQLite that of an index; PostgreSQL, whose index has nulls last, sorts
-those of one priority. A failed one has the lowest quality of all."""
+"""The order in which items are claimed: by priority, then the lowest quality, then age. A failed item has no quality
+and comes before those that have one. SQLite reads the order from an index; PostgreSQL's index has nulls last, so it
+sorts the items of one priority."""
 
 
 class Priority(IntEnum):
-    """Who goes first: the lower number."""
+    """The priority of a queued item. The lowest number is claimed first."""
 
-    HIGH = 1  # a person asked
-    NORMAL = 2  # it failed
-    LOW = 3  # it is stored, of low quality
+    HIGH = 1  # queued by an operator
+    NORMAL = 2  # failed
+    LOW = 3  # stored, of low quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,46 +77,48 @@ class Entry:
         }
 
 
-def _owes(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """The condition on `items` that there is a stage which somebody, or time, may still mend."""
-    owed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.retryable, *conditions)
-    return owed.correlate(items)
+def _has_retryable(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Return the condition on `items` that a step result is retryable and meets `conditions`."""
+    found = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.retryable, *conditions)
+    return found.correlate(items)
 
 
 def _is_wanted(below: float | None) -> sa.ColumnElement[bool]:
-    """The condition on `items` that one belongs in the queue; stored ones do not, where `below` is None."""
-    asked_for = sa.exists().where(retry_queue.c.item_id == items.c.id, retry_queue.c.priority == Priority.HIGH.value)
-    may_be_mended = sa.and_(items.c.state == "failed", _owes(step_results.c.status == Status.FAILED))
+    """Return the condition on `items` that an item belongs in the queue; failed items only, where `below` is None."""
+    by_operator = sa.exists().where(retry_queue.c.item_id == items.c.id, retry_queue.c.priority == Priority.HIGH.value)
+    may_succeed = sa.and_(items.c.state == "failed", _has_retryable(step_results.c.status == Status.FAILED))
     if below is None:
-        return may_be_mended
-    is_low = sa.and_(sa.or_(items.c.quality < below, asked_for.correlate(items)), _owes())
-    return sa.or_(may_be_mended, sa.and_(items.c.state == "stored", sa.or_(is_low, has_stale_result())))
+        return may_succeed
+    is_low = sa.and_(sa.or_(items.c.quality < below, by_operator.correlate(items)), _has_retryable())
+    return sa.or_(may_succeed, sa.and_(items.c.state == "stored", sa.or_(is_low, has_stale_result())))
 
 
 def has_stale_result() -> sa.ColumnElement[bool]:
-    """The condition on `items` that a stage is whole and answers to what is not there any more, so that it is to be
-    done again at any quality."""
-    return _owes(step_results.c.status == Status.SUCCEEDED)
+    """Return the condition on `items` that a succeeded result is stale. Such items are queued at any quality.
+
+    A succeeded result is retryable only while it is stale: computed from an input that has changed since.
+    """
+    return _has_retryable(step_results.c.status == Status.SUCCEEDED)
 
 
 def review(database: Database, connection: sa.Connection, item_ids: Sequence[str], below: float | None) -> None:
-    """Bring the queue in line with how these items stand now. Idempotent.
+    """Queue these items, or remove them from the queue, by their present state and results. Idempotent.
 
-    An item that is queued already is never doubled; its priority can only rise. Tries and claims stay as they are.
-    Who reviews, or asks for, one of the items at the same moment waits, and sees what is there then.
+    The priority of a queued item can only rise; its tries and its claim do not change. Concurrent callers wait on the
+    row locks and see the committed results.
 
     Args:
-        below: the quality below which stored items are queued. None: only failed ones are looked at.
+        below: the quality below which stored items are queued. None: only failed items are reviewed.
     """
-    over = ["stored", "failed"] if below is not None else ["failed"]
+    reviewed_states = ["stored", "failed"] if below is not None else ["failed"]
     priority = sa.case((items.c.state == "failed", Priority.NORMAL.value), else_=Priority.LOW.value)
     now = database_time(connection)
-    for some in portions(item_ids):
-        connection.execute(locked(retry_queue.c.item_id.in_(some)))
-        here = items.c.id.in_(some)
+    for chunk in chunks(item_ids):
+        connection.execute(select_for_update(retry_queue.c.item_id.in_(chunk)))
+        in_chunk = items.c.id.in_(chunk)
         wanted = (
             sa.select(items.c.id, priority, items.c.quality, _time(now), _time(now), sa.literal(0), sa.false())
-            .where(here, _is_wanted(below))
+            .where(in_chunk, _is_wanted(below))
             .order_by(items.c.id)
         )
         columns = ["item_id", "priority", "quality", "enqueued_at", "not_before", "tries", "is_parked"]
@@ -133,31 +135,31 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
                 },
             )
         )
-        left = sa.select(items.c.id).where(here, items.c.state.in_(over), sa.not_(_is_wanted(below)))
-        connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(left)))
+        unwanted = sa.select(items.c.id).where(in_chunk, items.c.state.in_(reviewed_states), sa.not_(_is_wanted(below)))
+        connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(unwanted)))
 
 
 def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Queue items on a person's word: first in line, parked or not, with all their tries before them.
+    """Queue items with priority HIGH, parked ones too, and reset their tries.
 
-    A person's word also makes every stage that is less than whole worth another try, whatever it was that ended it.
+    Also mark every degraded, skipped or failed stage of these items retryable: the operator may know that its cause is
+    gone.
 
     Returns:
-        The ids that are queued now, and those about which nothing can be done again: they are whole, or have never
-        been through.
+        The ids that are queued now, and those that have nothing to retry: they succeeded, or are still pending.
     """
     queued: list[str] = []
-    less = (Status.DEGRADED.value, Status.SKIPPED.value, Status.FAILED.value)
+    below_best = (Status.DEGRADED.value, Status.SKIPPED.value, Status.FAILED.value)
     with database.write() as connection:
         now = database_time(connection)
-        for some in portions(item_ids):
-            these = sa.select(items.c.id).where(items.c.id.in_(some)).order_by(items.c.id)
-            connection.execute(these.with_for_update(key_share=True))  # as those do who write results
-            below_whole = sa.and_(step_results.c.item_id.in_(some), step_results.c.status.in_(less))
-            connection.execute(sa.update(step_results).where(below_whole).values(retryable=True))
+        for chunk in chunks(item_ids):
+            ordered = sa.select(items.c.id).where(items.c.id.in_(chunk)).order_by(items.c.id)
+            connection.execute(ordered.with_for_update(key_share=True))  # the lock of transactions that write results
+            is_below_best = sa.and_(step_results.c.item_id.in_(chunk), step_results.c.status.in_(below_best))
+            connection.execute(sa.update(step_results).where(is_below_best).values(retryable=True))
             rows = connection.execute(
                 sa.select(items.c.id, items.c.quality)
-                .where(items.c.id.in_(some), items.c.state != "pending", _owes())
+                .where(items.c.id.in_(chunk), items.c.state != "pending", _has_retryable())
                 .order_by(items.c.id)
             ).all()
             if not rows:
@@ -174,24 +176,24 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
 
 
 def unknown(database: Database, item_ids: Sequence[str]) -> list[str]:
-    """The ids that there are no items of."""
+    """Return the ids of which the store has no item."""
     known: set[str] = set()
     with database.read() as connection:
-        for some in portions(item_ids):
-            known.update(connection.scalars(sa.select(items.c.id).where(items.c.id.in_(some))))
+        for chunk in chunks(item_ids):
+            known.update(connection.scalars(sa.select(items.c.id).where(items.c.id.in_(chunk))))
     return [id_ for id_ in item_ids if id_ not in known]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueTally:
-    """How many items are in the queue: by state and, of those not parked, by priority."""
+    """The number of items in the queue by state and, without the parked ones, by priority."""
 
     states: Mapping[str, int]
     priorities: Mapping[Priority, int]
 
     @property
     def waiting(self) -> int:
-        """Those that will be tried again by themselves."""
+        """Return the number of items that are retried without an operator: all but the parked ones."""
         return sum(self.priorities.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -202,7 +204,7 @@ class QueueTally:
 
 
 def tally(database: Database, mine: sa.ColumnElement[bool] | None = None) -> QueueTally:
-    """How many items are in the queue; of the `items` that meet a condition, where one is given."""
+    """Count the items in the queue; only those that meet `mine`, a condition on `items`, where it is given."""
     states: dict[str, int] = {}
     priorities: dict[Priority, int] = {}
     with database.read() as connection:
@@ -220,7 +222,7 @@ def tally(database: Database, mine: sa.ColumnElement[bool] | None = None) -> Que
 
 
 def entries(database: Database, limit: int) -> list[Entry]:
-    """The first of the queue, in the order in which they are claimed; the parked ones come last."""
+    """Return up to `limit` entries in `CLAIM_ORDER`, the parked ones last."""
     with database.read() as connection:
         state = _state(database_time(connection)).label("state")
         columns = [c for c in retry_queue.c if c.name not in {"is_parked", "holder"}]
@@ -230,14 +232,14 @@ def entries(database: Database, limit: int) -> list[Entry]:
 
 
 def is_free(now: datetime) -> sa.ColumnElement[bool]:
-    """The condition on `retry_queue` that nobody works on the item."""
+    """Return the condition on `retry_queue` that the item is not claimed, or its claim has expired."""
     return sa.or_(retry_queue.c.holder.is_(None), retry_queue.c.claimed_until <= now)
 
 
-def locked(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
-    """The ids of queued items, nobody else's to change until the transaction ends.
+def select_for_update(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
+    """Return a query for the ids of queued items that locks their rows until the transaction ends.
 
-    All that change several rows take them in this one order, so that no two wait for each other.
+    Every change of several rows locks them in this one order, so that no two transactions deadlock.
     """
     return sa.select(retry_queue.c.item_id).where(condition).order_by(retry_queue.c.item_id).with_for_update()
 
@@ -250,6 +252,6 @@ def _time(now: datetime) -> sa.ColumnElement[datetime]:
     return sa.literal(now, retry_queue.c.enqueued_at.type)
 
 
-def portions(item_ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    """The ids, as many at a time as a statement takes."""
+def chunks(item_ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Yield the ids in chunks of `IDS_PER_STATEMENT`."""
     return (item_ids[start : start + IDS_PER_STATEMENT] for start in range(0, len(item_ids), IDS_PER_STATEMENT))

@@ -1,8 +1,8 @@
-"""What search reads of each stored item, kept up to date in the transaction that stores it, item by item.
+"""The searchable document of each stored item, updated in the transaction that stores the item.
 
-The full-text index over it is the database's own (FTS5, or a generated `tsvector`), and so is the index of vectors on
-PostgreSQL (pgvector). On SQLite the vectors are in `matrices`, which looks at `revision` to see what is new. So no
-index is ever stale, and none is built anew for one batch.
+The full-text index is the database's own (FTS5, or a generated `tsvector`), and so is the vector index on PostgreSQL
+(pgvector). On SQLite the vectors are in `matrices`, which finds new documents by their `revision`. So no index is ever
+out of date, and none is rebuilt for one batch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents, items, step_results
 
 MAX_INDEXED_DIMENSIONS = 2000
-"""pgvector's HNSW takes no more; longer vectors are compared one by one."""
+"""The limit of pgvector's HNSW index; longer vectors are compared one by one."""
 ROWS_PER_READ = 5000
-_MAKE_ROOM_LOCK = 0x726F6F6D
+_VECTOR_INDEX_LOCK = 0x726F6F6D
 
 
 def index(database: Database, connection: sa.Connection, item_ids: Sequence[str]) -> None:
-    """Bring the documents of these items, which are stored, up to date. Idempotent."""
+    """Update the documents of these stored items. Idempotent."""
     text, label, vector = (step_results.alias() for _ in range(3))
-    turn = sa.select(sa.func.coalesce(sa.func.max(documents.c.revision), 0) + 1).scalar_subquery()
+    next_revision = sa.select(sa.func.coalesce(sa.func.max(documents.c.revision), 0) + 1).scalar_subquery()
     found = (
         sa.select(
             items.c.id,
@@ -35,12 +35,12 @@ def index(database: Database, connection: sa.Connection, item_ids: Sequence[str]
             label.c.value["label"].as_string(),
             text.c.value["text"].as_string(),
             vector.c.value["space"].as_string(),
-            turn,
+            next_revision,
         )
         .select_from(items)
-        .outerjoin(text, _left_by(text, "extract_text"))
-        .outerjoin(label, _left_by(label, "classify_image"))
-        .outerjoin(vector, _left_by(vector, "embed_text"))
+        .outerjoin(text, _is_result_of(text, "extract_text"))
+        .outerjoin(label, _is_result_of(label, "classify_image"))
+        .outerjoin(vector, _is_result_of(vector, "embed_text"))
         .where(items.c.id.in_(item_ids))
         .order_by(items.c.id)
     )
@@ -55,14 +55,14 @@ def index(database: Database, connection: sa.Connection, item_ids: Sequence[str]
         _index_vectors(connection, item_ids)
 
 
-def _left_by(result: sa.FromClause, stage: str) -> sa.ColumnElement[bool]:
+def _is_result_of(result: sa.FromClause, stage: str) -> sa.ColumnElement[bool]:
     return sa.and_(result.c.item_id == items.c.id, result.c.stage == stage)
 
 
 def is_vector_of_document() -> sa.ColumnElement[bool]:
-    """Whether a step result is the vector that a document was stored with.
+    """Return the condition on `step_results` that a result is the vector with which a document was stored.
 
-    `embed_text` leaves a vector before `store` marks the item: in between it may be of another space than the document.
+    `embed_text` saves its vector before `store` updates the document: in between the two may be of different spaces.
     """
     return sa.and_(
         step_results.c.item_id == documents.c.item_id,
@@ -73,19 +73,19 @@ def is_vector_of_document() -> sa.ColumnElement[bool]:
 
 
 def _index_vectors(connection: sa.Connection, item_ids: Sequence[str]) -> None:
-    mine = documents.c.item_id.in_(item_ids)
+    is_listed = documents.c.item_id.in_(item_ids)
     query = (
         sa.select(documents.c.number, documents.c.space, step_results.c.vector)
         .join(step_results, is_vector_of_document())
-        .where(mine)
+        .where(is_listed)
     )
     rows = [
         {"number": row.number, "space": row.space, "embedding": as_pgvector(np.frombuffer(row.vector, np.float32))}
         for row in connection.execute(query)
     ]
-    have = [row["number"] for row in rows]
-    gone = sa.select(documents.c.number).where(mine, documents.c.number.not_in(have))
-    connection.execute(sa.delete(_document_vectors).where(_document_vectors.c.number.in_(gone)))
+    with_vector = [row["number"] for row in rows]
+    without_vector = sa.select(documents.c.number).where(is_listed, documents.c.number.not_in(with_vector))
+    connection.execute(sa.delete(_document_vectors).where(_document_vectors.c.number.in_(without_vector)))
     if rows:
         connection.execute(
             sa.text(
@@ -100,66 +100,70 @@ _document_vectors = sa.table("document_vectors", sa.column("number"), sa.column(
 
 
 def as_pgvector(vector: npt.NDArray[np.float32]) -> str:
-    """A vector as pgvector reads it."""
+    """Return a vector in pgvector's text format."""
     return f"[{','.join(map(str, vector.tolist()))}]"
 
 
 @lru_cache(maxsize=8)
-def _is_there(engine: sa.Engine) -> bool:
+def _has_vector_table(engine: sa.Engine) -> bool:
     with engine.connect() as connection:
         return bool(connection.scalar(sa.text("SELECT to_regclass('document_vectors') IS NOT NULL")))
 
 
 def has_pgvector(database: Database) -> bool:
-    """Whether the store keeps vectors for pgvector to search."""
-    return not database.is_sqlite and _is_there(database.engine)
+    """Return whether the store has vectors that pgvector searches."""
+    return not database.is_sqlite and _has_vector_table(database.engine)
 
 
 def qualities(
     connection: sa.Connection, numbers: Sequence[int], min_quality: float, space: str | None = None
 ) -> dict[int, float]:
-    """Of these documents, those whose items are stored at `min_quality` or above, with it. If asked, of one space."""
-    # No condition but the numbers: SQLite, which nobody lets count, would walk an index of one of the others instead.
+    """Return the qualities, by number, of the documents whose items are stored at `min_quality` or above.
+
+    Args:
+        space: only documents of this vector space; None for any.
+    """
+    # Filter in Python: without statistics (ANALYZE), SQLite would scan an index of another condition instead.
     query = sa.select(documents.c.number, documents.c.space, items.c.state, items.c.quality).join(items)
     kept: dict[int, float] = {}
     for start in range(0, len(numbers), ROWS_PER_READ):
-        some = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
-        for number, of_space, state, quality in connection.execute(query.where(some)):
-            if state == "stored" and quality >= min_quality and space in {None, of_space}:
+        is_in_chunk = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
+        for number, document_space, state, quality in connection.execute(query.where(is_in_chunk)):
+            if state == "stored" and quality >= min_quality and space in {None, document_space}:
                 kept[number] = quality
     return kept
 
 
 _indexed: set[tuple[sa.URL, str]] = set()
-"""The spaces that this process knows to have their index."""
+"""The spaces that have their index, as far as this process knows, by database URL."""
 
 
-def make_room(database: Database, item_ids: Sequence[str]) -> None:
-    """Have an index for each vector space that these items bring along.
+def create_vector_indexes(database: Database, item_ids: Sequence[str]) -> None:
+    """Create the missing index of each vector space that these items use; with pgvector only. Idempotent.
 
-    It has a transaction of its own, before the one that marks the items: to make an index, PostgreSQL waits for
-    whoever writes vectors, and two that write would wait for each other.
+    It needs a transaction of its own, before the one that marks the items stored: CREATE INDEX waits for the
+    transactions that write vectors, so two writers that create an index would deadlock.
     """
     if not has_pgvector(database):
         return
-    mine = sa.select(step_results.c.value["space"].as_string(), step_results.c.value["dimensions"].as_integer())
-    of_stage = step_results.c.stage == "embed_text", step_results.c.vector.is_not(None)
+    query = sa.select(step_results.c.value["space"].as_string(), step_results.c.value["dimensions"].as_integer())
+    is_vector = step_results.c.stage == "embed_text", step_results.c.vector.is_not(None)
     with database.read() as connection:
-        rows = connection.execute(mine.where(step_results.c.item_id.in_(item_ids), *of_stage).distinct()).all()
+        rows = connection.execute(query.where(step_results.c.item_id.in_(item_ids), *is_vector).distinct()).all()
     new = [(str(space), int(dimensions)) for space, dimensions in rows if (database.url, space) not in _indexed]
     if not new:
         return
     with database.write() as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKE_ROOM_LOCK)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_VECTOR_INDEX_LOCK)))
         for space, dimensions in new:
             if dimensions <= MAX_INDEXED_DIMENSIONS:
-                connection.execute(_index_of(space, dimensions))
+                connection.execute(_create_index(space, dimensions))
     _indexed.update((database.url, space) for space, _ in new)
 
 
-def _index_of(space: str, dimensions: int) -> sa.TextClause:
+def _create_index(space: str, dimensions: int) -> sa.TextClause:
     name = f"document_vectors_{hashlib.sha256(space.encode()).hexdigest()[:16]}"
-    quoted = space.replace("'", "''").replace(":", "\\:")  # a statement that makes an index takes no parameters
+    quoted = space.replace("'", "''").replace(":", "\\:")  # CREATE INDEX takes no parameters
     return sa.text(
         f"CREATE INDEX IF NOT EXISTS {name} ON document_vectors "
         f"USING hnsw ((embedding\\:\\:vector({dimensions})) vector_cosine_ops) WHERE space = '{quoted}'"

@@ -1,12 +1,12 @@
-"""The vectors of a SQLite store as matrices in memory-mapped files, one for each space.
+"""Vector matrices of a SQLite store, in memory-mapped files: one for each space.
 
-A cache beside the store: a search first brings it up to date with the documents that changed since, and no others.
-Deleting the folder costs one slower search, and so does another store at the same place, a backup that was put back
-there, or a folder of an older Repli.
+They are a cache beside the store. A search first updates it with the documents that have changed since. It is rebuilt,
+at the cost of one slower search, when the folder was deleted or is of an older Repli, or when the store at this path
+is another one or a restored backup.
 
-A matrix has a row for each vector of its space, and beside it the number of the document in each row. A document that
-left the space leaves a free row, which the next one takes. Vectors are written first, then the numbers, then up to
-which revision: whoever is killed in between leaves rows that nobody sees, or that the next writes once more.
+A matrix has a row for each vector of its space, and the number of the document of each row. A document that leaves the
+space frees its row for the next new one. Vectors are written first, then the numbers, then the revision: a process
+killed in between leaves only rows that no reader sees, or that the next update writes again.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from repli.tasks.storage.search.documents import is_vector_of_document
 
 ROWS_PER_READ = 2000
 FORMAT = 3
-"""Of the files; those of another are made anew."""
+"""The version of the file format. Files of another version are rebuilt."""
 FREE = -1
-"""In place of a number, a row without a document."""
+"""The number that marks a row without a document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The vectors of one space, float32 of shape (rows, dimensions), and the number of the document in each row."""
+    """The vectors of one space, float32 of shape (rows, dimensions), and the document number of each row."""
 
     numbers: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32]
 
 
 class Matrices:
-    """The matrices of one store, in a folder beside it. Safe beside other processes that do the same."""
+    """The matrices of one store, in a folder beside it. Safe while other processes use the same folder."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,37 +54,38 @@ class Matrices:
 
     @contextmanager
     def open(self) -> Iterator[Mapping[str, Matrix]]:
-        """The matrices as the store stands now, by space, for the block.
+        """Update the matrices and yield them, by space. They are locked against changes while the block runs.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)  # readers do not wait for each other; who writes waits for them
+            fcntl.flock(lock, fcntl.LOCK_SH)  # readers share the lock; a writer waits for them
             if (matrices := self._current()) is None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._catch_up()
+                self._update()
                 fcntl.flock(lock, fcntl.LOCK_SH)
-                matrices = self._opened(self._read_state())
+                matrices = self._map_all(self._read_state())
             yield matrices
 
     def _current(self) -> Mapping[str, Matrix] | None:
-        """The matrices, where they are whole and those of the store as it stands."""
+        """Return the matrices; None where they are incomplete or not up to date with the store."""
         state = self._read_state()
         if not state:
             return None
         with self._database.read() as connection:
-            is_up_to_date = state["revision"] == _revision(connection) and _knows(connection, state["run"])
-        return self._whole(state) if is_up_to_date else None
+            is_up_to_date = state["revision"] == _revision(connection) and _has_run(connection, state["run"])
+        return self._complete(state) if is_up_to_date else None
 
-    def _whole(self, state: Mapping[str, Any]) -> Mapping[str, Matrix] | None:
+    def _complete(self, state: Mapping[str, Any]) -> Mapping[str, Matrix] | None:
+        """Return the matrices; None where a file is missing or cut off."""
         try:
-            return self._opened(state)
+            return self._map_all(state)
         except (OSError, ValueError):
             return None
 
-    def _opened(self, state: Mapping[str, Any]) -> Mapping[str, Matrix]:
+    def _map_all(self, state: Mapping[str, Any]) -> Mapping[str, Matrix]:
         return {space: self._matrix(space, dimensions) for space, dimensions in state.get("dimensions", {}).items()}
 
     def _matrix(self, space: str, dimensions: int) -> Matrix:
@@ -95,13 +96,15 @@ class Matrices:
             raise ValueError(f"{path} was cut off")
         return Matrix(numbers, _mapped(path, file.st_ino, len(numbers), dimensions))
 
-    def _catch_up(self) -> None:
-        """Copy the vectors of the documents that changed since last time."""
+    def _update(self) -> None:
+        """Copy the vectors of the documents that have changed since the last update."""
         state = self._read_state()
         with self._database.read() as connection:
-            is_ours = bool(state) and state["revision"] <= _revision(connection) and _knows(connection, state["run"])
+            is_same_store = (
+                bool(state) and state["revision"] <= _revision(connection) and _has_run(connection, state["run"])
+            )
             run = _last_run(connection)
-        if (kept := self._whole(state) if is_ours else None) is None:
+        if (kept := self._complete(state) if is_same_store else None) is None:
             kept, state = {}, {"format": FORMAT, "revision": 0, "dimensions": {}}
             for path in self._folder.glob("*.*"):
                 path.unlink()
@@ -116,25 +119,26 @@ class Matrices:
         )
         with self._database.read() as connection:
             for rows in connection.execute(query).partitions():
-                self._take(state, numbers, rows)
-        for space, of_space in numbers.items():
-            with _replaced(self._path(space, "npy")) as fresh, fresh.open("wb") as file:
-                np.save(file, of_space)
-        with _replaced(self._folder / "state.json") as fresh:
+                self._apply(state, numbers, rows)
+        for space, row_numbers in numbers.items():
+            with _replacing(self._path(space, "npy")) as fresh, fresh.open("wb") as file:
+                np.save(file, row_numbers)
+        with _replacing(self._folder / "state.json") as fresh:
             fresh.write_text(json.dumps(state), encoding="utf-8")
 
-    def _take(self, state: dict[str, Any], numbers: dict[str, npt.NDArray[np.int64]], rows: Sequence[Any]) -> None:
+    def _apply(self, state: dict[str, Any], numbers: dict[str, npt.NDArray[np.int64]], rows: Sequence[Any]) -> None:
+        """Write the vectors of changed documents, and change `state` and the `numbers` of the rows in place."""
         changed = [row.number for row in rows]
         vectors: dict[str, dict[int, npt.NDArray[np.float32]]] = {space: {} for space in numbers}
         for row in rows:
             if row.vector:
                 vectors.setdefault(row.space, {})[row.number] = np.frombuffer(row.vector, np.float32)
-        for space, of_space in vectors.items():
+        for space, by_number in vectors.items():
             before = numbers.get(space, np.empty(0, np.int64))
-            numbers[space], placed = _placed(before, changed, list(of_space))
-            if of_space:
-                state["dimensions"][space] = len(next(iter(of_space.values())))
-                self._write(space, np.stack(list(of_space.values())), placed)
+            numbers[space], assigned = _assign_rows(before, changed, list(by_number))
+            if by_number:
+                state["dimensions"][space] = len(next(iter(by_number.values())))
+                self._write(space, np.stack(list(by_number.values())), assigned)
         state["revision"] = max(row.revision for row in rows)
 
     def _write(self, space: str, vectors: npt.NDArray[np.float32], rows: Sequence[int]) -> None:
@@ -157,45 +161,56 @@ class Matrices:
 
 
 def _revision(connection: sa.Connection) -> int:
-    """The last turn in which documents changed."""
+    """Return the latest revision of the documents; 0 where there are none."""
     return connection.scalar(sa.select(sa.func.max(documents.c.revision))) or 0
 
 
 def _last_run(connection: sa.Connection) -> tuple[str, str] | None:
-    """The run that was heard of last, and when.
+    """Return the id of the run with the latest heartbeat, and the time of that heartbeat.
 
-    It tells the store from others that were or will be at its place. A backup that is put back there does not know the
-    run, or not that it lived so long.
+    They identify the store among others at the same path: a restored backup lacks the run, or its later heartbeats.
     """
-    row = connection.execute(sa.select(runs.c.id, _heard_of).order_by(_heard_of.desc(), runs.c.id).limit(1)).first()
-    return (row.id, row.heard_of.isoformat()) if row else None
+    row = connection.execute(
+        sa.select(runs.c.id, _last_heartbeat).order_by(_last_heartbeat.desc(), runs.c.id).limit(1)
+    ).first()
+    return (row.id, row.last_heartbeat.isoformat()) if row else None
 
 
-def _knows(connection: sa.Connection, run: Sequence[str] | None) -> bool:
+def _has_run(connection: sa.Connection, run: Sequence[str] | None) -> bool:
+    """Return whether the store has this run with a heartbeat at this time or later; see `_last_run`."""
     if run is None:
         return False
-    is_it = runs.c.id == run[0], _heard_of >= datetime.fromisoformat(run[1])
-    return connection.execute(sa.select(runs.c.id).where(*is_it)).first() is not None
+    is_same = runs.c.id == run[0], _last_heartbeat >= datetime.fromisoformat(run[1])
+    return connection.execute(sa.select(runs.c.id).where(*is_same)).first() is not None
 
 
-_heard_of = sa.func.coalesce(runs.c.alive_at, runs.c.started_at).label("heard_of")
+_last_heartbeat = sa.func.coalesce(runs.c.alive_at, runs.c.started_at).label("last_heartbeat")
 
 
 @lru_cache(maxsize=8)
 def _mapped(path: Path, inode: int, rows: int, dimensions: int) -> npt.NDArray[np.float32]:
-    """A file as a matrix. Kept, since a new mapping takes as long as a search; what is written later shows in it."""
+    """Map a file as a matrix. Cached: a new mapping takes as long as a search, and later writes show in an old one."""
     return np.memmap(path, np.float32, "r", shape=(rows, dimensions))
 
 
-def _placed(
+def _assign_rows(
     numbers: npt.NDArray[np.int64], changed: Sequence[int], kept: Sequence[int]
 ) -> tuple[npt.NDArray[np.int64], list[int]]:
-    """The numbers of the rows once some documents changed, and the rows of those that have a vector."""
+    """Assign a row to each document that has a vector, reusing rows and free rows.
+
+    Args:
+        numbers: the document number of each row, before the change.
+        changed: the numbers of the changed documents.
+        kept: those of them that have a vector of this space.
+
+    Returns:
+        The document number of each row after the change, and the rows of `kept`, in its order.
+    """
     numbers = numbers.copy()
-    had = np.flatnonzero(np.isin(numbers, changed))
-    row_of = {int(numbers[row]): int(row) for row in had}
-    gone = [row_of[number] for number in row_of.keys() - set(kept)]
-    numbers[gone] = FREE
+    present = np.flatnonzero(np.isin(numbers, changed))
+    row_of = {int(numbers[row]): int(row) for row in present}
+    freed = [row_of[number] for number in row_of.keys() - set(kept)]
+    numbers[freed] = FREE
     new = [number for number in kept if number not in row_of]
     free = np.flatnonzero(numbers == FREE)[: len(new)]
     rows = [*free.tolist(), *range(len(numbers), len(numbers) + len(new) - len(free))]
@@ -206,8 +221,8 @@ def _placed(
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of another at once."""
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, and then replace `path` by it atomically."""
     fresh = path.with_name(f"{path.name}.new")
     yield fresh
     fresh.replace(path)

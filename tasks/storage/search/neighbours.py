@@ -1,6 +1,6 @@
-"""The documents that are nearest to a vector, among those of its own space.
+"""Nearest-neighbour search: the documents nearest to a vector of their own space, by cosine.
 
-By pgvector where PostgreSQL has it, by memory-mapped matrices beside a SQLite store, and else by the step results.
+It uses pgvector where PostgreSQL has it, memory-mapped matrices beside a SQLite store, and otherwise the step results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ Vector = npt.NDArray[np.float32]
 
 
 def spaces(database: Database) -> list[str]:
-    """The spaces of the store's vectors. It looks once for each, however many vectors there are."""
+    """Return the vector spaces of the store.
+
+    One index look-up per space, whatever the number of vectors: a recursive query steps from each to the next.
+    """
     after = sa.select(sa.func.min(documents.c.space).label("space")).cte("after", recursive=True)
     following = sa.select(sa.func.min(documents.c.space)).where(documents.c.space > after.c.space).scalar_subquery()
     after = after.union_all(sa.select(following).where(after.c.space.is_not(None)))
@@ -38,14 +41,17 @@ def spaces(database: Database) -> list[str]:
 
 
 def _sizes(database: Database) -> dict[str, int]:
-    """How many vectors each space has, those of items that failed since they were stored among them."""
+    """Count the vectors of each space, those of items that have failed since they were stored included."""
     query = sa.select(documents.c.space, sa.func.count()).where(documents.c.space.is_not(None))
     with database.read() as connection:
         return {str(space): count for space, count in connection.execute(query.group_by(documents.c.space))}
 
 
-class NearestOf(Protocol):
-    """Finds the documents nearest to a vector of unit length. `sizes` has how many vectors each space has."""
+class NearestSearch(Protocol):
+    """Finds the stored documents nearest to a vector of unit length, and returns up to `limit` numbers, nearest first.
+
+    `sizes` is the number of vectors of each space.
+    """
 
     @property
     def sizes(self) -> Mapping[str, int]: ...
@@ -53,29 +59,29 @@ class NearestOf(Protocol):
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]: ...
 
 
-def of(database: Database, opened: ExitStack) -> NearestOf:
-    """The fastest way that this store has. What it opens stays open as long as `opened`."""
+def open_nearest_search(database: Database, resources: ExitStack) -> NearestSearch:
+    """Return the fastest search that this store has. The files that it opens close with `resources`."""
     if has_pgvector(database):
         return _PgVector(database)
-    if (matrices := _matrices(database, opened)) is not None:
+    if (matrices := _matrices(database, resources)) is not None:
         return _InMatrices(database, matrices)
     return _InResults(database)
 
 
-def _matrices(database: Database, opened: ExitStack) -> Mapping[str, Matrix] | None:
-    """The matrices beside a SQLite store, None where they cannot be written or the store is another."""
+def _matrices(database: Database, resources: ExitStack) -> Mapping[str, Matrix] | None:
+    """Return the matrices beside a SQLite store; None for another store, or where the folder cannot be written."""
     if not database.is_sqlite:
         return None
     try:
-        return opened.enter_context(Matrices(database).open())
+        return resources.enter_context(Matrices(database).open())
     except OSError:
         return None
 
 
 class _PgVector:
-    """pgvector, by the HNSW index of the space; all of the space where the index does not come to enough.
+    """Search by pgvector's HNSW index of the space; by all of its vectors where the index finds too few.
 
-    A walk through the index ends after some 20,000 vectors, whether or not there is one among them that is wanted.
+    The scan of an index ends after some 20,000 vectors, even if none of them is of a stored item.
     """
 
     def __init__(self, database: Database) -> None:
@@ -94,16 +100,21 @@ class _PgVector:
 
 
 def _by_distance(space: str, kind: str) -> sa.TextClause:
-    """The stored documents of a space, nearest first. Its index is of vectors of a `kind` with their length."""
+    """Return a query for the stored documents of a space, nearest first.
+
+    The index is used only where `kind` is the vector type with its length, such as ``vector(384)``.
+    """
     return sa.text(
         f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
         "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
         f"ORDER BY CAST(embedding AS {kind}) <=> CAST(:vector AS {kind}) LIMIT :limit"
-    ).bindparams(sa.bindparam("space", space, literal_execute=True))  # the planner looks for it in the index
+    ).bindparams(
+        sa.bindparam("space", space, literal_execute=True)
+    )  # as a literal: the planner matches it to the index
 
 
 class _InMatrices:
-    """Every vector of the space, in a memory-mapped matrix."""
+    """Search by all vectors of the space, in a memory-mapped matrix."""
 
     def __init__(self, database: Database, matrices: Mapping[str, Matrix]) -> None:
         self._database = database
@@ -120,7 +131,7 @@ class _InMatrices:
 
 
 class _InResults:
-    """Every vector of the space, from the step results: slow, and everywhere."""
+    """Search by all vectors of the space, from the step results: slow, but it works with every store."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -146,9 +157,17 @@ class _InResults:
 def nearest(
     cosines: Vector, numbers: npt.NDArray[Any], limit: int, are_stored: Callable[[Sequence[int]], Collection[int]]
 ) -> list[int]:
-    """The numbers of the highest cosines, of those that `are_stored`. More are looked at until there are enough."""
+    """Return the numbers of the highest cosines, without those that `are_stored` leaves out.
+
+    It checks ever more candidates until there are enough.
+
+    Args:
+        cosines: of shape (n,).
+        numbers: of the documents, of shape (n,).
+        are_stored: returns those of the given numbers whose items are stored.
+    """
     found: list[int] = []
-    for places in _downwards(cosines, 2 * limit):
+    for places in _descending(cosines, 2 * limit):
         in_order = numbers[places].tolist()
         kept = are_stored(in_order)
         found += [number for number in in_order if number in kept]
@@ -157,8 +176,11 @@ def nearest(
     return found[:limit]
 
 
-def _downwards(cosines: Vector, count: int) -> Iterator[npt.NDArray[np.intp]]:
-    """The places of the cosines, the highest first: so many, for which not all are sorted, and then ever more."""
+def _descending(cosines: Vector, count: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield the indices of the cosines in descending order: the first `count`, then growing chunks of the others.
+
+    The first chunk is found without sorting the others, which are seldom needed.
+    """
     if count >= len(cosines):
         yield np.argsort(-cosines, kind="stable")
         return

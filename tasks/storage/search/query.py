@@ -1,11 +1,11 @@
 """Search over the stored items: by words, by vectors of one space at a time, fused by reciprocal ranks.
 
-Each way of looking gives a list of items in their order, and an item has from each list the reciprocal of its rank
-plus `RANK_CONSTANT` (reciprocal rank fusion, Cormack, Clarke and Büttcher 2009). Its score is the root of the weighted
-mean square of what it has by words and by meaning, times its quality: what it lacks counts as nothing, so that none
-gains by the loss of its vector, and what is high in one list still comes before what is middling in both. Vectors of
-different spaces are never compared: each space is a list of its own, in which ranks are divided by its share of the
-vectors, so that the best of a few is not taken for the best of all.
+Each search ranks items, and each ranking gives an item the reciprocal of its rank plus `RANK_CONSTANT` (reciprocal
+rank fusion, Cormack, Clarke and Büttcher 2009). The score of an item is the weighted root mean square of its
+reciprocals by words and by vectors, times its quality. A missing reciprocal counts as 0, so that no item gains by the
+loss of its vector; the square puts an item that is high in one ranking before one that is middling in both. Vectors of
+different spaces are never compared: each space has its own ranking, in which ranks are divided by the space's share of
+the vectors, so that the best of a few is not taken for the best of all.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ RANK_CONSTANT = 3
 """The paper has 60, with which a quality of 0.8 weighs as much as 15 ranks; with 3 it weighs as much as one. This,
 `WORDS_WEIGHT` and the squares were chosen on the tuning half of `tests/benchmarks/search_quality.py`."""
 WORDS_WEIGHT = 0.45
-"""Of the list by words; those by meaning have the rest of 1."""
+"""The weight of the ranking by words. Those by vectors have the rest of 1."""
 CANDIDATES = 100
-"""Of each list, at least so many are looked at."""
+"""The least number of documents to read from each ranking."""
 MAX_WORDS = 64
-"""Of a query; what comes after is left out."""
+"""The number of words of a query that count; the others are ignored."""
 WEIGHTS = {"name": 4.0, "label": 1.0, "text": 1.0}
-"""Of a word's place, for bm25."""
+"""The weights of the columns, for bm25."""
 
 Vectors = Mapping[str, Vector]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One item that was found. `score` is 1 for an item of full quality that is the first of every list.
+    """One found item. `score` is 1 for an item of full quality that is the first of every ranking.
 
-    `snippet` marks the words that were looked for by `BEGIN` and `END`.
+    `snippet` has `BEGIN` and `END` around the words of the query.
     """
 
     id: str
@@ -72,13 +72,13 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The numbers of documents, best first, and the share of those that could be among them."""
+    """The numbers of documents, best first. `share` is the part of all vectors that this ranking covers."""
 
     numbers: Sequence[int]
     share: float = 1.0
 
     def reciprocals(self) -> dict[int, float]:
-        """By number: 1 for the first of all, and less for those that follow."""
+        """Return the reciprocals by number: 1 for rank 1 of a full share, less for later ranks and smaller shares."""
         return {
             number: (1 + RANK_CONSTANT) / (rank / self.share + RANK_CONSTANT)
             for rank, number in enumerate(self.numbers, 1)
@@ -86,45 +86,49 @@ class Ranking:
 
 
 def words_of(query: str) -> list[str]:
-    """The words of a query, each once: letters and digits, with the marks that stand on them."""
+    """Return the different words of a query: letters, digits and their combining marks."""
     kept = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in query)
     return list({word.casefold(): word for word in kept.split()}.values())[:MAX_WORDS]
 
 
 def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
-    """The items that go best with some words, or with a query's vectors, or with both.
+    """Search for the items that match some words best, or a query's vectors, or both.
 
     Args:
-        words: to look for; none for a search by vectors alone.
-        vectors: of the query, unit length, one for each space that is searched.
-        min_quality: items below it are left out.
+        words: the words of the query; none for a search by vectors alone.
+        vectors: the vectors of the query, of unit length, one for each space to search.
+        limit: the number of hits, at most.
+        min_quality: the lowest quality of a hit.
+
+    Returns:
+        The hits, best first.
     """
     pool = max(CANDIDATES, 2 * limit)
-    of_words = of_meaning = None
+    word_ranking = vector_rankings = None
     if words:
         with database.read() as connection:
-            of_words = by_words(database, connection, words, pool, min_quality)
+            word_ranking = by_words(database, connection, words, pool, min_quality)
     if vectors:
-        of_meaning = list(by_vectors(database, vectors, pool, min_quality))
+        vector_rankings = list(by_vectors(database, vectors, pool, min_quality))
     with database.read() as connection:
-        hits = best(connection, fused(of_words, of_meaning), limit)
+        hits = best_hits(connection, fuse(word_ranking, vector_rankings), limit)
         return _described(connection, hits, words)
 
 
 def by_words(
     database: Database, connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float
 ) -> Ranking:
-    """The documents in which the words stand most often, their names first; any of them is enough.
+    """Rank the documents that contain any of the words. A word in the name weighs most, see `WEIGHTS`.
 
-    A rare word weighs more than a common one on SQLite (bm25) and not on PostgreSQL (`ts_rank`), which instead leaves
-    words such as "the" out of a query that has others.
+    A rare word weighs more than a common one on SQLite (bm25) but not on PostgreSQL (`ts_rank`), which instead ignores
+    words such as "the" in a query that has others.
     """
     ranked = _by_fts5 if database.is_sqlite else _by_tsvector
     return Ranking(numbers=ranked(connection, words, limit, min_quality))
 
 
 def _by_fts5(connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float) -> list[int]:
-    """FTS5 ranks many times faster by itself than in a join, so which of them are stored is asked for afterwards."""
+    """Rank by FTS5. Filter by quality afterwards: FTS5 ranks many times faster alone than in a join."""
     query = sa.text(
         "SELECT rowid, rank FROM documents_words WHERE documents_words MATCH :words AND rank MATCH :weighted "
         "ORDER BY rank LIMIT :count"
@@ -140,7 +144,7 @@ def _by_fts5(connection: sa.Connection, words: Sequence[str], limit: int, min_qu
 
 
 def _by_tsvector(connection: sa.Connection, words: Sequence[str], limit: int, min_quality: float) -> list[int]:
-    """The words are cut and shortened by what cut and shortened those of the index, see migration 0008."""
+    """Rank by `tsvector`. The words are split and stemmed as in the index, see migration 0008."""
     query = sa.text(
         "WITH asked AS (SELECT repli_searchable(:words) AS words), wanted AS ("
         "SELECT CAST(string_agg(quote_literal(lexeme), ' | ') AS tsquery) AS any_of FROM asked, unnest(coalesce("
@@ -153,49 +157,56 @@ def _by_tsvector(connection: sa.Connection, words: Sequence[str], limit: int, mi
 
 
 def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
-    """The nearest documents of each space, by cosine."""
-    with ExitStack() as opened:
-        nearest_of = neighbours.of(database, opened)
-        together = sum(nearest_of.sizes.values())
+    """Yield the ranking of each space: its nearest documents, by cosine."""
+    with ExitStack() as resources:
+        nearest = neighbours.open_nearest_search(database, resources)
+        total = sum(nearest.sizes.values())
         for space, vector in vectors.items():
-            if size := nearest_of.sizes.get(space):
-                numbers = nearest_of(space, vector, limit, min_quality)
-                yield Ranking(numbers=numbers, share=size / together)
+            if size := nearest.sizes.get(space):
+                numbers = nearest(space, vector, limit, min_quality)
+                yield Ranking(numbers=numbers, share=size / total)
 
 
-def fused(of_words: Ranking | None, of_meaning: Sequence[Ranking] | None) -> dict[int, float]:
-    """By number, what each document has of the lists, of which it is in one of meaning at most.
+def fuse(word_ranking: Ranking | None, vector_rankings: Sequence[Ranking] | None) -> dict[int, float]:
+    """Fuse the rankings by words and by vectors into one score by document number, without the quality.
 
-    1 for what is the first by words and by meaning, or by the one that was looked at; None for what was not.
+    Args:
+        word_ranking: None for a search by vectors alone.
+        vector_rankings: of each space; a document is in at most one of them. None for a search by words alone.
+
+    Returns:
+        The scores: 1 for a document that is the first by words and by vectors, or by the only one of the two.
     """
-    by_words = of_words.reciprocals() if of_words else {}
-    by_meaning = {number: part for ranking in of_meaning or () for number, part in ranking.reciprocals().items()}
-    if of_words is None or of_meaning is None:
-        return by_words or by_meaning
+    by_words = word_ranking.reciprocals() if word_ranking else {}
+    by_vectors = {
+        number: reciprocal for ranking in vector_rankings or () for number, reciprocal in ranking.reciprocals().items()
+    }
+    if word_ranking is None or vector_rankings is None:
+        return by_words or by_vectors
     return {
         number: math.sqrt(
-            WORDS_WEIGHT * by_words.get(number, 0.0) ** 2 + (1 - WORDS_WEIGHT) * by_meaning.get(number, 0.0) ** 2
+            WORDS_WEIGHT * by_words.get(number, 0.0) ** 2 + (1 - WORDS_WEIGHT) * by_vectors.get(number, 0.0) ** 2
         )
-        for number in by_words | by_meaning
+        for number in by_words | by_vectors
     }
 
 
-def best(connection: sa.Connection, parts: Mapping[int, float], limit: int) -> list[tuple[int, Hit]]:
-    """The documents that come first once each part is weighed by its item's quality, with their numbers."""
+def best_hits(connection: sa.Connection, scores: Mapping[int, float], limit: int) -> list[tuple[int, Hit]]:
+    """Return the `limit` hits of the highest score times quality, each with its document's number."""
     hits: list[tuple[int, Hit]] = []
-    numbers = list(parts)
+    numbers = list(scores)
     columns = documents.c.number, items.c.id, items.c.name, items.c.quality
     for start in range(0, len(numbers), ROWS_PER_READ):
-        some = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
-        for row in connection.execute(sa.select(*columns).join(items).where(some, items.c.quality.is_not(None))):
-            score = parts[row.number] * row.quality
+        is_in_chunk = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
+        for row in connection.execute(sa.select(*columns).join(items).where(is_in_chunk, items.c.quality.is_not(None))):
+            score = scores[row.number] * row.quality
             hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
     hits.sort(key=lambda hit: (-hit[1].score, hit[1].id))
     return hits[:limit]
 
 
 def _described(connection: sa.Connection, found: Sequence[tuple[int, Hit]], words: Sequence[str]) -> list[Hit]:
-    """The hits with their snippets, and with what is degraded of them."""
+    """Return the hits with their snippets and degraded stages."""
     passages = snippets(connection, [number for number, _ in found], words)
     degraded = _degraded(connection, [hit.id for _, hit in found])
     return [
@@ -209,9 +220,11 @@ def _described(connection: sa.Connection, found: Sequence[tuple[int, Hit]], word
 
 
 def _degraded(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, list[str]]:
-    """The stages of items that a fallback served, or that were given up, in the order in which they ended."""
-    less = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
-    query = sa.select(step_results.c.item_id, step_results.c.stage).where(step_results.c.item_id.in_(item_ids), less)
+    """Return the degraded and skipped stages of items, in the order in which they ended."""
+    is_below_best = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
+    query = sa.select(step_results.c.item_id, step_results.c.stage).where(
+        step_results.c.item_id.in_(item_ids), is_below_best
+    )
     found: dict[str, list[str]] = {}
     for row in connection.execute(query.order_by(step_results.c.finished_at, step_results.c.stage)):
         found.setdefault(row.item_id, []).append(row.stage)

@@ -1,8 +1,8 @@
-"""The passage of each found document that shows best why it was found.
+"""Snippets: the passage of a found document that has the most of the words searched for.
 
-It is chosen here, one text at a time, in time that grows with the text: FTS5's `snippet()` and `highlight()` take time
-that grows with the square of the matches (15 s and more for long texts), and PostgreSQL's `ts_headline` does not see
-the `node` in `node.js`. FTS5 in memory says which words are marked, whatever the store's database is.
+They are computed here, one text at a time, in time linear in its length: FTS5's `snippet()` and `highlight()` take time
+quadratic in the matches (15 s and more for long texts), and PostgreSQL's `ts_headline` does not find `node` in
+`node.js`. With either database, FTS5 in memory decides which words match.
 """
 
 from __future__ import annotations
@@ -17,44 +17,45 @@ import sqlalchemy as sa
 from repli.tasks.storage.schema import documents
 
 BEGIN, END = "\x02", "\x03"
-"""Around the words of a snippet that were looked for."""
+"""The marks around the matching words of a snippet."""
 SNIPPET_WORDS = 24
 MAX_CHARACTERS = 250_000
-"""Of a text, as many as the index of PostgreSQL takes; what comes after is in no snippet."""
+"""The length of a text that PostgreSQL indexes. A snippet shows nothing beyond it."""
 TEXTS_PER_READ = 20
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-"""Of `documents_words`, see migration 0005."""
+"""The tokenizer of `documents_words`, see migration 0005."""
 _BEGINNING_CHARACTERS = 400
 _WORD = re.compile(rf"[^\s{BEGIN}{END}]{{1,40}}")
-"""What is longer is taken for several."""
+"""A word of the text. A longer one counts as several."""
 _MARKED = re.compile(f"{BEGIN}(.*?){END}")
 
 
 def snippets(connection: sa.Connection, numbers: Sequence[int], words: Sequence[str]) -> dict[int, str]:
-    """One line of each document, of about `SNIPPET_WORDS` words: where what is looked for stands, or how it begins.
+    """Return one line of each document, of about `SNIPPET_WORDS` words: its best passage, or the start of its text.
 
     Args:
         numbers: of the documents; one without a text has no snippet.
-        words: what is looked for; none for the beginnings.
+        words: the words searched for; none for the starts of the texts.
     """
-    found = _chosen(connection, numbers, words) if words else {}
+    found = _passages(connection, numbers, words) if words else {}
     return _beginnings(connection, [number for number in numbers if number not in found]) | found
 
 
 def any_of(words: Sequence[str]) -> str:
-    """Any of the words, which have no quotation mark in them, in the language of FTS5."""
+    """Return an FTS5 query for any of the words, which must not contain a quotation mark."""
     return " OR ".join(f'"{word}"' for word in words)
 
 
 def one_line(text: str) -> str:
-    """`text` without marks, and with a blank for all that parts two words."""
+    """Return `text` without marks, with one blank between words."""
     return " ".join(text.translate(_NO_MARKS).split())
 
 
 _NO_MARKS = str.maketrans(BEGIN + END, "  ")
 
 
-def _chosen(connection: sa.Connection, numbers: Sequence[int], look_for: Sequence[str]) -> dict[int, str]:
+def _passages(connection: sa.Connection, numbers: Sequence[int], query_words: Sequence[str]) -> dict[int, str]:
+    """Return the best passage of each document that has a matching word."""
     query = sa.select(documents.c.number, sa.func.substr(documents.c.text, 1, MAX_CHARACTERS).label("text"))
     found: dict[int, str] = {}
     with closing(sqlite3.connect(":memory:")) as fts5:
@@ -63,24 +64,31 @@ def _chosen(connection: sa.Connection, numbers: Sequence[int], look_for: Sequenc
             some = documents.c.number.in_(numbers[start : start + TEXTS_PER_READ])
             for number, text in connection.execute(query.where(some, documents.c.text.is_not(None))).all():
                 words = list(_WORD.finditer(text))
-                if chosen := passage(text, words, _marked(fts5, {word.group() for word in words}, look_for)):
+                if chosen := passage(text, words, _marked(fts5, {word.group() for word in words}, query_words)):
                     found[number] = chosen
     return found
 
 
-def _marked(fts5: sqlite3.Connection, words: Collection[str], look_for: Sequence[str]) -> dict[str, str]:
-    """Those of the words that FTS5 finds, each with its marks."""
+def _marked(fts5: sqlite3.Connection, words: Collection[str], query_words: Sequence[str]) -> dict[str, str]:
+    """Return the matching words, each with its marked form."""
     fts5.execute("DELETE FROM words")
     fts5.executemany("INSERT INTO words VALUES (?)", ((word,) for word in words))
     query = "SELECT word, highlight(words, 0, ?, ?) FROM words WHERE words MATCH ?"
-    return dict(fts5.execute(query, (BEGIN, END, any_of(look_for))))
+    return dict(fts5.execute(query, (BEGIN, END, any_of(query_words))))
 
 
 def passage(text: str, words: Sequence[re.Match[str]], marked: Mapping[str, str]) -> str:
-    """The `SNIPPET_WORDS` words of a text among which most of the marked ones stand, with their marks.
+    """Return the passage of `SNIPPET_WORDS` words that has the most different marked words, with their marks.
 
-    The same word twice counts once; of equal passages it is the earliest. What is marked stands in its middle, and '…'
-    where it is cut. '' where no word is marked.
+    Of equal passages the earliest is chosen. The marked words are in its middle, and '…' stands where the text is cut.
+
+    Args:
+        text: the text.
+        words: the matches of its words, in their order.
+        marked: the marked form of each matching word.
+
+    Returns:
+        The passage; '' where no word is marked.
     """
     places = [place for place, word in enumerate(words) if word.group() in marked]
     if not places:
@@ -98,7 +106,7 @@ def passage(text: str, words: Sequence[re.Match[str]], marked: Mapping[str, str]
 
 
 def _densest(places: Sequence[int], names: Sequence[str]) -> tuple[int, int]:
-    """The first and the last place of the passage in which most different names are."""
+    """Return the first and the last place of the passage that has the most different names."""
     counts: dict[str, int] = {}
     most, best, left = 0, (places[0], places[0]), 0
     for place, name in zip(places, names, strict=True):
@@ -114,6 +122,7 @@ def _densest(places: Sequence[int], names: Sequence[str]) -> tuple[int, int]:
 
 
 def _beginnings(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, str]:
+    """Return the first words of each document's text; absent where it has none."""
     shortened = sa.func.substr(documents.c.text, 1, _BEGINNING_CHARACTERS).label("text")
     found: dict[int, str] = {}
     for row in connection.execute(sa.select(documents.c.number, shortened).where(documents.c.number.in_(numbers))):

@@ -1,1 +1,1 @@
-"""Read-only views of the store: one item, a selection, a sample, the figures of the dashboard."""
+"""Read-only views of the store: single items, a selection, a sample, and the stats of the dashboard."""

@@ -1,4 +1,4 @@
-"""Every item of a store that meets a selection, a portion at a time: memory does not grow with the store."""
+"""Read the items of a selection in pages: memory does not grow with the store."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STATES = ("stored", "failed", "pending")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which items. All conditions have to hold.
+    """Conditions on items. An item must meet all of them.
 
     Args:
-        min_quality, max_quality: bounds of the quality, which only stored items have.
-        states: of the item, one of these; none named means any.
-        statuses: of a stage, by its name.
+        min_quality, max_quality: bounds of the quality, inclusive. Only stored items have a quality.
+        states: the item's state is one of these; any state where empty.
+        statuses: the status that a stage must have, by the stage's name.
     """
 
     min_quality: float | None = None
@@ -35,7 +35,7 @@ class Selection:
     statuses: Mapping[str, Status] = field(default_factory=dict)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """On `items`."""
+        """Return the conditions on `items`."""
         found: list[sa.ColumnElement[bool]] = []
         if self.min_quality is not None:
             found.append(items.c.quality >= self.min_quality)
@@ -44,9 +44,9 @@ class Selection:
         if self.states:
             found.append(items.c.state.in_(self.states))
         for stage, status in self.statuses.items():
-            left = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.stage == stage)
+            result = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.stage == stage)
             found.append(
-                sa.not_(left) if status is Status.PENDING else left.where(step_results.c.status == status.value)
+                sa.not_(result) if status is Status.PENDING else result.where(step_results.c.status == status.value)
             )
         return found
 
@@ -54,10 +54,14 @@ class Selection:
     def parse(
         cls, specs: Sequence[str], stages: Sequence[str], min_quality: float | None, max_quality: float | None
     ) -> Selection:
-        """The selection that a person types: STATE, or STAGE=STATUS.
+        """Parse the options of the command line.
+
+        Args:
+            specs: values of `--status`, each STATE or STAGE=STATUS.
+            stages: the names of the stages.
 
         Raises:
-            UsageError: there is no such state, stage or status, or a bound is no quality.
+            UsageError: a state, stage or status does not exist, or a bound is not from 0 to 1.
         """
         states, statuses = [], {}
         for spec in specs:
@@ -73,13 +77,13 @@ class Selection:
                 )
         for option, bound in (("--min-quality", min_quality), ("--max-quality", max_quality)):
             if bound is not None and not 0 <= bound <= 1:
-                raise UsageError(f"{option} {bound:g}: a quality is from 0 to 1")
+                raise UsageError(f"{option} {bound:g}: a quality is from 0 to 1; choose another bound")
         return cls(min_quality=min_quality, max_quality=max_quality, states=states, statuses=statuses)
 
 
 @dataclass(frozen=True, slots=True)
 class Browsed:
-    """An item, its state in the store, and the vector that its `embed_text` left."""
+    """An item with its state in the store and the vector of its `embed_text` result, if there is one."""
 
     view: ItemView
     state: str
@@ -87,7 +91,7 @@ class Browsed:
 
 
 def browse(database: Database, stages: Sequence[str], selection: Selection) -> Iterator[Browsed]:
-    """The items in the order of their ids, all as they are at one moment."""
+    """Yield the selected items in the order of their ids, from one snapshot of the store."""
     with database.read() as connection:
         if not database.is_sqlite:
             connection = connection.execution_options(isolation_level="REPEATABLE READ")

@@ -1,6 +1,6 @@
-"""What a dashboard shows of a store: counts, all of them made by the database. No item is loaded.
+"""The stats of the dashboard, counted by the database: no item is loaded.
 
-Of 100,000 items the slowest of these takes a fraction of a second; `tests/benchmarks/search_latency.py` measures it.
+With 100,000 items the slowest query takes a fraction of a second; `tests/benchmarks/search_latency.py` measures it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Breaker, RepliError
-from repli.tasks.storage import breakers, drills, runs
+from repli.tasks.storage import breakers, counts, drills, runs
 from repli.tasks.storage.breakers import BreakerView, Move
+from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import HEAD, Database, database_time
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import Entry, Priority, QueueTally
-from repli.tasks.storage.runs import DEAD_AFTER_S, Run, Tally
+from repli.tasks.storage.runs import DEAD_AFTER_S, Run
 from repli.tasks.storage.schema import retry_queue as queue_table
 from repli.tasks.storage.schema import runs as runs_table
 from repli.tasks.storage.views import lookup
-from repli.tasks.storage.views.lookup import Finding
+from repli.tasks.storage.views.lookup import FlaggedItem
 
 RUNS = 40
 MOVES = 20
@@ -30,26 +31,26 @@ LISTED = 10
 DRILLS = 5
 
 
-def opened(url: str) -> Database:
-    """The store at a URL, to be read and never written.
+def open_read_only(url: str) -> Database:
+    """Open the store at a URL for reading only.
 
     Raises:
-        RepliError: there is none, or it is of another age than this code.
+        RepliError: there is no store, or its migration is not this version's.
     """
     database = Database(url, is_read_only=True)
     version = database.version()
     if version is None:
         raise RepliError(f"there is no store at {database}; make one with `repli run SOURCE`")
     if version < HEAD:
-        raise RepliError(f"the store {database} is of an older Repli; `repli status` brings it up to date")
+        raise RepliError(f"the store {database} was made by an older Repli; run `repli status` to migrate it")
     if version > HEAD:
-        raise RepliError(f"the store {database} is of a newer Repli than this one; upgrade this one")
+        raise RepliError(f"the store {database} was made by a newer Repli; upgrade Repli")
     return database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuality:
-    """How good the whole store was when a run ended: its items by quality."""
+    """The number of stored items by quality at the end of a run."""
 
     run_id: str
     kind: str
@@ -59,7 +60,7 @@ class RunQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How many items of one priority have waited in the queue for so long. Parked ones have no priority."""
+    """The number of queued items of one priority and age. Parked items have no priority."""
 
     priority: Priority | None
     age: str
@@ -67,8 +68,8 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """All that the first page shows, of one moment or nearly so."""
+class DashboardStats:
+    """The stats of the first page, all from about the same time."""
 
     at: datetime
     tally: Tally
@@ -81,15 +82,15 @@ class Figures:
     waiting: Sequence[Waiting]
     first_in_queue: Sequence[Entry]
     drills: Sequence[Drill]
-    lowest: Sequence[Finding]
+    lowest: Sequence[FlaggedItem]
 
 
-def figures(database: Database, stages: Sequence[str], declared: Mapping[str, Breaker]) -> Figures:
-    """The figures of a store as it stands.
+def collect_stats(database: Database, stages: Sequence[str], declared: Mapping[str, Breaker]) -> DashboardStats:
+    """Collect the present stats of a store.
 
     Args:
-        stages: in their order.
-        declared: the breakers, by name.
+        stages: the names of the stages, in their order.
+        declared: the declared breakers, by name.
     """
     with database.read() as connection:
         now = database_time(connection)
@@ -98,9 +99,9 @@ def figures(database: Database, stages: Sequence[str], declared: Mapping[str, Br
         key=lambda run: run.started_at,
         default=None,
     )
-    return Figures(
+    return DashboardStats(
         at=now,
-        tally=runs.tally(database, stages),
+        tally=counts.tally(database, stages),
         last_run=last,
         is_running=last is not None and is_at_work(last, now),
         quality_over_time=quality_over_time(database, RUNS),
@@ -115,12 +116,15 @@ def figures(database: Database, stages: Sequence[str], declared: Mapping[str, Br
 
 
 def is_at_work(run: Run, now: datetime) -> bool:
-    """Whether a run has not ended, and was heard of not long ago."""
+    """Return whether a run has not ended and its last heartbeat is younger than `DEAD_AFTER_S`."""
     return run.finished_at is None and (run.alive_at or run.started_at) > now - timedelta(seconds=DEAD_AFTER_S)
 
 
 def quality_over_time(database: Database, count: int) -> list[RunQuality]:
-    """How good the store was at the ends of the last runs, oldest first; of runs before migration 0006 nobody knows."""
+    """Return the qualities of the store at the ends of the latest `count` runs, oldest first.
+
+    Runs before migration 0006 recorded none and are absent.
+    """
     columns = runs_table.c.id, runs_table.c.kind, runs_table.c.finished_at, runs_table.c.quality
     query = sa.select(*columns).where(runs_table.c.finished_at.is_not(None))
     with database.read() as connection:
@@ -147,7 +151,7 @@ OLDEST = "older"
 
 
 def waiting(database: Database, now: datetime) -> list[Waiting]:
-    """The queue by priority and age: HIGH first, the youngest first, parked items last."""
+    """Count the queue by priority and age: HIGH first, then the youngest first, parked items last."""
     queued = queue_table.c
     ages = [*AGES, OLDEST]
     age = sa.case(

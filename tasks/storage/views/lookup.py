@@ -1,4 +1,4 @@
-"""Looking at single items: one whole, the lowest in quality, the failed ones."""
+"""Views of single items: one item in full, the items of the lowest quality, and the failed items."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Status, StepResult
 from repli.tasks.items import ItemState, clean_text
 from repli.tasks.storage import results
+from repli.tasks.storage.counts import of_run
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.runs import of_run
 from repli.tasks.storage.schema import items, step_results
 
-_LESS_THAN_WHOLE = (Status.DEGRADED.value, Status.SKIPPED.value)
+_BELOW_BEST = (Status.DEGRADED.value, Status.SKIPPED.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemView:
-    """One item as `repli show` gives it: every stage has a result here, `pending` where nothing was left."""
+    """One item as `repli show` prints it. Every stage has a result here; `pending` where the store has none."""
 
     state: ItemState
     quality: float | None
@@ -28,18 +28,18 @@ class ItemView:
 
     @classmethod
     def of(cls, state: ItemState, quality: float | None, stages: Sequence[str]) -> ItemView:
-        """The item with what its `stages` left, in their order."""
-        left = state.results
+        """Return the view of an item, with its `stages` in their order."""
+        saved = state.results
         return cls(
             state=state,
             quality=quality,
-            stages={name: left.get(name) or StepResult.pending(state.item.id, name) for name in stages},
+            stages={name: saved.get(name) or StepResult.pending(state.item.id, name) for name in stages},
         )
 
     @property
     def degraded(self) -> list[str]:
-        """The stages that a fallback served, or that were given up."""
-        return [name for name, result in self.stages.items() if result.status in _LESS_THAN_WHOLE]
+        """Return the names of the degraded and skipped stages."""
+        return [name for name, result in self.stages.items() if result.status in _BELOW_BEST]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -52,7 +52,7 @@ class ItemView:
 
 
 def view(database: Database, item_id: str, stages: Sequence[str]) -> ItemView | None:
-    """The item of this id, its `stages` in their order; None where there is none."""
+    """Return the view of the item of this id, with its `stages` in their order; None where there is no such item."""
     item_id = clean_text(item_id)
     states = results.load(database, [item_id])
     if not states:
@@ -63,8 +63,8 @@ def view(database: Database, item_id: str, stages: Sequence[str]) -> ItemView | 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """An item worth a look, and why: a line for each stage that was less than whole."""
+class FlaggedItem:
+    """A failed or degraded item, with one line per stage that failed, was degraded or was skipped."""
 
     id: str
     name: str | None
@@ -72,22 +72,22 @@ class Finding:
     reasons: tuple[str, ...]
 
 
-def lowest(database: Database, run_id: str | None, limit: int) -> list[Finding]:
-    """The stored items of the lowest quality below 1."""
+def lowest(database: Database, run_id: str | None, limit: int) -> list[FlaggedItem]:
+    """Return the `limit` stored items of the lowest quality, below 1; of one run, where `run_id` is given."""
     query = sa.select(items.c.id, items.c.name, items.c.quality).where(
         of_run(run_id), items.c.state == "stored", items.c.quality < 1
     )
-    return _findings(database, query.order_by(items.c.quality, items.c.id).limit(limit), _LESS_THAN_WHOLE)
+    return _findings(database, query.order_by(items.c.quality, items.c.id).limit(limit), _BELOW_BEST)
 
 
-def failed(database: Database, run_id: str | None, limit: int) -> list[Finding]:
-    """The items that failed."""
-    is_failed = items.c.quality.is_(None), items.c.state == "failed"  # an index has both
+def failed(database: Database, run_id: str | None, limit: int) -> list[FlaggedItem]:
+    """Return up to `limit` failed items; of one run, where `run_id` is given."""
+    is_failed = items.c.quality.is_(None), items.c.state == "failed"  # one index covers both
     query = sa.select(items.c.id, items.c.name, items.c.quality).where(of_run(run_id), *is_failed)
     return _findings(database, query.order_by(items.c.id).limit(limit), (Status.FAILED.value,))
 
 
-def _findings(database: Database, query: sa.Select[Any], statuses: Sequence[str]) -> list[Finding]:
+def _findings(database: Database, query: sa.Select[Any], statuses: Sequence[str]) -> list[FlaggedItem]:
     with database.read() as connection:
         found = connection.execute(query).all()
         steps = connection.execute(
@@ -101,5 +101,6 @@ def _findings(database: Database, query: sa.Select[Any], statuses: Sequence[str]
         reason = step.error["message"] if step.error else "by policy"
         reasons.setdefault(step.item_id, []).append(f"{step.stage}{served}: {reason}")
     return [
-        Finding(id=row.id, name=row.name, quality=row.quality, reasons=tuple(reasons.get(row.id, ()))) for row in found
+        FlaggedItem(id=row.id, name=row.name, quality=row.quality, reasons=tuple(reasons.get(row.id, ())))
+        for row in found
     ]

@@ -1,4 +1,4 @@
-"""A sample of the stored items that has some of every kind."""
+"""A stratified random sample of the stored items."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, step_results
 
 Stratum = tuple[float, str, str]
-"""A quality, and the media types of the document and of the image."""
+"""A quality, and the media types of the document and the image."""
 
 
 def stratified(database: Database, size: int) -> list[str]:
-    """The ids of up to `size` stored items, at random: at least one of every quality and media type, as far as there is
-    room, and beyond that in proportion."""
+    """Draw up to `size` stored items at random and return their ids.
+
+    Each stratum gives at least one item, as far as `size` allows, and beyond that in proportion to its items.
+    """
     kind = (items.c.quality, _media_type("document"), _media_type("image"))
-    place = sa.func.row_number().over(partition_by=kind, order_by=sa.func.random())
+    rank = sa.func.row_number().over(partition_by=kind, order_by=sa.func.random())
     listed = (
-        sa.select(items.c.id, *kind, place.label("place"), sa.func.count().over(partition_by=kind).label("of_its_kind"))
+        sa.select(items.c.id, *kind, rank.label("rank"), sa.func.count().over(partition_by=kind).label("stratum_size"))
         .outerjoin(step_results, sa.and_(step_results.c.item_id == items.c.id, step_results.c.stage == "fetch"))
         .where(items.c.state == "stored")
         .subquery()
@@ -28,15 +30,15 @@ def stratified(database: Database, size: int) -> list[str]:
     drawn: dict[Stratum, list[str]] = defaultdict(list)
     weights: dict[Stratum, int] = {}
     with database.read() as connection:
-        for row in connection.execute(sa.select(listed).where(listed.c.place <= size)):
+        for row in connection.execute(sa.select(listed).where(listed.c.rank <= size)):
             stratum = row.quality, row.document, row.image
             drawn[stratum].append(row.id)
-            weights[stratum] = row.of_its_kind
+            weights[stratum] = row.stratum_size
     return _drawn_in_proportion(drawn, weights, size)
 
 
 def _drawn_in_proportion(drawn: dict[Stratum, list[str]], weights: dict[Stratum, int], size: int) -> list[str]:
-    """Item by item from the stratum that is furthest behind its share, the empty-handed first."""
+    """Take the next item from the most under-represented stratum, first from strata without any, and return the ids."""
     taken: Counter[Stratum] = Counter()
     chosen: list[str] = []
     while len(chosen) < size and any(drawn.values()):
@@ -50,5 +52,5 @@ def _drawn_in_proportion(drawn: dict[Stratum, list[str]], weights: dict[Stratum,
 
 
 def _media_type(column: str) -> sa.Label[Any]:
-    """What was fetched as the item's document or image; '' where nothing was."""
+    """Return the media type of the item's fetched document or image; '' where there is none."""
     return sa.func.coalesce(step_results.c.value[(column, "media_type")].as_string(), "").label(column)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, WorkerCrashes, mark_poison_item, split_after_crash
 from repli.tasks.execution.stage_task import Batch
-from repli.tasks.fallback import PermitRequested, Cause, Decision, Directives, CallEnded, Position, Status, Verdict
+from repli.tasks.fallback import Directives, Position, Status
+from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, PermitRequested, Verdict
 from repli.tasks.stages.default import PIPELINE, declared_breakers
 from repli.tasks.storage import breakers, results
 from repli.tasks.storage.breakers import Key, Move
@@ -62,7 +63,7 @@ def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(databas
     states, _ = breakers.read(database, breaker, [key])
     assert states[key].failed_probes == 1
 
-    breakers.order(database, breaker, key, Cause.RESET)
+    breakers.override(database, breaker, key, Cause.RESET)
     assert deaths.worker_died(alone, "classify_image", "tcp://one") is True
     states, _ = breakers.read(database, breaker, [key])
     assert len(states[key].failures) == 1

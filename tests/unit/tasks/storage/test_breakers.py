@@ -16,20 +16,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from repli.tasks.fallback import (
-    Asked,
-    Breaker,
+from repli.tasks.fallback import Breaker, Position, StoreError
+from repli.tasks.fallback.breaker import (
     BreakerState,
+    CallEnded,
     Cause,
     Decision,
-    Ended,
     Event,
-    Excused,
+    FailuresForgiven,
     Lease,
-    Order,
-    Ordered,
-    Position,
-    StoreError,
+    Overridden,
+    Override,
+    PermitRequested,
     Verdict,
     step,
 )
@@ -44,7 +42,7 @@ R = TypeVar("R")
 BREAKER = Breaker(scope="fleet", failures=3, within_s=100, open_for_s=10, open_for_at_most_s=40, lease_s=20)
 KEY = Key("stage.rung")
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
-ORDERS: list[Order] = [Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
+ORDERS: list[Override] = [Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
 
 
 class Shared:
@@ -63,7 +61,7 @@ class Shared:
 
     def fail(self, *tokens: str, key: Key = KEY) -> Change:
         """Calls that failed, all at this moment."""
-        return [self.apply(Ended(token, Verdict.FAILED, "down"), key) for token in tokens][-1]
+        return [self.apply(CallEnded(token, Verdict.FAILED, "down"), key) for token in tokens][-1]
 
     def state(self, key: Key = KEY) -> BreakerState:
         return breakers.read(self.database, self.breaker, [key], clock=self.now)[0][key]
@@ -105,8 +103,8 @@ class TestOneBreaker:
     def test_a_breaker_that_never_changed_is_closed(self, shared: Shared) -> None:
         """It has no row, and asking makes none: nor does a call that was served."""
         assert shared.state() == BreakerState()
-        assert shared.apply(Asked("a")).decision is Decision.CALL
-        change = shared.apply(Ended("a", Verdict.SERVED))
+        assert shared.apply(PermitRequested("a")).decision is Decision.CALL
+        change = shared.apply(CallEnded("a", Verdict.SERVED))
         assert (change.state, change.decision, change.move) == (BreakerState(), Decision.NOTED, None)
         with shared.database.read() as connection:
             assert connection.scalar(sa.text("SELECT count(*) FROM breakers")) == 0
@@ -122,21 +120,21 @@ class TestOneBreaker:
         shared.clock.advance(0.123457)
         comes_back(shared.fail("a"))
         shared.clock.advance(1.5)
-        comes_back(shared.apply(Ended("b", Verdict.FAILED, 'it\'s "down"; -- 🦜\n' * 100)))
+        comes_back(shared.apply(CallEnded("b", Verdict.FAILED, 'it\'s "down"; -- 🦜\n' * 100)))
         comes_back(shared.fail("c"))
         shared.clock.advance(10)
-        comes_back(shared.apply(Asked("probe")))
+        comes_back(shared.apply(PermitRequested("probe")))
         assert shared.state().lease == Lease("probe", shared.clock.now() + timedelta(seconds=20))
-        comes_back(shared.apply(Ended("probe", Verdict.FAILED, "still 🦜 down")))
+        comes_back(shared.apply(CallEnded("probe", Verdict.FAILED, "still 🦜 down")))
         assert (shared.state().failed_probes, shared.state().why) == (1, "still 🦜 down")
-        comes_back(shared.apply(Ordered(Cause.FORCED_OPEN)))
-        comes_back(shared.apply(Ordered(Cause.FORCED_CLOSED)))
-        comes_back(shared.apply(Ordered(Cause.RESET)))
+        comes_back(shared.apply(Overridden(Cause.FORCED_OPEN)))
+        comes_back(shared.apply(Overridden(Cause.FORCED_CLOSED)))
+        comes_back(shared.apply(Overridden(Cause.RESET)))
         assert set(seen) == set(Position)
 
     def test_a_reason_that_no_database_takes_is_kept_all_the_same(self, shared: Shared) -> None:
         """An error may quote a null byte or half a character; the breaker opens nevertheless."""
-        change = [shared.apply(Ended(token, Verdict.FAILED, "b\0d\udc80")) for token in "abc"][-1]
+        change = [shared.apply(CallEnded(token, Verdict.FAILED, "b\0d\udc80")) for token in "abc"][-1]
         assert change.state.position is Position.OPEN
         assert shared.state() == change.state
         assert shared.moves()[0].why == change.state.why == "b\ufffdd\ufffd"
@@ -167,7 +165,7 @@ class TestOneBreaker:
     def test_excused_failures_are_gone(self, shared: Shared) -> None:
         """They leave the store, the others stay."""
         shared.fail("a", "b")
-        shared.apply(Excused(frozenset({"a", "unknown"})))
+        shared.apply(FailuresForgiven(frozenset({"a", "unknown"})))
         assert shared.failures_kept() == ["b"]
 
     def test_failures_that_left_the_window_are_removed(self, shared: Shared) -> None:
@@ -185,7 +183,7 @@ class TestOneBreaker:
     def test_another_breakers_window_is_its_own(self, shared: Shared) -> None:
         """What has left one rung's window may still be in that of a rung with a longer one."""
         patient = replace(BREAKER, within_s=1000)
-        breakers.apply(shared.database, patient, Key("stage.other"), Ended("a", Verdict.FAILED), clock=shared.now)
+        breakers.apply(shared.database, patient, Key("stage.other"), CallEnded("a", Verdict.FAILED), clock=shared.now)
         shared.clock.advance(200)
         shared.fail("b")
         assert shared.failures_kept() == ["a", "b"]
@@ -194,8 +192,8 @@ class TestOneBreaker:
         """Closed again, it counts from zero."""
         shared.fail("a", "b", "c")
         shared.clock.advance(10)
-        shared.apply(Asked("probe"))
-        shared.apply(Ended("probe", Verdict.SERVED))
+        shared.apply(PermitRequested("probe"))
+        shared.apply(CallEnded("probe", Verdict.SERVED))
         assert shared.failures_kept() == []
         assert shared.state().position is Position.CLOSED
 
@@ -205,7 +203,7 @@ class TestOneBreaker:
         shared.fail("a", "b", key=there)
         shared.fail("c", "d", key=other)
         shared.fail("e", "f", "g", key=here)
-        shared.apply(Ordered(Cause.FORCED_CLOSED), there)
+        shared.apply(Overridden(Cause.FORCED_CLOSED), there)
         assert shared.state(here).position is Position.OPEN
         assert len(shared.state(here).failures) == 3
         assert shared.state(there).position is Position.FORCED_CLOSED
@@ -236,7 +234,7 @@ class TestOneBreaker:
     def test_without_another_clock_it_is_used(self, shared: Shared) -> None:
         """For reading and for changing alike."""
         started = datetime.now(UTC) - timedelta(seconds=1)
-        change = breakers.apply(shared.database, BREAKER, KEY, Ended("a", Verdict.FAILED))
+        change = breakers.apply(shared.database, BREAKER, KEY, CallEnded("a", Verdict.FAILED))
         _, now = breakers.read(shared.database, BREAKER, [KEY])
         (failure,) = change.state.failures
         assert started <= failure.at == change.now <= now <= datetime.now(UTC) + timedelta(seconds=1)
@@ -249,14 +247,14 @@ class TestMoves:
         """Those of one moment too; each says from where, to where, and why."""
         shared.fail("a", "b", "c")
         shared.clock.advance(10)
-        shared.apply(Asked("probe"))
-        shared.apply(Ended("probe", Verdict.FAILED, "still down"))
+        shared.apply(PermitRequested("probe"))
+        shared.apply(CallEnded("probe", Verdict.FAILED, "still down"))
         shared.clock.advance(20)
-        shared.apply(Asked("second"))
+        shared.apply(PermitRequested("second"))
         shared.clock.advance(20)
-        assert shared.apply(Asked("third")).decision is Decision.REFUSE
-        shared.apply(Ordered(Cause.FORCED_OPEN))
-        shared.apply(Ordered(Cause.RESET))
+        assert shared.apply(PermitRequested("third")).decision is Decision.REFUSE
+        shared.apply(Overridden(Cause.FORCED_OPEN))
+        shared.apply(Overridden(Cause.RESET))
         moves = shared.moves()
         assert [(move.old.value, move.new.value, move.cause.value, move.why) for move in moves] == [
             ("closed", "open", "too many failures", "down"),
@@ -273,11 +271,11 @@ class TestMoves:
         """A failure, a permit that is given back, a lease: the position is the same."""
         shared.fail("a", "b", "c")
         shared.clock.advance(10)
-        shared.apply(Asked("probe"))
+        shared.apply(PermitRequested("probe"))
         before = shared.moves()
         assert shared.fail("late").move is None
-        assert shared.apply(Ended("probe", Verdict.INCONCLUSIVE)).move is None
-        change = shared.apply(Asked("next"))
+        assert shared.apply(CallEnded("probe", Verdict.INCONCLUSIVE)).move is None
+        change = shared.apply(PermitRequested("next"))
         assert (change.decision, change.move) == (Decision.PROBE, None)
         assert shared.moves() == before
 
@@ -285,17 +283,17 @@ class TestMoves:
         """It forgets the failures, and that a probe closed it."""
         shared.fail("a", "b", "c")
         shared.clock.advance(10)
-        shared.apply(Asked("probe"))
-        shared.apply(Ended("probe", Verdict.SERVED))
+        shared.apply(PermitRequested("probe"))
+        shared.apply(CallEnded("probe", Verdict.SERVED))
         before = shared.moves()
-        assert shared.apply(Ordered(Cause.RESET)).move is None
+        assert shared.apply(Overridden(Cause.RESET)).move is None
         assert shared.moves() == before
 
     def test_moves_are_found_by_time(self, shared: Shared) -> None:
         """From the first moment on, up to the last one, both included."""
         times = []
         for name in ("b", "a", "c"):
-            shared.apply(Ordered(Cause.FORCED_OPEN), Key(name))
+            shared.apply(Overridden(Cause.FORCED_OPEN), Key(name))
             times.append(shared.clock.now())
             shared.clock.advance(1)
 
@@ -330,7 +328,7 @@ class TestRaces:
         """Sixteen ask when a probe is due: one holds the lease, all others are refused."""
         shared.fail("a", "b", "c")
         shared.clock.advance(10)
-        changes = at_once([lambda token=str(n): shared.apply(Asked(token)) for n in range(16)])  # type: ignore[misc]
+        changes = at_once([lambda token=str(n): shared.apply(PermitRequested(token)) for n in range(16)])  # type: ignore[misc]
         decisions = [change.decision for change in changes]
         assert (decisions.count(Decision.PROBE), decisions.count(Decision.REFUSE)) == (1, 15)
         lease = shared.state().lease
@@ -352,7 +350,7 @@ class TestRaces:
         """After so many tries that is an error of the store, and nothing was changed by it."""
         monkeypatch.setattr(breakers, "TRIES", 1)
         with (
-            before_the_first_change(shared.database, lambda: shared.apply(Ordered(Cause.FORCED_CLOSED))),
+            before_the_first_change(shared.database, lambda: shared.apply(Overridden(Cause.FORCED_CLOSED))),
             pytest.raises(StoreError, match=r"stage\.rung changed 1 times"),
         ):
             shared.fail("never")
@@ -422,30 +420,30 @@ class Twins(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from([0, 1]))
     def ask(self, key: int) -> None:
-        self.happens(self.keys[key], Asked(self.token(self.keys[key])))
+        self.happens(self.keys[key], PermitRequested(self.token(self.keys[key])))
 
     @rule(key=st.sampled_from([0, 1]))
     def fail(self, key: int) -> None:
-        self.happens(self.keys[key], Ended(self.token(self.keys[key]), Verdict.FAILED, "down"))
+        self.happens(self.keys[key], CallEnded(self.token(self.keys[key]), Verdict.FAILED, "down"))
 
     @rule(key=st.sampled_from([0, 1]), verdict=st.sampled_from(Verdict), why=st.text(max_size=5))
     def end_probe(self, key: int, verdict: Verdict, why: str) -> None:
         lease = self.states[self.keys[key]].lease
         token = lease.token if lease else self.token(self.keys[key])
-        self.happens(self.keys[key], Ended(token, verdict, clean_text(why)))
+        self.happens(self.keys[key], CallEnded(token, verdict, clean_text(why)))
 
     @rule(key=st.sampled_from([0, 1]), verdict=st.sampled_from(Verdict), ago=st.integers(1, 4))
     def end_late(self, key: int, verdict: Verdict, ago: int) -> None:
         for token in self.tokens[self.keys[key]][-ago:][:1]:
-            self.happens(self.keys[key], Ended(token, verdict, "late"))
+            self.happens(self.keys[key], CallEnded(token, verdict, "late"))
 
     @rule(key=st.sampled_from([0, 1]), how_many=st.integers(1, 3))
     def excuse(self, key: int, how_many: int) -> None:
-        self.happens(self.keys[key], Excused(frozenset(self.tokens[self.keys[key]][-how_many:])))
+        self.happens(self.keys[key], FailuresForgiven(frozenset(self.tokens[self.keys[key]][-how_many:])))
 
     @rule(key=st.sampled_from([0, 1]), cause=st.sampled_from(ORDERS))
-    def order(self, key: int, cause: Order) -> None:
-        self.happens(self.keys[key], Ordered(cause))
+    def order(self, key: int, cause: Override) -> None:
+        self.happens(self.keys[key], Overridden(cause))
 
     @rule(seconds=st.sampled_from([0.000001, 1.0, 5.0, 8.0, 10.0, 29.0, 30.0, 1000.0]))
     def wait(self, seconds: float) -> None:

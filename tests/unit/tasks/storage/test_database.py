@@ -112,7 +112,7 @@ def test_a_url_of_another_kind_is_a_usage_error(url: str) -> None:
 def test_a_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """A path under a file is an error that names the store."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match="cannot be created"):
         Database(f"sqlite:///{tmp_path / 'file' / 'store.db'}").migrate()
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
 from repli.tasks.items import Embedding, Item, Text
-from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage import catalogue, counts, results, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.views import lookup
@@ -164,7 +164,7 @@ class TestCatalogue:
         run_id = registered("stored", "hopeless", "fresh")
         store_at(database, run_id, {"stored": Decimal("0.9")})
         results.save(database, [step("hopeless", "validate", status=Status.FAILED)])
-        progress = runs.progress(database, run_id, refresh=False)
+        progress = counts.progress(database, run_id, refresh=False)
         assert (progress.items, progress.finished, progress.failed, progress.quality) == (3, 2, 1, {0.9: 1})
 
 
@@ -174,7 +174,7 @@ def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: 
     run_id = registered("a", "b", "c")
     results.save(database, [step("a", **ENDS[0]), step("b", **ENDS[1])])
     store_at(database, run_id, {"a": Decimal(1), "b": Decimal("0.9")})
-    tally = runs.tally(database, ["classify_image"], run_id)
+    tally = counts.tally(database, ["classify_image"], run_id)
     assert tally.stages == {"classify_image": {"succeeded": 1, "degraded": 1, "pending": 1}}
     assert tally.rungs == {"classify_image": {"gpu": 1, "cpu": 1}}
     assert (tally.items, tally.stored, tally.degraded, tally.pending) == (3, 2, 1, 1)
@@ -190,7 +190,7 @@ def test_rules_in_trails_are_counted_by_item(database: Database, registered: Cal
     trail = (Attempt(rung="gpu", outcome=AttemptOutcome.INCOMPATIBLE, error=barred),)
     fallen = [step(id_, **ENDS[1], attempts=trail) for id_ in ("elsewhere", "a", "b")]
     results.save(database, [*fallen, step("c", **ENDS[1])])
-    assert runs.incompatibility_counts(database, run_id) == {'a "guess" is no label': 2}
+    assert counts.incompatibility_counts(database, run_id) == {'a "guess" is no label': 2}
 
 
 def test_an_item_is_shown_with_every_stage(database: Database, registered: Callable[..., str]) -> None:
@@ -234,14 +234,14 @@ def test_a_better_answer_to_another_input_stands_and_is_owed_anew(
     """Nothing worse takes its place, and it does not pass for the answer to what is there now; one to the same input,
     or that does not say to which, is as it was."""
     registered("a", "b", "c", "d")
-    old = [replace(step(id_, **ENDS[0], value=id_), made_from="old") for id_ in "ab"] + [step("c", **ENDS[0])]
+    old = [replace(step(id_, **ENDS[0], value=id_), input_hash="old") for id_ in "ab"] + [step("c", **ENDS[0])]
     results.save(database, old)
-    results.save(database, [replace(step("d", **{**ENDS[1], "retryable": False}), made_from="old")])
-    worse = [replace(step(id_, **ENDS[2]), made_from="old" if id_ == "b" else "new") for id_ in "abcd"]
+    results.save(database, [replace(step("d", **{**ENDS[1], "retryable": False}), input_hash="old")])
+    worse = [replace(step(id_, **ENDS[2]), input_hash="old" if id_ == "b" else "new") for id_ in "abcd"]
     results.save(database, worse)
     assert [kept(database, id_)["classify_image"].retryable for id_ in "abcd"] == [True, False, False, False]
     assert kept(database)["classify_image"] == replace(old[0], retryable=True)
-    results.save(database, [replace(step(**ENDS[0], value="new"), made_from="new")])
+    results.save(database, [replace(step(**ENDS[0], value="new"), input_hash="new")])
     assert kept(database)["classify_image"].retryable is False
 
 
@@ -250,13 +250,13 @@ def test_a_plain_run_does_again_what_answers_to_another_input(
 ) -> None:
     """Though the item is stored, and whoever waits to do it; another stored one is left alone."""
     registered("a", "b")
-    whole = [replace(step(id_, **ENDS[0]), made_from="old") for id_ in "ab"]
+    whole = [replace(step(id_, **ENDS[0]), input_hash="old") for id_ in "ab"]
     results.save(database, whole)
-    results.save(database, [replace(step(**ENDS[1]), made_from="new")])
+    results.save(database, [replace(step(**ENDS[1]), input_hash="new")])
     run_id = registered("a", "b")
     store_at(database, run_id, {"a": Decimal(1), "b": Decimal(1)})
     assert list(catalogue.batches(database, run_id, 10, refresh=False, lease_s=60)) == [("a",)]
-    assert runs.progress(database, run_id, refresh=False).finished == 1
+    assert counts.progress(database, run_id, refresh=False).finished == 1
 
 
 def test_who_was_stored_while_it_got_better_is_stored_again(database: Database, registered: Callable[..., str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Status
-from repli.tasks.storage import results, runs
+from repli.tasks.storage import counts, results
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.claims import RetryTarget
@@ -324,7 +324,7 @@ class TestLookingOn:
         queue.park("a", "d")
         queue.take("first", "b", "e")
         run_id = queue.register("a", "b", "d", "e", "f")
-        tally = retry_queue.tally(queue.database, runs.of_run(run_id))
+        tally = retry_queue.tally(queue.database, counts.of_run(run_id))
         assert tally.states == {"claimed": 2, "parked": 2, "queued": 1}
         assert tally.priorities == {Priority.NORMAL: 2, Priority.LOW: 1}
 

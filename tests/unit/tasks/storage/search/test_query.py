@@ -31,7 +31,7 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import documents, neighbours
 from repli.tasks.storage.search.matrices import Matrices
 from repli.tasks.storage.search.neighbours import Vector
-from repli.tasks.storage.search.query import RANK_CONSTANT, Hit, Ranking, fused, search, words_of
+from repli.tasks.storage.search.query import RANK_CONSTANT, Hit, Ranking, fuse, search, words_of
 from repli.tasks.storage.search.snippets import BEGIN, END, TOKENIZER
 from tests.support.stores import store_at
 
@@ -163,7 +163,7 @@ def test_nothing_is_gained_by_the_loss_of_a_vector(
     spaces = [of_meaning[: found[1]], of_meaning[found[1] :]]
     whole = [Ranking(numbers=one, share=share) for one, share in zip(spaces, shares, strict=True)]
     without = [replace(one, numbers=[number for number in one.numbers if number != lost]) for one in whole]
-    assert fused(words, without).get(lost, 0) <= fused(words, whole).get(lost, 0)
+    assert fuse(words, without).get(lost, 0) <= fuse(words, whole).get(lost, 0)
 
 
 def test_spaces_are_those_of_the_vectors(shelf: Shelf) -> None:
@@ -211,7 +211,7 @@ def slow(database: Database) -> Iterator[None]:
 def _rename(database: Database, old: str, new: str) -> None:
     with database.write() as connection:
         connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
-    documents._is_there.cache_clear()
+    documents._has_vector_table.cache_clear()
 
 
 @pytest.mark.parametrize(("space", "dimensions"), [("of another length", 2), ("of the same", 3)])

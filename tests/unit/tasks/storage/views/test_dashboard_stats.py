@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Breaker, Cause, RepliError, StoreError
+from repli.tasks.fallback import Breaker, RepliError, StoreError
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.storage import breakers, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import HEAD, Database
 from repli.tasks.storage.retry.retry_queue import Priority
 from repli.tasks.storage.views import dashboard_stats
-from repli.tasks.storage.views.dashboard_stats import RunQuality, Waiting, opened
+from repli.tasks.storage.views.dashboard_stats import RunQuality, Waiting, open_read_only
 from tests.support.queue import STAGE, Queue
 
 BREAKER = Breaker(scope="fleet")
@@ -26,7 +27,7 @@ NAME = f"{STAGE}.gpu"
 @pytest.fixture
 def reader(database: Database) -> Iterator[Database]:
     """The same store, for reading only."""
-    store = opened(database.url.render_as_string(hide_password=False))
+    store = open_read_only(database.url.render_as_string(hide_password=False))
     yield store
     store.engine.dispose()
 
@@ -41,9 +42,9 @@ def test_the_figures_are_those_of_the_store(database: Database, reader: Database
     runs.finish(database, first, datetime.now(UTC))
     queue.store("lower", at="0.9")
     second = queue.begin_run()
-    breakers.order(database, BREAKER, Key(NAME), Cause.FORCED_OPEN)
-    breakers.order(database, BREAKER, Key(NAME), Cause.RESET)
-    shown = dashboard_stats.figures(reader, [STAGE, "store"], {NAME: BREAKER})
+    breakers.override(database, BREAKER, Key(NAME), Cause.FORCED_OPEN)
+    breakers.override(database, BREAKER, Key(NAME), Cause.RESET)
+    shown = dashboard_stats.collect_stats(reader, [STAGE, "store"], {NAME: BREAKER})
 
     assert (shown.tally.items, shown.tally.stored, shown.tally.failed, shown.tally.pending) == (5, 3, 1, 1)
     assert shown.tally.quality == {1.0: 1, 0.9: 1, 0.5: 1}
@@ -105,7 +106,7 @@ def test_quality_over_time_begins_with_the_oldest(database: Database, reader: Da
 
 def test_an_empty_store_has_figures_too(reader: Database) -> None:
     """Nothing is divided by zero, and nothing is missing."""
-    shown = dashboard_stats.figures(reader, [STAGE], {NAME: BREAKER})
+    shown = dashboard_stats.collect_stats(reader, [STAGE], {NAME: BREAKER})
     assert (shown.tally.items, shown.last_run, shown.is_running, list(shown.waiting)) == (0, None, False, [])
 
 
@@ -118,11 +119,17 @@ def test_nothing_can_be_written(reader: Database) -> None:
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     """The message says how one is."""
     with pytest.raises(RepliError, match=r"there is no store at .*; make one with `repli run SOURCE`"):
-        opened(f"sqlite:///{tmp_path / 'store.db'}")
+        open_read_only(f"sqlite:///{tmp_path / 'store.db'}")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("version", "told"), [("0005", "older Repli; `repli status` brings"), ("9999", "newer Repli")])
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("0005", "made by an older Repli; run `repli status` to migrate it"),
+        ("9999", "made by a newer Repli; upgrade Repli"),
+    ],
+)
 def test_a_store_of_another_age_is_told(database: Database, reader: Database, version: str, told: str) -> None:
     """It is left as it is, and the message says what to do."""
     aged = sa.text("UPDATE alembic_version SET version_num = :version")
@@ -130,7 +137,7 @@ def test_a_store_of_another_age_is_told(database: Database, reader: Database, ve
         connection.execute(aged, {"version": version})
     try:
         with pytest.raises(RepliError, match=told):
-            opened(reader.url.render_as_string(hide_password=False))
+            open_read_only(reader.url.render_as_string(hide_password=False))
         assert database.version() == version != HEAD
     finally:
         with database.write() as connection:

@@ -1,0 +1,151 @@
+"""Counts of the items of a run, or of the whole store, made by the database: no item is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from repli.tasks.fallback import AttemptOutcome, Status, mean_quality
+from repli.tasks.storage.catalogue import has_work
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items, run_items, step_results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The counts of a set of items.
+
+    `quality` counts stored items by quality; `stages` counts items by stage and status, pending included; `rungs`
+    counts them by stage and the rung that served.
+    """
+
+    items: int
+    stored: int
+    failed: int
+    degraded: int
+    quality: Mapping[float, int]
+    stages: Mapping[str, Mapping[str, int]]
+    rungs: Mapping[str, Mapping[str, int]]
+
+    @property
+    def mean_quality(self) -> float | None:
+        return mean_quality(self.quality)
+
+    @property
+    def pending(self) -> int:
+        """Return the number of items neither stored nor failed."""
+        return self.items - self.stored - self.failed
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "items": self.items,
+            "stored": self.stored,
+            "failed": self.failed,
+            "degraded": self.degraded,
+            "mean_quality": self.mean_quality,
+            "quality": {str(quality): count for quality, count in self.quality.items()},
+            "stages": {stage: dict(counts) for stage, counts in self.stages.items()},
+            "rungs": {stage: dict(counts) for stage, counts in self.rungs.items()},
+        }
+
+
+def tally(database: Database, stages: Iterable[str], run_id: str | None = None) -> Tally:
+    """Count the items of a run in their present states; all items of the store, where `run_id` is None."""
+    with database.read() as connection:
+        states = connection.execute(
+            sa.select(items.c.state, items.c.quality, sa.func.count())
+            .where(of_run(run_id))
+            .group_by(items.c.state, items.c.quality)
+        ).all()
+        steps = connection.execute(
+            sa.select(step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count())
+            .where(sa.true() if run_id is None else step_results.c.item_id.in_(_ids_of(run_id)))
+            .group_by(step_results.c.stage, step_results.c.status, step_results.c.rung)
+        ).all()
+    total = sum(count for *_, count in states)
+    quality = {row.quality: row[2] for row in states if row.state == "stored"}
+    by_status: dict[str, dict[str, int]] = {stage: {} for stage in stages}
+    by_rung: dict[str, dict[str, int]] = {stage: {} for stage in stages}
+    for stage, status, rung, count in steps:
+        counts = by_status.setdefault(stage, {})
+        counts[status] = counts.get(status, 0) + count
+        if rung:
+            rungs = by_rung.setdefault(stage, {})
+            rungs[rung] = rungs.get(rung, 0) + count
+    for counts in by_status.values():
+        if missing := total - sum(counts.values()):
+            counts[Status.PENDING.value] = missing
+    return Tally(
+        items=total,
+        stored=sum(quality.values()),
+        failed=sum(row[2] for row in states if row.state == "failed"),
+        degraded=sum(count for value, count in quality.items() if value < 1),
+        quality=dict(sorted(quality.items(), reverse=True)),
+        stages=by_status,
+        rungs=by_rung,
+    )
+
+
+def incompatibility_counts(database: Database, run_id: str) -> Counter[str]:
+    """Count, by the text of a compatibility rule, the attempts of a run's items that the rule made incompatible.
+
+    Only results below the best count. They are read as a stream.
+    """
+    below_best = Status.DEGRADED, Status.SKIPPED, Status.FAILED
+    query = sa.select(step_results.c.attempts).where(
+        step_results.c.item_id.in_(_ids_of(run_id)),
+        step_results.c.status.in_(below_best),
+        sa.cast(step_results.c.attempts, sa.Text).contains(f'"{AttemptOutcome.INCOMPATIBLE}"'),
+    )
+    counts: Counter[str] = Counter()
+    with database.read() as connection:
+        for attempts in connection.execution_options(yield_per=1000).scalars(query):
+            incompatible = [one for one in attempts if one["outcome"] == AttemptOutcome.INCOMPATIBLE]
+            counts.update({one["error"]["message"] for one in incompatible})
+    return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The progress of a run: its items, the finished and the failed ones, and the finished stored ones by quality."""
+
+    items: int
+    finished: int
+    failed: int
+    quality: Mapping[float, int]
+
+
+def progress(database: Database, run_id: str, *, refresh: bool) -> Progress:
+    """Count the items of a run and those with no work left.
+
+    Args:
+        refresh: whether the run processes all of its items again, see `has_work`.
+    """
+    is_left = has_work(run_id, refresh=refresh)
+    query = sa.select(items.c.state, items.c.quality, is_left.label("is_left"), sa.func.count())
+    with database.read() as connection:
+        rows = connection.execute(
+            query.where(of_run(run_id)).group_by(items.c.state, items.c.quality, sa.text("is_left"))
+        ).all()
+    done = [row for row in rows if not row.is_left or row.state == "failed"]
+    return Progress(
+        items=sum(row[3] for row in rows),
+        finished=sum(row[3] for row in done),
+        failed=sum(row[3] for row in done if row.state == "failed"),
+        quality={row.quality: row[3] for row in done if row.state == "stored"},
+    )
+
+
+def of_run(run_id: str | None) -> sa.ColumnElement[bool]:
+    """Return the condition on `items` that they belong to a run; always true where `run_id` is None."""
+    if run_id is None:
+        return sa.true()
+    return items.c.id.in_(_ids_of(run_id))
+
+
+def _ids_of(run_id: str) -> sa.Select[Any]:
+    return sa.select(run_items.c.item_id).where(run_items.c.run_id == run_id)
