@@ -1,5 +1,5 @@
-"""The drill: every rung of every chain is called on a sample, in shadow, before a night calls it in earnest.
+"""The drill: call every rung of every chain on a sample, in shadow, before a run depends on it.
 
-Read `exercise` for what is done to one stage, `verdict` for what is made of it, `shadow` for why nothing of it touches
-an item, a breaker or the queue.
+`exercise` calls the rungs of one stage, `judge` turns the calls into the verdicts of `verdict`, and `shadow` isolates
+the drill from the store's items, breakers and queue.
 """

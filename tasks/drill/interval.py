@@ -1,4 +1,4 @@
-"""A mean, and how far it can be trusted."""
+"""The confidence interval of a mean."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ CONFIDENCE = 0.95
 
 
 def interval(shares: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of one or more values from 0 to 1.
+    """Return the 95 % confidence interval of the mean of one or more values from 0 to 1.
 
-    Wilson's score interval (1927) where each is 0 or 1, Student's t for what lies between.
+    Wilson's score interval (1927) if every value is 0 or 1, else Student's t.
     """
     from scipy import stats
 

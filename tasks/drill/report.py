@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from repli.tasks.drill.verdict import spoken
+from repli.tasks.drill.verdict import readable
 from repli.tasks.reporting.markdown import cell
 from repli.tasks.storage.drills import Drill
 
 
 def rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
-    """A row a rung, for a table: rung, verdict, items, agreement with its interval and what it was before, seconds an
-    item, the penalty and what the agreement would justify, and the reason of a verdict or the note on a rung that
-    passed."""
+    """Return a table row for each rung, with the columns of `HEADERS`.
+
+    Verdict and agreement include the value of the report `before` if it differs. The last column is the reason of the
+    verdict, or the note on a rung that passed.
+    """
     earlier = {(rung["stage"], rung["rung"]): rung for rung in (before or {}).get("rungs", [])}
     return [_row(rung, earlier.get((rung["stage"], rung["rung"]))) for rung in report["rungs"]]
 
@@ -27,9 +29,9 @@ def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str
         agreement += f" ({rung['interval'][0]:.2f}–{rung['interval'][1]:.2f})"
     if before and before["agreement"] is not None and before["agreement"] != rung["agreement"]:
         agreement += f", was {before['agreement']:.2f}"
-    verdict = spoken(rung["verdict"])
+    verdict = readable(rung["verdict"])
     if before and before["verdict"] != rung["verdict"]:
-        verdict += f", was {spoken(before['verdict'])}"
+        verdict += f", was {readable(before['verdict'])}"
     seconds = "" if rung["seconds_per_item"] is None else f"{rung['seconds_per_item']:.3f}"
     justified = "" if rung["penalty_justified"] is None else f" → {rung['penalty_justified']:g}"
     name, why = f"{rung['stage']}.{rung['rung']}", rung["reason"] or rung["note"]
@@ -37,14 +39,19 @@ def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str
 
 
 def markdown(headline: str, drills: Sequence[Drill]) -> str:
-    """The last drill beside the one before it, for the Prefect UI."""
+    """Return the last drill, compared with the one before it, as Markdown for the Prefect UI.
+
+    Args:
+        headline: The first line.
+        drills: The latest drills, last one first; one or more.
+    """
     last, before = drills[0].report, drills[1].report if len(drills) > 1 else None
     lines = [f"| {' | '.join(HEADERS)} |", f"| {' | '.join('---' for _ in HEADERS)} |"]
     lines += [f"| {' | '.join(cell(text) for text in row)} |" for row in rows(last, before)]
     sections = [f"# {cell(headline)}", "\n".join(lines)]
     if last["rules"]:
         rules = "\n".join(f"- {rule['verdict']}: {cell(rule['rule'])} {cell(rule['reason'])}" for rule in last["rules"])
-        sections.append(f"## Pairs that were tried, and are to be refused\n\n{rules}")
+        sections.append(f"## Forbidden pairs, which must be refused\n\n{rules}")
     if last["problems"]:
         sections.append("## Problems\n\n" + "\n".join(f"- {cell(problem)}" for problem in last["problems"]))
     return "\n\n".join(sections) + "\n"

@@ -1,4 +1,4 @@
-"""Where a drill works: a store and a folder of its own, with what it needs of the sampled items, for a while."""
+"""The shadow of a drill: a temporary store and home with copies of the sampled items."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, step_results
 
 PREFIX = "repli-drill-"
-LEFT_BEHIND_AFTER_S = 24 * 3600.0
-"""No drill lasts so long: a folder this old is of one that was killed."""
-NAMES_AT_ONCE = 10_000
-"""Names a query; SQLite takes three times as many."""
+ABANDONED_AFTER_S = 24 * 3600.0
+"""The age from which a shadow counts as left by a killed drill: no drill lasts so long."""
+NAMES_PER_QUERY = 10_000
+"""The most names in one query; SQLite accepts three times as many."""
 
 
 @contextmanager
 def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
-    """The settings with a store in the place of theirs that holds these items, their results and the last good copies
-    of their assets, and with a home in which the fetched bytes can be read. Whatever is written there is gone when the
-    block ends."""
+    """Yield the settings with a temporary store and home, which are deleted when the block ends.
+
+    The store holds the items of `item_ids`, their step results and the last good copies of their assets. The home has
+    links to their fetched bytes.
+    """
     original = Database(settings.database_url)
-    _remove_left_behind()
+    _remove_abandoned()
     with TemporaryDirectory(prefix=PREFIX) as folder:
         home = Path(folder)
         copy = Database(f"sqlite:///{home / 'repli.db'}")
         copy.migrate()
-        shadowed = replace(settings, home=home, database_url=copy.url.render_as_string(hide_password=False))
+        shadow_settings = replace(settings, home=home, database_url=copy.url.render_as_string(hide_password=False))
         assets: list[dict[str, Any]] = []
         with original.read() as source, copy.write() as target:
             for table, key in ((items, items.c.id), (step_results, step_results.c.item_id)):
@@ -50,9 +52,9 @@ def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
         copies = _good_copies(original, {asset["uri"] for asset in assets})
         remember_copies(copy, copies.items(), datetime.now(UTC))
         content = {asset["sha256"] for asset in assets} | {kept.sha256 for kept in copies.values()}
-        _link_blobs(content, Blobs(settings.blobs), Blobs(shadowed.blobs))
+        _link_blobs(content, Blobs(settings.blobs), Blobs(shadow_settings.blobs))
         try:
-            yield shadowed
+            yield shadow_settings
         finally:
             copy.engine.dispose()
 
@@ -62,29 +64,31 @@ def _assets(fetched: Any) -> list[dict[str, Any]]:
 
 
 def _good_copies(original: Database, uris: Iterable[str]) -> dict[str, Asset]:
-    """The last good copies of these, by name. `repli.tasks.stages.fetch` keeps apart what it read with leave to
-    reach private addresses."""
+    """Return the last good copies of these URIs, by name.
+
+    `repli.tasks.stages.fetch` stores copies that were read with private addresses allowed under a name of their own.
+    """
     names = [name for uri in sorted(uris) for name in (uri, f"private {uri}")]
     copies: dict[str, Asset] = {}
-    for start in range(0, len(names), NAMES_AT_ONCE):
-        copies.update(last_copies(original, names[start : start + NAMES_AT_ONCE]))
+    for start in range(0, len(names), NAMES_PER_QUERY):
+        copies.update(last_copies(original, names[start : start + NAMES_PER_QUERY]))
     return copies
 
 
-def _link_blobs(content: Iterable[str], original: Blobs, shadowed: Blobs) -> None:
-    """Make these bytes readable in the shadow, without copying them."""
+def _link_blobs(content: Iterable[str], original: Blobs, shadow_settings: Blobs) -> None:
+    """Link the bytes of these SHA-256s into the shadow, without copying them."""
     for sha256 in content:
-        link = shadowed.path(sha256)
+        link = shadow_settings.path(sha256)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(original.path(sha256))
 
 
-def _remove_left_behind() -> None:
+def _remove_abandoned() -> None:
     """Remove the shadows of drills that were killed."""
     for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
         try:
-            is_old = time.time() - folder.stat().st_mtime > LEFT_BEHIND_AFTER_S
-        except OSError:  # another drill was as quick
+            is_old = time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S
+        except OSError:  # another drill has removed it meanwhile
             continue
         if is_old:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""One stage of a drill as a Prefect task, where the rungs of the stage can run."""
+"""One stage of a drill as a Prefect task, which runs on a worker with the stage's resources."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from repli.tasks.drill.exercise import exercise
-from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, spoken
+from repli.tasks.drill.judge import judge_stage
+from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, readable
 from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.execution.stage_task import as_subtask
 from repli.tasks.settings import Settings
@@ -22,12 +22,15 @@ StageVerdict = tuple[list[RungVerdict], list[RuleVerdict]]
 
 @task(task_run_name="drill {stage}", cache_policy=NO_CACHE, persist_result=False)
 def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> State[StageVerdict]:
-    """Exercise every rung of one stage, in shadow; see `repli.tasks.drill.exercise`."""
+    """Exercise and judge every rung of one stage, in shadow; see `repli.tasks.drill.judge`.
+
+    The state is completed also if a rung failed; its name and message say so, its data is the verdicts.
+    """
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
-    rungs, rules = exercise(PIPELINE.with_policy(settings.policy), stage, item_ids, settings, runtime)
+    rungs, rules = judge_stage(PIPELINE.with_policy(settings.policy), stage, item_ids, settings, runtime)
     for rung in rungs:
         why = rung.why or rung.note
-        get_run_logger().info("%s: %s on %s items %s", rung.name, spoken(rung.verdict), rung.items, why)
+        get_run_logger().info("%s: %s on %s items %s", rung.name, readable(rung.verdict), rung.items, why)
     failed = [f"{rung.rung}: {rung.reason}" for rung in rungs if rung.reason] + [r.reason for r in rules if r.reason]
     if failed:
         return Completed(name="Failed the drill", message="; ".join(failed), data=(rungs, rules))

@@ -1,4 +1,4 @@
-"""What a drill makes of a rung: passed, failed or not covered, and why."""
+"""The verdicts of a drill: passed, failed or not covered, and why."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PASSED, FAILED, NOT_COVERED = "passed", "failed", "not_covered"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungVerdict:
-    """One rung, exercised.
+    """The verdict on one rung.
 
     `reason` says why it failed. `not_covered` says why it cannot run here (no device, no model, no item of the sample
-    for its stage); that alone is no failure. `note` says what an operator should know of a rung that passed.
-    `agreement` with the primary, and its 95 % `interval`, are None where there was nothing to compare. `is_reached`:
-    the rung was called both when it was forced and when all before it failed, and answered. `penalty_justified` is
-    what the agreement alone would justify, beside the `penalty` that is declared.
+    for its stage); that alone is not a failure. `note` is a remark on a rung that passed. `agreement` with the primary,
+    from 0 to 1, and its 95 % `interval`, are None if there was nothing to compare. `is_reached`: the rung answered both
+    when it was forced and when every better rung failed. `penalty` is the declared one, `penalty_justified` the one
+    that the agreement alone justifies.
     """
 
     stage: str
@@ -35,7 +35,7 @@ class RungVerdict:
 
     @property
     def name(self) -> str:
-        """The rung as `stage.rung`."""
+        """Return the rung as `stage.rung`."""
         return f"{self.stage}.{self.rung}"
 
     @property
@@ -46,11 +46,11 @@ class RungVerdict:
 
     @property
     def why(self) -> str:
-        """The reason of a verdict that is not `passed`; '' for one that is."""
+        """Return the reason of a verdict other than `passed`, else ''."""
         return self.reason or self.not_covered
 
     def as_json(self) -> dict[str, Any]:
-        """Return the outside form: one of the rungs of `drill --json`."""
+        """Return one of the rungs of `drill --json`."""
         return {
             "stage": self.stage,
             "rung": self.rung,
@@ -69,7 +69,7 @@ class RungVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleVerdict:
-    """One rule of compatibility: the pair that it forbids was tried, and refused."""
+    """The verdict on one compatibility rule. It passes if the pair that it forbids was tried and refused."""
 
     rule: str
     reason: str = ""
@@ -84,9 +84,10 @@ class RuleVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillVerdict:
-    """A whole drill. It passes where no rung failed, every rule held, and no stage ended without a verdict.
+    """The verdict on a whole drill. It passes if no rung and no rule failed, and every stage has a verdict.
 
-    A rung that is not covered fails it only where the policy expects that rung.
+    A rung that is not covered fails the drill only if the policy expects that rung. `problems` name the stages without
+    a verdict.
     """
 
     sample: int
@@ -104,22 +105,22 @@ class DrillVerdict:
 
     @property
     def not_covered(self) -> list[str]:
-        """The rungs that cannot run here, as `stage.rung`; those that the policy expects too."""
+        """Return the rungs that cannot run here, as `stage.rung`, including those that the policy expects."""
         return [rung.name for rung in self.rungs if rung.not_covered]
 
     @property
     def failures(self) -> list[str]:
-        """The failures, each with its reason."""
+        """Return the failures, each with its reason."""
         rungs = [f"{rung.name}: {rung.reason}" for rung in self.rungs if rung.reason]
         return [*rungs, *(f"{rule.rule}: {rule.reason}" for rule in self.rules if rule.reason), *self.problems]
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the drill in one line."""
         failed = f", {len(self.failures)} failures" if self.failures else ""
         return f"{headline(self.as_json())}{failed}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the outside form: the document of `drill --json`."""
+        """Return the document of `drill --json`."""
         return {
             "verdict": self.verdict,
             "rungs_declared": len(self.rungs),
@@ -133,19 +134,19 @@ class DrillVerdict:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Return the first line of a drill's report: its verdict, its coverage, and what is not covered."""
+    """Return the first line of a drill's report: its verdict, its coverage, and the rungs that are not covered."""
     missing = f", not covered: {', '.join(report['not_covered'])}" if report["not_covered"] else ""
     reached = f"{report['rungs_reached']} of {report['rungs_declared']} rungs reached"
     return f"{report['verdict']}: {reached} on {report['sample']} items{missing}"
 
 
-def spoken(verdict: str) -> str:
-    """Return a verdict as people read it: "not covered"."""
+def readable(verdict: str) -> str:
+    """Return a verdict for display, such as "not covered"."""
     return verdict.replace("_", " ")
 
 
 def first_reason(reasons: Iterable[str | None]) -> str:
-    """The first of the reasons that there is; '' where there is none."""
+    """Return the first reason that is neither None nor empty, or ''."""
     return next((reason for reason in reasons if reason), "")
 
 

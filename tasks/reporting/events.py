@@ -1,4 +1,4 @@
-"""What Repli tells Prefect as events, for automations to act on.
+"""Emit Prefect events, which automations act on.
 
 ===========================  ========================  =============================================================
 event                        resource                  payload
@@ -6,14 +6,14 @@ event                        resource                  payload
 `repli.breaker.opened`       `repli.breaker.NAME`      `breaker`, `place`, `old`, `new`, `cause`, `why`, `at`
 `repli.breaker.half_opened`  `repli.breaker.NAME`      the same
 `repli.breaker.closed`       `repli.breaker.NAME`      the same
-`repli.run.degraded`         `repli.run`               the run's summary: `run_id`, `items`, `stored`, `failed`,
+`repli.run.degraded`         `repli.run`               the run's report: `run_id`, `items`, `stored`, `failed`,
                                                        `degraded`, `mean_quality`, `queued`
 `repli.drill.passed`         `repli.drill`             `verdict`, `rungs_declared`, `rungs_reached`, `not_covered`,
                                                        `failures`
 `repli.drill.failed`         `repli.drill`             the same
 ===========================  ========================  =============================================================
 
-NAME is `STAGE.RUNG`, so that an automation can match one rung or, with ``*``, all of them. Times are ISO 8601.
+NAME is `STAGE.RUNG`: an automation can match one rung or, with ``*``, several. Times are ISO 8601.
 """
 
 from __future__ import annotations
@@ -37,38 +37,41 @@ RUN_DEGRADED = "repli.run.degraded"
 DRILL_PASSED, DRILL_FAILED = "repli.drill.passed", "repli.drill.failed"
 
 
-def breaker_moved(move: Move) -> None:
-    """A breaker moved."""
+def emit_breaker_move(move: Move) -> None:
+    """Emit the event of a breaker's move."""
     resource = {"prefect.resource.name": str(move.key), "repli.breaker.place": move.key.place}
-    _emit(BREAKER_EVENTS[move.new], f"repli.breaker.{move.key.name}", payload_of(move), resource)
+    _emit(BREAKER_EVENTS[move.new], f"repli.breaker.{move.key.name}", breaker_payload(move), resource)
 
 
-def breakers_moved_now(moves: Iterable[Move]) -> None:
-    """The same for several, waiting until they are sent: for a process that ends right after."""
+def emit_breaker_moves_and_wait(moves: Iterable[Move]) -> None:
+    """Emit the events of several moves and wait until they are sent, up to `DRAIN_LIMIT_S`.
+
+    For a process that ends right after: it would end before Prefect's background thread has sent them.
+    """
     from prefect.events.worker import EventsWorker
 
-    logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)  # it says aloud how much it has left
+    logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)  # draining logs its progress
     for move in moves:
-        breaker_moved(move)
+        emit_breaker_move(move)
     EventsWorker.drain_all(timeout=DRAIN_LIMIT_S)
 
 
-def run_ended_degraded(summary: Mapping[str, Any]) -> None:
-    """A run of `enrich` ended, and not everything is whole."""
-    told = ("run_id", "items", "stored", "failed", "degraded", "mean_quality", "queued")
-    _emit(RUN_DEGRADED, "repli.run", {name: summary[name] for name in told}, {"prefect.resource.name": "enrich"})
+def emit_run_degraded(summary: Mapping[str, Any]) -> None:
+    """Emit the event of a run of `enrich` with degraded or failed items. `summary` is the document of `run --json`."""
+    keys = ("run_id", "items", "stored", "failed", "degraded", "mean_quality", "queued")
+    _emit(RUN_DEGRADED, "repli.run", {key: summary[key] for key in keys}, {"prefect.resource.name": "enrich"})
 
 
-def drill_ended(report: Mapping[str, Any], failures: Iterable[str]) -> None:
-    """A drill came to its verdict."""
-    told = ("verdict", "rungs_declared", "rungs_reached", "not_covered")
-    payload = {**{name: report[name] for name in told}, "failures": list(failures)}
+def emit_drill_verdict(report: Mapping[str, Any], failures: Iterable[str]) -> None:
+    """Emit the event of a drill's verdict. `report` is the document of `drill --json`."""
+    keys = ("verdict", "rungs_declared", "rungs_reached", "not_covered")
+    payload = {**{key: report[key] for key in keys}, "failures": list(failures)}
     event = DRILL_FAILED if payload["failures"] else DRILL_PASSED
     _emit(event, "repli.drill", payload, {"prefect.resource.name": "drill"})
 
 
-def payload_of(move: Move) -> dict[str, Any]:
-    """What the event says of the move."""
+def breaker_payload(move: Move) -> dict[str, Any]:
+    """Return the payload of the event of a breaker's move."""
     return {
         "breaker": move.key.name,
         "place": move.key.place or None,
@@ -81,7 +84,7 @@ def payload_of(move: Move) -> dict[str, Any]:
 
 
 def _emit(event: str, resource: str, payload: Mapping[str, Any], labels: Mapping[str, str]) -> None:
-    """Send an event to the Prefect server that this process knows; where it knows none, do nothing."""
+    """Send an event to the Prefect server at `PREFECT_API_URL`, or do nothing if none is set."""
     from prefect.events import emit_event
     from prefect.settings import get_current_settings
 

@@ -1,8 +1,7 @@
-"""The store as a file for other tools: JSON Lines, or Parquet, an item a line or row, in the order of their ids.
+"""Export the store to a file: JSON Lines or Parquet, one line or row for each item, ordered by id.
 
-Whatever is said of an item's quality is said in the file too: every stage has its status, `pending` where nothing was
-left, so that nothing is flattened into null. Nothing of the moment is in it: a second export of an unchanged store is
-the same bytes.
+Every stage has its status, `pending` if it has no result, so that a missing result is not mistaken for a null value.
+The file has no timestamp of the export: an unchanged store gives the same bytes again.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from repli.tasks.storage.views.browse import Browsed
 ROWS_PER_GROUP = 2000
 
 
-def export(found: Iterable[Browsed], stages: Sequence[str], path: Path, *, overwrite: bool = False) -> int:
-    """Write items to a file; how many. The file appears, or is replaced, when it is whole.
+def export(items: Iterable[Browsed], stages: Sequence[str], path: Path, *, overwrite: bool = False) -> int:
+    """Write items to a file and return their number. The file is written under a temporary name and then moved.
 
     Raises:
-        UsageError: the file's name ends in neither .jsonl nor .parquet, or it is there and not to be overwritten.
-        RepliError: it cannot be written.
+        UsageError: The file's name ends in neither .jsonl nor .parquet, or the file exists and `overwrite` is false.
+        RepliError: The file cannot be written.
     """
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise UsageError(f"{path.name}: choose a name that ends in {' or '.join(_WRITERS)}")
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already; choose another name, or add --overwrite")
+        raise UsageError(f"{path} exists already; choose another name, or add --overwrite")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            count = write(found, stages, unfinished)
+            count = write(items, stages, unfinished)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -44,23 +43,23 @@ def export(found: Iterable[Browsed], stages: Sequence[str], path: Path, *, overw
     return count
 
 
-def _jsonl(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
-    """As `repli show --json` has it, with the item's state, its attributes and its vector."""
+def _jsonl(items: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
+    """Write the document of `repli show --json` for each item, with its state, attributes and vector."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for one in found:
-            shown = one.view.as_json()
-            item = one.view.state.item
+        for row in items:
+            shown = row.view.as_json()
+            item = row.view.state.item
             line = {
                 "id": shown["id"],
                 "name": shown["name"],
-                "state": one.state,
+                "state": row.state,
                 "quality": shown["quality"],
                 "degraded": shown["degraded"],
                 "document": item.document,
                 "image": item.image,
                 "attributes": item.attributes,
-                "vector": None if one.vector is None else one.vector.tolist(),
+                "vector": None if row.vector is None else row.vector.tolist(),
                 "stages": shown["stages"],
             }
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -68,8 +67,8 @@ def _jsonl(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
     return count
 
 
-def _parquet(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
-    """A column a field: `STAGE_status`, `STAGE_rung` and so on, and what search is built on by its own name."""
+def _parquet(items: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
+    """Write one column for each field: `STAGE_status`, `STAGE_rung` and so on; `text`, `label` and `vector`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -79,7 +78,7 @@ def _parquet(found: Iterable[Browsed], stages: Sequence[str], path: Path) -> int
     schema = pa.schema([(name, kinds[kind]) for name, (kind, _) in columns.items()])
     count = 0
     with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for rows in _portions(found, ROWS_PER_GROUP):
+        for rows in _chunks(items, ROWS_PER_GROUP):
             arrays = [
                 pa.array([read(row) for row in rows], type=field.type)
                 for field, (_, read) in zip(schema, columns.values(), strict=True)
@@ -94,26 +93,26 @@ _Column = tuple[str, Callable[[Browsed], Any]]
 
 def _columns(stages: Sequence[str]) -> dict[str, _Column]:
     columns: dict[str, _Column] = {
-        "id": ("string", lambda one: one.view.state.item.id),
-        "name": ("string", lambda one: _text(one.view.state.item.name)),
-        "state": ("string", lambda one: one.state),
-        "quality": ("float", lambda one: one.view.quality),
-        "degraded": ("strings", lambda one: one.view.degraded),
-        "document": ("string", lambda one: _text(one.view.state.item.document)),
-        "image": ("string", lambda one: _text(one.view.state.item.image)),
-        "attributes": ("string", lambda one: _json(one.view.state.item.attributes)),
-        "text": ("string", lambda one: _value(one, "extract_text", "text")),
-        "label": ("string", lambda one: _value(one, "classify_image", "label")),
-        "vector_space": ("string", lambda one: _value(one, "embed_text", "space")),
-        "vector": ("vector", lambda one: one.vector),
+        "id": ("string", lambda item: item.view.state.item.id),
+        "name": ("string", lambda item: _text(item.view.state.item.name)),
+        "state": ("string", lambda item: item.state),
+        "quality": ("float", lambda item: item.view.quality),
+        "degraded": ("strings", lambda item: item.view.degraded),
+        "document": ("string", lambda item: _text(item.view.state.item.document)),
+        "image": ("string", lambda item: _text(item.view.state.item.image)),
+        "attributes": ("string", lambda item: _json(item.view.state.item.attributes)),
+        "text": ("string", lambda item: _value(item, "extract_text", "text")),
+        "label": ("string", lambda item: _value(item, "classify_image", "label")),
+        "vector_space": ("string", lambda item: _value(item, "embed_text", "space")),
+        "vector": ("vector", lambda item: item.vector),
     }
     for stage in stages:
-        for name, (kind, read) in _OF_A_STAGE.items():
-            columns[f"{stage}_{name}"] = kind, _of(stage, read)
+        for name, (kind, read) in _STAGE_COLUMNS.items():
+            columns[f"{stage}_{name}"] = kind, _step_reader(stage, read)
     return columns
 
 
-_OF_A_STAGE: Mapping[str, tuple[str, Callable[[StepResult], Any]]] = {
+_STAGE_COLUMNS: Mapping[str, tuple[str, Callable[[StepResult], Any]]] = {
     "status": ("string", lambda step: step.status.value),
     "rung": ("string", lambda step: step.rung),
     "penalty": ("float", lambda step: None if step.penalty is None else float(step.penalty)),
@@ -127,12 +126,12 @@ _OF_A_STAGE: Mapping[str, tuple[str, Callable[[StepResult], Any]]] = {
 }
 
 
-def _of(stage: str, read: Callable[[StepResult], Any]) -> Callable[[Browsed], Any]:
-    return lambda one: read(one.view.stages[stage])
+def _step_reader(stage: str, read: Callable[[StepResult], Any]) -> Callable[[Browsed], Any]:
+    return lambda item: read(item.view.stages[stage])
 
 
-def _value(one: Browsed, stage: str, name: str) -> Any:
-    step = one.view.stages.get(stage)
+def _value(item: Browsed, stage: str, name: str) -> Any:
+    step = item.view.stages.get(stage)
     return (step.value or {}).get(name) if step else None
 
 
@@ -144,10 +143,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _portions(found: Iterable[Browsed], size: int) -> Iterator[list[Browsed]]:
-    rows = iter(found)
-    while portion := list(islice(rows, size)):
-        yield portion
+def _chunks(items: Iterable[Browsed], size: int) -> Iterator[list[Browsed]]:
+    rows = iter(items)
+    while chunk := list(islice(rows, size)):
+        yield chunk
 
 
 _WRITERS: Mapping[str, Callable[[Iterable[Browsed], Sequence[str], Path], int]] = {

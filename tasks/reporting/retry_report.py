@@ -1,4 +1,4 @@
-"""The report of a run of `reprocess`: what was lifted, what was called for it, and what is left."""
+"""The report of a run of `reprocess`: upgraded items, called stages, and the remaining queue."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from repli.tasks.storage.retry.retries import UPGRADED, RetryTally
 from repli.tasks.storage.retry.retry_queue import PARKED, Priority, QueueTally
 from repli.tasks.storage.runs import Run
 
-LISTED = 20
-"""Parked items that a report names."""
+MAX_LISTED_ITEMS = 20
+"""The most parked items that a report lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryReport:
-    """What a report is made from. `queue` and `parked` are as the whole queue stands now."""
+    """The report of a run of `reprocess`. `queue` and `parked` describe the whole queue, at the time of the report."""
 
     run: Run
     tally: RetryTally
@@ -31,29 +31,29 @@ class RetryReport:
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """The items for which a rung was called, by stage."""
+        """Return the number of items for which a rung was called, by stage."""
         calls: Mapping[str, int] = (self.run.summary or {}).get("calls", {})
         return calls
 
     @property
     def ending(self) -> str:
-        """Why it ended before the queue did; empty where it did not."""
+        """Return why the run ended before the queue was empty, or ''."""
         return str((self.run.summary or {}).get("ending", ""))
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every item that was claimed is better than before."""
+    def all_upgraded(self) -> bool:
+        """Return whether every claimed item was upgraded."""
         return self.tally.outcomes.get(UPGRADED, 0) == self.tally.claimed
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the report in one line."""
         parts = [str(self.tally) if self.tally.claimed else "nothing was claimed", self.ending]
         if self.queue.waiting:
             parts.append(f"{self.queue.waiting} still queued")
         return "; ".join(part for part in parts if part)
 
     def as_json(self) -> dict[str, Any]:
-        """The outside form: `reprocess --json` of section 11 of the design."""
+        """Return the document of `reprocess --json`."""
         return {
             **self.tally.as_json(),
             "calls": dict(self.calls),
@@ -64,18 +64,18 @@ class RetryReport:
 
 
 def build_retry_report(database: Database, run: Run) -> RetryReport:
-    """The report of a run of `reprocess`."""
+    """Build the report of a run of `reprocess` from the store."""
     return RetryReport(
         run=run,
         tally=retries.tally(database, run.id),
         queue=retry_queue.tally(database),
-        parked=retries.parked(database, LISTED),
+        parked=retries.parked(database, MAX_LISTED_ITEMS),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
     )
 
 
 def markdown(report: RetryReport) -> str:
-    """The whole report, for the Prefect UI."""
+    """Return the whole report as Markdown, for the Prefect UI."""
     tally = report.tally
     qualities = sorted({*tally.before, *tally.after}, reverse=True)
     by_quality = {
@@ -88,13 +88,13 @@ def markdown(report: RetryReport) -> str:
     if tally.claimed:
         sections += [
             "## Items by quality\n\n" + table("quality", ["before", "after"], by_quality),
-            "## Done again\n\n"
+            "## Reprocessed\n\n"
             + table("stage", ["items"], {stage: {"items": count} for stage, count in report.calls.items()}),
         ]
     sections.append("## In the queue\n\n" + table("priority", ["items"], waiting))
     if report.parked:
         named = "\n".join(f"- {cell(id_)}" for id_ in report.parked)
-        sections.append(f"## Parked\n\n{named}\n\n`repli queue retry ID` brings one back.")
+        sections.append(f"## Parked\n\n{named}\n\n`repli queue retry ID` queues one again.")
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
     if report.moves:

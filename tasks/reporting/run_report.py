@@ -1,4 +1,4 @@
-"""The report of a run: Markdown with a chart, for the Prefect UI and for people."""
+"""The report of a run of `enrich`: one line, JSON, and Markdown with a chart for the Prefect UI."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from typing import Any
 
 from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.markdown import cell, moves_table, table
-from repli.tasks.storage import breakers, runs
+from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.breakers import Move
+from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import PARKED, QueueTally
-from repli.tasks.storage.runs import Run, Tally
+from repli.tasks.storage.runs import Run
 from repli.tasks.storage.views import lookup
-from repli.tasks.storage.views.lookup import Finding
+from repli.tasks.storage.views.lookup import FlaggedItem
 
-LISTED = 10
-"""Items that a report names: the lowest in quality, and the failed."""
+MAX_LISTED_ITEMS = 10
+"""The most items that a report lists of each kind: the lowest in quality, and the failed."""
 COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"))
-"""The colour of a quality: that of the first row it reaches."""
+"""Lower bounds of quality, highest first, each with its colour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report is made from. `incompatibility_counts` counts, by rule, the items that it kept a rung from."""
+    """The report of a run. `incompatibility_counts` has the number of items for which each rule forbade a rung."""
 
     run: Run
     tally: Tally
     incompatibility_counts: Counter[str]
-    lowest: Sequence[Finding]
-    failed: Sequence[Finding]
+    lowest: Sequence[FlaggedItem]
+    failed: Sequence[FlaggedItem]
     moves: Sequence[Move]
     queue: QueueTally
 
     @property
     def seconds(self) -> float:
-        """How long the run took."""
+        """Return the duration of the run, in seconds."""
         return ((self.run.finished_at or self.run.started_at) - self.run.started_at).total_seconds()
 
     @property
     def is_emulated(self) -> bool:
-        """Whether the accelerated rung ran on a plain processor."""
+        """Return whether the accelerated rung ran on a CPU."""
         return bool(self.run.options.get("emulated"))
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the report in one line."""
         tally = self.tally
         mean = "no mean quality" if tally.mean_quality is None else f"mean quality {tally.mean_quality:.3f}"
         parts = [
@@ -61,7 +62,7 @@ class Report:
         if tally.pending:
             parts.append(f"{tally.pending} pending")
         if self.queue.waiting:
-            parts.append(f"{self.queue.waiting} queued to be done again")
+            parts.append(f"{self.queue.waiting} queued for retry")
         if parked := self.queue.states.get(PARKED):
             parts.append(f"{parked} parked")
         if self.run.duplicates:
@@ -71,7 +72,7 @@ class Report:
         return ", ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The outside form: `run --json` of section 11 of the design."""
+        """Return the document of `run --json`."""
         return {
             "run_id": self.run.id,
             **self.tally.as_json(),
@@ -83,25 +84,25 @@ class Report:
 
 
 def build_report(database: Database, run: Run, stages: Sequence[str]) -> Report:
-    """The report of a run, as its items stand now."""
+    """Build the report of a run from the current state of its items."""
     return Report(
         run=run,
-        tally=runs.tally(database, stages, run.id),
-        incompatibility_counts=runs.incompatibility_counts(database, run.id),
-        lowest=lookup.lowest(database, run.id, LISTED),
-        failed=lookup.failed(database, run.id, LISTED),
+        tally=counts.tally(database, stages, run.id),
+        incompatibility_counts=counts.incompatibility_counts(database, run.id),
+        lowest=lookup.lowest(database, run.id, MAX_LISTED_ITEMS),
+        failed=lookup.failed(database, run.id, MAX_LISTED_ITEMS),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
-        queue=retry_queue.tally(database, runs.of_run(run.id)),
+        queue=retry_queue.tally(database, counts.of_run(run.id)),
     )
 
 
 def colour(quality: float) -> str:
-    """The colour that stands for a quality, in charts and in the terminal."""
+    """Return the colour of a quality, for charts and the terminal."""
     return next(name for start, name in COLOURS if quality >= start)
 
 
 def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
-    """The whole report, its chart inline as a PNG data URI, which the Prefect UI shows."""
+    """Return the whole report as Markdown, with its chart as a PNG data URI, which the Prefect UI shows."""
     tally = report.tally
     options = [_option(name, value) for name, value in report.run.options.items() if value]
     chart = base64.b64encode(quality_chart(tally.quality, tally.failed)).decode()
@@ -114,7 +115,7 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     ]
     if report.incompatibility_counts:
         by_rule = {cell(rule): {"items": count} for rule, count in report.incompatibility_counts.most_common()}
-        sections.append("## Rungs passed over as incompatible\n\n" + table("rule", ["items"], by_rule))
+        sections.append("## Incompatible rungs\n\n" + table("rule", ["items"], by_rule))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
     if report.moves:
@@ -127,7 +128,7 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
 
 
 def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:
-    """Items by quality, the failed ones apart, as a PNG."""
+    """Return a bar chart of items by quality, and of failed items, as a PNG."""
     from matplotlib.figure import Figure
 
     bars = [(f"{value:g}", count, colour(value)) for value, count in sorted(quality.items(), reverse=True)]
@@ -149,7 +150,7 @@ def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:
 
 
 def _option(name: str, value: Any) -> str:
-    """An option as it was asked for: `refresh`, `limit 100`, `faults classify_image.gpu=oom`."""
+    """Return an option for display: `refresh`, `limit 100`, `faults classify_image.gpu=oom`."""
     if value is True:
         return f"`{name}`"
     return f"`{name} {' '.join(value) if isinstance(value, list) else value}`"
@@ -164,7 +165,7 @@ def _rungs(rungs: Mapping[str, Mapping[str, int]], chains: Iterable[AnyChain]) -
     return "\n".join(lines)
 
 
-def _findings(findings: Iterable[Finding]) -> str:
+def _findings(findings: Iterable[FlaggedItem]) -> str:
     lines = ["| item | name | quality | why |", "| --- | --- | ---: | --- |"]
     for item in findings:
         quality = "" if item.quality is None else f"{item.quality:g}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from repli.tasks.drill.exercise import exercise
+from repli.tasks.drill.judge import judge_stage
 from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
 from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Unavailable
 from repli.tasks.fallback.policy import Policy
@@ -81,7 +81,7 @@ def drilled(shop: Shop, *runs: Run, policy: Policy = Policy()) -> dict[str, Rung
     chain = Chain(STAGE.name, *rungs, Skip(penalty="0.7"), check=STAGE.chain.check)
     stages: list[AnyStage] = [replace(one, chain=chain) if one is STAGE else one for one in STAGES]
     settings, ids = shop
-    verdicts, _ = exercise(Pipeline(stages), STAGE.name, ids, replace(settings, policy=policy), fresh_runtime())
+    verdicts, _ = judge_stage(Pipeline(stages), STAGE.name, ids, replace(settings, policy=policy), fresh_runtime())
     return {verdict.rung: verdict for verdict in verdicts}
 
 
@@ -195,7 +195,7 @@ def test_one_picture_for_all_items_has_one_answer(tmp_path: Path) -> None:
 def test_names_that_name_no_class_are_no_fault_of_the_rules(nameless: Shop) -> None:
     """The rules say that they do not know, which is noted; the models beside them are judged as ever."""
     settings, ids = nameless
-    rungs, _ = exercise(PIPELINE, "classify_image", ids, settings, fresh_runtime())
+    rungs, _ = judge_stage(PIPELINE, "classify_image", ids, settings, fresh_runtime())
     verdicts = {rung.rung: rung for rung in rungs}
     assert summary(verdicts)["rules"] == "passed", verdicts["rules"].reason
     assert verdicts["rules"].note == f"it answered 'unknown' for all {len(ids)} items"
@@ -223,7 +223,7 @@ def test_one_vector_for_everything_is_found_without_the_primary(named: Shop) -> 
     chain = Chain("embed_text", *rungs, Skip(penalty="0.7"), check=embed_text.CHAIN.check)
     stages: list[AnyStage] = [replace(one, chain=chain) if one is embed_text.STAGE else one for one in STAGES]
     settings, ids = named
-    _, second, _ = exercise(Pipeline(stages), "embed_text", ids, settings, fresh_runtime())[0]
+    _, second, _ = judge_stage(Pipeline(stages), "embed_text", ids, settings, fresh_runtime())[0]
     assert second.reason == f"it gave the same answer for all {len(PICTURES)} items"
 
 
@@ -244,7 +244,7 @@ def test_files_that_were_never_fetched_cover_nothing(tmp_path: Path) -> None:
 
 
 def assert_has_no_item(settings: Settings, ids: Sequence[str], stage: str) -> None:
-    rungs, _ = exercise(PIPELINE, stage, ids, settings, fresh_runtime())
+    rungs, _ = judge_stage(PIPELINE, stage, ids, settings, fresh_runtime())
     assert {(rung.verdict, rung.not_covered) for rung in rungs} == {
         ("not_covered", "the sample has no item for this stage")
     }

@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from repli.flows.cli.demo.catalogue import build
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES
-from repli.tasks.drill.exercise import exercise
-from repli.tasks.drill.shadow import LEFT_BEHIND_AFTER_S, shadow
+from repli.tasks.drill.judge import judge_stage
+from repli.tasks.drill.shadow import ABANDONED_AFTER_S, shadow
 from repli.tasks.drill.verdict import RungVerdict
 from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
 from repli.tasks.items import Asset, Classification, Embedding
@@ -74,7 +74,7 @@ def drill(
 ) -> dict[str, RungVerdict]:
     """The verdict on each rung of a stage, over the first of the items."""
     settings, ids = shop
-    rungs, _ = exercise(pipeline, stage.name, ids[:items], settings, fresh_runtime())
+    rungs, _ = judge_stage(pipeline, stage.name, ids[:items], settings, fresh_runtime())
     return {rung.rung: rung for rung in rungs}
 
 
@@ -93,7 +93,7 @@ def test_what_is_sound_passes_and_nothing_is_touched(stage: AnyStage, shop: tupl
     settings, ids = shop
     database = Database(settings.database_url)
     before, blobs = content(database), sorted(settings.blobs.rglob("*"))
-    rungs, rules = exercise(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
+    rungs, rules = judge_stage(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
     assert [(rung.rung, rung.reason, rung.is_reached) for rung in rungs] == [
         (name, "", True) for name in stage.chain.rung_names
     ]
@@ -143,7 +143,7 @@ def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]
 
     pipeline = planted(classify_image.STAGE, classify_image.by_rules, shifted)
     verdict = drill(pipeline, classify_image.STAGE, shop)["second"]
-    assert "'tench' is not in the vocabulary" in verdict.reason
+    assert "'tench' is not the label at its index in the vocabulary" in verdict.reason
     assert not verdict.is_reached
 
 
@@ -167,7 +167,7 @@ def test_vectors_of_another_space_than_the_stores_are_found(shop: tuple[Settings
     chain = Chain("embed_text", Rung("hashed", moved, time_limit_s=60), Skip(penalty="0.7"))
     stages = [replace(stage, chain=chain) if stage is embed_text.STAGE else stage for stage in STAGES]
     verdict = drill(Pipeline(stages), embed_text.STAGE, shop)["hashed"]
-    assert verdict.reason.startswith("its vectors live in hashing:2, those in the store in hashing-vectorizer")
+    assert verdict.reason.startswith("its vectors are of the space hashing:2, those in the store of hashing-vectorizer")
 
 
 def test_a_first_call_that_raises_is_found(shop: tuple[Settings, list[str]]) -> None:
@@ -199,7 +199,7 @@ def test_a_rung_that_is_not_reached_by_falling_is_found(shop: tuple[Settings, li
 
     verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, late), classify_image.STAGE, shop)
     assert verdicts["second"].items == FEW
-    assert verdicts["second"].reason == "it was not reached when all before it failed"
+    assert verdicts["second"].reason == "it was not reached when every better rung failed"
     assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
 
 
@@ -218,7 +218,7 @@ def pages(settings: Settings, tmp_path: Path) -> tuple[Settings, list[str], Path
 
 
 def fetch_verdicts(settings: Settings, ids: Sequence[str]) -> dict[str, RungVerdict]:
-    rungs, _ = exercise(PIPELINE, "fetch", ids, settings, fresh_runtime())
+    rungs, _ = judge_stage(PIPELINE, "fetch", ids, settings, fresh_runtime())
     return {rung.rung: rung for rung in rungs}
 
 
@@ -268,7 +268,7 @@ def test_what_a_killed_drill_left_is_removed(
     old, young = tmp_path / "repli-drill-old", tmp_path / "repli-drill-young"
     for folder in (old, young):
         (folder / "blobs").mkdir(parents=True)
-    os.utime(old, (0, time.time() - LEFT_BEHIND_AFTER_S - 60))
+    os.utime(old, (0, time.time() - ABANDONED_AFTER_S - 60))
     with shadow(settings, ids):
         assert young.exists()
         assert not old.exists()
@@ -302,7 +302,7 @@ def test_loading_a_model_is_not_timed(shop: tuple[Settings, list[str]]) -> None:
     settings, ids = shop
     pipeline = planted(classify_image.STAGE, classify_image.by_rules, loading)
     runtime = replace(fresh_runtime(), timer=lambda: clock.now)
-    rungs, _ = exercise(pipeline, "classify_image", ids[:FEW], settings, runtime)
+    rungs, _ = judge_stage(pipeline, "classify_image", ids[:FEW], settings, runtime)
     assert [rung.seconds_per_item for rung in rungs if rung.rung == "second"] == [1]
 
 
@@ -341,11 +341,11 @@ def test_a_rule_that_is_not_kept_is_found(shop: tuple[Settings, list[str]]) -> N
     """Where the merge takes what a rule forbids, the rule fails."""
     settings, ids = shop
     pipeline = Pipeline(STAGES, RULES)
-    pipeline.rules.broken = lambda rungs: []  # type: ignore[method-assign]
-    _, rules = exercise(pipeline, "embed_text", ids[:6], settings, fresh_runtime())
+    pipeline.rules.violated = lambda rungs: []  # type: ignore[method-assign]
+    _, rules = judge_stage(pipeline, "embed_text", ids[:6], settings, fresh_runtime())
     assert [rule.reason for rule in rules] == [
-        "the merge took embed_text.text_and_label after classify_image.rules",
-        "the merge took embed_text.hashed after extract_text.name_only",
+        "the merge accepted embed_text.text_and_label after classify_image.rules",
+        "the merge accepted embed_text.hashed after extract_text.name_only",
     ]
 
 

@@ -280,7 +280,7 @@ def test_the_command_line(settings: Settings, tmp_path: Path) -> None:
     again = repli(path)
     assert (again.returncode, again.stderr) == (
         2,
-        f"repli: {path} is there already; choose another name, or add --overwrite\n",
+        f"repli: {path} exists already; choose another name, or add --overwrite\n",
     )
     assert "3 items in" in repli(path, "--overwrite").stdout
     nowhere = repli(tmp_path / "missing" / "items.parquet")

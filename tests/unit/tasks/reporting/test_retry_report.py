@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from rich.console import Console, RenderableType
 
 from repli.flows.cli.render import queue_page, retry_answer, retry_summary
-from repli.tasks.fallback import Cause, Status, StepError, StepResult
+from repli.tasks.fallback import Status, StepError, StepResult
+from repli.tasks.fallback.breaker import Cause
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
-from repli.tasks.reporting.retry_report import LISTED, RetryReport, build_retry_report, markdown
+from repli.tasks.reporting.retry_report import MAX_LISTED_ITEMS, RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import declared_breakers
 from repli.tasks.storage import breakers, catalogue, results, runs
@@ -106,11 +107,11 @@ def test_one_line_says_it_all(report: RetryReport) -> None:
     assert str(report) == (
         "4 items claimed: 2 upgraded, 1 unchanged, 1 parked; mean quality 0.690 → 0.825; 2 still queued"
     )
-    assert not report.is_whole
+    assert not report.all_upgraded
 
 
 def test_the_outside_form(report: RetryReport) -> None:
-    """`reprocess --json` has the keys of the design, and its counts add up."""
+    """`reprocess --json` has the documented keys, and its counts add up."""
     outside = json.loads(json.dumps(report.as_json()))
     assert outside == {
         "claimed": 4,
@@ -134,7 +135,7 @@ def test_markdown_has_its_parts(report: RetryReport) -> None:
         "| quality | before | after |\n| --- | ---: | ---: |\n| 1 | 0 | 1 |\n| 0.95 | 0 | 1 |\n| 0.72 | 2 | 1 |" in page
     )
     assert "\n| 0.63 | 1 | 1 |\n" in page
-    assert "## Done again\n\n| stage | items |\n| --- | ---: |\n| fetch | 0 |\n| validate | 1 |" in page
+    assert "## Reprocessed\n\n| stage | items |\n| --- | ---: |\n| fetch | 0 |\n| validate | 1 |" in page
     assert "| HIGH | 0 |\n| NORMAL | 0 |\n| LOW | 2 |\n| parked | 1 |" in page
     assert "## Parked\n\n- a\\|b" in page
     assert "- the store was away\n" in page
@@ -156,7 +157,7 @@ def test_breakers_that_moved_meanwhile_are_told(report: RetryReport, database: D
     breaker, key = declared_breakers()["classify_image.gpu"], Key("classify_image.gpu")
     for minutes, order in ((-60, Cause.FORCED_OPEN), (0, Cause.FORCED_CLOSED), (60, Cause.RESET)):
         at = BEGAN + timedelta(minutes=minutes, seconds=5)
-        breakers.order(database, breaker, key, order, clock=lambda _, at=at: at)
+        breakers.override(database, breaker, key, order, clock=lambda _, at=at: at)
     told = build_report(database, report.run.id)
     assert [str(move.new) for move in told.moves] == ["forced_closed"]
     assert "## Breakers that moved\n" in markdown(told)
@@ -167,10 +168,12 @@ def test_a_run_that_claimed_nothing_says_why(database: Database) -> None:
     """It is whole, it has no mean, and the queue is as it was."""
     fill(database, {"a": "0.72", "b": "0.63"})
     run_id = begin(database)
-    runs.finish(database, run_id, BEGAN, [], {"calls": {}, "ending": "nothing that waits may be tried now"})
+    runs.finish(
+        database, run_id, BEGAN, [], {"calls": {}, "ending": "no better rung is available for the queued items"}
+    )
     report = build_report(database, run_id)
-    assert str(report) == "nothing was claimed; nothing that waits may be tried now; 2 still queued"
-    assert report.is_whole
+    assert str(report) == "nothing was claimed; no better rung is available for the queued items; 2 still queued"
+    assert report.all_upgraded
     assert (report.as_json()["claimed"], report.as_json()["mean_quality_before"]) == (0, None)
     page = markdown(report)
     assert "## Items by quality" not in page
@@ -191,14 +194,14 @@ def test_a_run_that_was_killed_has_a_report(database: Database) -> None:
 
 def test_few_parked_items_are_named(database: Database) -> None:
     """The lowest in quality first; of many some are named, and all are counted."""
-    ids = [f"{number:03}" for number in range(LISTED + 10)]
+    ids = [f"{number:03}" for number in range(MAX_LISTED_ITEMS + 10)]
     fill(database, dict.fromkeys(ids, "0.72") | {"lowest": "0.56"})
     run_id = begin(database)
     taken = claims.claim(database, run_id, OWED, 100, 60)
     claims.settle(database, run_id, run_id, taken, [*ids, "lowest"], AT_ONCE)
     report = build_report(database, run_id)
-    assert report.parked == ["lowest", *ids[: LISTED - 1]]
-    assert report.as_json()["queue"]["parked"] == report.as_json()["parked"] == LISTED + 11
+    assert report.parked == ["lowest", *ids[: MAX_LISTED_ITEMS - 1]]
+    assert report.as_json()["queue"]["parked"] == report.as_json()["parked"] == MAX_LISTED_ITEMS + 11
     assert "lowest, 000, 001" in " ".join(shown(retry_summary(report)).split())
 
 
@@ -207,10 +210,10 @@ def test_the_terminal_shows_a_run(report: RetryReport) -> None:
     page = shown(retry_summary(report))
     assert "4 items claimed: 2 upgraded" in page
     lines = [" ".join(line.split()) for line in page.splitlines()]
-    assert "fetch not redone" in lines
+    assert "fetch not called" in lines
     assert "classify_image 3" in lines
     assert "the store was away" in page
-    assert "Parked, until `repli queue retry ID`: a|b`c`<b>" in page
+    assert "Parked until `repli queue retry ID`: a|b`c`<b>" in page
 
 
 def test_the_terminal_shows_the_queue(report: RetryReport, database: Database) -> None:
@@ -239,8 +242,8 @@ def test_an_empty_queue_is_told(database: Database) -> None:
 @pytest.mark.parametrize(
     ("queued", "whole", "told"),
     [
-        (["a", "b"], [], "2 items are first in line; `repli reprocess` takes them up.\n"),
-        ([], ["a"], "Nothing to do again about a: whole, or never been through. `repli run --refresh` does all.\n"),
+        (["a", "b"], [], "2 items queued with priority HIGH; `repli reprocess` processes them.\n"),
+        ([], ["a"], "Nothing to retry for a: succeeded, or still pending. `repli run --refresh` processes all.\n"),
     ],
 )
 def test_the_answer_to_a_person(queued: list[str], whole: list[str], told: str) -> None:

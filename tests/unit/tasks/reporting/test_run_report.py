@@ -13,21 +13,11 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from repli.flows.cli.render import item_page, overview_page, run_summary
-from repli.tasks.fallback import (
-    Attempt,
-    AttemptOutcome,
-    Cause,
-    Ended,
-    Incompatible,
-    Position,
-    Status,
-    StepError,
-    StepResult,
-    Verdict,
-)
+from repli.tasks.fallback import Attempt, AttemptOutcome, Incompatible, Position, Status, StepError, StepResult
+from repli.tasks.fallback.breaker import CallEnded, Cause, Verdict
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
-from repli.tasks.reporting.run_report import LISTED, Report, build_report, colour, markdown, quality_chart
+from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, build_report, colour, markdown, quality_chart
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import CHAINS, STAGE_NAMES, declared_breakers
 from repli.tasks.stages.rules import RULES
@@ -125,15 +115,15 @@ def test_what_waits_to_be_done_again_is_told(database: Database) -> None:
     taken = claims.claim(database, run_id, [RetryTarget(stage="embed_text", rungs=["skip"])], 3, 60)
     claims.settle(database, run_id, run_id, taken[2:], ["a"], RetryPolicy(tries=1))
     told = build_report(database, runs.find(database, run_id), STAGE_NAMES)
-    assert str(told).startswith("3 of 3 items stored, mean quality 0.630, 3 degraded, 0 failed, 2 queued to be done")
-    assert str(told).endswith("again, 1 parked")
+    assert str(told).startswith("3 of 3 items stored, mean quality 0.630, 3 degraded, 0 failed, 2 queued for retry")
+    assert str(told).endswith("0 failed, 2 queued for retry, 1 parked")
     assert told.as_json()["queued"] == 2
 
 
 def test_a_rule_that_kept_a_rung_from_being_called_is_told(database: Database, report: Report) -> None:
     """Each rule with the items in whose trails it stands. That it would have applied, had the rung's turn come, is
     nothing; nor is a rung that was forced past. A report without any has no such section."""
-    assert "passed over" not in markdown(report, CHAINS)
+    assert "Incompatible rungs" not in markdown(report, CHAINS)
     run_id = runs.start(database, "another flow run", "items.jsonl", {}, BEGAN)
     catalogue.register(database, run_id, [Item(id=id_, name=id_) for id_ in "abcd"])
     guess, name = (StepError.of(Incompatible(str(rule))) for rule in RULES)
@@ -160,7 +150,7 @@ def test_a_rule_that_kept_a_rung_from_being_called_is_told(database: Database, r
         ],
     )
     page = markdown(build_report(database, runs.find(database, run_id), STAGE_NAMES), CHAINS)
-    assert "## Rungs passed over as incompatible\n\n| rule | items |\n| --- | ---: |\n" in page
+    assert "## Incompatible rungs\n\n| rule | items |\n| --- | ---: |\n" in page
     rows = [line for line in page.splitlines() if "does not go with" in line]
     assert [row.rpartition(" | ")[2] for row in rows] == ["2 |", "1 |"]
     assert "a guessed label would poison the vector" in rows[0]
@@ -168,7 +158,7 @@ def test_a_rule_that_kept_a_rung_from_being_called_is_told(database: Database, r
 
 
 def test_the_outside_form(report: Report) -> None:
-    """`run --json` has the keys of the design, and its counts add up."""
+    """`run --json` has the documented keys, and its counts add up."""
     outside = report.as_json()
     assert set(outside) >= {
         *("run_id", "items", "stored", "failed", "degraded", "mean_quality"),
@@ -230,7 +220,7 @@ def test_few_are_named(database: Database) -> None:
     failed = {"status": Status.FAILED, "error": StepError(type="E", message="x" * 5000), "finished_at": BEGAN}
     results.save(database, [StepResult(item_id=id_, stage="validate", run_id=run_id, **failed) for id_ in ids])
     report = build_report(database, runs.find(database, run_id), STAGE_NAMES)
-    assert (len(report.failed), report.tally.failed) == (LISTED, 1000)
+    assert (len(report.failed), report.tally.failed) == (MAX_LISTED_ITEMS, 1000)
     assert len(markdown(report, CHAINS)) < 60_000
 
 
@@ -264,7 +254,7 @@ def test_the_terminal_shows_a_store(database: Database, report: Report) -> None:
     """Counts, where they are from, and the last run."""
     page = shown(overview_page(database, report.tally, report.run, database.now()))
     assert "5 items: 3 stored, 1 failed, 1 pending, mean quality 0.877" in page
-    assert "last run: items.jsonl, began 2026-11-23 03:00:00, ended 2026-11-23 03:00:12 (UTC)" in page
+    assert "last run: items.jsonl, started 2026-11-23 03:00:00, ended 2026-11-23 03:00:12 (UTC)" in page
 
 
 @pytest.mark.parametrize("item_id", ["whole", "fallen", "failed", "pending"])
@@ -285,10 +275,12 @@ def test_moves_and_notes_are_told(report: Report, database: Database) -> None:
     breaker = declared_breakers()["classify_image.gpu"]
     for when, token in ((BEGAN - timedelta(hours=1), "a"), (during, "b"), (BEGAN + timedelta(hours=1), "c")):
         order = Cause.FORCED_OPEN if token == "b" else Cause.RESET
-        breakers.order(database, breaker, Key("classify_image.gpu"), Cause.FORCED_CLOSED, clock=lambda _, at=when: at)
-        breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _, at=when: at)
+        breakers.override(
+            database, breaker, Key("classify_image.gpu"), Cause.FORCED_CLOSED, clock=lambda _, at=when: at
+        )
+        breakers.override(database, breaker, Key("classify_image.gpu"), order, clock=lambda _, at=when: at)
     for failure in range(breaker.failures):
-        event = Ended(f"{failure}", Verdict.FAILED, why=NASTY)
+        event = CallEnded(f"{failure}", Verdict.FAILED, why=NASTY)
         breakers.apply(database, breaker, Key("classify_image.gpu", "host|1"), event, clock=lambda _: during)
     runs.finish(database, report.run.id, BEGAN + timedelta(seconds=12), ["the store was away", NASTY])
     told = build_report(database, runs.find(database, report.run.id), STAGE_NAMES)
@@ -311,7 +303,7 @@ def test_many_moves_are_cut_to_the_last(report: Report, database: Database) -> N
     breaker = declared_breakers()["classify_image.gpu"]
     for number in range(60):
         order = Cause.FORCED_OPEN if number % 2 else Cause.FORCED_CLOSED
-        breakers.order(database, breaker, Key("classify_image.gpu"), order, clock=lambda _: BEGAN)
+        breakers.override(database, breaker, Key("classify_image.gpu"), order, clock=lambda _: BEGAN)
     page = markdown(build_report(database, report.run, STAGE_NAMES), CHAINS)
-    assert "the first 10 are in the store" in page
+    assert "10 earlier moves are in the store" in page
     assert page.count("| 03:00:00 |") == 50

@@ -1,0 +1,275 @@
+"""Judge every rung of one stage by its calls on the sample, and every rule that forbids one of them.
+
+A rung is *not covered* if it cannot run here. That is a failure only if the policy expects the rung:
+
+- Every call of it ended with `Unavailable`: there is no such device, model or service here. With any other error the
+  rung fails, also if its origin is down (an `ItemError` of each item): it ran, and served nothing. A rung that is
+  `Unavailable` in some calls only fails too: it can run here, but not reliably.
+- The sample has no item for its stage: no item declares an input, none got this far, or the declared inputs were never
+  fetched.
+
+If the primary has no answers, nothing can be compared with them: agreement is None.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from repli.tasks.drill.exercise import StageExercise
+from repli.tasks.drill.interval import interval
+from repli.tasks.drill.shadow import shadow
+from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, first_reason
+from repli.tasks.fallback import (
+    SKIP,
+    AnyRung,
+    AttemptOutcome,
+    Incompatible,
+    OutOfMemory,
+    Rule,
+    Runtime,
+    Status,
+    StepError,
+    StepResult,
+)
+from repli.tasks.pipeline import Pipeline
+from repli.tasks.settings import Settings
+from repli.tasks.stages.store import merge
+
+MIN_ITEMS_FOR_CONSTANT = 5
+"""Items with one answer in common from which on a rung is suspected of answering all inputs the same."""
+MIN_SERVED_SHARE = 0.5
+"""The share of the primary's items that a fallback must serve."""
+MIN_PENALTY = 0.01
+"""The lowest penalty that an agreement can justify: 0 is not a penalty."""
+SIGNIFICANCE = 0.05
+"""The p-value below which a difference counts as real."""
+
+
+def judge_stage(
+    pipeline: Pipeline, name: str, item_ids: Sequence[str], settings: Settings, runtime: Runtime
+) -> tuple[list[RungVerdict], list[RuleVerdict]]:
+    """Return a verdict on every rung of the stage `name`, and on every rule that forbids one of them.
+
+    All writes go to a shadow of the store.
+    """
+    with shadow(settings, item_ids) as shadow_settings:
+        judge = _StageJudge(pipeline, StageExercise(pipeline, name, item_ids, shadow_settings, runtime))
+        rungs = [judge.judge_rung(rung) for rung in pipeline.stage(name).chain.rung_names]
+        rules = [judge.judge_rule(rule) for rule in pipeline.rules.table if rule.forbidden_stage == name]
+    return rungs, rules
+
+
+class _StageJudge:
+    """The checks on one exercised stage. A `_check_*` method returns why a rung fails it, or None."""
+
+    def __init__(self, pipeline: Pipeline, exercise: StageExercise) -> None:
+        self._pipeline = pipeline
+        self._exercise = exercise
+        self._stage = exercise.stage
+        self._chain = exercise.chain
+        self._primary = _answers(exercise.results[self._chain.primary.name].forced, self._chain.primary.name)
+
+    def judge_rung(self, rung: str) -> RungVerdict:
+        """Return the verdict on a rung, by its own answers and their agreement with the primary's."""
+        factor = self._chain.skip.factor if self._chain.skip and rung == SKIP else self._exercise.rung(rung).factor
+        verdict = RungVerdict(stage=self._stage.name, rung=rung, penalty=float(factor))
+        if why := self._why_not_covered(rung):
+            is_expected = self._exercise.context.settings.policy.expects(verdict.name)
+            reason = f"it is not covered, and the policy expects it: {why}" if is_expected else ""
+            return replace(verdict, is_reached=False, not_covered=why, reason=reason)
+        results = self._exercise.results[rung]
+        if rung == SKIP:
+            return self._judge_skip(verdict, results.forced, results.walked)
+        return self._judge_called(verdict, results.forced, results.walked)
+
+    def judge_rule(self, rule: Rule) -> RuleVerdict:
+        """Return the verdict on a rule: the chain must not call the forbidden rung, and the merge must refuse it."""
+        verdict = RuleVerdict(rule=str(rule))
+        primaries = {chain.stage: chain.primary.name for chain in self._pipeline.chains}
+        for earlier in sorted(rule.rungs):
+            by_rung = self._pipeline.rules.forbidden_rungs(self._stage.name, {rule.stage: earlier})
+            forbidden = {name: str(by) for name, by in by_rung.items()}
+            if inputs := self._exercise.inputs:
+                [result] = self._exercise.force(rule.forbidden_rung, [replace(inputs[0], forbidden=forbidden)])
+                refused = [a.rung for a in result.attempts if a.outcome is AttemptOutcome.INCOMPATIBLE]
+                if result.rung == rule.forbidden_rung or rule.forbidden_rung not in refused:
+                    return replace(verdict, reason=f"the chain served {rule.forbids} after {rule.stage}.{earlier}")
+            served = {**primaries, rule.stage: earlier, rule.forbidden_stage: rule.forbidden_rung}
+            pair = {
+                stage: StepResult(item_id="drill", stage=stage, status=Status.DEGRADED, rung=rung)
+                for stage, rung in served.items()
+            }
+            try:
+                merge(self._pipeline.rules, pair)
+            except Incompatible:
+                continue
+            return replace(verdict, reason=f"the merge accepted {rule.forbids} after {rule.stage}.{earlier}")
+        return verdict
+
+    def _judge_called(
+        self, verdict: RungVerdict, forced: Sequence[StepResult], walked: Sequence[StepResult]
+    ) -> RungVerdict:
+        rung = self._exercise.rung(verdict.rung)
+        answers = _answers(forced, rung.name)
+        common = [id_ for id_ in self._primary if id_ in answers]
+        agreements: Sequence[float] = []
+        if common and rung.name != self._chain.primary.name:
+            values = [[by_item[id_].value for id_ in common] for by_item in (self._primary, answers)]
+            agreements = self._stage.comparison.agreement(*values)
+        agreement = fmean(agreements) if agreements else None
+        is_walked = any(result.rung == rung.name for result in walked)
+        reason = first_reason(
+            (
+                self._check_called(rung.name, forced),
+                self._check_errors(rung.name),
+                f"it served none of {len(forced)} items: {_first_error(forced, rung.name)}" if not answers else None,
+                None if is_walked else "it was not reached when every better rung failed",
+                self._check_served_share(common, rung.name, forced),
+                self._check_constant(rung.name, answers),
+                self._check_space(answers, rung.name),
+                self._check_mistakes(rung, answers) if common and agreements else None,
+            )
+        )
+        seconds = [attempt.seconds for r in answers.values() for attempt in r.attempts if attempt.rung == rung.name]
+        return replace(
+            verdict,
+            reason=reason,
+            note=self._note(answers),
+            is_reached=bool(answers) and is_walked,
+            items=len(answers),
+            agreement=agreement,
+            interval=interval(agreements) if agreements else None,
+            seconds_per_item=fmean(seconds) if seconds else None,
+            penalty_justified=1.0 if rung is self._chain.primary else _justified_penalty(agreement),
+        )
+
+    def _judge_skip(
+        self, verdict: RungVerdict, forced: Sequence[StepResult], walked: Sequence[StepResult]
+    ) -> RungVerdict:
+        """Judge that skip returns no value, and distinguishes a skip by policy from one after failures."""
+        is_empty = all(r.status is Status.SKIPPED and r.value is None and r.confidence == 0 for r in [*forced, *walked])
+        is_distinguished = all(r.error is None and not r.retryable for r in forced) and all(
+            r.error is not None and r.retryable for r in walked
+        )
+        reason = first_reason(
+            (
+                None if is_empty else "it returned a value, or was not reached when every better rung failed",
+                None if is_distinguished else "it does not distinguish a skip by policy from a skip after failures",
+            )
+        )
+        return replace(verdict, reason=reason, is_reached=is_empty, items=len(forced))
+
+    def _why_not_covered(self, rung: str) -> str:
+        """Return why the rung cannot run here, or '' if it can. See the module's docstring."""
+        if not self._exercise.inputs:
+            return "the sample has no item for this stage"
+        log = self._exercise.logs[rung]
+        return log.unavailable[0] if log.calls and len(log.unavailable) == log.calls else ""
+
+    def _note(self, answers: Mapping[str, StepResult]) -> str:
+        """Return a note on a rung that answered 'unknown' for every item, or ''.
+
+        That is no failure: a rung that reads names is right to answer so for names that name no class.
+        """
+        if answers and all(self._stage.comparison.is_unknown(answer.value) for answer in answers.values()):
+            return f"it answered 'unknown' for all {len(answers)} items"
+        return ""
+
+    def _check_called(self, rung: str, forced: Sequence[StepResult]) -> str | None:
+        return None if self._exercise.logs[rung].calls else f"it was not called: {_first_error(forced, rung)}"
+
+    def _check_errors(self, rung: str) -> str | None:
+        log = self._exercise.logs[rung]
+        errors = [error for error in log.errors if not isinstance(error, OutOfMemory | MemoryError)]
+        if not errors:
+            return None
+        return f"it raised in {len(errors)} of {log.calls} calls: {StepError.of(errors[0]).line}"
+
+    def _check_served_share(self, common: Sequence[str], rung: str, forced: Sequence[StepResult]) -> str | None:
+        if len(common) >= MIN_SERVED_SHARE * len(self._primary):
+            return None
+        share = f"{len(common)} of the {len(self._primary)} items that the primary serves"
+        return f"it served {share}: {_first_error(forced, rung)}"
+
+    def _check_constant(self, rung: str, answers: Mapping[str, StepResult]) -> str | None:
+        """Return why the rung seems to ignore its input, or None.
+
+        One answer for the whole sample can be right, for example if all names name one class. So the rung is called
+        with an input that is unlike the sample. If the stage cannot make such an input, the primary must distinguish
+        the items.
+        """
+        key, unrelated_input = self._stage.comparison.key, self._stage.comparison.unrelated_input
+        if key is None or self._note(answers):
+            return None
+        if unrelated_input:
+            suspects = answers
+        else:
+            suspects = {id_: answers[id_] for id_ in self._primary if id_ in answers}
+            if len({key(self._primary[id_].value) for id_ in suspects}) < 2:
+                return None
+        given = {key(answer.value) for answer in suspects.values()}
+        if len(suspects) < MIN_ITEMS_FOR_CONSTANT or len(given) > 1:
+            return None
+        if unrelated_input:
+            first = self._exercise.inputs[0]
+            unrelated = replace(first, input=unrelated_input(first.input, self._exercise.context))
+            unrelated_answers = _answers(self._exercise.force(rung, [unrelated]), rung)
+            if {key(answer.value) for answer in unrelated_answers.values()} != given:
+                return None
+        return f"it gave the same answer for all {len(suspects)} items"
+
+    def _check_space(self, answers: Mapping[str, StepResult], rung: str) -> str | None:
+        space = self._stage.comparison.space
+        if space is None:
+            return None
+        spaces = Counter(space(answer.value) for answer in answers.values())
+        stored = {step.value["space"] for step in self._exercise.stored.values() if step.rung == rung and step.value}
+        if len(spaces) > 1:
+            return f"its vectors are of several spaces: {', '.join(sorted(spaces))}"
+        if stored - set(spaces):
+            return (
+                f"its vectors are of the space {', '.join(spaces)}, those in the store of {', '.join(sorted(stored))}"
+            )
+        return None
+
+    def _check_mistakes(self, rung: AnyRung, answers: Mapping[str, StepResult]) -> str | None:
+        """Return which typical mistake the rung seems to make, or None.
+
+        Each mistake is made on purpose with the rung's inputs. If that increases the agreement with the primary, the
+        rung makes the mistake itself. McNemar's exact test (1947) on the items whose agreement changes.
+        """
+        from scipy import stats
+
+        is_same, primary = self._stage.comparison.is_same, self._primary
+        inputs = [one for one in self._exercise.inputs if one.item_id in answers and one.item_id in primary]
+        for name, make_mistake in self._stage.comparison.mistakes.items():
+            mistaken = [replace(one, input=make_mistake(one.input, self._exercise.context)) for one in inputs]
+            mistaken_answers = _answers(self._exercise.force(rung.name, mistaken), rung.name)
+            changed = [
+                is_same(primary[id_].value, answer.value)
+                for id_, answer in mistaken_answers.items()
+                if is_same(primary[id_].value, answer.value) != is_same(primary[id_].value, answers[id_].value)
+            ]
+            if changed and stats.binomtest(sum(changed), len(changed), alternative="greater").pvalue < SIGNIFICANCE:
+                nearer = f"{sum(changed)} of the {len(changed)} items whose agreement changes"
+                return f"it seems to make a mistake: {name} brings it nearer to the primary on {nearer}"
+        return None
+
+
+def _answers(results: Sequence[StepResult], rung: str) -> dict[str, StepResult]:
+    """Return the results that the rung served, by item."""
+    return {result.item_id: result for result in results if result.rung == rung}
+
+
+def _justified_penalty(agreement: float | None) -> float | None:
+    """Return the penalty that an agreement justifies, at least `MIN_PENALTY`; None without an agreement."""
+    return None if agreement is None else max(MIN_PENALTY, round(agreement, 2))
+
+
+def _first_error(results: Sequence[StepResult], rung: str) -> str:
+    """Return the first recorded error of the rung."""
+    errors = (a.error.line for result in results for a in result.attempts if a.rung == rung and a.error)
+    return next(errors, "no error was recorded")
