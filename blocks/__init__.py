@@ -1,7 +1,8 @@
-"""Prefect blocks: what a person configures in the UI. ``prefect block register -m repli.blocks`` makes them known.
+"""Prefect blocks: the settings that an operator edits in the UI. Register them with
+``prefect block register -m repli.blocks``.
 
-Each turns into plain values at the edge of a flow; tasks see only those. `repli.flows.config.resolve` says which of
-them a run uses.
+The edge of a flow converts each to plain values, and tasks receive only those. `repli.flows.config.resolve` selects
+the blocks that a run uses.
 """
 
 from repli.blocks.cluster import Cluster

@@ -1,4 +1,4 @@
-"""The block that says where the work is done."""
+"""The block of the Dask cluster."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pydantic import ConfigDict, Field
 
 
 class Cluster(Block):
-    """The Dask cluster that does the work: one of the run's own, unless a scheduler is named."""
+    """The Dask cluster that executes runs: one for each run, unless a scheduler is set."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     _block_type_name = "Repli Cluster"
     _block_type_slug = "repli-cluster"
     _description = (
-        "The Dask cluster that does Repli's work. With nothing set, each run starts one on its own machine. Runs go by "
-        "the document named `default`; `REPLI_DASK_ADDRESS`, where it is set, goes before it; `repli serve` sets it."
+        "The Dask cluster that executes Repli's runs. Without an address, each run starts one on its own machine. Runs "
+        "use the document named `default`; `REPLI_DASK_ADDRESS` overrides it, and `repli serve` sets that variable."
     )
 
     dask_address: str = Field(
         default="",
         title="Dask scheduler",
-        description="The address of a standing scheduler, such as tcp://scheduler:8786. Its workers need this package, "
+        description="The address of a running scheduler, such as tcp://scheduler:8786. Its workers need this package, "
         "the same home, and a database and a Prefect server that they can reach. Empty: a cluster for each run.",
         pattern=r"^((tcp|tls|ws|wss)://[^\s/@]+:[0-9]{1,5})?$",
     )
 
     def variables(self) -> dict[str, str]:
-        """What it says, as the variable that says the same."""
+        """Return the environment variable with the same setting, if one is set."""
         return {"REPLI_DASK_ADDRESS": self.dask_address} if self.dask_address else {}
