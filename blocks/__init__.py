@@ -1,8 +1,7 @@
-"""Prefect blocks: the settings that an operator edits in the UI. Register them with
-``prefect block register -m repli.blocks``.
+"""Prefect blocks: the settings that an operator edits in the UI.
 
-The edge of a flow converts each to plain values, and tasks receive only those. `repli.flows.config.resolve` selects
-the blocks that a run uses.
+``prefect block register -m repli.blocks`` registers them. The edge of a flow converts each to plain values, and tasks
+receive only those. `repli.flows.config.resolve` selects the blocks that a run uses.
 """
 
 from repli.blocks.cluster import Cluster

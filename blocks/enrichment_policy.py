@@ -174,7 +174,7 @@ class RetryQueue(Form, title="Retry queue"):
         ge=1,
         le=24 * 3600,
         title="First delay (s)",
-        description="Seconds before the first retry. Each retry doubles the delay.",
+        description="Seconds from the first retry to the second. Each retry doubles the delay.",
         json_schema_extra={"position": 2},
     )
     lease_s: float = Field(

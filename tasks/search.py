@@ -1,4 +1,7 @@
-"""Search stored items by keyword, by vector, or by both. Without a model, a hybrid search uses keywords alone."""
+"""Search stored items by keyword, by vector, or by both.
+
+Without its model a vector space is not searched; keywords and hashed vectors still are.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a drill, beside the one before it."""
+"""The report of a drill, compared with the one before it."""
 
 from __future__ import annotations
 

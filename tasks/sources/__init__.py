@@ -1,1 +1,1 @@
-"""Read manifests, and the documents and pictures that they name."""
+"""Read manifests, and the documents and images that they declare."""

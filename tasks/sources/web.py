@@ -137,7 +137,7 @@ class Web:
             if response.status_code in _RETRYABLE_STATUSES:
                 raise TransientError(f"it answered {_status(response)}; try later")
             if not response.is_success:
-                raise ItemError(f"it answered {_status(response)}; correct it in the manifest or check who may read it")
+                raise ItemError(f"it answered {_status(response)}; correct it or check its access rights")
             if response.headers.get("content-encoding", "").strip().lower() not in _ALLOWED_CODINGS:
                 raise ItemError("it is sent in a content coding that was not requested; report it to the site")
             length = response.headers.get("content-length", "")
