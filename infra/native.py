@@ -8,6 +8,7 @@ each answers and prints the variables to export. The variables that compose.yaml
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import os
 import shlex
@@ -80,9 +81,7 @@ def _options() -> argparse.ArgumentParser:
     home = Path(os.environ.get("REPLI_HOME") or "~/.repli").expanduser()
     parser.add_argument("--folder", type=Path, default=home / "standing", help="folder of data and logs (%(default)s)")
     parser.add_argument("--workers", type=int, help="Dask workers without a device (REPLI_WORKERS, or 2)")
-    parser.add_argument(
-        "--gpu", action="store_true", help="add a worker tagged GPU=1, emulated without a device"
-    )
+    parser.add_argument("--gpu", action="store_true", help="add a worker tagged GPU=1, emulated without a device")
     parser.set_defaults(database=os.environ.get("REPLI_DATABASE_URL"))
     return parser
 
@@ -147,7 +146,8 @@ def _check_free(name: str, port: int) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise RepliError(f"port {port} is in use ({error.strerror}); set {name} to another") from None
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise RepliError(f"port {port} {reason}; set {name} to another") from None
 
 
 def _free_port() -> int:

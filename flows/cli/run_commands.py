@@ -76,7 +76,7 @@ def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> Abs
 
 
 def run_on(dask_address: str, settings: Settings, request: RunRequest) -> Outcome[Report]:
-    """Run `enrich` on a running cluster. The flow reads its settings from the environment."""
+    """Run `enrich` on a running cluster, on the store of the settings."""
     from repli.flows.config.parameters import FaultToInject
     from repli.flows.enrich import enrich
 
@@ -126,7 +126,8 @@ def _run_flow(flow: Any, dask_address: str, settings: Settings, **parameters: An
 def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> Any:
     """Run a flow on a cluster and return its final Prefect state.
 
-    The flow reads its own settings, from the environment and the Prefect blocks: the store is named there while it runs.
+    The flow reads its settings itself, from the environment and the Prefect blocks. The environment names the store of
+    `settings` while the flow runs.
     """
     from prefect_dask import DaskTaskRunner
 

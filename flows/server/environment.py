@@ -1,4 +1,4 @@
-"""Temporary variables of this process."""
+"""Temporary variables of this process, and the variables that hand a store to flows and child processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from repli.tasks.settings import Settings
+
 # The terminal shows progress and summaries; the logs are in the Prefect UI.
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "critical"}
+
+
+def store_variables(settings: Settings) -> dict[str, str]:
+    """Return the variables that name the home and the store of the settings.
+
+    A flow or a child process that reads them uses this store, and not the one of a Prefect block.
+    """
+    return {"REPLI_HOME": str(settings.home), "REPLI_DATABASE_URL": settings.database_url}
 
 
 @contextmanager

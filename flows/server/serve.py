@@ -6,6 +6,7 @@ them; see `repli.flows.server.discovery`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.discovery import ServerInfo, serving
-from repli.flows.server.environment import QUIET, environment
+from repli.flows.server.environment import QUIET, environment, store_variables
 from repli.flows.server.interrupted_runs import skip_missed
 from repli.flows.server.private_server import PrivateServer
 from repli.flows.server.server_errors import ServerErrors
@@ -113,7 +114,7 @@ def _variables(settings: Settings) -> Mapping[str, str]:
     if url.get_backend_name() == "sqlite":
         url = url.set(database=str(Path(str(url.database)).absolute()))
     return {
-        "REPLI_HOME": str(settings.home),
+        **store_variables(settings),
         "REPLI_DATABASE_URL": url.render_as_string(hide_password=False),
         "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S),
     }
@@ -125,7 +126,8 @@ def _check_port_is_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise RepliError(f"port {port} is in use ({error.strerror}); choose another with --port") from None
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise RepliError(f"port {port} {reason}; choose another with --port") from None
 
 
 def _set_up(home: Path, nightly: Path | None) -> None:

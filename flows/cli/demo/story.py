@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from repli.flows.cli import run_commands, store_commands
 from repli.flows.cli.demo.catalogue import build
 from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.flows.server.dask_cluster import cluster, visible_devices
+from repli.flows.server.environment import environment
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import Report
@@ -123,18 +124,17 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
         "healthy": _new_store(folder / "healthy.db"),
         "outage": database_url or _new_store(folder / "outage.db"),
     }
+    variables = {"REPLI_RETRY_BELOW": RETRY_BELOW}
     if not visible_devices():
-        os.environ.setdefault("REPLI_GPU_DEVICE", "cpu")
-    settings = Settings.from_environment()
+        variables["REPLI_GPU_DEVICE"] = os.environ.get("REPLI_GPU_DEVICE", "cpu")
+    settings = Settings.from_environment({**os.environ, **variables})
     console.print(f"{items} items in {catalogue}" + (", accelerator emulated" if settings.is_gpu_emulated else ""))
     outcomes = {}
-    os.environ["REPLI_RETRY_BELOW"] = RETRY_BELOW
-    with cluster(settings) as dask_address:
+    with environment(variables), cluster(settings) as dask_address:  # the flows read the variables
         for act, faults in (("healthy", ()), ("outage", (OUTAGE,))):
             directives = parse_directives(faults=faults)
             request = RunRequest(source=catalogue, batch_size=settings.batch_size, directives=directives)
-            os.environ["REPLI_DATABASE_URL"] = urls[act]
-            act_settings = Settings.from_environment()
+            act_settings = replace(settings, database_url=urls[act])
             Database(act_settings.database_url).migrate()
             console.print(f"{act} run" + (f", with {', '.join(faults)}" if faults else ""))
             with run_commands.show_progress(act_settings, request):
