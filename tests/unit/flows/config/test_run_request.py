@@ -65,7 +65,7 @@ def test_a_request_knows_its_directives(source: Path) -> None:
         ({"faults": ("classify_image.gpu=fire",)}, "there is no kind 'fire'; choose from oom"),
         ({"faults": ("classify_image.gpu=oom@2",)}, "the rate must be a number from 0 to 1"),
         ({"faults": ("classify_image.tpu=oom",)}, "classify_image has no rung 'tpu'; choose from gpu"),
-        ({"faults": ("classify_image.skip=oom",)}, "skip calls nothing, so nothing in it can fail"),
+        ({"faults": ("classify_image.skip=oom",)}, "skip calls nothing and cannot fail; name another rung"),
     ],
 )
 def test_what_cannot_be_done_is_refused(source: Path, options: dict[str, Any], message: str) -> None:
