@@ -121,7 +121,7 @@ def _reason(error: Exception) -> str:
 
 
 def _last_state(database: Database, verdict: DrillVerdict) -> State[dict[str, Any]]:
-    """Publish the report, and return the flow's last state: failed on a bad verdict, for automations to alert on."""
+    """Publish the report, and return the last state: `Failed` on a bad verdict, so that automations can react."""
     page = markdown(str(verdict), drills.latest(database))
     create_markdown_artifact(page, key="drill-report", description=str(verdict))
     events.emit_drill_verdict(verdict.as_json(), verdict.failures)

@@ -136,7 +136,7 @@ def _last_state(report: Report, pipeline: Pipeline, problems: list[str]) -> Stat
     if report.tally.pending:
         return Failed(message=f"{report.tally.pending} items are unfinished; {report}; start the run again")
     if report.tally.stored == 0:
-        return Failed(message=f"nothing could be stored: {report}")
+        return Failed(message=f"no item was stored: {report}; see the run's report for the reasons")
     if report.tally.degraded or report.tally.failed:
         events.emit_run_degraded(report.as_json())
         return Completed(name="Degraded", message=str(report), data=report.as_json())

@@ -1,8 +1,8 @@
 """The flow `reprocess`: repeat degraded and failed stages whose better rungs are available again, and nothing else.
 
 First come items that an earlier run improved but did not store, because it was killed. Then a few items of each stage
-with a better rung are a probe, more where these say nothing about the others. All items follow at the stages where the
-probe upgraded one.
+that has a better rung are sent as a probe, and more while the probe is inconclusive. All other items follow at the
+stages where the probe upgraded one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from repli.tasks.storage.retry.claims import Claim, RetryTarget
 
 STALE_STORE_RESULTS = RetryTarget(stage="store", rungs=(None,), include_stale=True)
 """Items that failed in `store`, or whose results have changed since they were stored."""
-SHARE = 8
-"""While an `enrich` runs, one batch of 1/SHARE of the usual size is in flight, beside two per worker of `enrich`."""
+SLOWDOWN_BESIDE_ENRICH = 8
+"""While an `enrich` runs, batches are smaller by this factor, one at a time, beside two per worker of `enrich`."""
 
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
@@ -229,7 +229,7 @@ class _ReprocessRun:
     def _size(self) -> int:
         """Return the size of the next batch: small while an `enrich` runs, since fresh items go first."""
         size = self._request.batch_size
-        return max(1, size // SHARE) if self._is_enrich_alive() else size
+        return max(1, size // SLOWDOWN_BESIDE_ENRICH) if self._is_enrich_alive() else size
 
     def _width(self, workers: int) -> int:
         return 1 if self._is_enrich_alive() else full_width(workers)

@@ -1,1 +1,1 @@
-"""Dispatch: which batch goes to which worker, what happens when a worker dies, and when to stop retrying."""
+"""Dispatch of batches: routing to workers, recovery from dead workers, and the decision when to stop retrying."""

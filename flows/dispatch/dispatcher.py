@@ -43,7 +43,7 @@ def full_width(workers: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What every batch of a run shares.
+    """The values that all batches of a run share.
 
     Args:
         client: The Dask client of the flow's task runner.
@@ -72,7 +72,7 @@ class InFlight:
 
 
 class BatchDispatcher:
-    """Sends the batches of one run through the cluster.
+    """Dispatcher of the batches of one run to the cluster.
 
     Args:
         stages: The stages of the pipeline that the batches pass, in their order.

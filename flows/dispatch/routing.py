@@ -111,7 +111,7 @@ class Routing:
         return self._missing_for("any", is_there=bool(self.workers())) >= NO_WORKERS_LIMIT_S
 
     def _missing_for(self, what: str, *, is_there: bool) -> float:
-        """Return the seconds since `what` was last there."""
+        """Return the seconds since the look-up under the key `what` last succeeded, 0 if it succeeds now."""
         if is_there:
             self._missing_since.pop(what, None)
             return 0.0

@@ -66,7 +66,7 @@ def _failed(item_id: str, run_id: str, stage: str) -> StepResult:
 
 
 class WorkerCrashes:
-    """Records deaths of workers as failures of the rungs that they died in.
+    """Deaths of workers, recorded as failures of the rungs that they died in.
 
     Args:
         pipeline: The run's pipeline, under its policy.

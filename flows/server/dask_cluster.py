@@ -54,7 +54,7 @@ def cluster(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def known_server(settings: Settings) -> Iterator[None]:
-    """Name the server of a `repli serve` on the same home in the environment, unless another is named, for a block."""
+    """Set the variables of a `repli serve` on the same home while the block runs, unless `PREFECT_API_URL` is set."""
     served = None if os.environ.get("PREFECT_API_URL") else find(settings.home)
     with environment(served.environment if served else {}):
         yield
