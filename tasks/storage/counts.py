@@ -91,7 +91,7 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
 
 
 def incompatibility_counts(database: Database, run_id: str) -> Counter[str]:
-    """Count, by the text of a compatibility rule, the attempts of a run's items that the rule made incompatible.
+    """Count, by the text of a compatibility rule, the results of a run's items for which the rule forbade a rung.
 
     Only results below the best count. They are read as a stream.
     """

@@ -74,7 +74,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Yield a connection whose changes are one transaction."""
+        """Yield a connection whose changes are committed together at the end of the block, or not at all."""
         writing = self.engine.execution_options(repli_writes=True)
         with self._translated_errors(), writing.begin() as connection:
             yield connection

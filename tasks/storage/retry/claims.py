@@ -153,7 +153,7 @@ def settle(
         settlements = [
             _settlement(row, quality_before[row.id], row.id in tried, policy)
             for row in _rows_to_settle(connection, list(quality_before))
-            if _is_of(row, holder, run_id)
+            if _belongs_to(row, holder, run_id)
         ]
         _requeue(connection, [one for one in settlements if one.is_queued], now, policy)
         _record_outcomes(database, connection, run_id, settlements, now)
@@ -171,7 +171,7 @@ def _rows_to_settle(connection: sa.Connection, item_ids: Sequence[str]) -> Seque
     ).all()
 
 
-def _is_of(row: sa.Row[Any], holder: str, run_id: str) -> bool:
+def _belongs_to(row: sa.Row[Any], holder: str, run_id: str) -> bool:
     """Return whether the item is the holder's to settle: not claimed, nor finished, by another run meanwhile."""
     if row.is_queued:
         return bool(row.holder == holder)

@@ -203,8 +203,8 @@ class QueueTally:
         }
 
 
-def tally(database: Database, mine: sa.ColumnElement[bool] | None = None) -> QueueTally:
-    """Count the items in the queue; only those that meet `mine`, a condition on `items`, where it is given."""
+def tally(database: Database, condition: sa.ColumnElement[bool] | None = None) -> QueueTally:
+    """Count the items in the queue; where a `condition` on `items` is given, only those that meet it."""
     states: dict[str, int] = {}
     priorities: dict[Priority, int] = {}
     with database.read() as connection:
@@ -212,8 +212,8 @@ def tally(database: Database, mine: sa.ColumnElement[bool] | None = None) -> Que
         query = sa.select(state, retry_queue.c.priority, sa.func.count()).group_by(
             sa.text("queue_state"), retry_queue.c.priority
         )
-        if mine is not None:
-            query = query.join_from(retry_queue, items, items.c.id == retry_queue.c.item_id).where(mine)
+        if condition is not None:
+            query = query.join_from(retry_queue, items, items.c.id == retry_queue.c.item_id).where(condition)
         for name, priority, count in connection.execute(query):
             states[name] = states.get(name, 0) + count
             if name != PARKED:

@@ -94,7 +94,7 @@ class Matrices:
         file = path.stat()
         if file.st_size < len(numbers) * dimensions * 4:
             raise ValueError(f"{path} was cut off")
-        return Matrix(numbers, _mapped(path, file.st_ino, len(numbers), dimensions))
+        return Matrix(numbers, _map_file(path, file.st_ino, len(numbers), dimensions))
 
     def _update(self) -> None:
         """Copy the vectors of the documents that have changed since the last update."""
@@ -188,7 +188,7 @@ _last_heartbeat = sa.func.coalesce(runs.c.alive_at, runs.c.started_at).label("la
 
 
 @lru_cache(maxsize=8)
-def _mapped(path: Path, inode: int, rows: int, dimensions: int) -> npt.NDArray[np.float32]:
+def _map_file(path: Path, inode: int, rows: int, dimensions: int) -> npt.NDArray[np.float32]:
     """Map a file as a matrix. Cached: a new mapping takes as long as a search, and later writes show in an old one."""
     return np.memmap(path, np.float32, "r", shape=(rows, dimensions))
 

@@ -112,7 +112,7 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         vector_rankings = list(by_vectors(database, vectors, pool, min_quality))
     with database.read() as connection:
         hits = best_hits(connection, fuse(word_ranking, vector_rankings), limit)
-        return _described(connection, hits, words)
+        return _describe(connection, hits, words)
 
 
 def by_words(
@@ -205,7 +205,7 @@ def best_hits(connection: sa.Connection, scores: Mapping[int, float], limit: int
     return hits[:limit]
 
 
-def _described(connection: sa.Connection, found: Sequence[tuple[int, Hit]], words: Sequence[str]) -> list[Hit]:
+def _describe(connection: sa.Connection, found: Sequence[tuple[int, Hit]], words: Sequence[str]) -> list[Hit]:
     """Return the hits with their snippets and degraded stages."""
     passages = snippets(connection, [number for number, _ in found], words)
     degraded = _degraded(connection, [hit.id for _, hit in found])

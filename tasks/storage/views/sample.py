@@ -34,10 +34,10 @@ def stratified(database: Database, size: int) -> list[str]:
             stratum = row.quality, row.document, row.image
             drawn[stratum].append(row.id)
             weights[stratum] = row.stratum_size
-    return _drawn_in_proportion(drawn, weights, size)
+    return _draw_in_proportion(drawn, weights, size)
 
 
-def _drawn_in_proportion(drawn: dict[Stratum, list[str]], weights: dict[Stratum, int], size: int) -> list[str]:
+def _draw_in_proportion(drawn: dict[Stratum, list[str]], weights: dict[Stratum, int], size: int) -> list[str]:
     """Take the next item from the most under-represented stratum, first from strata without any, and return the ids."""
     taken: Counter[Stratum] = Counter()
     chosen: list[str] = []
