@@ -1,4 +1,4 @@
-"""The charts of the dashboard, as Altair has them: of counts and words of ours, of nothing in a catalogue."""
+"""Altair charts of the dashboard. They show counts, stages and rungs, and no text of a catalogue."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 
 from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.run_report import COLOURS, colour
+from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.drills import Drill
-from repli.tasks.storage.runs import Tally
 from repli.tasks.storage.views.dashboard_stats import AGES, OLDEST, RunQuality, Waiting
 
 HEIGHT = 280
@@ -30,12 +30,13 @@ BANDS = ("1", "0.9 to 1", "0.8 to 0.9", "below 0.8")
 
 
 def _band(quality: float) -> str:
+    """Return the band that a quality is in."""
     starts = [start for start, _ in COLOURS]
-    return BANDS[next(place for place, start in enumerate(starts) if quality >= start)]
+    return BANDS[next(index for index, start in enumerate(starts) if quality >= start)]
 
 
 def quality_now(tally: Tally) -> Any:
-    """Items by quality, the best first; what has none comes last."""
+    """Return a bar chart of items by quality, the best first; failed and pending items come last."""
     bars = [(f"{quality:.4g}", items, colour(quality)) for quality, items in tally.quality.items()]
     bars += [("failed", tally.failed, STATUS_COLOURS[Status.FAILED])] if tally.failed else []
     bars += [("pending", tally.pending, BLUE)] if tally.pending else []
@@ -51,7 +52,7 @@ def quality_now(tally: Tally) -> Any:
 
 
 def quality_over_time(ended: Sequence[RunQuality]) -> Any:
-    """The store's items by band of quality, at the end of each run."""
+    """Return a bar chart of stored items by quality band, at the end of each run."""
     rows: dict[tuple[str, str, str], int] = {}
     times: Counter[str] = Counter()
     for run in ended:
@@ -63,7 +64,7 @@ def quality_over_time(ended: Sequence[RunQuality]) -> Any:
             rows[key] = rows.get(key, 0) + items
     frame = pd.DataFrame(
         [(*key, BANDS.index(key[2]), items) for key, items in rows.items()],
-        columns=["end of run (UTC)", "flow", "quality", "place", "items"],
+        columns=["end of run (UTC)", "flow", "quality", "order", "items"],
     )
     colours = alt.Scale(domain=list(BANDS), range=[shade for _, shade in COLOURS])
     return _chart(
@@ -73,14 +74,14 @@ def quality_over_time(ended: Sequence[RunQuality]) -> Any:
             x=alt.X("end of run (UTC):N", sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("items:Q", title="stored items", axis=alt.Axis(tickMinStep=1, format=",d")),
             color=alt.Color("quality:N", scale=colours, legend=alt.Legend(orient="top", title=None)),
-            order="place:Q",
+            order="order:Q",
             tooltip=["end of run (UTC):N", "flow:N", "quality:N", alt.Tooltip("items:Q", format=",d")],
         )
     )
 
 
 def status_by_stage(stages: Mapping[str, Mapping[str, int]]) -> Any:
-    """The share of each status, a bar a stage."""
+    """Return the share of each status, one bar per stage."""
     order = list(STATUS_COLOURS)
     rows = [
         (stage, status.replace("_", " "), order.index(Status(status)), items)
@@ -92,24 +93,26 @@ def status_by_stage(stages: Mapping[str, Mapping[str, int]]) -> Any:
 
 
 def rung_by_stage(rungs: Mapping[str, Mapping[str, int]], chains: Sequence[AnyChain]) -> Any:
-    """The share of each rung, a bar a stage, in the colour of its penalty."""
+    """Return the share of each rung, one bar per stage, in the colour of the rung's penalty."""
     rows, names, shades = [], [], []
     for chain in chains:
-        for place, rung in enumerate(chain.rung_names):
+        for position, rung in enumerate(chain.rung_names):
             if items := rungs.get(chain.stage, {}).get(rung):
-                rows.append((chain.stage, f"{chain.stage}.{rung}", place, items))
+                rows.append((chain.stage, f"{chain.stage}.{rung}", position, items))
                 names.append(f"{chain.stage}.{rung}")
-                shades.append(colour(float(_factor(chain, rung))))
+                shades.append(colour(_penalty(chain, rung)))
     return _shares(rows, "rung", alt.Scale(domain=names, range=shades), None)
 
 
-def _factor(chain: AnyChain, rung: str) -> Any:
-    found = {one.name: one.factor for one in chain.rungs}
-    return found[rung] if rung in found or chain.skip is None else chain.skip.factor
+def _penalty(chain: AnyChain, rung: str) -> float:
+    """Return the declared penalty of a rung, or of `skip`."""
+    factors = {declared.name: declared.factor for declared in chain.rungs}
+    return float(factors[rung] if rung in factors or chain.skip is None else chain.skip.factor)
 
 
 def _shares(rows: Sequence[tuple[str, str, int, int]], of: str, scale: alt.Scale, legend: alt.Legend | None) -> Any:
-    frame = pd.DataFrame(rows, columns=["stage", of, "place", "items"])
+    """Return one bar per stage, split by the share of the items. `of` names what the colours show."""
+    frame = pd.DataFrame(rows, columns=["stage", of, "order", "items"])
     return _chart(
         alt.Chart(frame, height=HEIGHT + (110 if legend else 0))
         .mark_bar(size=20, stroke="white", strokeWidth=1)
@@ -117,18 +120,18 @@ def _shares(rows: Sequence[tuple[str, str, int, int]], of: str, scale: alt.Scale
             y=alt.Y("stage:N", sort=None, title=None, axis=alt.Axis(labelLimit=200)),
             x=alt.X("items:Q", stack="normalize", title="share of the items", axis=alt.Axis(format="%")),
             color=alt.Color(f"{of}:N", scale=scale, legend=legend),
-            order="place:Q",
+            order="order:Q",
             tooltip=["stage:N", f"{of}:N", alt.Tooltip("items:Q", format=",d")],
         )
     )
 
 
 def queue(waiting: Sequence[Waiting]) -> Any:
-    """Items that wait, by how long they have, in the colour of their priority."""
+    """Return queued items by age, in the colour of their priority."""
     names = list(PRIORITY_COLOURS)
-    priorities = [one.priority.name if one.priority else "parked" for one in waiting]
-    rows = [(p, names.index(p), one.age, one.items) for p, one in zip(priorities, waiting, strict=True)]
-    frame = pd.DataFrame(rows, columns=["priority", "place", "age", "items"])
+    priorities = [group.priority.name if group.priority else "parked" for group in waiting]
+    rows = [(p, names.index(p), group.age, group.items) for p, group in zip(priorities, waiting, strict=True)]
+    frame = pd.DataFrame(rows, columns=["priority", "order", "age", "items"])
     scale = alt.Scale(domain=names, range=list(PRIORITY_COLOURS.values()))
     return _chart(
         alt.Chart(frame, height=HEIGHT)
@@ -137,7 +140,7 @@ def queue(waiting: Sequence[Waiting]) -> Any:
             x=alt.X("age:N", scale=alt.Scale(domain=[*AGES, OLDEST]), title="in the queue for", axis=_LEVEL),
             y=alt.Y("items:Q", title="items", axis=alt.Axis(tickMinStep=1, format=",d")),
             color=alt.Color("priority:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
-            order="place:Q",
+            order="order:Q",
             tooltip=["priority:N", "age:N", alt.Tooltip("items:Q", format=",d")],
         )
     )
@@ -147,7 +150,7 @@ _LEVEL = alt.Axis(labelAngle=0, labelOverlap=False)
 
 
 def drill(last: Drill) -> Any:
-    """The agreement of each rung with its primary, with its interval, and the penalty that is declared."""
+    """Return the agreement of each rung with its primary, its 95 % interval, and the declared penalty."""
     rows = [
         {
             "rung": f"{one['stage']}.{one['rung']}",
@@ -176,4 +179,5 @@ def drill(last: Drill) -> Any:
 
 
 def _chart(chart: Any) -> Any:
+    """Return a chart without a border."""
     return chart.configure_view(strokeWidth=0)

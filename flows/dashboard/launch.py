@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+from repli.flows.server.environment import store_variables
 from repli.tasks.fallback import RepliError
 from repli.tasks.settings import Settings
 
@@ -15,24 +17,25 @@ LOOPBACK = "127.0.0.1"
 
 
 def dashboard(settings: Settings, port: int) -> NoReturn:
-    """Become the dashboard's server, on this machine's own address. It reads its settings from the environment.
+    """Replace this process with the Streamlit server, on 127.0.0.1. It reads its settings from the environment.
 
     Raises:
-        RepliError: the extra is not installed, there is no store of today's kind, or the port is taken.
+        RepliError: The extra is not installed, the store is missing or of another version, or the port is in use.
     """
-    from repli.tasks.storage.views.dashboard_stats import opened
+    from repli.tasks.storage.views.dashboard_stats import open_read_only
 
     try:
         import streamlit  # noqa: F401
     except ModuleNotFoundError:
-        raise RepliError("the dashboard needs the extra: pip install 'repli[dashboard]'") from None
-    opened(settings.database_url).engine.dispose()
+        raise RepliError("the dashboard needs Streamlit; install it with `pip install 'repli[dashboard]'`") from None
+    open_read_only(settings.database_url).engine.dispose()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise RepliError(f"port {port} cannot be had ({error.strerror}); choose another with --port") from None
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise RepliError(f"port {port} {reason}; choose another with --port") from None
     options = {
         "server.address": LOOPBACK,
         "server.port": port,
@@ -45,5 +48,9 @@ def dashboard(settings: Settings, port: int) -> NoReturn:
         "runner.magicEnabled": "false",
     }
     page = Path(__file__).with_name("app.py")
-    asked = [f"--{name}={value}" for name, value in options.items()]
-    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(page), *asked])  # noqa: S606
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    os.execve(  # noqa: S606
+        sys.executable,
+        [sys.executable, "-m", "streamlit", "run", str(page), *arguments],
+        {**os.environ, **store_variables(settings)},
+    )

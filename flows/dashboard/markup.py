@@ -1,9 +1,10 @@
-"""What the dashboard shows as HTML. Whatever comes from a catalogue is text, and is never read as anything else."""
+"""HTML of the dashboard. Values from a catalogue are escaped, so that they are shown as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from repli.tasks.storage.search.query import BEGIN, END
 
 @dataclass(frozen=True, slots=True)
 class Html:
-    """What is HTML already."""
+    """A text that is HTML already, and is not escaped."""
 
     text: str
 
@@ -49,8 +50,8 @@ STYLE = """
 """
 
 
-def plain(value: Cell, most: int = 500) -> str:
-    """A value as text that HTML shows as it is; what is longer than `most` is cut."""
+def plain(value: Cell, longest: int = 500) -> str:
+    """Return a value as escaped text, cut to `longest` characters. `Html` is returned as it is."""
     if isinstance(value, Html):
         return value.text
     if value is None:
@@ -58,11 +59,11 @@ def plain(value: Cell, most: int = 500) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     text = f"{value:g}" if isinstance(value, float) else value
-    return escape(text if len(text) <= most else text[:most] + " …")
+    return escape(text if len(text) <= longest else text[:longest] + " …")
 
 
 def table(name: str, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table. A column is one of numbers where its first cell is."""
+    """Return a table with the id `repli-NAME`. A column is right-aligned if its first cell is a number."""
     rows = list(rows)
     classes = [' class="number"' if isinstance(cell, int | float) else "" for cell in (rows[0] if rows else ())]
     classes += [""] * (len(headers) - len(classes))
@@ -76,32 +77,42 @@ def table(name: str, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> 
 
 
 def item_link(item_id: str, text: str | None = None) -> Html:
-    """A link to an item's page."""
+    """Return a link to the page of an item."""
     return Html(f'<a href="?{urlencode({"item": item_id})}">{plain(text or item_id, 120)}</a>')
 
 
 def quality_badge(quality: float | None) -> Html:
-    """An item's quality in its colour; "none" where it has none."""
+    """Return the quality of an item as a badge in its colour."""
     if quality is None:
         return badge("no quality", "#868e96")
     return badge(f"{quality:.4g}", colour(quality))
 
 
 def badge(text: str, background: str) -> Html:
-    """A word on a colour of ours."""
+    """Return a word on a coloured background."""
     return Html(f'<span class="repli-badge" style="background:{background}">{plain(text)}</span>')
 
 
 def chip(text: str) -> str:
-    """A word with a border."""
+    """Return a word with a border."""
     return f'<span class="repli-chip">{plain(text)}</span>'
 
 
+def time_cell(when: datetime | None) -> Html:
+    """Return a time as the cell of a table, on one line."""
+    return Html(f'<span class="repli-time">{format_time(when)}</span>')
+
+
+def format_time(when: datetime | None) -> str:
+    """Return a time as `YYYY-MM-DD HH:MM:SS`, or '' for None."""
+    return f"{when:%Y-%m-%d %H:%M:%S}" if when else ""
+
+
 def snippet(text: str) -> str:
-    """A passage, with the words that were looked for marked."""
+    """Return a passage with the words of the query marked."""
     return plain(text, 2000).replace(BEGIN, "<mark>").replace(END, "</mark>")
 
 
 def notice(text: str) -> str:
-    """What went wrong, and what to do."""
+    """Return an error message as an alert."""
     return f'<div class="repli-notice" role="alert">{plain(text, 1000)}</div>'

@@ -210,7 +210,7 @@ def test_a_picture_that_is_gone_is_told(served: Served) -> None:
     try:
         with watched_page() as page:
             page.goto(served.at(item=PHOTO))
-            expect(page.get_by_text("The picture cannot be shown: ")).to_be_visible(timeout=REFRESHED)
+            expect(page.get_by_text("The image cannot be shown: ")).to_be_visible(timeout=REFRESHED)
             assert len(rows(page, "steps")) == len(STAGE_NAMES)
     finally:
         put_away.rename(blob)
@@ -243,7 +243,7 @@ def test_what_cannot_be_shown_is_told(served: Served) -> None:
         page.goto(served.at(q="tea", mode="<b>"))
         expect(page.get_by_role("alert")).to_contain_text("choose from hybrid, keyword, vector")
         page.goto(served.at(q="!?", mode="keyword"))
-        expect(page.get_by_role("alert")).to_contain_text("there is no word in '!?' to look for")
+        expect(page.get_by_role("alert")).to_contain_text("there is no word in '!?'; give one")
 
 
 def test_an_open_page_follows_the_store(served: Served) -> None:
@@ -254,7 +254,7 @@ def test_an_open_page_follows_the_store(served: Served) -> None:
         run_id = runs.start(served.database, "a flow run", "new.jsonl", {}, datetime.now(UTC))
         catalogue.register(served.database, run_id, [Item(id="new", name="new")])
         breakers.override(served.database, declared_breakers()[GPU], Key(GPU), Cause.RESET)
-        expect(page.get_by_text("at work: enrich of new.jsonl")).to_be_visible(timeout=REFRESHED)
+        expect(page.get_by_text("running: enrich of new.jsonl")).to_be_visible(timeout=REFRESHED)
         expect(page.locator("#repli-breakers")).not_to_contain_text("forced open", timeout=REFRESHED)
         shown = tiles(page)
         assert (shown["items"], shown["pending"]) == (str(items + 1), "1")
@@ -288,7 +288,7 @@ def test_a_port_that_is_taken_is_told(repli: Repli, store: Database) -> None:
         port = taken.getsockname()[1]
         done = repli("dashboard", "--port", str(port))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert f"port {port} cannot be had (Address already in use); choose another with --port" in done.stderr
+    assert f"port {port} is in use; choose another with --port" in done.stderr
     store.engine.dispose()
 
 
@@ -298,5 +298,5 @@ def test_without_the_extra_it_is_named(repli: Repli, store: Database, tmp_path: 
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['streamlit'] = None\n")
     done = repli("dashboard", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr == "repli: the dashboard needs the extra: pip install 'repli[dashboard]'\n"
+    assert done.stderr == "repli: the dashboard needs Streamlit; install it with `pip install 'repli[dashboard]'`\n"
     store.engine.dispose()
