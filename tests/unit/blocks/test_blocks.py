@@ -155,7 +155,7 @@ class TestEnrichmentPolicy:
             ({"chains": {"classify_image": {"cpu": -1}}}, "chains.classify_image.cpu: .* greater than or equal to 0"),
             ({"chains": {"classify_image": {"cpu": float("nan")}}}, "chains.classify_image.cpu: "),
             ({"chains": {"classify_image": {"cpu": None}}}, "chains.classify_image.cpu: .* a valid number"),
-            ({"chains": {"classify_image": {"skip": 0}}}, "classify_image may be given up, so skip must be its last"),
+            ({"chains": {"classify_image": {"skip": 0}}}, "classify_image is optional, so skip must be its last"),
             ({"chains": {"validate": {"skip": 0.5}}}, "chains.validate: .*no 'skip' here; choose from expectations, b"),
             (
                 {"chains": {"classify_image": {"tpu": 1}}},
@@ -164,7 +164,7 @@ class TestEnrichmentPolicy:
             ({"chains": {"bake": {"oven": 1}}}, "chains: .*no 'bake' here; choose from fetch, validate"),
             ({"chains": {"classify_image": {"cpu": 0.5}}}, "skip (0.7) comes after cpu (0.5) and is worth more"),
             ({"chains": {"classify_image": {"gpu": 0.95}}}, "gpu comes first, so its penalty must be 1, not 0.95"),
-            ({"chains": {"classify_image": {"gpu": 0, "cpu": 0, "rules": 0}}}, "is left without a rung that is called"),
+            ({"chains": {"classify_image": {"gpu": 0, "cpu": 0, "rules": 0}}}, "has no rung to call"),
             ({"breakers": {"classify_image": {"gpu": {"failures": 0}}}}, "gpu.failures: .* greater than or equal to 1"),
             ({"breakers": {"classify_image": {"gpu": {"open_for_s": 3600}}}}, "the breaker of classify_image.gpu: a b"),
             (
