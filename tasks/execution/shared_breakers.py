@@ -75,7 +75,7 @@ class _CachedState:
 
 @dataclass(slots=True)
 class _Outage:
-    """A time in which the store is unreachable: when to try it again, and the failures meanwhile with their times."""
+    """A time in which the store is unreachable: when to try it again, and the failures since, with their times."""
 
     retry_at: float
     failures: list[tuple[CallEnded, float]] = field(default_factory=list)
@@ -208,7 +208,7 @@ class SharedBreaker:
         return cached.store_time + timedelta(seconds=self._registry.timer() - cached.read_at)
 
     def _read(self) -> _CachedState:
-        """Return the cached states, read anew where they are outdated."""
+        """Return the cached states; read them again where they are outdated."""
         cached = self._cached
         if self._outage and self._registry.timer() < self._outage.retry_at:
             return self._last_known()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_CHARACTERS = 4000
-"""More than the 256 tokens that MiniLM reads. Longer texts are cut first, so that no 5 MB text is tokenized in vain."""
+"""More than the 256 tokens that MiniLM reads. Longer texts are cut first, because tokenizing 5 MB takes long."""
 
 
 class TextEmbedder:

@@ -11,7 +11,7 @@ from repli.tasks.fallback import Directives, Status, StepResult
 from repli.tasks.items import Asset, Item, ItemState, Text
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.extract_text import CHAIN, STAGE, Document, check, decoded
+from repli.tasks.stages.extract_text import CHAIN, STAGE, Document, check, decode
 from repli.tasks.storage.blobs import Blobs
 from tests.support import files
 from tests.support.in_process import open_context, run_rungs
@@ -136,14 +136,14 @@ def test_html_of_any_encoding(context: StageContext, rung: str, text: str, encod
 
 def test_one_broken_byte_is_one_broken_letter() -> None:
     """A page that says what it is written in is not guessed at for a single byte that is not."""
-    text = decoded(b'<meta charset="utf-8"><p>' + f"{GREEK} – {RUSSIAN}".encode() + b"\xff")
+    text = decode(b'<meta charset="utf-8"><p>' + f"{GREEK} – {RUSSIAN}".encode() + b"\xff")
     assert text.endswith(f"{GREEK} – {RUSSIAN}\ufffd")
 
 
 @pytest.mark.parametrize("content", [bytes(range(128, 256)), b"\xff\xfe\x00", b'<meta charset="hex">\xe9', b"\x81"])
 def test_no_bytes_are_beyond_decoding(content: bytes) -> None:
     """What is no text in any encoding becomes some text, and raises nothing."""
-    assert isinstance(decoded(content), str)
+    assert isinstance(decode(content), str)
 
 
 @pytest.mark.parametrize(

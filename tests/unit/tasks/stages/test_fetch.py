@@ -184,7 +184,7 @@ def test_one_bad_item_touches_no_other(context: StageContext, declare: Callable[
 @pytest.mark.parametrize(
     ("document", "image", "expected"),
     [
-        (7, None, "document: the manifest has a value of type int here; write text, a path or a URI as a string"),
+        (7, None, "document: the manifest declares a value of type int; write text, a path or a URI as a string"),
         (None, "gone.png", "image: there is no file gone.png; put it there or correct the manifest"),
         ("gone.html", "/dev/null", "document: there is no file gone.html.* · image: /dev/null is outside"),
         ("data:,", None, "document: the data URI is empty; add its content"),
