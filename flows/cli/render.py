@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from repli.tasks.drill.report import HEADERS, rows
@@ -46,7 +46,7 @@ _POSITION_COLOURS = {
 def run_summary(report: Report) -> RenderableType:
     """Return the report of a run of `enrich`."""
     parts: list[RenderableType] = [
-        Text(f"{report} in {report.seconds:.1f} s", style="bold"),
+        Text(f"{report} ({report.seconds:.1f} s)", style="bold"),
         "",
         tally_table(report.tally),
     ]
@@ -89,7 +89,7 @@ def queue_page(tally: QueueTally, entries: Sequence[Entry]) -> RenderableType:
     states = ", ".join(f"{count} {state}" for state, count in tally.states.items())
     if not entries:
         return Text("The retry queue is empty.")
-    table = Table("item", "priority", "quality", "state", "tries", "not before (UTC)", box=None)
+    table = Table(_item_column(), "priority", "quality", "state", "tries", "not before (UTC)", box=None)
     for entry in entries:
         quality = "" if entry.quality is None else f"{entry.quality:g}"
         state = entry.state + (f" until {entry.claimed_until:%H:%M:%S}" if entry.state == CLAIMED else "")
@@ -185,7 +185,7 @@ def quality_bars(quality: Mapping[float, int]) -> Table:
 
 def findings(title: str, items: Iterable[FlaggedItem]) -> Table:
     """Return items with the reasons for their quality."""
-    table = Table("item", "quality", "why", title=title, title_justify="left", box=None)
+    table = Table(_item_column(), "quality", "why", title=title, title_justify="left", box=None)
     for item in items:
         quality = "" if item.quality is None else f"{item.quality:g}"
         table.add_row(Text(_short(item.id, 40)), quality, Text("\n".join(_short(why, 120) for why in item.reasons)))
@@ -272,6 +272,11 @@ def item_page(view: ItemView) -> RenderableType:
         )
     head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
     return Group(head, "", table, *([""] if reasons else []), *reasons)
+
+
+def _item_column() -> Column:
+    """Return a column of item ids. A long id is folded, not cut, so that it can be copied."""
+    return Column("item", overflow="fold")
 
 
 def _short(text: str, longest: int) -> str:
