@@ -19,9 +19,9 @@ def check_out(folder: Path) -> Path:
     if listed.returncode:
         pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
     return folder
 
 
@@ -59,7 +59,7 @@ def test_what_is_deployed_from_a_clean_checkout(standing_server: dict[str, str],
     limits = {name: (one["global_concurrency_limit"] or {}).get("limit") for name, one in deployed.items()}
     assert limits == {"enrich": None, "reprocess": 1, "drill": 1}
     for name, one in deployed.items():
-        assert (one["work_pool_name"], one["entrypoint"]) == ("repli", f"flows.{name}.{name}")
+        assert (one["work_pool_name"], one["entrypoint"]) == ("repli", f"repli.flows.{name}.{name}")
         assert (one["enforce_parameter_schema"], one["pull_steps"]) == (True, [])
 
     automations = {one["name"]: one for one in ask(standing_server, "automations/filter", {})}
