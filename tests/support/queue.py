@@ -90,9 +90,9 @@ class Queue:
         """A stage is whole, and stands only because what it makes of its present input is worse; the items are stored
         at this quality all the same."""
         whole = {"status": Status.SUCCEEDED, "rung": "gpu", "penalty": Decimal(1)}
-        results.save(self.database, [end(item_id, made_from="before", **whole) for item_id in item_ids])
+        results.save(self.database, [end(item_id, input_hash="before", **whole) for item_id in item_ids])
         worse = {"status": Status.DEGRADED, "rung": "cpu", "penalty": Decimal("0.9")}
-        results.save(self.database, [end(item_id, made_from="now", retryable=True, **worse) for item_id in item_ids])
+        results.save(self.database, [end(item_id, input_hash="now", retryable=True, **worse) for item_id in item_ids])
         self.store(*item_ids, at=at, stage="embed_text", retryable=False)
 
     def enqueue_by_operator(self, *item_ids: str) -> tuple[list[str], list[str]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from repli.tasks.fallback import Breaker, Cause, Ended, Position, Verdict
-from repli.tasks.fallback.attribution import HELD_BACK
+from repli.tasks.fallback import Breaker, Position
+from repli.tasks.fallback.attribution import MAX_HELD_FAILURES
+from repli.tasks.fallback.breaker import CallEnded, Cause, Verdict
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
@@ -75,7 +76,7 @@ def test_a_primary_that_dies_at_work_is_called_a_bounded_number_of_times(
     calls = Counter(lines(log))
     print(f"{workers} workers: {dict(calls)}")
     assert calls["served"] == workers
-    assert SHARED.failures <= calls["failed"] <= SHARED.failures + (HELD_BACK + 1) * workers - 1
+    assert SHARED.failures <= calls["failed"] <= SHARED.failures + (MAX_HELD_FAILURES + 1) * workers - 1
     assert openings(database) == 1
 
 
@@ -107,7 +108,7 @@ def test_no_failure_of_any_process_is_lost(database: Database, fleet: Fleet) -> 
 def test_a_worker_that_dies_while_it_probes_does_not_wedge_the_breaker(database: Database) -> None:
     """After `kill -9` the next probe is another worker's: not before the lease is over, and one cool-down later."""
     breaker = Breaker(scope="fleet", failures=1, open_for_s=0.5, lease_s=1.0)
-    breakers.apply(database, breaker, Key(PRIMARY), Ended("before", Verdict.FAILED, "down"))
+    breakers.apply(database, breaker, Key(PRIMARY), CallEnded("before", Verdict.FAILED, "down"))
     with Fleet([{}] * 3) as fleet:
         workers = fleet.start(database, take_a_probe, [{"breaker": breaker}] * 3)
         holder, then = first(workers)
