@@ -1,1 +1,1 @@
-"""The command line: `app` parses, `run_commands` and `store_commands` act, `render` shows."""
+"""The command line: the `*app` modules parse, the `*_commands` modules act, `render` and `progress` show."""
