@@ -131,7 +131,7 @@ class _ReprocessRun:
             return "the stages that were tried stopped improving, so the other items wait"
         if probed:
             return f"the probe of {probed} items improved nothing, so the other items wait"
-        return "no better rung is available for the queued items"
+        return "no better rung is available now"
 
     def _stages_that_are(self, decision: RetryDecision) -> frozenset[str]:
         return frozenset(stage for stage, progress in self._progress.items() if progress.decision is decision)

@@ -146,7 +146,7 @@ def test_what_fell_below_the_threshold_is_queued(night: Night) -> None:
 
 def test_nothing_is_claimed_while_the_breakers_are_open(night: Night) -> None:
     """The items would be refused, so they are left where they are, and it says so."""
-    assert "nothing was claimed; no better rung is available for the queued items; 16 still queued" in night.beside_open_breakers
+    assert "nothing was claimed; no better rung is available now; 16 still queued" in night.beside_open_breakers
     assert night.queues[1] == night.queues[0]
     assert night.steps[1] == night.steps[0]
 
@@ -205,7 +205,7 @@ def test_a_second_run_finds_nothing(night: Night) -> None:
     assert (night.queues[3]["queued"], night.queues[3]["items"]) == (0, [])
     outcome = night.once_more
     assert (outcome["claimed"], outcome["mean_quality_before"], outcome["mean_quality_after"]) == (0, None, None)
-    assert outcome["ending"] == "no better rung is available for the queued items"
+    assert outcome["ending"] == "no better rung is available now"
 
 
 @pytest.mark.parametrize(

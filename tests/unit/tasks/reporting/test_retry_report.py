@@ -169,10 +169,10 @@ def test_a_run_that_claimed_nothing_says_why(database: Database) -> None:
     fill(database, {"a": "0.72", "b": "0.63"})
     run_id = begin(database)
     runs.finish(
-        database, run_id, BEGAN, [], {"calls": {}, "ending": "no better rung is available for the queued items"}
+        database, run_id, BEGAN, [], {"calls": {}, "ending": "no better rung is available now"}
     )
     report = build_report(database, run_id)
-    assert str(report) == "nothing was claimed; no better rung is available for the queued items; 2 still queued"
+    assert str(report) == "nothing was claimed; no better rung is available now; 2 still queued"
     assert report.all_upgraded
     assert (report.as_json()["claimed"], report.as_json()["mean_quality_before"]) == (0, None)
     page = markdown(report)
