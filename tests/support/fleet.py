@@ -92,7 +92,7 @@ def until_refused(
 ) -> Job:
     """One batch after the other, until the breaker of a primary that fails so often refuses; how many batches.
 
-    It is well for the first `dies_after` calls of each process.
+    It is well for the first `dies_after` calls of each process, which all come before any that fails.
     """
     draw = random.Random(seed)
     calls = itertools.count()
@@ -104,8 +104,11 @@ def until_refused(
         note(log, "failed")
         raise RuntimeError("the service is down")
 
+    chain = chain_behind(breaker, primary)
+    for _ in range(dies_after):
+        run(chain, works(items), registry)
+
     def job() -> int:
-        chain = chain_behind(breaker, primary)
         for batches in range(FAR_TOO_OFTEN):
             if is_refused(run(chain, works(items), registry)):
                 return batches + 1

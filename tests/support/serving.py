@@ -16,7 +16,7 @@ from repli.tasks.storage.database import Database
 from tests.support.command_line import command, environment
 from tests.support.prefect_api import Deployments, free_port
 
-READY = "Ctrl-C ends it"
+READY = "Ctrl-C stops it"
 ENDS_WITHIN_S = 60.0
 
 
