@@ -168,9 +168,7 @@ def test_a_run_that_claimed_nothing_says_why(database: Database) -> None:
     """It is whole, it has no mean, and the queue is as it was."""
     fill(database, {"a": "0.72", "b": "0.63"})
     run_id = begin(database)
-    runs.finish(
-        database, run_id, BEGAN, [], {"calls": {}, "ending": "no better rung is available now"}
-    )
+    runs.finish(database, run_id, BEGAN, [], {"calls": {}, "ending": "no better rung is available now"})
     report = build_report(database, run_id)
     assert str(report) == "nothing was claimed; no better rung is available now; 2 still queued"
     assert report.all_upgraded
