@@ -1,8 +1,8 @@
-"""The flow `reprocess`: repeat degraded and failed stages whose better rungs are available again, and nothing else.
+"""The flow `reprocess`: repeat degraded, failed and stale stages whose better rungs are available again.
 
-First come items that an earlier run improved but did not store, because it was killed. Then a few items of each stage
-that has a better rung are sent as a probe, and more while the probe is inconclusive. All other items follow at the
-stages where the probe upgraded one.
+First come items whose `store` result failed or is stale, for example because a run was killed before it stored them.
+Then a few items are tried at each stage where a rung better than that of their result can be called, and more while
+that decides nothing. All other items follow at the stages that upgraded an item.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class _ReprocessRun:
 
 
 def _last_state(report: RetryReport, problems: Sequence[str]) -> State[dict[str, Any]]:
-    """Publish the run's report, and return the flow's last state with the summary as its data."""
+    """Publish the run's report, and return the flow's last state; unless it failed, the report is its data."""
     create_markdown_artifact(markdown(report), key="reprocess-report", description=str(report))
     for problem in problems:
         get_run_logger().error(problem)

@@ -110,7 +110,8 @@ class BatchDispatcher:
         """Take every batch through every stage.
 
         Returns:
-            A line for each batch that failed. A worker's death is not among them: its batches ran again.
+            A line for each batch that failed. A worker's death is not among them: its batches run again, and an item
+            that kills workers is handed to `mark_poison_item`.
 
         Raises:
             RepliError: The cluster has no worker, or was lost.
@@ -236,9 +237,13 @@ class BatchDispatcher:
 
 
 def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:
-    """Return a task's report, or the error that it ended with. Wait at most a few seconds, then return None.
+    """Return a task's report, or the error that it ended with; None if neither comes within `POLL_EVERY_S`.
 
-    A finished task may have no result yet: the result died with its worker, and the task has to run again.
+    Once the task has ended, its report is waited for up to `RESULT_LIMIT_S`. A finished task may have no result: it
+    died with its worker, and the task has to run again.
+
+    Raises:
+        KilledWorker: The worker died at the task.
     """
     try:
         with suppress(CancelledError):  # the result says so

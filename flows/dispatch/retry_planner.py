@@ -13,8 +13,8 @@ from repli.tasks.storage.retry.claims import RetryTarget
 PROBE_ITEMS = 4
 """Items per stage in a probe: enough to tell one bad item from a rung that is still unavailable."""
 MAX_ITEMS_WITHOUT_IMPROVEMENT = 500
-"""Items without an upgrade after which a stage is given up, even where each item seems to be at fault: a server that is
-down looks like that, and costs each item a time-out."""
+"""Stop a stage after this many items without an upgrade, even if each looks bad: a dead server makes every item time
+out."""
 
 
 class RetryDecision(StrEnum):
@@ -31,8 +31,8 @@ class StageProgress:
 
     Args:
         has_upgraded: An item was upgraded.
-        failed_by_rung: Sound items that the better rungs failed.
-        unimproved: Items that were at fault themselves, or that no rung was called for.
+        failed_by_rung: Sound items that no better rung could serve.
+        unimproved: The other items without an upgrade: bad themselves, or no rung was called for them.
     """
 
     has_upgraded: bool = False
@@ -53,7 +53,7 @@ class StageProgress:
 
     @property
     def decision(self) -> RetryDecision:
-        """Return whether to send more items: only a stage that upgrades items, and still does, gets all of them."""
+        """Return STOP after too many failures, CONTINUE after an upgrade, else PROBING."""
         if self.failed_by_rung >= PROBE_ITEMS or self.unimproved >= MAX_ITEMS_WITHOUT_IMPROVEMENT:
             return RetryDecision.STOP
         return RetryDecision.CONTINUE if self.has_upgraded else RetryDecision.PROBING
@@ -62,7 +62,9 @@ class StageProgress:
 def retry_targets(
     chain: AnyChain, declared: Sequence[str], callable_now: Collection[str], rules: Rules
 ) -> list[RetryTarget]:
-    """Return the results of a stage that a rung may improve now.
+    """Return the search conditions for the results of a stage that a rung may improve now.
+
+    Stale results are among them where the best rung can be called.
 
     Args:
         declared: Names of all rungs of the stage, best first, including those that the policy leaves out.

@@ -40,7 +40,7 @@ _NO_SERVICES = (
 class PrivateServer:
     """A Prefect server on loopback, with its state under the home.
 
-    Starting and waiting are separate, so that the Dask cluster starts in between.
+    Making one starts the server; `wait` returns once it answers. Start the Dask cluster in between.
 
     Args:
         port: The port of a server with all its services, for `repli serve`. None for a server of one run, on a free
@@ -80,10 +80,10 @@ class PrivateServer:
             )
 
     def wait(self) -> None:
-        """Wait until the server answers, and mark the runs as crashed that ended with an earlier server.
+        """Wait until the server answers, and mark as crashed the runs that an earlier server left unfinished.
 
         Raises:
-            RepliError: It does not answer in time.
+            RepliError: It does not answer in time, or it ended.
         """
         deadline = time.monotonic() + SERVER_START_LIMIT_S
         while time.monotonic() < deadline and self.is_alive():
@@ -93,7 +93,9 @@ class PrivateServer:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RepliError(f"the private Prefect server did not start; see {self.log}, or set PREFECT_API_URL to another")
+        raise RepliError(
+            f"the private Prefect server did not start; see {self.log}, or set PREFECT_API_URL to a running server"
+        )
 
     def leave(self) -> None:
         """Close the server's standard input, which ends it."""
@@ -105,7 +107,7 @@ class PrivateServer:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Send the queued events and logs, then stop the server.
+        """Send the queued events and logs, for at most `DRAIN_LIMIT_S` each, then stop the server.
 
         A queue that is not empty when the server is gone delays the end of the interpreter by a minute.
         """
@@ -139,7 +141,7 @@ def _one_certificate(home: Path) -> Path:
 
 
 def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
-    """Return a locked folder for a server's state, and its lock.
+    """Return the lock of a folder for a server's state, and the folder.
 
     Args:
         only_first: Accept only the folder `prefect`, which keeps schedules and history.

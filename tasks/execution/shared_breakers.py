@@ -1,8 +1,8 @@
 """Circuit breakers as one process sees them: shared through the store, or local while the store is unreachable.
 
 A healthy rung costs no write and at most one small read a second: the state is cached for `CACHE_TTL_S` and aged by
-this process's own clock. While a rung has failures in its window, the state is read before each call, so that no call
-relies on an outdated state. A refusal may be one second old.
+this process's own clock. Once the cache shows a failure in the rung's window, the state is read before each call. Until
+then a decision may rest on a state up to one second old; while the store is unreachable, on an older one.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class BreakerRegistry:
         self._notes: list[str] = []
 
     def of(self, name: str, breaker: Breaker) -> SharedBreaker:
-        """Return the breaker of the rung `name`, which is written `STAGE.RUNG`; always the same object for one rung."""
+        """Return the breaker of the rung `name`, written `STAGE.RUNG`; the same object for equal arguments."""
         with self._lock:
             return self._breakers.setdefault((name, breaker), SharedBreaker(self, name, breaker))
 
@@ -191,7 +191,7 @@ class SharedBreaker:
                 self._apply_event(CallEnded(permit.token, verdict, why))
 
     def forgive(self, permits: Iterable[Permit]) -> None:
-        """Remove the failures of these calls: an item caused them, not the rung."""
+        """Remove the failures that these calls recorded: an item was to blame, not the rung."""
         tokens = frozenset(permit.token for permit in permits)
         with self._lock:
             if self._outage:

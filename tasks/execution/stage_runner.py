@@ -46,8 +46,8 @@ class RunOptions:
 
     Args:
         run_id: the run that results are saved under.
-        refresh: whether to recompute results of earlier runs.
-        upgrade: which results to retry; None to run the stages that have none.
+        refresh: whether to recompute results of earlier runs, but for failed ones that cannot be retried.
+        upgrade: which results to improve; None to compute missing results only.
         directives: rungs to force and faults to inject.
     """
 
@@ -70,11 +70,11 @@ class StageReport:
         items: how many items the stage had work on.
         statuses: how many items have each status.
         rungs: how many items each rung served.
-        mean_penalty: the mean of the penalties in (0, 1]; None where no result has one.
+        mean_penalty: the mean of the penalties, factors in (0, 1] of which 1 is best; None where no result has one.
         notes: lines for the run's report.
         tried: of an upgrade, the items for which a rung was called.
         upgraded: of these, the items with a better result than before, or with a current one in place of a stale one.
-        failed_by_rung: of these, the sound items that no rung served.
+        failed_by_rung: of an upgrade, the items that are sound themselves and that no called rung served.
     """
 
     stage: str
@@ -111,9 +111,9 @@ def run_stage(
 ) -> StageReport:
     """Run the stage `name` on the items that need it, and save the results before returning.
 
-    Idempotent: an item that has its result is not processed again, so a run that was interrupted, or a task that is
-    computed twice, resumes at the first item without a result. Items that have failed, whose earlier stages are not
-    done, or that another run has claimed are skipped.
+    An item that has its result is not processed again, so a run that was interrupted, or a task that is computed
+    twice, resumes at the first batch without results. Skipped are items that failed for good, whose earlier stages are
+    not done, or that another run has claimed.
 
     Raises:
         StoreError: the results could not be read or saved; none were saved.
@@ -154,7 +154,8 @@ def _find_work(
 ) -> list[_ItemWork]:
     """Return the work of the stage `name` on the items that need it and that this run may work on."""
     states = results.load(database, item_ids)
-    # Read the claims last: a result written by another run was written while that run held the claim.
+    # Read the claims after the results. In the other order, another run could claim an item, save a result and release
+    # the item in between, and this run would work from the results before.
     holders = claims.holders(database, item_ids)
     works = [
         _work_on(state, pipeline, name, options) for state in states if options.may_work_on(holders.get(state.item.id))
@@ -256,9 +257,9 @@ def _is_better(result: StepResult, previous: StepResult) -> bool:
 
 
 def _is_stale_result(result: StepResult) -> bool:
-    """Return whether the result was computed from an input that has since changed.
+    """Return whether the result is marked stale: computed from an input that has since changed.
 
-    A stale result is both `succeeded` and `retryable`. That of `store` is stale where another stage has a newer result.
+    The mark is `succeeded` and `retryable` together. A `store` result is stale if another stage's result is newer.
     """
     return result.status is Status.SUCCEEDED and result.retryable
 

@@ -1,15 +1,16 @@
 """Attribution of the failed calls of one batch to the rung or to an item, for the rung's breaker.
 
-An exception of a whole call does not tell which of them caused it. The calls that follow do: a bad item breaks its
-batch and one of its halves, and the other half is served; a rung that is down serves no item. So
+When a whole call raises, the cause may be the rung or one item. Later calls of the batch show which: a bad item breaks
+its batch and one of its halves, and the other half is served; a rung that is down serves no item. So
 
-* a failed call is recorded at once, and forgiven if a later call of the same batch is served;
+* by default, a failed call is recorded at once, and forgiven if a later call of the same batch does not fail;
 * if the rung's last call was served and its breaker has no failure in its window, the first failed calls in a row are
   held until the next call: otherwise workers that each have one bad item in their batch would open the breaker
   together. Calls that are still held at the end of the batch are recorded, unless a call of the batch was served: then
   their items caused the failures;
 * running out of memory with several items is no failure: splitting may help;
-* probes, unavailable rungs and calls of one item are recorded at once: no other item's call can tell the cause.
+* probes, unavailable rungs and rungs that are called item by item are recorded at once: no other call can tell the
+  cause.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from repli.tasks.fallback.outcome import Outcome
 from repli.tasks.fallback.result import StepError
 
 MAX_HELD_FAILURES = 2
-"""Failed calls in a row that one bad item explains: its batch's, and one half's."""
+"""Failed calls in a row that are held: one bad item fails its batch and one half."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ lists every move and its cause; the README's diagram is generated from it.
 While **closed**, calls go through, and N failures within a window open the breaker. While **open**, calls are refused
 until the cool-down ends. Then the breaker is **half-open**: one caller at a time holds the lease of a probe, and all
 other calls are refused. A served probe closes the breaker. A failed probe opens it for twice as long, up to a limit.
-An inconclusive probe (a bad item, a cancelled call) gives its lease back. A probe that is not reported before its lease
-ends opens the breaker for as long again. An operator **forces** a breaker open or closed; only an operator resets it.
+An inconclusive probe (a bad item, a cancelled call) gives its lease back. If a probe is not reported by the end of its
+lease, the next request reopens the breaker for the same cool-down, counted from that end. An operator **forces** a
+breaker open or closed; only an operator resets it.
 
-Sources: Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are given back, forced
-states) and interlock-cb (one leased probe for all workers).
+The design borrows from Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are
+given back, forced states) and interlock-cb (one leased probe for all workers).
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ class Breaker:
     """Settings of a rung's breaker: ``Rung("gpu", on_gpu, breaker=Breaker(scope="host"), ...)``.
 
     Args:
-        scope: `fleet` for a service that all workers share, `host` for a device: each host then has its own breaker.
-        failures: Failures within `within_s` that open the breaker.
+        scope: `fleet` for a service that all workers share, `host` for a device: each host, and
+            each set of devices that a process of it sees, then has its own breaker.
+        failures: The breaker opens after this many failures within `within_s`.
         within_s: Length of the sliding window, in seconds.
         open_for_s: First cool-down, in seconds. It doubles with each failed probe.
         open_for_at_most_s: Longest cool-down, in seconds.
@@ -152,7 +154,7 @@ class BreakerState:
     Args:
         failures: Failures in the window, oldest first.
         opened_at: Time of the last move from closed to open, or to forced open.
-        probe_at: End of the cool-down; set while open.
+        probe_at: End of the cool-down; None means that a probe is due now.
         failed_probes: Number of probes that failed since the breaker opened.
         lease: The probe in flight; set only while half-open.
         cause: Cause of the last move.
@@ -180,9 +182,9 @@ class BreakerState:
         return is_cooling_down or self.position is Position.FORCED_OPEN
 
     def refuses(self, now: datetime) -> bool:
-        """Return whether a call would be refused.
+        """Return whether a call is refused without asking.
 
-        False if a probe is due or was lost: a caller must then request it.
+        False if a probe is due or was lost: only a request for a permit tells then.
         """
         return self.is_held_open(now) or (self.lease is not None and now < self.lease.until)
 
@@ -232,7 +234,10 @@ Override = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
 
 @dataclass(frozen=True, slots=True)
 class Overridden:
-    """An operator overrode the breaker: `FORCED_OPEN`, `FORCED_CLOSED`, or `RESET` to remove the override."""
+    """An operator overrode the breaker: `FORCED_OPEN`, `FORCED_CLOSED` or `RESET`.
+
+    `RESET` closes the breaker, and forgets its failures and any override.
+    """
 
     cause: Override
 

@@ -100,9 +100,9 @@ def run_chain(
     Each result is terminal, with one exception: if an input has `improve_on` and no better rung served, its result is
     `pending`, with the trail of the attempts.
 
-    No rung is called for an item that has its result. No result depends on an item's batch, with two exceptions: if
-    more items break a whole call than isolation has a budget for, or one item hangs a rung that is not `one_by_one`,
-    other items of the call go to the next rung too.
+    No rung is called for an item that a better rung has served. A result depends on the other items of the batch only
+    where they end the rung's calls: more of them break a whole call than isolation has a budget for, one hangs a rung
+    that is not `one_by_one`, a call finds the rung unavailable, or failures open its breaker.
 
     Args:
         context: Passed to each rung.
@@ -151,7 +151,7 @@ class _Progress:
             raise ValueError(f"item {twice} is in the batch twice; pass each item once")
 
     def candidates(self, position: int) -> list[ChainInput[Any]]:
-        """Return the items without a result whose result the rung at `position` would improve."""
+        """Return the items not served in this run whose saved result, if any, is worse than this rung's."""
         return [
             item for item in self._inputs if item.item_id not in self.served and position < self._stop_position(item)
         ]
@@ -304,9 +304,9 @@ def _step_result(
 
 
 def _reason(attempts: Sequence[Attempt]) -> StepError | None:
-    """Return the error of the best rung that was called, else the first error.
+    """Return the error of the best rung whose call failed, else the first error.
 
-    A missing device or an open breaker says nothing about the item, so the error of a call comes first.
+    A missing device or an open breaker says nothing about the item, so the error of a failed call comes first.
     """
     called = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
     return next(iter(called or [attempt.error for attempt in attempts if attempt.error]), None)

@@ -37,12 +37,12 @@ I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
 
 GROW_AFTER = 4
-"""Served calls at the working size after which it doubles."""
+"""Calls at the working size that must return before it doubles."""
 GIVE_UP_AFTER = 9
-"""Failed calls, with none that returned, after which a rung counts as broken. Four poison items, one in each quarter,
-fail the batch, both halves, the quarters and one eighth before a call can return: 1 + 2 + 4 + 1."""
+"""Failed calls, with none that returned, after which a rung counts as broken. With four bad items, one in each quarter,
+up to eight calls fail before one returns: the batch, both halves, the quarters and one eighth, 1 + 2 + 4 + 1."""
 FAILURES_PER_HALVING = 4
-"""Failed calls that isolation may cost, once a call has returned, per halving from the batch to one item. A poison item
+"""Failed calls that isolation may cost, once a call has returned, per halving from the batch to one item. A bad item
 costs one per halving, so four of them are found wherever they are in the batch."""
 
 
@@ -65,12 +65,12 @@ class WorkingSizes:
         return min(items, self._sizes.get(rung, items))
 
     def record_out_of_memory(self, rung: str, items: int) -> None:
-        """Halve the rung's working size after a call with `items` items ran out of memory."""
+        """Set the rung's working size to half of `items`, the size of a call that ran out of memory."""
         self._served[rung] = 0  # first: a thread that sees the size reads this count
         self._sizes[rung] = max(1, items // 2)
 
     def record_fit(self, rung: str, items: int) -> None:
-        """Count a served call with `items` items. After `GROW_AFTER` calls at the working size, the size doubles."""
+        """Count a call with `items` items that returned; double the working size after `GROW_AFTER` calls at it."""
         if items < self._sizes.get(rung, items + 1):
             return
         self._served[rung] += 1
@@ -100,7 +100,7 @@ class RungResult(Generic[V]):
     Args:
         outcomes: One outcome per item.
         seconds: Each item's share of the time of the calls that carried it.
-        unavailable: Items without a call because the device, model or service is not here.
+        unavailable: Items that were not served because the device, model or service is not here.
         refused: Items without a call because the rung's breaker refused it.
 
     Example:
@@ -230,9 +230,9 @@ def call_rung(
     breaker: BreakerClient = NoBreaker(),
     accept: Callable[[Outcome[V]], Outcome[V]] = lambda outcome: outcome,
 ) -> RungResult[V]:
-    """Return one outcome per input, whatever `call` returns or raises.
+    """Return one outcome per input, whatever `call` raises.
 
-    Only `Exception` is caught, and only around `call`: an error of the engine itself must not look like a fallback.
+    Only `Exception` is caught, and only around `call`: an error in this module must not look like a fallback.
 
     Args:
         name: The rung, as `stage.rung`.

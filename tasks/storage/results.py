@@ -1,4 +1,4 @@
-"""Step results in the store: one bulk read and one bulk write per stage and batch."""
+"""Step results in the store: one read and one write transaction per stage and batch."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def load_with(connection: sa.Connection, item_ids: Sequence[str]) -> list[ItemSt
 
 
 def save(database: Database, results: Sequence[StepResult], *, discard: Iterable[StepResult] = ()) -> None:
-    """Save the `results` in one transaction; none replaces a better one. Idempotent.
+    """Save the `results` in one transaction; none replaces a better one, unless that is discarded.
 
     Items with a failed result are marked failed and queued, in the same transaction. The `store` result of an item
-    that was stored before is marked retryable: after a crash, the next run sees that the item must be stored again. A
+    that was stored before is marked stale, so that the item is stored again, also after a crash. A
     succeeded result is marked stale where a new input gave only a worse result, which does not replace it.
 
     Args:
@@ -89,8 +89,8 @@ def mark_stored(
         retry_below: the quality below which items are queued.
 
     Returns:
-        Each item's quality, or the error that `merge` raised. Such an item stays as it is, except that an earlier
-        `store` result is deleted, so that the failed one can be saved in its place.
+        Each item's quality, or the error that `merge` raised. Of such an item only the `store` result is deleted, so
+        that the caller can save the failure.
     """
     documents.create_vector_indexes(database, item_ids)
     merged: dict[str, Decimal | RungError] = {}
@@ -145,7 +145,7 @@ def _mark_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def _mark_store_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Mark the `store` result stale of items that were stored before and got a new result from one of these `rows`."""
+    """For stored items that got a new result from one of these `rows`, mark the `store` result stale."""
     new = step_results.alias()
     is_saved = sa.exists().where(
         new.c.item_id == step_results.c.item_id,
@@ -157,7 +157,7 @@ def _mark_store_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any
 
 
 def _lock(connection: sa.Connection, item_ids: Sequence[str]) -> None:
-    """Lock these items until the transaction ends: other transactions that write their results or mark them wait.
+    """Lock these items until the transaction ends. Other transactions that write or mark them wait for it.
 
     All transactions lock in the order of the ids, so that none deadlock.
     """

@@ -1,6 +1,6 @@
 """Claims on queued items: leases that expire unless they are renewed.
 
-A run claims an item of the queue before it works on it, so that no two runs process one item. The claims of a killed
+A run claims a queued item before it works on it, so that no two runs process one queued item. The claims of a killed
 process expire. All times are the database's.
 """
 
@@ -34,7 +34,7 @@ class RetryTarget:
     """Results of one stage that a better rung may improve now.
 
     Args:
-        rungs: the rungs whose results to improve; None stands for a stage that failed.
+        rungs: the rungs whose results to improve; None among them includes failed results.
         excluded_by: pairs of an earlier stage and its rungs. An item that one of these rungs served is excluded: the
             better rung is incompatible with it.
         include_stale: whether to include succeeded results that are stale: computed from an input that has changed
@@ -61,13 +61,13 @@ def claim(database: Database, holder: str, targets: Sequence[RetryTarget], limit
     has_target = sa.exists().where(
         step_results.c.item_id == retry_queue.c.item_id, step_results.c.retryable, sa.or_(*conditions)
     )
-    with database.read() as connection:  # a search that finds nothing is the slowest, and here it holds no write lock
+    with database.read() as connection:  # an empty search is the slowest: hold no write lock for it
         if not connection.execute(_claimable(has_target, database_time(connection)).limit(1)).first():
             return []
     with database.write() as connection:
         now = database_time(connection)
         query = _claimable(has_target, now).limit(limit)
-        rows = connection.execute(query.with_for_update(skip_locked=True)).all()  # SQLite's writers queue anyway
+        rows = connection.execute(query.with_for_update(skip_locked=True)).all()  # SQLite has one writer at a time
         _set_holder(connection, [row.item_id for row in rows], holder, now, lease_s)
     return [Claim(item_id=row.item_id, quality=row.quality) for row in rows]
 
