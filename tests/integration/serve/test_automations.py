@@ -70,7 +70,7 @@ def test_who_is_to_be_told_hears_of_what_failed(served: Serving, tmp_path: Path)
     told = {one["subject"]: one["body"] for one in posted}
     assert told.keys() == {"enrich failed", "drill failed"}
     assert "nowhere.jsonl" in told["enrich failed"]
-    assert "nothing" in told["drill failed"]
+    assert "no items to drill on" in told["drill failed"]
 
 
 def test_reprocess_runs_once_at_a_time(served: Serving) -> None:
