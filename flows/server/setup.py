@@ -44,6 +44,7 @@ async def set_up(nightly: str | None) -> None:
             await _register_blocks(client)
             await _create_work_pool(client)
             await _deploy(client)
+            await _move_source_to_deployment(client)
             await _create_automations(client)
             await Variable.aset(REGISTERED_VERSION, version, overwrite=True)
         if nightly:
@@ -108,6 +109,15 @@ async def _deploy(client: PrefectClient) -> None:
         if before := kept.get(f"{deployment}/{slug}"):
             await client.update_deployment_schedule(deployment_id, schedule.id, **before)
     await Variable.aunset(SCHEDULES)
+
+
+async def _move_source_to_deployment(client: PrefectClient) -> None:
+    """Give the deployment `enrich` the source that versions before kept in its schedule, where Prefect may drop it."""
+    nightly = (await _schedules(client)).get(("enrich", "nightly"))
+    if nightly and (source := nightly[1].parameters.get("source")):
+        deployment = await client.read_deployment(nightly[0])
+        parameters = {"source": source, **deployment.parameters}
+        await client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
 
 
 async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tuple[UUID, DeploymentSchedule]]:

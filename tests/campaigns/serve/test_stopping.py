@@ -122,12 +122,15 @@ def test_killed_or_interrupted_it_leaves_nothing_behind(served: Serving, nightly
     status, _, alive = served.end(signal.SIGKILL)
     assert (status, alive) == (-signal.SIGKILL, [])
     with closing(sqlite3.connect(served.home / "prefect" / "prefect.db")) as database:  # as versions before 0.2 had it
-        database.execute("UPDATE deployment SET entrypoint = 'flows.' || name || '.' || name")
+        database.execute("UPDATE deployment SET entrypoint = 'flows.' || name || '.' || name, parameters = '{}'")
+        source = json.dumps({"source": str(nightly)})
+        database.execute("UPDATE deployment_schedule SET parameters = ? WHERE slug = 'nightly'", (source,))
         database.commit()
 
     with Serving(served.home, **served.variables) as again:
         assert again.ask("variables/name/repli_declared")["value"]
         assert again.deployment("enrich")["entrypoint"] == "repli.flows.enrich.enrich"
+        assert again.deployment("enrich")["parameters"] == {"source": str(nightly)}
         assert f"nightly: from {nightly}, at" in again.page
         assert [one["active"] for one in again.deployment("enrich")["schedules"]] == [True]
         assert [one["active"] for one in again.deployment("reprocess")["schedules"]] == [False]
