@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
+from repli.flows.server.ports import LOOPBACK
 from repli.tasks.fallback import UsageError
 
 COMPOSE_FILE = Path(__file__).with_name("compose.yaml")
-LOOPBACK = "127.0.0.1"
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<rest>(?:[^{}]|\$\{[^{}]*\})*))?\}")
 _OWN_PORT = "DASK_WORKER_HTTP_PORT"

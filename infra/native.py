@@ -8,22 +8,21 @@ each answers and prints the variables to export. The variables that compose.yaml
 from __future__ import annotations
 
 import argparse
-import errno
 import fcntl
 import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from infra.compose_file import LOOPBACK, Part, parts, ports
+from infra.compose_file import Part, parts, ports
 from infra.postgres import OwnPostgres, prefect_url, prepare
 from infra.processes import Processes
 from repli.flows.server.dask_cluster import visible_devices
+from repli.flows.server.ports import check_port_is_free, find_free_port
 from repli.tasks.fallback import RepliError, UsageError
 
 POSTGRES = "postgres"
@@ -53,11 +52,11 @@ def _run(folder: Path, options: argparse.Namespace) -> None:
     variables = _variables(options)
     for variable, port in ports(variables).items():
         if not (options.database and variable == "POSTGRES_PORT"):
-            _check_free(variable, port)
+            check_port_is_free(port, f"set {variable} to another")
     own = None if options.database else OwnPostgres(folder / POSTGRES, "repli", variables.get("POSTGRES_PASSWORD"))
     if own:
         variables["POSTGRES_PASSWORD"] = own.password
-    found = parts(variables, folder, _free_port, profiles={"gpu"} if options.gpu else ())
+    found = parts(variables, folder, find_free_port, profiles={"gpu"} if options.gpu else ())
     environment = next(part.environment for part in found if part.service == "prefect-worker")
     Path(environment["REPLI_HOME"]).mkdir(exist_ok=True)
     processes = Processes(folder / "logs", _say)
@@ -138,23 +137,6 @@ def _locked(folder: Path) -> Iterator[Path]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield folder
-
-
-def _check_free(name: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise RepliError(f"port {port} {reason}; set {name} to another") from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _say(line: str) -> None:

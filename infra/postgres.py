@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import sqlalchemy as sa
 
-from infra.compose_file import LOOPBACK, Part
+from infra.compose_file import Part
+from repli.flows.server.ports import LOOPBACK
 from repli.tasks.fallback import RepliError, StoreError, UsageError
 
 INIT = Path(__file__).with_name("init.sql")

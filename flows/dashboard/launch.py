@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from repli.flows.server.environment import store_variables
+from repli.flows.server.ports import LOOPBACK, check_port_is_free
 from repli.tasks.fallback import RepliError
 from repli.tasks.settings import Settings
-
-LOOPBACK = "127.0.0.1"
 
 
 def dashboard(settings: Settings, port: int) -> NoReturn:
@@ -29,13 +26,7 @@ def dashboard(settings: Settings, port: int) -> NoReturn:
     except ModuleNotFoundError:
         raise RepliError("the dashboard needs Streamlit; install it with `pip install 'repli[dashboard]'`") from None
     open_read_only(settings.database_url).engine.dispose()
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise RepliError(f"port {port} {reason}; choose another with --port") from None
+    check_port_is_free(port, "choose another with --port")
     options = {
         "server.address": LOOPBACK,
         "server.port": port,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from repli.flows.server.interrupted_runs import mark_crashed
+from repli.flows.server.ports import find_free_port
 from repli.tasks.fallback import RepliError, StoreError
 from repli.tasks.settings import Settings
 
@@ -54,7 +54,7 @@ class PrivateServer:
     def __init__(self, settings: Settings, port: int | None = None) -> None:
         self._lock, home = _free_folder(settings.home, only_first=port is not None)
         services = {} if port else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
-        port = port or _free_port()
+        port = port or find_free_port()
         self.home = home
         self.api_url = f"http://127.0.0.1:{port}/api"
         self.environment = {
@@ -168,10 +168,3 @@ def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
     except OSError as error:
         raise StoreError(f"the home {home} cannot be written ({error.strerror}); set REPLI_HOME to another") from None
     raise AssertionError("unreachable: `count` has no end")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

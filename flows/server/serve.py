@@ -6,11 +6,9 @@ them; see `repli.flows.server.discovery`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.discovery import ServerInfo, serving
 from repli.flows.server.environment import QUIET, environment, store_variables
 from repli.flows.server.interrupted_runs import skip_missed
+from repli.flows.server.ports import check_port_is_free
 from repli.flows.server.private_server import PrivateServer
 from repli.flows.server.server_errors import ServerErrors
 from repli.tasks.fallback import RepliError, UsageError
@@ -60,7 +59,7 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
     with _interrupts_raised():
         try:
             with serving(settings.home) as publish:
-                _check_port_is_free(port)
+                check_port_is_free(port, "choose another with --port")
                 Database(settings.database_url).migrate()
                 _serve(settings, port, nightly, publish, tell)
         except KeyboardInterrupt:
@@ -118,16 +117,6 @@ def _variables(settings: Settings) -> Mapping[str, str]:
         "REPLI_DATABASE_URL": url.render_as_string(hide_password=False),
         "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S),
     }
-
-
-def _check_port_is_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise RepliError(f"port {port} {reason}; choose another with --port") from None
 
 
 def _set_up(home: Path, nightly: Path | None) -> None:
