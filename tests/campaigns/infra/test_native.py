@@ -78,7 +78,7 @@ def test_schedules_fire(standing_form: Standing, tmp_path: Path) -> None:
         assert "<title>Prefect" in answer.read().decode()
 
 
-@pytest.mark.server_errors("workers died while trying to run it")
+@pytest.mark.server_errors("workers died while trying to run it", "CommClosedError", "Worker process died")
 def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing, tmp_path: Path) -> None:
     """Through the work pool: classification runs on the worker tagged `GPU`, everything else on the others; that worker
     is killed with its nanny, and the run completes on the others."""
@@ -206,6 +206,7 @@ def test_a_second_start_is_refused(standing_form: Standing) -> None:
     assert f"runs in {native.folder} already (process {native.process.pid})" in line
 
 
+@pytest.mark.server_errors("")  # the others lose it while they are stopped
 def test_a_part_that_dies_ends_the_rest(standing_form: Standing) -> None:
     """Where the scheduler is killed, everything ends, and one line says which part it was and where its log is."""
     native, _ = standing_form

@@ -66,7 +66,7 @@ def test_a_place_is_free_again_after_a_hard_stop(tmp_path: Path) -> None:
     home = tmp_path / "home"
     manifest = write_manifest(tmp_path / "items", 48)
     with Serving(home, REPLI_RETRY_BELOW="1") as serving:
-        assert serving.repli("run", manifest, "--fault", "classify_image.gpu=oom").returncode == 0
+        assert serving.repli("run", manifest, "--force", "classify_image=cpu").returncode == 0
         cut_off = serving.start("reprocess", batch_size=1)
         until(lambda: serving.flow_run(cut_off)["state_type"] == "RUNNING")
         missed = [run["id"] for run in until(lambda: serving.scheduled("reprocess"))]
