@@ -75,7 +75,8 @@ def test_a_place_is_free_again_after_a_hard_stop(tmp_path: Path) -> None:
     with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
         database.execute(
             "UPDATE flow_run SET expected_start_time = ?, next_scheduled_start_time = ? "
-            "WHERE state_type = 'SCHEDULED' AND auto_scheduled",
+            "WHERE state_type = 'SCHEDULED' AND auto_scheduled "
+            "AND deployment_id = (SELECT id FROM deployment WHERE name = 'reprocess')",
             (an_hour_ago, an_hour_ago),
         )
         database.commit()
