@@ -6,10 +6,10 @@ private server ends with it. So a run that is *Running* when the server starts w
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+from repli.flows.server.prefect_api import ask
 
 UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
 CUT_OFF = "its process and its Prefect server ended while it ran; start it again, it continues from here"
@@ -44,7 +44,7 @@ def skip_missed(api_url: str) -> None:
 def _flow_runs(api_url: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while True:
-        page = _ask(api_url, "flow_runs/filter", {**wanted, "limit": PAGE, "offset": len(found)})
+        page = ask(api_url, "flow_runs/filter", {**wanted, "limit": PAGE, "offset": len(found)})
         found += page
         if len(page) < PAGE:
             return found
@@ -52,13 +52,4 @@ def _flow_runs(api_url: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _set_state(api_url: str, run_id: str, state_type: str, name: str, message: str) -> None:
     state = {"type": state_type, "name": name, "message": message}
-    _ask(api_url, f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
-
-
-def _ask(api_url: str, path: str, body: Mapping[str, Any]) -> Any:
-    """Return the API's answer to a POST request."""
-    request = urllib.request.Request(  # noqa: S310  http on loopback
-        f"{api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  http on loopback
-        return json.load(answer)
+    ask(api_url, f"flow_runs/{run_id}/set_state", {"state": state, "force": True})

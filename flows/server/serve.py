@@ -6,19 +6,17 @@ them; see `repli.flows.server.discovery`.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
@@ -26,6 +24,7 @@ from repli.flows.server.discovery import ServerInfo, serving
 from repli.flows.server.environment import QUIET, environment, store_variables
 from repli.flows.server.interrupted_runs import skip_missed
 from repli.flows.server.ports import check_port_is_free
+from repli.flows.server.prefect_api import ask
 from repli.flows.server.private_server import PrivateServer
 from repli.flows.server.server_errors import ServerErrors
 from repli.tasks.fallback import RepliError, UsageError
@@ -166,23 +165,17 @@ def _wait_for_work(server: PrivateServer, worker: subprocess.Popen[bytes]) -> No
     while time.monotonic() < deadline:
         _check_alive(server, worker)
         with suppress(OSError):
-            polled = _get(server, f"work_pools/{WORK_POOL}/queues/default")["last_polled"]
+            polled = ask(server.api_url, f"work_pools/{WORK_POOL}/queues/default")["last_polled"]
             if polled and datetime.fromisoformat(polled) >= started_at:
                 return
         time.sleep(WATCH_EVERY_S)
     raise RepliError(f"the worker did not poll for work; see {server.home / 'worker.log'}, and start this again")
 
 
-def _get(server: PrivateServer, path: str) -> Any:
-    """Return the API's answer to a GET request. Raises OSError where there is none."""
-    with urllib.request.urlopen(f"{server.api_url}/{path}", timeout=30) as answer:  # noqa: S310  http on loopback
-        return json.load(answer)
-
-
 def _nightly_schedule(server: PrivateServer) -> str:
     """Return the nightly schedule in words. This `--nightly`, an earlier one, or the UI may have set it."""
     try:
-        deployment = _get(server, "deployments/name/enrich/enrich")
+        deployment = ask(server.api_url, "deployments/name/enrich/enrich")
     except OSError:
         return "off; the deployment `enrich` was deleted"
     for schedule in deployment["schedules"]:
