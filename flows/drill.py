@@ -29,6 +29,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE
 from repli.tasks.storage import drills
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
@@ -44,7 +45,7 @@ def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
     """
     settings = configured_settings()
     pipeline = PIPELINE.with_policy(settings.policy)
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, patience_s=PATIENCE_S)
     database.migrate()
     started_at = datetime.now(UTC)
     item_ids = stratified(database, sample)

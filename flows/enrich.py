@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -25,21 +26,23 @@ from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
+from repli.tasks.fallback import Status, StoreError
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.reporting import events
 from repli.tasks.reporting.run_report import Report, build_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
-from repli.tasks.storage import catalogue, counts, runs
+from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.locks import try_exclusive_lock
-from repli.tasks.storage.retry import claims
+from repli.tasks.storage.outages import PATIENCE_S
+from repli.tasks.storage.runs import Progress
 
 NO_SOURCE = (
     "no source is set; give the deployment `enrich` the parameter `source`, or start `repli serve --nightly SOURCE`"
 )
-PROGRESS_EVERY_S = 5.0
-"""Seconds between two updates of the progress artifact: counting a large run takes a while."""
+PROGRESS_EVERY_S = 2.0
+"""Seconds between two updates of the progress artifact and of the run's progress in the store."""
 
 
 @flow(name="enrich", flow_run_name="enrich {source}", task_runner=task_runner(), persist_result=False)
@@ -68,7 +71,7 @@ def enrich(
         directives=directives_of(force, faults),
         policy=settings.policy,
     )
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, patience_s=PATIENCE_S)
     database.migrate()
     with try_exclusive_lock(database, f"enrich {Path(source).resolve()}") as is_alone:
         if not is_alone:
@@ -80,50 +83,105 @@ def _enrich(database: Database, request: RunRequest, settings: Settings, pipelin
     """Run the stages over every item, and return the last state of the flow."""
     flow_run_id, source = str(flow_run.get_id()), str(request.source)
     run_id = runs.start(database, flow_run_id, source, request.options(settings), database.now())
-    catalogue.register(database, run_id, request.records())
-    options = RunOptions(run_id=run_id, refresh=request.refresh, directives=request.directives)
-    with heartbeat(database, run_id, settings.retry.lease_s):
-        problems, notes = _enrich_batches(database, request, options, settings, pipeline)
-    runs.finish(database, run_id, database.now(), notes)
-    return _last_state(build_report(database, runs.find(database, run_id), STAGE_NAMES), pipeline, problems)
+    run = _EnrichRun(database, run_id, request, settings, pipeline)
+    with heartbeat(run_id, settings, pipeline.chains, lambda: run.progress):
+        run.process()
+    if run.store_error:
+        return _state_without_store(database, run)
+    try:
+        return _finish(database, run, settings, pipeline)
+    except StoreError as error:
+        return Failed(message=f"{error}; {run.progress}; start the run again, it continues from here")
 
 
-def _enrich_batches(
-    database: Database, request: RunRequest, options: RunOptions, settings: Settings, pipeline: Pipeline
-) -> tuple[list[str], list[str]]:
-    """Take every batch through the stages, and return the problems and the notes of the run."""
-    artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {request.source}")
-    shown_at = time.monotonic()
+class _EnrichRun:
+    """One run over a manifest. `progress` counts its items as the batches report them."""
 
-    def on_done(batch: Batch, reports: Sequence[StageReport]) -> None:
-        nonlocal shown_at
-        claims.release(database, options.run_id, batch.item_ids)
-        if time.monotonic() - shown_at < PROGRESS_EVERY_S:
+    def __init__(
+        self, database: Database, run_id: str, request: RunRequest, settings: Settings, pipeline: Pipeline
+    ) -> None:
+        self._database = database
+        self._request = request
+        self._settings = settings
+        self._pipeline = pipeline
+        self._shown_at = time.monotonic()
+        self.run_id = run_id
+        self.progress: Progress | None = None
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.store_error: StoreError | None = None
+
+    def process(self) -> None:
+        """Register the items, and take every batch with work left through the stages."""
+        artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {self._request.source}")
+        self._artifact = cast(UUID, artifact)
+        try:
+            registered = catalogue.register(self._database, self.run_id, self._request.records())
+        except StoreError as error:
+            self.store_error = error
             return
-        shown_at = time.monotonic()
-        progress = counts.progress(database, options.run_id, refresh=options.refresh)
-        update_progress_artifact(cast(UUID, artifact), progress=100 * progress.finished / max(1, progress.items))
+        self.progress = Progress(items=registered.items)
+        if not self._request.refresh:
+            done = sum(registered.stored.values()) + registered.failed
+            self.progress = self.progress.after(done, registered.failed, registered.stored)
+        runs.beat(self._database, self.run_id, self.progress)
+        dispatcher = self._dispatcher()
+        listed = catalogue.batches(self._database, self.run_id, self._request.batch_size, refresh=self._request.refresh)
+        self.problems = dispatcher.run(Batch(number=number, item_ids=ids) for number, ids in enumerate(listed, 1))
+        self.notes = dispatcher.notes
+        self.store_error = dispatcher.store_error
 
-    client = dask_client()
-    context = RunContext(
-        client=client,
-        database=database,
-        options=options,
-        settings=settings,
-        routing=Routing(client, database, forced=options.directives.forced),
-        pipeline=pipeline,
-    )
-    dispatcher = BatchDispatcher(
-        context,
-        pipeline.stages,
-        on_done=on_done,
-        mark_poison_item=partial(mark_poison_item, database, options.run_id),
-    )
-    listed = catalogue.batches(
-        database, options.run_id, request.batch_size, refresh=options.refresh, lease_s=settings.retry.lease_s
-    )
-    problems = dispatcher.run(Batch(number=number, item_ids=item_ids) for number, item_ids in enumerate(listed, 1))
-    return problems, dispatcher.notes
+    def _dispatcher(self) -> BatchDispatcher:
+        client = dask_client()
+        directives = self._request.directives
+        context = RunContext(
+            client=client,
+            database=self._database,
+            options=RunOptions(run_id=self.run_id, refresh=self._request.refresh, directives=directives),
+            settings=self._settings,
+            routing=Routing(client, self._database, forced=directives.forced),
+            pipeline=self._pipeline,
+        )
+        return BatchDispatcher(
+            context,
+            self._pipeline.stages,
+            on_done=self._batch_done,
+            mark_poison_item=self._mark_poison_item,
+        )
+
+    def _batch_done(self, batch: Batch, reports: Sequence[StageReport]) -> None:
+        failed = sum(report.statuses.get(Status.FAILED, 0) for report in reports)
+        self._count(batch, failed, reports[-1].qualities)
+
+    def _mark_poison_item(self, batch: Batch, stage: str) -> None:
+        mark_poison_item(self._database, self.run_id, batch, stage)
+        self._count(batch, len(batch.item_ids), {})
+
+    def _count(self, batch: Batch, failed: int, qualities: Mapping[float, int]) -> None:
+        if self.progress is None:
+            raise AssertionError("a batch ended before the items were registered")
+        self.progress = self.progress.after(len(batch.item_ids), failed, qualities)
+        if time.monotonic() - self._shown_at > PROGRESS_EVERY_S:
+            self._shown_at = time.monotonic()
+            share = self.progress.finished / max(1, self.progress.items)
+            update_progress_artifact(self._artifact, progress=100 * share)
+            runs.beat(self._database, self.run_id, self.progress)
+
+
+def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str, Any]]:
+    """Return the last state of a run that the store has ended, with its counts so far. It does not wait again."""
+    with suppress(StoreError):
+        runs.finish(Database(database.url.render_as_string(hide_password=False)), run.run_id, datetime.now(UTC))
+    counts = f"; {run.progress}" if run.progress else ""
+    return Failed(message=f"{run.store_error}{counts}; start the run again, it continues from here")
+
+
+def _finish(database: Database, run: _EnrichRun, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
+    runs.finish(database, run.run_id, database.now(), run.notes)
+    report = build_report(database, runs.find(database, run.run_id), STAGE_NAMES)
+    runs.summarize(database, run.run_id, report.as_json())
+    runs.prune(database, settings.keep_runs)
+    return _last_state(report, pipeline, run.problems)
 
 
 def _last_state(report: Report, pipeline: Pipeline, problems: list[str]) -> State[dict[str, Any]]:

@@ -7,8 +7,11 @@ that decides nothing. All other items follow at the stages that upgraded an item
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -30,19 +33,23 @@ from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
 from repli.tasks.execution.stage_task import Batch
+from repli.tasks.fallback import StoreError
 from repli.tasks.pipeline import AnyStage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.retry import claims
-from repli.tasks.storage.retry.claims import Claim, RetryTarget
+from repli.tasks.storage.outages import PATIENCE_S
+from repli.tasks.storage.retry import claims, retry_queue
+from repli.tasks.storage.retry.claims import Claim
+from repli.tasks.storage.retry.needs import RetryTarget
+from repli.tasks.storage.runs import Progress
 
-STALE_STORE_RESULTS = RetryTarget(stage="store", rungs=(None,), include_stale=True)
-"""Items that failed in `store`, or whose results have changed since they were stored."""
 SLOWDOWN_BESIDE_ENRICH = 8
 """While an `enrich` runs, batches are smaller by this factor, one at a time, beside two per worker of `enrich`."""
+PROGRESS_EVERY_S = 2.0
+"""Seconds between two updates of the run's progress in the store."""
 
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
@@ -58,17 +65,38 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
         directives=directives_of(faults=faults),
         policy=settings.policy,
     )
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, patience_s=PATIENCE_S)
     database.migrate()
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     client = dask_client()
     run = _ReprocessRun(database, client, run_id, request, settings)
-    with heartbeat(database, run_id, settings.retry.lease_s):
-        problems = run.process()
+    with heartbeat(run_id, settings, PIPELINE.with_policy(settings.policy).chains, lambda: run.progress):
+        try:
+            problems = run.process()
+        except StoreError as error:
+            return _state_without_store(settings, run, error)
+    try:
+        return _finish(database, run, settings, problems)
+    except StoreError as error:
+        return Failed(message=f"{error}; {run.progress}; start the run again")
+
+
+def _state_without_store(settings: Settings, run: _ReprocessRun, error: StoreError) -> State[dict[str, Any]]:
+    """Return the last state of a run that the store has ended, with its counts so far. It does not wait again."""
+    with suppress(StoreError):
+        runs.finish(Database(settings.database_url), run.run_id, datetime.now(UTC))
+    return Failed(message=f"{error}; {run.progress}; the claims expire; start the run again")
+
+
+def _finish(
+    database: Database, run: _ReprocessRun, settings: Settings, problems: Sequence[str]
+) -> State[dict[str, Any]]:
     summary = {"calls": dict(run.calls), "ending": run.ending}
-    runs.finish(database, run_id, database.now(), run.notes, summary)
-    return _last_state(build_retry_report(database, runs.find(database, run_id)), problems)
+    runs.finish(database, run.run_id, database.now(), run.notes, summary)
+    report = build_retry_report(database, runs.find(database, run.run_id))
+    runs.prune(database, settings.keep_runs)
+    return _last_state(report, problems)
 
 
 class _ReprocessRun:
@@ -79,7 +107,7 @@ class _ReprocessRun:
     ) -> None:
         self._database = database
         self._client = client
-        self._run_id = run_id
+        self.run_id = run_id
         self._request = request
         self._settings = settings
         self._pipeline = PIPELINE.with_policy(settings.policy)
@@ -88,7 +116,9 @@ class _ReprocessRun:
         self._claims: dict[str, Claim] = {}
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
+        self._shown_at = time.monotonic()
         self._progress: dict[str, StageProgress] = {}
+        self.progress = Progress(items=retry_queue.tally(database).waiting)
         self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
         self.notes: list[str] = []
         self.ending = ""
@@ -145,11 +175,11 @@ class _ReprocessRun:
     ) -> list[str]:
         """Take batches `through` some stages, to upgrade the results of `stages`. Return the problems."""
         self._stages = stages
-        upgrade = Upgrade(holder=self._run_id, stages=stages)
+        upgrade = Upgrade(holder=self.run_id, stages=stages)
         context = RunContext(
             client=self._client,
             database=self._database,
-            options=RunOptions(run_id=self._run_id, upgrade=upgrade, directives=self._request.directives),
+            options=RunOptions(run_id=self.run_id, upgrade=upgrade, directives=self._request.directives),
             settings=self._settings,
             routing=self._routing,
             pipeline=self._pipeline,
@@ -163,6 +193,8 @@ class _ReprocessRun:
         )
         problems = dispatcher.run(batches)
         self.notes += dispatcher.notes
+        if dispatcher.store_error:
+            raise dispatcher.store_error
         return problems
 
     def _batches(self) -> Iterator[Batch]:
@@ -170,7 +202,7 @@ class _ReprocessRun:
             yield self._batch(claimed)
 
     def _unfinished(self) -> Iterator[Batch]:
-        while claimed := self._claim([STALE_STORE_RESULTS], self._size()):
+        while claimed := self._claim(self._targets(STAGE_NAMES[-1:]), self._size()):
             yield self._batch(claimed)
 
     def _cut(self, claimed: Sequence[Claim]) -> Iterator[Batch]:
@@ -186,7 +218,7 @@ class _ReprocessRun:
     def _claim(self, targets: Sequence[RetryTarget], limit: int) -> list[Claim]:
         """Claim the next items with a result to improve; see `claims.claim`."""
         limit = limit if self._remaining is None else min(limit, self._remaining)
-        claimed = claims.claim(self._database, self._run_id, targets, limit, self._settings.retry.lease_s)
+        claimed = claims.claim(self._database, self.run_id, targets, limit, self._settings.retry.lease_s)
         if self._remaining is not None:
             self._remaining -= len(claimed)
         self._claims.update((claim.item_id, claim) for claim in claimed)
@@ -213,18 +245,22 @@ class _ReprocessRun:
             self.calls[report.stage] += len(report.tried)
             if report.stage in self._stages and report.stage in self._progress:
                 self._progress[report.stage] = self._progress[report.stage].after(report)
-        self._settle(batch, tried)
+        self._settle(batch, tried, reports[-1].qualities)
 
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
-        mark_poison_item(self._database, self._run_id, batch, stage)
+        mark_poison_item(self._database, self.run_id, batch, stage)
         if stage in self._progress:  # counted against the stage: each such item costs two workers
             dead = StageReport(stage=stage, items=len(batch.item_ids), failed_by_rung=frozenset(batch.item_ids))
             self._progress[stage] = self._progress[stage].after(dead)
-        self._settle(batch, batch.item_ids)
+        self._settle(batch, batch.item_ids, {})
 
-    def _settle(self, batch: Batch, tried: Collection[str]) -> None:
+    def _settle(self, batch: Batch, tried: Collection[str], qualities: Mapping[float, int]) -> None:
         done = [self._claims.pop(id_) for id_ in batch.item_ids]
-        claims.settle(self._database, self._run_id, self._run_id, done, tried, self._settings.retry)
+        claims.settle(self._database, self.run_id, self.run_id, done, tried, self._settings.retry)
+        self.progress = self.progress.after(len(done), 0, qualities)
+        if time.monotonic() - self._shown_at > PROGRESS_EVERY_S:
+            self._shown_at = time.monotonic()
+            runs.beat(self._database, self.run_id, self.progress)
 
     def _size(self) -> int:
         """Return the size of the next batch: small while an `enrich` runs, since fresh items go first."""

@@ -52,10 +52,14 @@ _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemState:
-    """An item and its step results so far, by stage. A stage that is absent is pending."""
+    """An item and its step results so far, by stage. A stage that is absent is pending.
+
+    `revision` is the number of the item's record: it grows when a changed record is registered.
+    """
 
     item: Item
     results: Mapping[str, StepResult]
+    revision: int | None = None
 
     def value(self, stage: str) -> Any:
         """Return the value of `stage`, or None if it has none."""

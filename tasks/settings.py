@@ -48,12 +48,16 @@ class Settings:
     """The settings of one run. Build it with `from_environment`.
 
     The environment sets only the `expect` of `policy`; a block sets the rest, see `repli.flows.config.resolve`.
+
+    Args:
+        keep_runs: the number of the latest runs of each source whose lists of items are kept.
     """
 
     home: Path
     database_url: str = field(repr=False)  # it may hold a password
     batch_size: int = 128
     dask_address: str | None = None
+    keep_runs: int = 5
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -83,6 +87,7 @@ class Settings:
             database_url=environ.get("REPLI_DATABASE_URL") or f"sqlite:///{home / 'repli.db'}",
             batch_size=_read_positive_int(environ, "REPLI_BATCH_SIZE", 128),
             dask_address=environ.get("REPLI_DASK_ADDRESS") or None,
+            keep_runs=_read_positive_int(environ, "REPLI_KEEP_RUNS", 5),
             fetch=FetchLimits(
                 max_bytes=_read_positive_int(environ, "REPLI_FETCH_MAX_BYTES", fetch.max_bytes),
                 time_limit_s=_read_positive_int(environ, "REPLI_FETCH_TIME_LIMIT_S", int(fetch.time_limit_s)),

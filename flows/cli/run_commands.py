@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from repli.flows.cli.store_commands import existing_store
 from repli.flows.config.run_request import RetryRequest, RunRequest
 from repli.flows.server.environment import environment, store_variables
-from repli.tasks.fallback import RepliError
+from repli.tasks.fallback import RepliError, StoreError
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report
 from repli.tasks.reporting.run_report import Report, build_report
 from repli.tasks.settings import Settings
@@ -65,13 +66,13 @@ def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> Abs
     """Show the progress of a run on stderr while the block runs."""
     from rich.console import Console
 
-    from repli.flows.cli.progress import poll_reprocess, poll_run, progress_bar
+    from repli.flows.cli.progress import poll_run, progress_bar
 
     database = Database(settings.database_url)
     if isinstance(request, RunRequest):
-        poll, label = poll_run(database, str(request.source), refresh=request.refresh), "enriching"
+        poll, label = poll_run(database, runs.ENRICH, str(request.source)), "enriching"
     else:
-        poll, label = poll_reprocess(database), "reprocessing"
+        poll, label = poll_run(database, runs.REPROCESS), "reprocessing"
     return progress_bar(Console(stderr=True), poll, label)
 
 
@@ -80,7 +81,7 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> Outcom
     from repli.flows.config.parameters import FaultToInject
     from repli.flows.enrich import enrich
 
-    run, problem = _run_flow(
+    return _run_flow(
         enrich,
         dask_address,
         settings,
@@ -90,8 +91,8 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> Outcom
         refresh=request.refresh,
         force=tuple(f"{stage}.{rung}" for stage, rung in request.directives.forced.items()),
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
+        report_on=partial(build_report, stages=STAGE_NAMES),
     )
-    return Outcome(report=build_report(Database(settings.database_url), run, STAGE_NAMES), problem=problem)
 
 
 def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> Outcome[RetryReport]:
@@ -99,28 +100,42 @@ def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -
     from repli.flows.config.parameters import FaultToInject
     from repli.flows.reprocess import reprocess as flow
 
-    run, problem = _run_flow(
+    return _run_flow(
         flow,
         dask_address,
         settings,
         limit=request.limit,
         batch_size=request.batch_size,
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
+        report_on=build_retry_report,
     )
-    return Outcome(report=build_retry_report(Database(settings.database_url), run), problem=problem)
 
 
-def _run_flow(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> tuple[Run, str | None]:
-    """Run a flow on a cluster. Return its run in the store, and the message of a run that failed.
+def _run_flow(
+    flow: Any,
+    dask_address: str,
+    settings: Settings,
+    *,
+    report_on: Callable[[Database, Run], Content],
+    **parameters: Any,
+) -> Outcome[Content]:
+    """Run a flow on a cluster, and return its report and the message of a run that failed.
 
     Raises:
-        RepliError: The flow failed before it registered its run.
+        RepliError: The flow failed before it registered its run, or the store that ended it is still unavailable.
     """
     state = _final_state(flow, dask_address, settings, **parameters)
-    run = runs.of_flow_run(Database(settings.database_url), str(state.state_details.flow_run_id))
-    if run is None:
-        raise RepliError(f"the run did not start: {state.message}")
-    return run, None if state.is_completed() else state.message
+    problem = None if state.is_completed() else state.message
+    database = Database(settings.database_url)
+    try:
+        run = runs.of_flow_run(database, str(state.state_details.flow_run_id))
+        if run is None:
+            raise RepliError(f"the run did not start: {state.message}")
+        return Outcome(report=report_on(database, run), problem=problem)
+    except StoreError:
+        if problem is None:
+            raise
+        raise RepliError(problem) from None  # the run says what happened, and its counts
 
 
 def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> Any:

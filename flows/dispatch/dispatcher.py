@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
 from repli.flows.dispatch.worker_deaths import WorkerCrashes, split_after_crash
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
-from repli.tasks.fallback import RepliError
+from repli.tasks.fallback import RepliError, StoreError
 from repli.tasks.pipeline import AnyStage, Pipeline
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
@@ -74,6 +74,8 @@ class InFlight:
 class BatchDispatcher:
     """Dispatcher of the batches of one run to the cluster.
 
+    `notes` are the lines for the run's report; `store_error` is the outage of the store that ended the run, or None.
+
     Args:
         stages: The stages of the pipeline that the batches pass, in their order.
         on_done: Called with each batch that passed, and the report of each stage.
@@ -105,29 +107,35 @@ class BatchDispatcher:
         self._stages = tuple(stages)
         self._width = width
         self._tasks = {stage.name: task_of(stage.name) for stage in stages}
+        self._fresh: Iterator[Batch] = iter(())
+        self.store_error: StoreError | None = None
 
     def run(self, batches: Iterable[Batch]) -> list[str]:
         """Take every batch through every stage.
 
+        If the store is unavailable for longer than the stages wait for it, no further batch is submitted; those in
+        flight end, so that no result is lost that can still be saved.
+
         Returns:
             A line for each batch that failed. A worker's death is not among them: its batches run again, and an item
-            that kills workers is handed to `mark_poison_item`.
+            that kills workers is handed to `mark_poison_item`. Nor is the store's outage: see `store_error`.
 
         Raises:
             RepliError: The cluster has no worker, or was lost.
         """
         self._wait_for_a_worker()
-        fresh = iter(batches)
+        self._fresh = iter(batches)
         suspected: deque[Batch] = deque()
         in_flight: deque[InFlight] = deque()
         problems: list[str] = []
+        self.store_error = None
         while True:
             self._routing.refresh_worker_locations()
-            if suspected and not in_flight:
+            if suspected and not in_flight and not self.store_error:
                 in_flight.append(self._submit(suspected.popleft()))
             is_suspect_running = bool(in_flight) and in_flight[0].batch.is_suspect
             while not (suspected or is_suspect_running) and len(in_flight) < self._width(len(self._routing.workers())):
-                if (batch := next(fresh, None)) is None:
+                if (batch := self._next_batch()) is None:
                     break
                 in_flight.append(self._submit(batch))
             if not in_flight:
@@ -135,18 +143,37 @@ class BatchDispatcher:
             reports: list[StageReport] = []
             stage, error = self._wait(in_flight, reports)
             batch = in_flight.popleft().batch
-            if error is None:
-                self._crashes.batch_succeeded(batch)
-                self._on_done(batch, reports)
-            elif isinstance(error, KilledWorker):
-                worker = error.last_worker.address if error.last_worker else None
-                may_be_item_error = self._crashes.worker_died(batch, stage, worker)
-                pieces = split_after_crash(batch, is_blamed=batch.is_suspect and may_be_item_error)
-                suspected.extend(pieces)
-                if not pieces:
-                    self._mark_poison_item(batch, stage)
-            else:
-                problems.append(f"{stage}, {batch}: {error}")
+            try:
+                if isinstance(error, StoreError):
+                    raise error
+                if error is None:
+                    self._crashes.batch_succeeded(batch)
+                    self._on_done(batch, reports)
+                elif isinstance(error, KilledWorker):
+                    suspected.extend(self._pieces_of(batch, stage, error))
+                else:
+                    problems.append(f"{stage}, {batch}: {error}")
+            except StoreError as lost:
+                self.store_error = self.store_error or lost
+
+    def _next_batch(self) -> Batch | None:
+        """Return the next batch to submit; None where there is none, or the store is unavailable."""
+        if self.store_error:
+            return None
+        try:
+            return next(self._fresh, None)
+        except StoreError as error:
+            self.store_error = error
+            return None
+
+    def _pieces_of(self, batch: Batch, stage: str, error: KilledWorker) -> list[Batch]:
+        """Return the pieces in which to run a batch again whose worker died; mark an item that kills workers."""
+        worker = error.last_worker.address if error.last_worker else None
+        may_be_item_error = self._crashes.worker_died(batch, stage, worker)
+        pieces = split_after_crash(batch, is_blamed=batch.is_suspect and may_be_item_error)
+        if not pieces:
+            self._mark_poison_item(batch, stage)
+        return pieces
 
     def _wait_for_a_worker(self) -> None:
         client = self._context.client

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from repli.tasks.execution.stage_runner import StageReport
 from repli.tasks.fallback import SKIP, AnyChain, Rules
-from repli.tasks.storage.retry.claims import RetryTarget
+from repli.tasks.storage.retry.needs import RetryTarget
 
 PROBE_ITEMS = 4
 """Items per stage in a probe: enough to tell one bad item from a rung that is still unavailable."""

@@ -16,12 +16,13 @@ from repli.tasks.fallback import (
     StepResult,
     run_chain,
 )
-from repli.tasks.items import ItemState
+from repli.tasks.items import ItemState, Stored
 from repli.tasks.json_values import fingerprint
 from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.retry import claims
 
 _STATUS_TEXTS = {Status.PENDING.value: "unchanged"}
@@ -56,10 +57,6 @@ class RunOptions:
     upgrade: Upgrade | None = None
     directives: Directives = field(default_factory=Directives)
 
-    def may_work_on(self, holder: str | None) -> bool:
-        """Return whether this run may work on an item with this claim holder, None for an item without a claim."""
-        return holder == self.upgrade.holder if self.upgrade else holder in {None, self.run_id}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
@@ -70,6 +67,7 @@ class StageReport:
         items: how many items the stage had work on.
         statuses: how many items have each status.
         rungs: how many items each rung served.
+        qualities: how many items the stage `store` stored at each quality.
         mean_penalty: the mean of the penalties, factors in (0, 1] of which 1 is best; None where no result has one.
         notes: lines for the run's report.
         tried: of an upgrade, the items for which a rung was called.
@@ -81,6 +79,7 @@ class StageReport:
     items: int
     statuses: Mapping[str, int] = field(default_factory=dict)
     rungs: Mapping[str, int] = field(default_factory=dict)
+    qualities: Mapping[float, int] = field(default_factory=dict)
     mean_penalty: Decimal | None = None
     notes: tuple[str, ...] = ()
     tried: frozenset[str] = frozenset()
@@ -112,19 +111,19 @@ def run_stage(
     """Run the stage `name` on the items that need it, and save the results before returning.
 
     An item that has its result is not processed again, so a run that was interrupted, or a task that is computed
-    twice, resumes at the first batch without results. Skipped are items that failed for good, whose earlier stages are
-    not done, or that another run has claimed.
+    twice, resumes at the first batch without results. Skipped are items that failed for good, or whose earlier stages
+    are not done; and, of an upgrade, items that are not claimed for it.
 
     Raises:
         StoreError: the results could not be read or saved; none were saved.
     """
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, patience_s=PATIENCE_S)
     context = StageContext(
         settings=settings, database=database, run_id=options.run_id, now=runtime.now(), rules=pipeline.rules
     )
+    stage = pipeline.stage(name)
     works = _find_work(pipeline, name, item_ids, database, options)
-    finished = _do_work(pipeline.stage(name), works, context, options, runtime)
-    _save(database, works, finished)
+    finished = _save(stage, works, _do_work(stage, works, context, options, runtime), context)
     return _build_report(name, finished, {work.item_id: work.previous for work in works} if options.upgrade else {})
 
 
@@ -135,12 +134,14 @@ class _ItemWork:
     Args:
         previous: the result that the work may replace; a pending one where the stage has none.
         input_hash: the fingerprint of the stage's input, which is saved with the result.
+        revision: the revision of the record that the input was made from, which is saved with the result.
         chain_input: what the chain is to do; None where the stage is not applicable to the item.
         discard_existing: whether any result replaces the previous one, also a worse one.
     """
 
     previous: StepResult
     input_hash: str | None
+    revision: int | None
     chain_input: ChainInput[Any] | None
     discard_existing: bool
 
@@ -154,12 +155,12 @@ def _find_work(
 ) -> list[_ItemWork]:
     """Return the work of the stage `name` on the items that need it and that this run may work on."""
     states = results.load(database, item_ids)
-    # Read the claims after the results. In the other order, another run could claim an item, save a result and release
-    # the item in between, and this run would work from the results before.
-    holders = claims.holders(database, item_ids)
-    works = [
-        _work_on(state, pipeline, name, options) for state in states if options.may_work_on(holders.get(state.item.id))
-    ]
+    if options.upgrade:
+        # Read the claims after the results. In the other order, another run could claim an item, save a result and
+        # release the item in between, and this run would work from the results before.
+        holders = claims.holders(database, item_ids)
+        states = [state for state in states if holders.get(state.item.id) == options.upgrade.holder]
+    works = [_work_on(state, pipeline, name, options) for state in states]
     return [work for work in works if work]
 
 
@@ -182,6 +183,7 @@ def _work_on(state: ItemState, pipeline: Pipeline, name: str, options: RunOption
     return _ItemWork(
         previous=previous,
         input_hash=input_hash,
+        revision=state.revision,
         chain_input=chain_input,
         discard_existing=needed.discard_existing,
     )
@@ -200,11 +202,19 @@ def _do_work(
     return finished
 
 
-def _save(database: Database, works: Sequence[_ItemWork], finished: Sequence[StepResult]) -> None:
-    """Save the terminal results, each with the fingerprint of its input."""
-    hashes = {work.item_id: work.input_hash for work in works}
-    fresh = [replace(result, input_hash=hashes[result.item_id]) for result in finished if result.status.is_terminal]
-    results.save(database, fresh, discard=[work.previous for work in works if work.discard_existing])
+def _save(
+    stage: AnyStage, works: Sequence[_ItemWork], finished: Sequence[StepResult], context: StageContext
+) -> list[StepResult]:
+    """Save the terminal results, each with its input's fingerprint and revision; return the results as they stand."""
+    by_item = {work.item_id: work for work in works}
+    terminal = [
+        replace(result, input_hash=(work := by_item[result.item_id]).input_hash, revision=work.revision)
+        for result in finished
+        if result.status.is_terminal
+    ]
+    discard = [work.previous for work in works if work.discard_existing]
+    unchanged = [result for result in finished if not result.status.is_terminal]
+    return [*stage.save(context, terminal, discard), *unchanged]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +235,7 @@ def _work_needed(
         return _WorkNeeded() if previous.retryable else None
     if is_forbidden:
         return _WorkNeeded(discard_existing=True)
-    if _is_stale_result(previous):
+    if previous.is_stale:
         return _WorkNeeded()
     has_other_input = previous.input_hash is not None and input_hash is not None and previous.input_hash != input_hash
     if has_other_input or (options.refresh and previous.run_id != options.run_id):
@@ -245,6 +255,7 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
         items=len(finished),
         statuses=Counter(result.status.value for result in finished),
         rungs=Counter(result.rung for result in finished if result.rung),
+        qualities=Counter(result.value.quality for result in finished if isinstance(result.value, Stored)),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
         tried=frozenset(result.item_id for result in retried if result.was_called),
         upgraded=upgraded,
@@ -253,15 +264,7 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
 
 
 def _is_better(result: StepResult, previous: StepResult) -> bool:
-    return result.rank > previous.rank or (_is_stale_result(previous) and result.status is Status.SUCCEEDED)
-
-
-def _is_stale_result(result: StepResult) -> bool:
-    """Return whether the result is marked stale: computed from an input that has since changed.
-
-    The mark is `succeeded` and `retryable` together. A `store` result is stale if another stage's result is newer.
-    """
-    return result.status is Status.SUCCEEDED and result.retryable
+    return result.rank > previous.rank or (previous.is_stale and result.rank == previous.rank)
 
 
 def _not_applicable(item_id: str, stage: str, context: StageContext) -> StepResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -97,6 +97,8 @@ class StepResult:
             `failed`.
         attempts: The trail: one attempt per rung considered, in order.
         input_hash: Hash of the input that the value was computed from, if there is one.
+        revision: Revision of the item's record that the value was computed from, if it is known.
+        is_stale: The input has changed since, and no result as good was computed from the new one.
 
     Example:
         >>> StepResult.pending("42", "fetch").status.value
@@ -116,6 +118,8 @@ class StepResult:
     run_id: str | None = None
     finished_at: datetime | None = None
     input_hash: str | None = None
+    revision: int | None = None
+    is_stale: bool = False
 
     @classmethod
     def pending(cls, item_id: str, stage: str) -> StepResult:
@@ -130,6 +134,23 @@ class StepResult:
         """
         check_move(self.status, new.status)
         return new
+
+    def failed(self, error: StepError) -> StepResult:
+        """Return this result as a failure of the rung that served, for an error that was found afterwards."""
+        trail = self.attempts
+        if trail:
+            trail = (*trail[:-1], replace(trail[-1], outcome=AttemptOutcome.FAILED, error=error))
+        return replace(
+            self,
+            status=Status.FAILED,
+            value=None,
+            confidence=0.0,
+            rung=None,
+            penalty=None,
+            error=error,
+            retryable=error.retryable,
+            attempts=trail,
+        )
 
     @property
     def was_called(self) -> bool:
@@ -165,6 +186,7 @@ class StepResult:
             "penalty": None if self.penalty is None else float(self.penalty),
             "error": self.error.as_json() if self.error else None,
             "retryable": self.retryable,
+            "is_stale": self.is_stale,
             "attempts": [attempt.as_json() for attempt in self.attempts],
             "run_id": self.run_id,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,

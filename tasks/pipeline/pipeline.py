@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import ANYTHING, Comparison
 from repli.tasks.fallback import (
@@ -15,12 +15,14 @@ from repli.tasks.fallback import (
     Chain,
     Rule,
     Rules,
+    StepResult,
     UsageError,
     quality,
 )
 from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
 from repli.tasks.items import ItemState
 from repli.tasks.settings import Settings
+from repli.tasks.storage import results as step_results
 from repli.tasks.storage.database import Database
 
 I = TypeVar("I")  # noqa: E741  as in fallback/chain.py
@@ -46,6 +48,27 @@ class StageContext:
     rules: Rules = field(default_factory=Rules)
 
 
+class Save(Protocol):
+    """Save the results of a stage on one batch, in one transaction."""
+
+    def __call__(
+        self, context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult]
+    ) -> Sequence[StepResult]:
+        """Return the results as they were saved, without dropped ones.
+
+        Args:
+            discard: saved results to delete first, so that even a worse result can take their place.
+        """
+        ...
+
+
+def save_results(
+    context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult]
+) -> Sequence[StepResult]:
+    """Save the results of a stage as they are."""
+    return step_results.save(context.database, results, discard=discard)
+
+
 @dataclass(frozen=True, slots=True)
 class Stage(Generic[I, V]):
     """One step of a pipeline: a chain, and the function that makes its input from an item.
@@ -54,6 +77,7 @@ class Stage(Generic[I, V]):
         chain: the rungs, best first.
         input: returns the chain's input for an item; None where the stage is not applicable to the item.
         comparison: how the drill compares the answers of the rungs.
+        save: saves the results.
 
     Example:
         >>> price = Stage(Chain("price", Rung("service", from_service, time_limit_s=10)), lambda state: state.item.name)
@@ -62,6 +86,7 @@ class Stage(Generic[I, V]):
     chain: Chain[I, V, StageContext]
     input: Callable[[ItemState], I | None]
     comparison: Comparison[V] = ANYTHING
+    save: Save = save_results
 
     @property
     def name(self) -> str:

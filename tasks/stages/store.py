@@ -9,20 +9,18 @@ from functools import partial
 
 from repli.tasks.fallback import (
     Chain,
-    Failed,
     Incompatible,
     ItemError,
     Outcome,
     Rules,
     Rung,
-    RungError,
     Served,
     StepResult,
     quality,
 )
 from repli.tasks.items import ItemState, Stored
 from repli.tasks.pipeline import Stage, StageContext, quality_so_far
-from repli.tasks.storage import results
+from repli.tasks.storage import results as step_results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +32,22 @@ class Enriched:
 
 
 def in_database(enriched: Sequence[Enriched], context: StageContext) -> Sequence[Outcome[Stored]]:
-    """Merge the items' results and mark the items stored, in one transaction.
+    """Return the quality of each item. `save` writes it: the result and the stored item are one transaction."""
+    return [Served(Stored(quality=float(item.quality))) for item in enriched]
 
-    The merge reads the results from the store, not from its input: another run may have improved them meanwhile.
+
+def save(context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult]) -> Sequence[StepResult]:
+    """Save the results and mark the items stored, in one transaction.
+
+    The merge reads the other results in that transaction: another run may have improved them meanwhile.
     """
-    merged = results.mark_stored(
+    return step_results.store(
         context.database,
-        context.run_id,
-        [item.item_id for item in enriched],
+        results,
+        discard=discard,
         merge=partial(merge, context.rules),
         retry_below=context.settings.retry.below,
     )
-    return [_outcome(merged[item.item_id]) for item in enriched]
 
 
 def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
@@ -66,10 +68,6 @@ def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
     return merged
 
 
-def _outcome(merged: Decimal | RungError) -> Outcome[Stored]:
-    return Failed.because(merged) if isinstance(merged, RungError) else Served(Stored(quality=float(merged)))
-
-
 def check(stored: Stored) -> None:
     """Raise ValueError for an answer without a quality in (0, 1]."""
     if not (isinstance(stored, Stored) and 0 < stored.quality <= 1):
@@ -86,4 +84,4 @@ def _input(state: ItemState) -> Enriched:
     return Enriched(item_id=state.item.id, quality=current)
 
 
-STAGE = Stage(CHAIN, _input)
+STAGE = Stage(CHAIN, _input, save=save)

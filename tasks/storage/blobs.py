@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback import StoreError
 from repli.tasks.items import Asset
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import good_copies
 
 
@@ -52,6 +53,7 @@ class Blobs:
         return self.path(sha256).read_bytes()
 
 
+@retried
 def remember_copies(database: Database, copies: Iterable[tuple[str, Asset]], now: datetime) -> None:
     """Save `(full URI, asset)` pairs as the last good copies."""
     rows = {
@@ -76,6 +78,7 @@ def remember_copies(database: Database, copies: Iterable[tuple[str, Asset]], now
         connection.execute(upsert, [rows[key] for key in sorted(rows)])
 
 
+@retried
 def last_copies(database: Database, uris: Sequence[str]) -> dict[str, Asset]:
     """Return the last good copies of these full URIs, as assets of source `cached`; absent where there is none."""
     query = sa.select(good_copies).where(good_copies.c.uri_sha256.in_([_key(uri) for uri in uris]))

@@ -9,7 +9,7 @@ clocks need not agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Breaker, Position, StoreError
 from repli.tasks.fallback.breaker import (
     BreakerState,
-    CallEnded,
     Cause,
     Decision,
     Event,
@@ -28,8 +27,8 @@ from repli.tasks.fallback.breaker import (
     Override,
     step,
 )
-from repli.tasks.items import clean_text
 from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
 FLEET = ""
@@ -102,6 +101,7 @@ class Change:
     move: Move | None
 
 
+@retried
 def read(
     database: Database, breaker: Breaker, keys: Sequence[Key], *, clock: Clock = database_time
 ) -> tuple[dict[Key, BreakerState], datetime]:
@@ -112,14 +112,13 @@ def read(
         return {key: state for key, (state, _) in found.items()}, now
 
 
+@retried
 def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock: Clock = database_time) -> Change:
     """Apply `event` to a breaker and save its new state, failures and move.
 
     Raises:
         StoreError: the store is out of reach; nothing changed.
     """
-    if isinstance(event, CallEnded):
-        event = replace(event, why=clean_text(event.why))  # errors may quote text that the database refuses
     for _ in range(TRIES):
         with database.write() as connection:
             if not database.is_sqlite:  # wait here instead of losing the swap; SQLite's writers queue anyway
@@ -136,6 +135,7 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
     raise StoreError(f"the breaker {key} changed {TRIES} times while it was being changed; start the run again")
 
 
+@retried
 def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock = database_time) -> list[BreakerView]:
     """Return the state of each declared breaker at each place where it ever changed; closed where it never did."""
     found = []
@@ -168,6 +168,7 @@ def override(
     return [change.move for change in changes if change.move]
 
 
+@retried
 def moves_since(database: Database, start: datetime, end: datetime | None = None) -> list[Move]:
     """Return the moves of all breakers from `start` on, oldest first."""
     conditions = [breaker_moves.c.at >= start] + ([breaker_moves.c.at <= end] if end else [])
@@ -178,6 +179,7 @@ def moves_since(database: Database, start: datetime, end: datetime | None = None
     return [_move(row) for row in rows]
 
 
+@retried
 def last_moves(database: Database, count: int) -> list[Move]:
     """Return the latest `count` moves of all breakers, the newest first."""
     order = (breaker_moves.c.at.desc(), breaker_moves.c.name, breaker_moves.c.place, breaker_moves.c.version.desc())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,47 +12,91 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import Status
 from repli.tasks.items import Item
-from repli.tasks.storage.database import Database
-from repli.tasks.storage.retry import claims
-from repli.tasks.storage.retry.retry_queue import has_stale_result, select_for_update
+from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.outages import retried
+from repli.tasks.storage.retry.retry_queue import lock_items, select_for_update
+from repli.tasks.storage.runs import is_over
 from repli.tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
+ROWS_PER_DELETE = 10_000
+IDS_PER_READ = 1000
+_REGISTER_LOCK = 0x7265676973746572  # "register"
 
 
-def register(database: Database, run_id: str, records: Iterable[Item]) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """The items of a run.
+
+    Args:
+        items: their number.
+        duplicates: the number of records that a later one with the same id replaced.
+        failed: how many had failed for good.
+        stored: how many were stored already, by quality.
+    """
+
+    items: int
+    duplicates: int
+    failed: int
+    stored: Mapping[float, int]
+
+
+def register(database: Database, run_id: str, records: Iterable[Item]) -> Registered:
     """Register a manifest's `records` as the items of a run that `runs.start` began.
 
-    The records are read as a stream. Of two records with one id the later counts. An item whose record has changed
-    since its last run loses its results: they were computed from the old record.
-
-    Returns:
-        The number of items, and the number of records that a later one with the same id replaced.
+    The records are read as a stream, and written in portions: no other transaction waits long. Of two records with one
+    id the later counts. An item whose record has changed since its last run gets a new revision and loses its results:
+    they were computed from the old record.
     """
-    _delete_abandoned(database)
+    delete_abandoned(database)
     lines = 0
     stream = iter(records)
     while chunk := list(islice(stream, LINES_PER_TRANSACTION)):
-        rows = [_incoming_row(run_id, lines + position, record) for position, record in enumerate(chunk)]
+        _add_incoming(database, [_incoming_row(run_id, lines + n, record) for n, record in enumerate(chunk)])
         lines += len(chunk)
-        insert = database.insert(incoming)
-        later_counts = insert.on_conflict_do_update(
-            index_elements=[incoming.c.run_id, incoming.c.item_id],
-            set_={name: insert.excluded[name] for name in ("ordinal", "name", "record", "fingerprint")},
-        )
-        with database.write() as connection:
-            connection.execute(later_counts, rows)
-    with database.write() as connection:
-        count = _merge(database, connection, run_id)
-        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(lines=lines, duplicates=lines - count))
-    return count, lines - count
+    done: Counter[float | None] = Counter()
+    last = ""
+    while (portion := _merge_portion(database, run_id, last)) is not None:
+        last, done_in_portion = portion
+        done.update(done_in_portion)
+    count = _finish_registration(database, run_id, lines)
+    stored = {quality: items for quality, items in done.items() if quality is not None}
+    return Registered(items=count, duplicates=lines - count, failed=done[None], stored=stored)
 
 
-def _delete_abandoned(database: Database) -> None:
-    """Delete the `incoming` rows of runs that began a day ago or more: they were killed before the merge."""
-    abandoned = sa.select(runs.c.id).where(runs.c.started_at < datetime.now(UTC) - timedelta(days=1))
+@retried
+def _add_incoming(database: Database, rows: Sequence[Mapping[str, Any]]) -> None:
+    insert = database.insert(incoming)
+    later_counts = insert.on_conflict_do_update(
+        index_elements=[incoming.c.run_id, incoming.c.item_id],
+        set_={name: insert.excluded[name] for name in ("ordinal", "name", "record", "fingerprint")},
+    )
     with database.write() as connection:
-        connection.execute(sa.delete(incoming).where(incoming.c.run_id.in_(abandoned)))
+        connection.execute(later_counts, rows)
+
+
+def delete_abandoned(database: Database) -> None:
+    """Delete the `incoming` rows of runs that were killed before they were merged: their heartbeat has stopped."""
+    for run_id in _abandoned(database):
+        while _delete_incoming(database, run_id):
+            pass
+
+
+@retried
+def _abandoned(database: Database) -> Sequence[str]:
+    with database.read() as connection:
+        has_rows = sa.exists().where(incoming.c.run_id == runs.c.id)
+        return connection.scalars(sa.select(runs.c.id).where(has_rows, is_over(database_time(connection)))).all()
+
+
+@retried
+def _delete_incoming(database: Database, run_id: str) -> bool:
+    """Delete a portion of a run's `incoming` rows, and return whether there were any."""
+    with database.write() as connection:
+        portion = sa.select(incoming.c.item_id).where(incoming.c.run_id == run_id).limit(ROWS_PER_DELETE)
+        ids = list(connection.scalars(portion))
+        connection.execute(sa.delete(incoming).where(incoming.c.run_id == run_id, incoming.c.item_id.in_(ids)))
+    return bool(ids)
 
 
 def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:
@@ -68,87 +112,118 @@ def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:
     }
 
 
-def _merge(database: Database, connection: sa.Connection, run_id: str) -> int:
-    """Move a run's `incoming` rows to `items` and `run_items`; return their number."""
-    is_of_run = incoming.c.run_id == run_id
-    _lock(connection, is_of_run)
-    changed = (
-        sa.select(incoming.c.item_id)
-        .join(items, items.c.id == incoming.c.item_id)
-        .where(is_of_run, items.c.fingerprint != incoming.c.fingerprint)
+@retried
+def _merge_portion(database: Database, run_id: str, last: str) -> tuple[str, Mapping[float | None, int]] | None:
+    """Move a run's next `incoming` rows, in the order of their ids, to `items` and `run_items`. Idempotent.
+
+    Returns:
+        The last id of the portion, and how many of its items have no work left, by quality: None where they failed.
+        None where no row is left.
+    """
+    with database.write() as connection:
+        if not database.is_sqlite:  # one at a time: two that insert the same new items in portions would deadlock
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_REGISTER_LOCK)))
+        next_ids = sa.select(incoming.c.item_id).where(incoming.c.run_id == run_id, incoming.c.item_id > last)
+        ids = list(connection.scalars(next_ids.order_by(incoming.c.item_id).limit(LINES_PER_TRANSACTION)))
+        if not ids:
+            return None
+        is_in_portion = sa.and_(incoming.c.run_id == run_id, incoming.c.item_id.in_(ids))
+        lock_items(connection, ids)
+        connection.execute(select_for_update(retry_queue.c.item_id.in_(ids)))
+        _delete_results_of_changed(connection, is_in_portion)
+        _upsert_items(database, connection, is_in_portion)
+        listed = sa.select(incoming.c.run_id, incoming.c.ordinal, incoming.c.item_id).where(is_in_portion)
+        insert = database.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed)
+        connection.execute(insert.on_conflict_do_nothing())
+        connection.execute(sa.delete(incoming).where(is_in_portion))
+        is_done = items.c.id.in_(ids), sa.not_(has_work(run_id, refresh=False))
+        done = connection.execute(sa.select(items.c.quality, sa.func.count()).where(*is_done).group_by(items.c.quality))
+        return ids[-1], dict(done.tuples().all())
+
+
+def _delete_results_of_changed(connection: sa.Connection, is_in_portion: sa.ColumnElement[bool]) -> None:
+    changed = list(
+        connection.scalars(
+            sa.select(incoming.c.item_id)
+            .join(items, items.c.id == incoming.c.item_id)
+            .where(is_in_portion, items.c.fingerprint != incoming.c.fingerprint)
+        )
     )
-    connection.execute(sa.delete(step_results).where(step_results.c.item_id.in_(changed)))
-    connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(changed)))
+    if changed:
+        connection.execute(sa.delete(step_results).where(step_results.c.item_id.in_(changed)))
+        connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(changed)))
+
+
+def _upsert_items(database: Database, connection: sa.Connection, is_in_portion: sa.ColumnElement[bool]) -> None:
     columns = ["id", "name", "record", "fingerprint", "state"]
     values = incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint
-    arrived = sa.select(*values, sa.literal("pending")).where(is_of_run).order_by(incoming.c.item_id)  # the lock order
+    arrived = sa.select(*values, sa.literal("pending")).where(is_in_portion).order_by(incoming.c.item_id)
     insert = database.insert(items).from_select(columns, arrived)
+    changes = {name: insert.excluded[name] for name in columns[1:]} | {"quality": None}
     connection.execute(
         insert.on_conflict_do_update(
             index_elements=[items.c.id],
-            set_={name: insert.excluded[name] for name in columns[1:]} | {"quality": None},
+            set_=changes | {"revision": items.c.revision + 1},
             where=items.c.fingerprint != insert.excluded.fingerprint,
         )
     )
-    listed = sa.select(incoming.c.run_id, incoming.c.ordinal, incoming.c.item_id).where(is_of_run)
-    connection.execute(sa.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed))
-    count = connection.scalar(sa.select(sa.func.count()).select_from(incoming).where(is_of_run)) or 0
-    connection.execute(sa.delete(incoming).where(is_of_run))
+
+
+@retried
+def _finish_registration(database: Database, run_id: str, lines: int) -> int:
+    """Save the number of the run's lines and duplicates; return the number of its items."""
+    with database.write() as connection:
+        count = connection.scalar(sa.select(sa.func.count()).where(run_items.c.run_id == run_id)) or 0
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(lines=lines, duplicates=lines - count))
     return count
-
-
-def _lock(connection: sa.Connection, is_of_run: sa.ColumnElement[bool]) -> None:
-    """Lock the items of these `incoming` rows, then their rows in the queue.
-
-    Transactions that write results or review the queue lock in the same order, so that none deadlock.
-    """
-    ids = sa.select(incoming.c.item_id).where(is_of_run)
-    known = sa.select(items.c.id).where(items.c.id.in_(ids)).order_by(items.c.id).with_for_update(key_share=True)
-    for rows in (known, select_for_update(retry_queue.c.item_id.in_(ids))):
-        connection.execute(sa.select(sa.func.count()).select_from(rows.subquery()))
 
 
 def has_work(run_id: str, *, refresh: bool) -> sa.ColumnElement[bool]:
     """Return the condition on `items` that a run has work left on an item.
 
-    It holds for items that are neither stored nor failed for good, and for queued items with a stale result; with
-    `refresh`, for all items that this run has not stored.
+    It holds for items that are pending, or failed and retryable; with `refresh`, for all items that this run has not
+    stored. What is stored and may be improved is for `reprocess`.
     """
-    failed_for_good = (
-        sa.exists()
-        .where(step_results.c.item_id == items.c.id)
-        .where(step_results.c.status == Status.FAILED, sa.not_(step_results.c.retryable))
-    )
     if refresh:
         return sa.or_(items.c.run_id.is_(None), items.c.run_id != run_id)
-    is_queued = sa.exists().where(retry_queue.c.item_id == items.c.id).correlate(items)  # cheap, and rarely true
-    return sa.case((items.c.state != "stored", sa.not_(failed_for_good)), else_=sa.and_(is_queued, has_stale_result()))
+    is_retryable = sa.exists().where(
+        step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED, step_results.c.retryable
+    )
+    return sa.or_(items.c.state == "pending", sa.and_(items.c.state == "failed", is_retryable))
 
 
-def batches(database: Database, run_id: str, size: int, *, refresh: bool, lease_s: float) -> Iterator[tuple[str, ...]]:
-    """Yield the ids of a run's items with work left, up to `size` at a time, in the manifest's order.
+def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Iterator[tuple[str, ...]]:
+    """Yield the ids of a run's items with work left, `size` at a time, in the manifest's order.
 
-    Queued items are claimed for the run, for `lease_s` seconds. Items claimed by another run are skipped.
+    The cost of a batch does not grow with the run: each read takes up where the last one ended.
     """
-    last = -1
-    while True:
-        query = (
-            sa.select(run_items.c.ordinal, run_items.c.item_id, retry_queue.c.item_id.is_not(None).label("is_queued"))
-            .join(items, items.c.id == run_items.c.item_id)
-            .outerjoin(retry_queue, retry_queue.c.item_id == run_items.c.item_id)
-            .where(run_items.c.run_id == run_id, run_items.c.ordinal > last, has_work(run_id, refresh=refresh))
-            .order_by(run_items.c.ordinal)
-            .limit(size)
-        )
-        with database.read() as connection:
-            rows = connection.execute(query).all()
+    last, found = -1, list[str]()
+    while (portion := _next_with_work(database, run_id, last, refresh=refresh)) is not None:
+        last, ids = portion
+        found += ids
+        while len(found) >= size:
+            yield tuple(found[:size])
+            found = found[size:]
+    if found:
+        yield tuple(found)
+
+
+@retried
+def _next_with_work(database: Database, run_id: str, last: int, *, refresh: bool) -> tuple[int, list[str]] | None:
+    """Look at the run's next items after the ordinal `last`; return the last one's, and the ids of those with work.
+
+    None where no item is left. The database's planner gets no chance to read the whole run: the items are looked up by
+    their ids.
+    """
+    following = sa.select(run_items.c.ordinal, run_items.c.item_id).where(
+        run_items.c.run_id == run_id, run_items.c.ordinal > last
+    )
+    with database.read() as connection:
+        rows = connection.execute(following.order_by(run_items.c.ordinal).limit(IDS_PER_READ)).all()
         if not rows:
-            return
-        last = rows[-1].ordinal
-        queued = [row.item_id for row in rows if row.is_queued]
-        claimed_by_others: set[str] = set()
-        if queued:
-            with database.write() as connection:
-                claimed_by_others = claims.take(connection, run_id, queued, lease_s)
-        if batch := tuple(row.item_id for row in rows if row.item_id not in claimed_by_others):
-            yield batch
+            return None
+        ids = [row.item_id for row in rows]
+        with_work = set(
+            connection.scalars(sa.select(items.c.id).where(items.c.id.in_(ids), has_work(run_id, refresh=refresh)))
+        )
+    return rows[-1].ordinal, [id_ for id_ in ids if id_ in with_work]

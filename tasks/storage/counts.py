@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.fallback import AttemptOutcome, Status, mean_quality
-from repli.tasks.storage.catalogue import has_work
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import items, run_items, step_results
 
 
@@ -53,6 +53,7 @@ class Tally:
         }
 
 
+@retried
 def tally(database: Database, stages: Iterable[str], run_id: str | None = None) -> Tally:
     """Count the items of a run in their present states; all items of the store, where `run_id` is None."""
     with database.read() as connection:
@@ -90,6 +91,7 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
     )
 
 
+@retried
 def incompatibility_counts(database: Database, run_id: str) -> Counter[str]:
     """Count, by the text of a compatibility rule, the results of a run's items for which the rule forbade a rung.
 
@@ -107,37 +109,6 @@ def incompatibility_counts(database: Database, run_id: str) -> Counter[str]:
             incompatible = [one for one in attempts if one["outcome"] == AttemptOutcome.INCOMPATIBLE]
             counts.update({one["error"]["message"] for one in incompatible})
     return counts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The progress of a run: its items, the finished and the failed ones, and the finished stored ones by quality."""
-
-    items: int
-    finished: int
-    failed: int
-    quality: Mapping[float, int]
-
-
-def progress(database: Database, run_id: str, *, refresh: bool) -> Progress:
-    """Count the items of a run and those with no work left.
-
-    Args:
-        refresh: whether the run processes all of its items again, see `has_work`.
-    """
-    is_left = has_work(run_id, refresh=refresh)
-    query = sa.select(items.c.state, items.c.quality, is_left.label("is_left"), sa.func.count())
-    with database.read() as connection:
-        rows = connection.execute(
-            query.where(of_run(run_id)).group_by(items.c.state, items.c.quality, sa.text("is_left"))
-        ).all()
-    done = [row for row in rows if not row.is_left or row.state == "failed"]
-    return Progress(
-        items=sum(row[3] for row in rows),
-        finished=sum(row[3] for row in done),
-        failed=sum(row[3] for row in done if row.state == "failed"),
-        quality={row.quality: row[3] for row in done if row.state == "stored"},
-    )
 
 
 def of_run(run_id: str | None) -> sa.ColumnElement[bool]:

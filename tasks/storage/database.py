@@ -15,8 +15,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from repli.tasks.fallback import StoreError, UsageError
+from repli.tasks.storage.outages import StoreUnavailable, TransactionConflict, retried
+from repli.tasks.storage.storable import dumps
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
@@ -24,6 +26,18 @@ CONNECT_TIMEOUT_S = 15
 UNANSWERED_FOR_S = 30
 """Seconds without an answer after which a connection to PostgreSQL counts as lost: a cut line reports no error."""
 _INSUFFICIENT_PRIVILEGE = "42501"
+_CONFLICTS = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+_OUTAGES = ("08", "25006", "53", "57P", "58")
+"""The classes of PostgreSQL's errors that pass: connection, read-only (a failover), resources, shutdown, system."""
+_SQLITE_OUTAGES = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
 _MIGRATION_LOCK = 0x7265706C69  # "repli": PostgreSQL advisory locks are numbers
 
 
@@ -35,9 +49,11 @@ class Database:
 
     Args:
         is_read_only: writes fail and no file is created; the store must exist.
+        patience_s: seconds for which the functions of the store wait out an outage; see `outages`.
     """
 
-    def __init__(self, url: str, *, is_read_only: bool = False) -> None:
+    def __init__(self, url: str, *, is_read_only: bool = False, patience_s: float = 0.0) -> None:
+        self.patience_s = patience_s
         try:
             parsed = sa.make_url(url)
             if parsed.drivername == "postgresql":
@@ -57,6 +73,7 @@ class Database:
         except ModuleNotFoundError as error:
             raise UsageError(f"PostgreSQL needs the extra: pip install 'repli[postgres]' ({error})") from None
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's are snapshots
 
     def __str__(self) -> str:
         """Return the URL without its password."""
@@ -68,21 +85,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Yield a connection that reads one consistent state."""
-        with self._translated_errors(), self.engine.connect() as connection:
+        """Yield a connection that reads one consistent state, whatever is committed meanwhile."""
+        reading = self.engine.execution_options(**self._snapshot)
+        with self.translated_errors(), reading.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Yield a connection whose changes are committed together at the end of the block, or not at all."""
         writing = self.engine.execution_options(repli_writes=True)
-        with self._translated_errors(), writing.begin() as connection:
+        with self.translated_errors(), writing.begin() as connection:
             yield connection
 
     def now(self) -> datetime:
         """Return the time of the store's own clock."""
-        with self.read() as connection:
-            return database_time(connection)
+        return _now(self)
 
     def version(self) -> str | None:
         """Return the migration of the store; None where there is no store yet."""
@@ -104,6 +121,9 @@ class Database:
         Raises:
             StoreError: the store cannot be reached or written; the message names its URL.
         """
+        _migrate(self)
+
+    def _migrate(self) -> None:
         if self.is_sqlite and self.url.database:
             try:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -126,22 +146,55 @@ class Database:
             command.upgrade(config, "head")
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Raise StoreError for the errors of the database while the block runs; programming errors pass."""
+    def translated_errors(self) -> Iterator[None]:
+        """Raise StoreError for the errors of the database while the block runs; programming errors pass.
+
+        Raises:
+            StoreUnavailable: the error passes, so that the same transaction may succeed later.
+        """
         try:
             yield
         except sa.exc.TimeoutError as error:
-            raise StoreError(
+            raise StoreUnavailable(
                 f"all connections to the store {self} are in use ({error}); end other commands and try again"
             ) from error
         except DBAPIError as error:
-            is_refused = getattr(error.orig, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
-            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError) and not is_refused:
+            kind = _kind_of(error)
+            if kind is None:
                 raise  # a bug of ours, not a failure of the store
             reason = " ".join(str(error.orig).split())
-            raise StoreError(
+            raise kind(
                 f"the store {self} did not answer ({reason}); check that it exists and can be written"
             ) from error
+
+
+def _kind_of(error: DBAPIError) -> type[StoreError] | None:
+    """Return the kind of failure of the store that an error tells; None where it is none."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state in _CONFLICTS:
+        return TransactionConflict
+    sqlite_code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the rest tells more of the same kind
+    if error.connection_invalidated or sqlite_code in _SQLITE_OUTAGES or (state or "").startswith(_OUTAGES):
+        return StoreUnavailable
+    if isinstance(error.orig, sqlite3.Error):
+        is_lost = False
+    else:  # a server that is not there gives no state
+        is_lost = state is None and isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    if is_lost:
+        return StoreUnavailable
+    is_bug = isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError)
+    return None if is_bug and state != _INSUFFICIENT_PRIVILEGE else StoreError
+
+
+@retried
+def _now(database: Database) -> datetime:
+    with database.read() as connection:
+        return database_time(connection)
+
+
+@retried
+def _migrate(database: Database) -> None:
+    database._migrate()
 
 
 def database_time(connection: sa.Connection) -> datetime:
@@ -168,7 +221,9 @@ def _engine(url: str, is_read_only: bool) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+        engine = sa.create_engine(
+            parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, json_serializer=dumps
+        )
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -178,7 +233,9 @@ def _engine(url: str, is_read_only: bool) -> sa.Engine:
         "keepalives_idle": UNANSWERED_FOR_S // 2,
         "keepalives_interval": UNANSWERED_FOR_S // 6,
     }
-    engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
+    engine = sa.create_engine(
+        parsed, pool_pre_ping=True, hide_parameters=True, connect_args=limits, json_serializer=dumps
+    )
     return engine.execution_options(postgresql_readonly=True) if is_read_only else engine
 
 

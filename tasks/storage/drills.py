@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import drills
 
 
@@ -37,15 +38,20 @@ def keep(
     report: Mapping[str, Any],
 ) -> str:
     """Add a drill to the history and return its id."""
-    row = {"flow_run_id": flow_run_id, "started_at": started_at, "finished_at": finished_at}
     id_ = str(uuid.uuid4())
-    with database.write() as connection:
-        connection.execute(
-            sa.insert(drills).values({**row, "id": id_, "verdict": report["verdict"], "report": dict(report)})
-        )
+    times = {"started_at": started_at, "finished_at": finished_at}
+    _insert(database, {"id": id_, "flow_run_id": flow_run_id, "verdict": report["verdict"], "report": report, **times})
     return id_
 
 
+@retried
+def _insert(database: Database, row: Mapping[str, Any]) -> None:
+    insert = database.insert(drills).values({**row, "report": dict(row["report"])})
+    with database.write() as connection:
+        connection.execute(insert.on_conflict_do_nothing(index_elements=[drills.c.id]))  # it was committed after all
+
+
+@retried
 def latest(database: Database, count: int = 2) -> list[Drill]:
     """Return the latest `count` drills, the newest first."""
     with database.read() as connection:
@@ -53,6 +59,7 @@ def latest(database: Database, count: int = 2) -> list[Drill]:
         return [_drill(row) for row in rows]
 
 
+@retried
 def of_flow_run(database: Database, flow_run_id: str) -> Drill | None:
     """Return the drill of a Prefect flow run; None where the run ended before there was a verdict."""
     with database.read() as connection:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 
 
 @contextmanager
@@ -19,7 +20,8 @@ def try_exclusive_lock(database: Database, name: str) -> Iterator[bool]:
     """Try to hold the lock `name` while the block runs, without waiting. Yield False where another process holds it.
 
     The lock is released whenever its holder ends, by `kill -9` too: beside a SQLite file, which only one machine
-    uses, it is a lock of the operating system; in PostgreSQL it is an advisory lock on a connection of its own.
+    uses, it is a lock of the operating system; in PostgreSQL it is an advisory lock on a connection of its own. A
+    restart of PostgreSQL releases the lock too.
     """
     number = int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:7], "big")
     with _of_file(database, number) if database.is_sqlite else _of_server(database, number) as is_held:
@@ -41,12 +43,20 @@ def _of_file(database: Database, number: int) -> Iterator[bool]:
 
 @contextmanager
 def _of_server(database: Database, number: int) -> Iterator[bool]:
-    with database.engine.connect() as pooled:
-        connection = pooled.execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open for hours
-        is_held = bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(number))))
+    connection, is_held = _lock_on_server(database, number)
+    with connection:
         try:
             yield is_held
         finally:
             if is_held:
                 with suppress(DBAPIError):  # a lost connection has released the lock
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(number)))
+
+
+@retried
+def _lock_on_server(database: Database, number: int) -> tuple[sa.Connection, bool]:
+    """Return a connection of its own, and whether it holds the lock."""
+    with database.translated_errors():
+        connection = database.engine.connect()  # in autocommit mode: no transaction stays open for hours
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        return connection, bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(number))))

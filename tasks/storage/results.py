@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
-from repli.tasks.items import Embedding, Item, ItemState
+from repli.tasks.items import Embedding, Item, ItemState, Stored
 from repli.tasks.json_values import as_json
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.search import documents
 
+STORE = "store"
+"""The stage that marks an item stored, with the quality of its other results."""
 
+
+@retried
 def load(database: Database, item_ids: Sequence[str]) -> list[ItemState]:
     """Return the items of these ids with their step results, in the order of the ids; unknown ids are absent.
 
@@ -28,141 +34,193 @@ def load(database: Database, item_ids: Sequence[str]) -> list[ItemState]:
 
 def load_with(connection: sa.Connection, item_ids: Sequence[str]) -> list[ItemState]:
     """Return the same as `load`, over an open connection."""
-    records = connection.execute(sa.select(items.c.id, items.c.record).where(items.c.id.in_(item_ids))).all()
+    columns = items.c.id, items.c.record, items.c.revision
+    rows = {row.id: row for row in connection.execute(sa.select(*columns).where(items.c.id.in_(item_ids)))}
     by_item = _load_results(connection, item_ids)
-    found = {row.id: Item(id=row.id, **{**row.record, "repaired": tuple(row.record["repaired"])}) for row in records}
-    return [ItemState(item=found[id_], results=by_item.get(id_, {})) for id_ in item_ids if id_ in found]
+    return [
+        ItemState(item=_item(row), results=by_item.get(id_, {}), revision=row.revision)
+        for id_ in item_ids
+        if (row := rows.get(id_))
+    ]
 
 
-def save(database: Database, results: Sequence[StepResult], *, discard: Iterable[StepResult] = ()) -> None:
+def _item(row: sa.Row[Any]) -> Item:
+    return Item(id=row.id, **{**row.record, "repaired": tuple(row.record["repaired"])})
+
+
+@retried
+def save(
+    database: Database, results: Sequence[StepResult], *, discard: Iterable[StepResult] = ()
+) -> Sequence[StepResult]:
     """Save the `results` in one transaction; none replaces a better one, unless that is discarded.
 
-    Items with a failed result are marked failed and queued, in the same transaction. The `store` result of an item
-    that was stored before is marked stale, so that the item is stored again, also after a crash. A
-    succeeded result is marked stale where a new input gave only a worse result, which does not replace it.
+    A result of a record that has changed since is dropped. Where a worse result of a new input does not replace the
+    old one, that is marked stale; so is the `store` result of an item that gets a new result. Items that failed, or
+    that now have a stale result, are queued.
 
     Args:
         discard: saved results to delete first, such as those that a rule forbids, so that even a worse result can take
             their place. A result that another run has replaced meanwhile is not deleted.
+
+    Returns:
+        The results without those that were dropped.
     """
-    rows = sorted((_row(result) for result in results), key=lambda row: (str(row["item_id"]), str(row["stage"])))
-    if not rows:
-        return
-    insert = database.insert(step_results)
-    keys = [step_results.c.item_id, step_results.c.stage]
-    values: dict[str, sa.ColumnElement[Any]] = {
-        c.name: insert.excluded[c.name] for c in step_results.c if c.name not in {"item_id", "stage"}
-    }
-    is_stale_store = sa.and_(step_results.c.stage == "store", step_results.c.retryable)  # until it is marked stored
-    values["retryable"] = sa.or_(is_stale_store, insert.excluded.retryable)
-    unless_worse = insert.on_conflict_do_update(
-        index_elements=keys, set_=values, where=step_results.c.standing <= insert.excluded.standing
-    )
-    failed = [row["item_id"] for row in rows if row["status"] == Status.FAILED]
+    if not results:
+        return results
     with database.write() as connection:
-        _lock(connection, [row["item_id"] for row in rows])
-        _delete(connection, discard)
-        connection.execute(unless_worse, rows)
-        _mark_stale(connection, rows)
-        _mark_store_stale(connection, rows)
-        if failed:
-            has_failed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
-            connection.execute(
-                sa.update(items).where(items.c.id.in_(failed), has_failed).values(state="failed", quality=None)
-            )
-            retry_queue.review(database, connection, failed, below=None)
+        results = _of_present_records(connection, results)
+        item_ids = _write(database, connection, results, discard)
+        failed = [result.item_id for result in results if result.status is Status.FAILED]
+        _mark_failed(connection, failed)
+        if queued := sorted({*failed, *item_ids}):
+            retry_queue.review(database, connection, queued, below=None)
+    return results
 
 
 Merge = Callable[[Mapping[str, StepResult]], Decimal]
 
 
-def mark_stored(
-    database: Database, run_id: str, item_ids: Sequence[str], *, merge: Merge, retry_below: float
-) -> dict[str, Decimal | RungError]:
-    """Mark items stored, with the quality that `merge` computes from their saved results, and index them for search.
+@retried
+def store(
+    database: Database,
+    results: Sequence[StepResult],
+    *,
+    discard: Iterable[StepResult] = (),
+    merge: Merge,
+    retry_below: float,
+) -> Sequence[StepResult]:
+    """Save the results of `store`, mark their items stored and index them for search, in one transaction.
 
-    The last step, in one transaction: concurrent callers wait on the row lock and merge the committed results. Items
-    of low quality are queued. Idempotent.
+    The quality is what `merge` computes from the item's results as they stand then: concurrent callers wait on the row
+    lock and merge the committed results. Items of low quality are queued.
 
     Args:
         merge: gets an item's results by stage, without `store`, and returns the quality or raises RungError.
         retry_below: the quality below which items are queued.
 
     Returns:
-        Each item's quality, or the error that `merge` raised. Of such an item only the `store` result is deleted, so
-        that the caller can save the failure.
+        The results as they were saved, without those of a record that has changed since. A result whose items cannot
+        be merged is saved as failed, in place of any earlier one.
     """
-    documents.create_vector_indexes(database, item_ids)
-    merged: dict[str, Decimal | RungError] = {}
+    documents.create_vector_indexes(database, [result.item_id for result in results])
+    if not results:
+        return results
     with database.write() as connection:
-        _lock(connection, item_ids)
-        by_item = _load_results(connection, item_ids)
-        for id_ in item_ids:
-            try:
-                merged[id_] = merge({stage: one for stage, one in by_item.get(id_, {}).items() if stage != "store"})
-            except RungError as error:
-                merged[id_] = error
-        if refused := [id_ for id_, one in merged.items() if not isinstance(one, Decimal)]:
-            store_results = step_results.c.item_id.in_(refused), step_results.c.stage == "store"
-            connection.execute(sa.delete(step_results).where(*store_results))
-        qualities = {id_: float(one) for id_, one in sorted(merged.items()) if isinstance(one, Decimal)}
-        if qualities:
+        results = _of_present_records(connection, results)
+        others = _load_results(connection, [result.item_id for result in results])
+        merged = [_merged(result, others.get(result.item_id, {}), merge) for result in results]
+        refused = [new.item_id for old, new in zip(results, merged, strict=True) if new.status is not old.status]
+        is_refused = step_results.c.item_id.in_(refused), step_results.c.stage == STORE
+        connection.execute(sa.delete(step_results).where(*is_refused))
+        _write(database, connection, merged, discard)
+        stored = [result for result in merged if result.status is Status.SUCCEEDED]
+        _mark_failed(connection, [result.item_id for result in merged if result.status is Status.FAILED])
+        if stored:
             connection.execute(
                 sa.update(items)
                 .where(items.c.id == sa.bindparam("item"))
-                .values(state="stored", quality=sa.bindparam("new_quality"), run_id=run_id),
-                [{"item": id_, "new_quality": quality} for id_, quality in qualities.items()],
+                .values(state="stored", quality=sa.bindparam("new_quality"), run_id=sa.bindparam("new_run")),
+                [
+                    {"item": one.item_id, "new_quality": one.value.quality, "new_run": one.run_id}
+                    for one in sorted(stored, key=lambda one: one.item_id)
+                ],
             )
-            store_results = step_results.c.item_id.in_(list(qualities)), step_results.c.stage == "store"
-            connection.execute(sa.update(step_results).where(*store_results).values(retryable=False))
-            documents.index(database, connection, list(qualities))
-            retry_queue.review(database, connection, list(qualities), retry_below)
+            documents.index(database, connection, [result.item_id for result in stored])
+        retry_queue.review(database, connection, [result.item_id for result in merged], retry_below)
     return merged
 
 
-def _mark_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Mark succeeded results stale where one of these `rows` was computed from another input and is worse.
+def _merged(result: StepResult, others: Mapping[str, StepResult], merge: Merge) -> StepResult:
+    """Return the result with the quality of the item's other results, or as failed if they cannot be merged."""
+    if result.status is not Status.SUCCEEDED:
+        return result
+    try:
+        quality = merge({stage: other for stage, other in others.items() if stage != STORE})
+    except RungError as error:
+        return result.failed(StepError.of(error))
+    return replace(result, value=Stored(quality=float(quality)))
 
-    The column `retryable` holds the mark: a succeeded result has no other use for it.
-    """
-    worse = [
-        {"item": row["item_id"], "of_stage": row["stage"], "input_now": row["made_from"]}
-        for row in rows
-        if row["made_from"] and row["status"] != Status.SUCCEEDED
+
+def _of_present_records(connection: sa.Connection, results: Sequence[StepResult]) -> Sequence[StepResult]:
+    """Lock the items of these results; return the results of the records as they stand, with their revisions."""
+    revisions = retry_queue.lock_items(connection, sorted({result.item_id for result in results}))
+    return [
+        replace(result, revision=revisions[result.item_id])
+        for result in results
+        if result.item_id in revisions and result.revision in {None, revisions[result.item_id]}
     ]
-    if worse:
+
+
+def _write(
+    database: Database, connection: sa.Connection, results: Sequence[StepResult], discard: Iterable[StepResult]
+) -> set[str]:
+    """Write these results of locked items, and mark as stale what they make so; return the items with a stale one."""
+    rows = sorted((_row(result) for result in results), key=lambda row: (str(row["item_id"]), str(row["stage"])))
+    if not rows:
+        return set()
+    _delete(connection, discard)
+    insert = database.insert(step_results)
+    keys = ["item_id", "stage"]
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=keys,
+            set_={column.name: insert.excluded[column.name] for column in step_results.c if column.name not in keys},
+            where=step_results.c.rank <= insert.excluded.rank,
+        ),
+        rows,
+    )
+    item_ids = sorted({str(row["item_id"]) for row in rows})
+    _mark_kept_results_stale(connection, rows)
+    _mark_store_stale(connection, results)
+    is_stale = step_results.c.item_id.in_(item_ids), step_results.c.is_stale
+    return set(connection.scalars(sa.select(step_results.c.item_id).where(*is_stale).distinct()))
+
+
+def _mark_kept_results_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Mark results stale that were computed from another input than one of these `rows`, and are better than it."""
+    if hashed := [row for row in rows if row["input_hash"]]:
         connection.execute(
             sa.update(step_results)
             .where(
-                step_results.c.item_id == sa.bindparam("item"),
+                step_results.c.item_id == sa.bindparam("of_item"),
                 step_results.c.stage == sa.bindparam("of_stage"),
-                step_results.c.status == Status.SUCCEEDED,
-                step_results.c.made_from != sa.bindparam("input_now"),
+                step_results.c.rank > sa.bindparam("rank_now"),
+                step_results.c.input_hash != sa.bindparam("hash_now"),
             )
-            .values(retryable=True),
-            worse,
+            .values(is_stale=True),
+            [
+                {
+                    "of_item": row["item_id"],
+                    "of_stage": row["stage"],
+                    "rank_now": row["rank"],
+                    "hash_now": row["input_hash"],
+                }
+                for row in hashed
+            ],
         )
 
 
-def _mark_store_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """For stored items that got a new result from one of these `rows`, mark the `store` result stale."""
+def _mark_store_stale(connection: sa.Connection, results: Sequence[StepResult]) -> None:
+    """Mark the `store` results of the items stale that one of these results of another stage was written for."""
+    others = [result for result in results if result.stage != STORE]
+    if not others:
+        return
     new = step_results.alias()
-    is_saved = sa.exists().where(
+    is_written = sa.exists().where(
         new.c.item_id == step_results.c.item_id,
-        new.c.stage.in_({row["stage"] for row in rows} - {"store"}),
-        new.c.run_id.in_({row["run_id"] for row in rows}),
+        new.c.stage.in_({result.stage for result in others}),
+        new.c.run_id.in_({result.run_id for result in others}),
     )
-    store_results = step_results.c.item_id.in_([row["item_id"] for row in rows]), step_results.c.stage == "store"
-    connection.execute(sa.update(step_results).where(*store_results, is_saved).values(retryable=True))
+    is_store = step_results.c.item_id.in_([result.item_id for result in others]), step_results.c.stage == STORE
+    connection.execute(sa.update(step_results).where(*is_store, is_written).values(is_stale=True))
 
 
-def _lock(connection: sa.Connection, item_ids: Sequence[str]) -> None:
-    """Lock these items until the transaction ends. Other transactions that write or mark them wait for it.
-
-    All transactions lock in the order of the ids, so that none deadlock.
-    """
-    ordered = sa.select(items.c.id).where(items.c.id.in_(item_ids)).order_by(items.c.id)
-    connection.execute(ordered.with_for_update(key_share=True))  # foreign-key checks need not wait
+def _mark_failed(connection: sa.Connection, item_ids: Sequence[str]) -> None:
+    """Mark the items failed that have a failed result: of these items, some have kept a better one."""
+    if item_ids:
+        has_failed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
+        is_failed = items.c.id.in_(item_ids), has_failed
+        connection.execute(sa.update(items).where(*is_failed).values(state="failed", quality=None))
 
 
 def _load_results(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict[str, StepResult]]:
@@ -194,7 +252,7 @@ def _row(result: StepResult) -> dict[str, Any]:
         "item_id": result.item_id,
         "stage": result.stage,
         "status": result.status.value,
-        "standing": result.rank,
+        "rank": result.rank,
         "value": as_json(result.value),
         "vector": vector,
         "confidence": None if result.confidence is None else float(result.confidence),
@@ -205,7 +263,9 @@ def _row(result: StepResult) -> dict[str, Any]:
         "attempts": [{**attempt.as_json(), "error": _error_row(attempt.error)} for attempt in result.attempts],
         "run_id": result.run_id,
         "finished_at": result.finished_at,
-        "made_from": result.input_hash,
+        "input_hash": result.input_hash,
+        "revision": result.revision,
+        "is_stale": result.is_stale,
     }
 
 
@@ -235,5 +295,7 @@ def _result(row: sa.RowMapping) -> StepResult:
         ),
         run_id=row["run_id"],
         finished_at=row["finished_at"],
-        input_hash=row["made_from"],
+        input_hash=row["input_hash"],
+        revision=row["revision"],
+        is_stale=row["is_stale"],
     )

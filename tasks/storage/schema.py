@@ -17,11 +17,14 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
     TypeDecorator,
+    false,
+    func,
+    literal_column,
 )
+
+from repli.tasks.storage.storable import StorableText
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -42,37 +45,40 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
-# One row per run. `kind` is the flow; `alive_at` is its last heartbeat. `quality` counts, by quality, all items that
-# were stored when it ended, in this run or another.
+# One row per run. `kind` is the flow; `alive_at` is its last heartbeat; `progress` counts its items so far. `quality`
+# counts, by quality, all items that were stored when it ended, in this run or another.
 runs = Table(
     "runs",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("flow_run_id", String(36), unique=True),
-    Column("kind", String(32), nullable=False),
-    Column("source", Text, nullable=False),
+    Column("id", StorableText(36), primary_key=True),
+    Column("flow_run_id", StorableText(36), unique=True),
+    Column("kind", StorableText(32), nullable=False),
+    Column("source", StorableText, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("alive_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("options", JSON, nullable=False),
     Column("lines", Integer, nullable=False, default=0),
     Column("duplicates", Integer, nullable=False, default=0),
+    Column("progress", JSON),
     Column("notes", JSON),
     Column("summary", JSON),
     Column("quality", JSON),
 )
 
-# The catalogue. `state` is pending, stored or failed; `quality` is set while stored.
+# The catalogue. `state` is pending, stored or failed; `quality` is set while stored. `revision` grows with each change
+# of the record.
 items = Table(
     "items",
     metadata,
-    Column("id", String(512), primary_key=True),
-    Column("name", Text),
+    Column("id", StorableText(512), primary_key=True),
+    Column("name", StorableText),
     Column("record", JSON, nullable=False),
-    Column("fingerprint", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("fingerprint", StorableText(64), nullable=False),
+    Column("revision", Integer, nullable=False, server_default="1"),
+    Column("state", StorableText(16), nullable=False),
     Column("quality", Float),
-    Column("run_id", String(36)),
+    Column("run_id", StorableText(36)),
     Index("items_by_quality", "quality", "state"),
 )
 
@@ -80,44 +86,47 @@ items = Table(
 incoming = Table(
     "incoming",
     metadata,
-    Column("run_id", String(36), primary_key=True),
-    Column("item_id", String(512), primary_key=True),
+    Column("run_id", StorableText(36), primary_key=True),
+    Column("item_id", StorableText(512), primary_key=True),
     Column("ordinal", Integer, nullable=False),
-    Column("name", Text),
+    Column("name", StorableText),
     Column("record", JSON, nullable=False),
-    Column("fingerprint", String(64), nullable=False),
+    Column("fingerprint", StorableText(64), nullable=False),
 )
 
 # The items of each run, in the manifest's order.
 run_items = Table(
     "run_items",
     metadata,
-    Column("run_id", String(36), ForeignKey("runs.id"), primary_key=True),
+    Column("run_id", StorableText(36), ForeignKey("runs.id"), primary_key=True),
     Column("ordinal", Integer, primary_key=True),
-    Column("item_id", String(512), ForeignKey("items.id"), nullable=False),
+    Column("item_id", StorableText(512), ForeignKey("items.id"), nullable=False),
     Index("run_items_by_item", "item_id"),
 )
 
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
-# `standing`, its rank; `made_from` is a hash of the stage's input.
+# `rank`; `input_hash` is a hash of the stage's input, `revision` the item's when it was computed. `is_stale`: the input
+# has changed since, and no result as good was computed from the new one.
 step_results = Table(
     "step_results",
     metadata,
-    Column("item_id", String(512), ForeignKey("items.id"), primary_key=True),
-    Column("stage", String(64), primary_key=True),
-    Column("status", String(16), nullable=False),
-    Column("standing", Float, nullable=False),
+    Column("item_id", StorableText(512), ForeignKey("items.id"), primary_key=True),
+    Column("stage", StorableText(64), primary_key=True),
+    Column("status", StorableText(16), nullable=False),
+    Column("rank", Float, nullable=False),
     Column("value", JSON),
     Column("vector", LargeBinary),
     Column("confidence", Float),
-    Column("rung", String(64)),
+    Column("rung", StorableText(64)),
     Column("penalty", Float),
     Column("error", JSON),
     Column("retryable", Boolean, nullable=False),
     Column("attempts", JSON, nullable=False),
-    Column("run_id", String(36), nullable=False),
+    Column("run_id", StorableText(36), nullable=False),
     Column("finished_at", UtcDateTime, nullable=False),
-    Column("made_from", String(64)),
+    Column("input_hash", StorableText(64)),
+    Column("revision", Integer, nullable=False, server_default="1"),
+    Column("is_stale", Boolean, nullable=False, server_default=false()),
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 
@@ -125,11 +134,11 @@ step_results = Table(
 good_copies = Table(
     "good_copies",
     metadata,
-    Column("uri_sha256", String(64), primary_key=True),
-    Column("uri", Text, nullable=False),
-    Column("sha256", String(64), nullable=False),
+    Column("uri_sha256", StorableText(64), primary_key=True),
+    Column("uri", StorableText, nullable=False),
+    Column("sha256", StorableText(64), nullable=False),
     Column("size", Integer, nullable=False),
-    Column("media_type", Text, nullable=False),
+    Column("media_type", StorableText, nullable=False),
     Column("fetched_at", UtcDateTime, nullable=False),
 )
 
@@ -138,26 +147,26 @@ good_copies = Table(
 breakers = Table(
     "breakers",
     metadata,
-    Column("name", String(130), primary_key=True),
-    Column("place", String(255), primary_key=True),
+    Column("name", StorableText(130), primary_key=True),
+    Column("place", StorableText(255), primary_key=True),
     Column("version", Integer, nullable=False),
-    Column("position", String(16), nullable=False),
+    Column("position", StorableText(16), nullable=False),
     Column("opened_at", UtcDateTime),
     Column("probe_at", UtcDateTime),
     Column("failed_probes", Integer, nullable=False),
-    Column("lease_token", String(36)),
+    Column("lease_token", StorableText(36)),
     Column("lease_until", UtcDateTime),
-    Column("cause", String(32), nullable=False),
-    Column("why", Text, nullable=False),
+    Column("cause", StorableText(32), nullable=False),
+    Column("why", StorableText, nullable=False),
 )
 
 # The failed calls in each breaker's window, by the token of their permit. A change of the breaker deletes older ones.
 breaker_failures = Table(
     "breaker_failures",
     metadata,
-    Column("token", String(36), primary_key=True),
-    Column("name", String(130), nullable=False),
-    Column("place", String(255), nullable=False),
+    Column("token", StorableText(36), primary_key=True),
+    Column("name", StorableText(130), nullable=False),
+    Column("place", StorableText(255), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Index("breaker_failures_by_breaker", "name", "place", "at"),
 )
@@ -166,43 +175,58 @@ breaker_failures = Table(
 breaker_moves = Table(
     "breaker_moves",
     metadata,
-    Column("name", String(130), primary_key=True),
-    Column("place", String(255), primary_key=True),
+    Column("name", StorableText(130), primary_key=True),
+    Column("place", StorableText(255), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("old", String(16), nullable=False),
-    Column("new", String(16), nullable=False),
-    Column("cause", String(32), nullable=False),
-    Column("why", Text, nullable=False),
+    Column("old", StorableText(16), nullable=False),
+    Column("new", StorableText(16), nullable=False),
+    Column("cause", StorableText(32), nullable=False),
+    Column("why", StorableText, nullable=False),
     Index("breaker_moves_by_time", "at"),
 )
 
-# The items to process again. The lowest `priority` is claimed first; `quality` is null where the item failed.
+# The items to process again. The lowest `priority` is claimed first; `quality` is null where the item failed. `state`
+# is ready, delayed or claimed until `due_at`, or parked. `needs` says what is wrong with the item's results: items with
+# the same needs are claimed together, so that a claim reads only the rows that it takes. `claim_id` is one claim's.
 retry_queue = Table(
     "retry_queue",
     metadata,
-    Column("item_id", String(512), ForeignKey("items.id"), primary_key=True),
+    Column("item_id", StorableText(512), ForeignKey("items.id"), primary_key=True),
     Column("priority", Integer, nullable=False),
     Column("quality", Float),
     Column("enqueued_at", UtcDateTime, nullable=False),
-    Column("not_before", UtcDateTime, nullable=False),
+    Column("state", StorableText(16), nullable=False),
+    Column("due_at", UtcDateTime),
     Column("tries", Integer, nullable=False),
-    Column("is_parked", Boolean, nullable=False),
-    Column("holder", String(36)),
-    Column("claimed_until", UtcDateTime),
-    Index("retry_queue_by_turn", "is_parked", "priority", "quality", "enqueued_at"),
-    Index("retry_queue_by_holder", "holder"),
+    Column("holder", StorableText(36)),
+    Column("claim_id", StorableText(36)),
+    Column("needs", StorableText, nullable=False),
 )
+BEFORE_EVERY_QUALITY = -1
+"""The place of a failed item, which has no quality, in the order of the queue."""
+order_of_quality = func.coalesce(retry_queue.c.quality, literal_column(str(BEFORE_EVERY_QUALITY)))
+Index(
+    "retry_queue_by_turn",
+    retry_queue.c.state,
+    retry_queue.c.needs,
+    retry_queue.c.priority,
+    order_of_quality,
+    retry_queue.c.enqueued_at,
+    retry_queue.c.item_id,
+)
+Index("retry_queue_by_due_time", retry_queue.c.state, retry_queue.c.due_at)
+Index("retry_queue_by_holder", retry_queue.c.holder)
 
 # The outcome of each item that a run of `reprocess` claimed: upgraded, unchanged or parked.
 retries = Table(
     "retries",
     metadata,
-    Column("run_id", String(36), ForeignKey("runs.id"), primary_key=True),
-    Column("item_id", String(512), ForeignKey("items.id"), primary_key=True),
+    Column("run_id", StorableText(36), ForeignKey("runs.id"), primary_key=True),
+    Column("item_id", StorableText(512), ForeignKey("items.id"), primary_key=True),
     Column("quality_before", Float),
     Column("quality_after", Float),
-    Column("outcome", String(16), nullable=False),
+    Column("outcome", StorableText(16), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Index("retries_by_item", "item_id"),
 )
@@ -211,11 +235,11 @@ retries = Table(
 drills = Table(
     "drills",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("flow_run_id", String(36), unique=True),
+    Column("id", StorableText(36), primary_key=True),
+    Column("flow_run_id", StorableText(36), unique=True),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime, nullable=False),
-    Column("verdict", String(16), nullable=False),
+    Column("verdict", StorableText(16), nullable=False),
     Column("report", JSON, nullable=False),
     Index("drills_by_time", "finished_at"),
 )
@@ -226,11 +250,11 @@ documents = Table(
     "documents",
     metadata,
     Column("number", Integer, primary_key=True),
-    Column("item_id", String(512), ForeignKey("items.id"), nullable=False, unique=True),
-    Column("name", Text),
-    Column("label", Text),
-    Column("text", Text),
-    Column("space", String(255)),
+    Column("item_id", StorableText(512), ForeignKey("items.id"), nullable=False, unique=True),
+    Column("name", StorableText),
+    Column("label", StorableText),
+    Column("text", StorableText),
+    Column("space", StorableText(255)),
     Column("revision", Integer, nullable=False),
     Index("documents_by_revision", "revision"),
     Index("documents_by_space", "space"),

@@ -6,6 +6,7 @@ process expire. All times are the database's.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,12 +14,26 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.outages import retried
+from repli.tasks.storage.retry.needs import RetryTarget, decode
 from repli.tasks.storage.retry.retries import PARKED, UNCHANGED, UPGRADED
-from repli.tasks.storage.retry.retry_queue import CLAIM_ORDER, chunks, is_free, review, select_for_update
-from repli.tasks.storage.schema import items, retries, retry_queue, step_results
+from repli.tasks.storage.retry.retry_queue import (
+    CLAIM_ORDER,
+    CLAIMED,
+    DELAYED,
+    READY,
+    is_claimed,
+    lock_items,
+    review,
+    select_for_update,
+)
+from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, items, retries, retry_queue
+
+READY_AT_ONCE = 5000
+"""Items that are made ready in one transaction."""
+_CLAIM_LOCK = 0x636C61696D  # "claim"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,95 +44,132 @@ class Claim:
     quality: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryTarget:
-    """Results of one stage that a better rung may improve now.
-
-    Args:
-        rungs: the rungs whose results to improve; None among them includes failed results.
-        excluded_by: pairs of an earlier stage and its rungs. An item that one of these rungs served is excluded: the
-            better rung is incompatible with it.
-        include_stale: whether to include succeeded results that are stale: computed from an input that has changed
-            since.
-    """
-
-    stage: str
-    rungs: Collection[str | None]
-    excluded_by: Sequence[tuple[str, Collection[str]]] = ()
-    include_stale: bool = False
-
-
 def claim(database: Database, holder: str, targets: Sequence[RetryTarget], limit: int, lease_s: float) -> list[Claim]:
-    """Claim up to `limit` items, in the order of `CLAIM_ORDER`.
+    """Claim up to `limit` items, in the order of `CLAIM_ORDER`. The cost does not grow with the queue.
 
     Args:
         holder: the claim holder, the same for all claims of one run.
         targets: the results to improve. Items without one of these stay in the queue.
         lease_s: seconds after which the claims expire unless `renew` is called.
     """
-    conditions = [_matches(target) for target in targets if target.rungs]
-    if not conditions or limit < 1:
+    wanted = [target for target in targets if target.rungs]
+    if not wanted or limit < 1:
         return []
-    has_target = sa.exists().where(
-        step_results.c.item_id == retry_queue.c.item_id, step_results.c.retryable, sa.or_(*conditions)
-    )
-    with database.read() as connection:  # an empty search is the slowest: hold no write lock for it
-        if not connection.execute(_claimable(has_target, database_time(connection)).limit(1)).first():
-            return []
-    with database.write() as connection:
-        now = database_time(connection)
-        query = _claimable(has_target, now).limit(limit)
-        rows = connection.execute(query.with_for_update(skip_locked=True)).all()  # SQLite has one writer at a time
-        _set_holder(connection, [row.item_id for row in rows], holder, now, lease_s)
-    return [Claim(item_id=row.item_id, quality=row.quality) for row in rows]
+    while _make_ready(database):
+        pass
+    return _claim(database, holder, str(uuid.uuid4()), wanted, limit, lease_s)
 
 
-def take(connection: sa.Connection, holder: str, item_ids: Sequence[str], lease_s: float) -> set[str]:
-    """Claim the given items that are queued, for a run that works on items whether they are queued or not.
+@retried
+def _make_ready(database: Database) -> bool:
+    """Make delayed items ready whose time has come, and items whose claim has expired. Return whether any was.
 
-    Returns:
-        The ids of the items that another run has claimed.
+    In portions, so that no other transaction waits long.
     """
-    refused: set[str] = set()
-    now = database_time(connection)
-    for chunk in chunks(item_ids):
-        is_claimable = sa.or_(is_free(now), retry_queue.c.holder == holder)
-        rows = connection.execute(
-            sa.select(retry_queue.c.item_id, is_claimable.label("is_claimable"))
-            .where(retry_queue.c.item_id.in_(chunk))
-            .order_by(retry_queue.c.item_id)
-            .with_for_update()
-        ).all()
-        _set_holder(connection, [row.item_id for row in rows if row.is_claimable], holder, now, lease_s)
-        refused.update(row.item_id for row in rows if not row.is_claimable)
-    return refused
+    with database.read() as connection:
+        query = sa.select(retry_queue.c.item_id).where(_is_due(database_time(connection))).limit(READY_AT_ONCE)
+        due = list(connection.scalars(query))
+    if not due:
+        return False
+    with database.write() as connection:
+        is_due = sa.and_(retry_queue.c.item_id.in_(due), _is_due(database_time(connection)))
+        _set_ready(connection, is_due)
+    return True
 
 
+def _is_due(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(retry_queue.c.state.in_([DELAYED, CLAIMED]), retry_queue.c.due_at <= now)
+
+
+def _set_ready(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> None:
+    listed = retry_queue.c.item_id.in_(select_for_update(condition))
+    ready = {"state": READY, "due_at": None, "holder": None, "claim_id": None}
+    connection.execute(sa.update(retry_queue).where(listed).values(**ready))
+
+
+@retried
+def _claim(
+    database: Database, holder: str, claim_id: str, targets: Sequence[RetryTarget], limit: int, lease_s: float
+) -> list[Claim]:
+    """Claim items under `claim_id`: of a claim whose commit was not confirmed, return the items."""
+    with database.read() as connection:  # most searches at the end of a run find nothing: hold no lock for them
+        claimed = _claimed_under(connection, holder, claim_id)
+        if claimed or not _matching_needs(connection, targets):
+            return claimed
+    with database.write() as connection:
+        if not database.is_sqlite:  # one claim at a time: two would choose the same items
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+        rows = [row for needs in _matching_needs(connection, targets) for row in _first(connection, needs, limit)]
+        chosen = sorted(rows, key=_turn)[:limit]
+        until = database_time(connection) + timedelta(seconds=lease_s)
+        connection.execute(
+            sa.update(retry_queue)
+            .where(retry_queue.c.item_id.in_(sorted(row.item_id for row in chosen)))
+            .values(state=CLAIMED, due_at=until, holder=holder, claim_id=claim_id)
+        )
+    return [Claim(item_id=row.item_id, quality=row.quality) for row in chosen]
+
+
+def _claimed_under(connection: sa.Connection, holder: str, claim_id: str) -> list[Claim]:
+    is_claim = retry_queue.c.holder == holder, retry_queue.c.claim_id == claim_id
+    query = sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_claim).order_by(*CLAIM_ORDER)
+    return [Claim(item_id=row.item_id, quality=row.quality) for row in connection.execute(query)]
+
+
+def _matching_needs(connection: sa.Connection, targets: Sequence[RetryTarget]) -> list[str]:
+    """Return the needs of ready items that one of the targets matches.
+
+    The query skips from each distinct value to the next in the index, instead of reading all rows.
+    """
+    is_ready = retry_queue.c.state == READY
+    least = sa.func.min(retry_queue.c.needs)
+    found = sa.select(least.label("needs")).where(is_ready).cte("found", recursive=True)
+    following = sa.select(least).where(is_ready, retry_queue.c.needs > found.c.needs).scalar_subquery()
+    found = found.union_all(sa.select(following).where(found.c.needs.is_not(None)))
+    texts = connection.scalars(sa.select(found.c.needs).where(found.c.needs.is_not(None)))
+    return [text for text in texts if any(target.matches(decode(text)) for target in targets)]
+
+
+def _first(connection: sa.Connection, needs: str, limit: int) -> Sequence[sa.Row[Any]]:
+    """Lock and return the first ready items with these needs, in `CLAIM_ORDER`."""
+    columns = retry_queue.c.item_id, retry_queue.c.priority, retry_queue.c.quality, retry_queue.c.enqueued_at
+    is_ready = retry_queue.c.state == READY, retry_queue.c.needs == needs
+    query = sa.select(*columns).where(*is_ready).order_by(*CLAIM_ORDER).limit(limit)
+    return connection.execute(query.with_for_update(skip_locked=True)).all()
+
+
+def _turn(row: sa.Row[Any]) -> tuple[int, float, datetime, str]:
+    """Return the place of an item in `CLAIM_ORDER`."""
+    return row.priority, BEFORE_EVERY_QUALITY if row.quality is None else row.quality, row.enqueued_at, row.item_id
+
+
+@retried
 def renew(database: Database, holder: str, lease_s: float) -> None:
     """Extend all claims of the holder to `lease_s` seconds from now."""
     with database.write() as connection:
         until = database_time(connection) + timedelta(seconds=lease_s)
-        is_held = retry_queue.c.item_id.in_(select_for_update(retry_queue.c.holder == holder))
-        connection.execute(sa.update(retry_queue).where(is_held).values(claimed_until=until))
+        is_held = retry_queue.c.item_id.in_(select_for_update(_is_held_by(holder)))
+        connection.execute(sa.update(retry_queue).where(is_held).values(due_at=until))
 
 
+@retried
 def holders(database: Database, item_ids: Sequence[str]) -> dict[str, str]:
     """Return the claim holder of each item, by id. Unclaimed items are absent."""
     with database.read() as connection:
-        is_held = retry_queue.c.claimed_until > database_time(connection)
-        query = sa.select(retry_queue.c.item_id, retry_queue.c.holder)
-        rows = connection.execute(query.where(retry_queue.c.item_id.in_(item_ids), is_held)).all()
+        query = sa.select(retry_queue.c.item_id, retry_queue.c.holder).where(is_claimed(database_time(connection)))
+        rows = connection.execute(query.where(retry_queue.c.item_id.in_(item_ids))).all()
     return {row.item_id: row.holder for row in rows}
 
 
-def release(database: Database, holder: str, item_ids: Sequence[str] | None = None) -> None:
-    """Release the holder's claims on the given items; all of its claims where `item_ids` is None."""
-    is_held = retry_queue.c.holder == holder
-    if item_ids is not None:
-        is_held = sa.and_(is_held, retry_queue.c.item_id.in_(item_ids))
+@retried
+def release(database: Database, holder: str) -> None:
+    """Release all claims of the holder."""
     with database.write() as connection:
-        released = retry_queue.c.item_id.in_(select_for_update(is_held))
-        connection.execute(sa.update(retry_queue).where(released).values(holder=None, claimed_until=None))
+        _set_ready(connection, _is_held_by(holder))
+
+
+def _is_held_by(holder: str) -> sa.ColumnElement[bool]:
+    return sa.and_(retry_queue.c.state == CLAIMED, retry_queue.c.holder == holder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +185,7 @@ class _Settlement:
     tries: int
 
 
+@retried
 def settle(
     database: Database, holder: str, run_id: str, claims: Sequence[Claim], tried: Collection[str], policy: RetryPolicy
 ) -> None:
@@ -148,6 +201,7 @@ def settle(
     """
     quality_before = {claim.item_id: claim.quality for claim in claims}
     with database.write() as connection:
+        lock_items(connection, list(quality_before))
         review(database, connection, list(quality_before), policy.below)
         now = database_time(connection)
         settlements = [
@@ -207,17 +261,17 @@ def _requeue(connection: sa.Connection, settlements: Sequence[_Settlement], now:
             .where(retry_queue.c.item_id == sa.bindparam("item"))
             .values(
                 tries=sa.bindparam("new_tries"),
-                is_parked=sa.bindparam("parked"),
-                not_before=sa.bindparam("until"),
+                state=sa.bindparam("new_state"),
+                due_at=sa.bindparam("until"),
                 holder=None,
-                claimed_until=None,
+                claim_id=None,
             ),
             [
                 {
                     "item": one.item_id,
                     "new_tries": one.tries,
-                    "parked": one.is_parked,
-                    "until": now + policy.delay(one.tries),
+                    "new_state": PARKED if one.is_parked else DELAYED,
+                    "until": None if one.is_parked else now + policy.delay(one.tries),
                 }
                 for one in settlements
             ],
@@ -249,36 +303,3 @@ def _record_outcomes(
                 for one in settlements
             ],
         )
-
-
-def _claimable(has_target: sa.ColumnElement[bool], now: datetime) -> sa.Select[tuple[str, float | None]]:
-    """Return a query for the queued items that may be claimed now, with their qualities, in `CLAIM_ORDER`."""
-    is_due = sa.not_(retry_queue.c.is_parked), retry_queue.c.not_before <= now, is_free(now)
-    return sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_due, has_target).order_by(*CLAIM_ORDER)
-
-
-def _set_holder(connection: sa.Connection, item_ids: Sequence[str], holder: str, now: datetime, lease_s: float) -> None:
-    if item_ids:
-        until = now + timedelta(seconds=lease_s)
-        connection.execute(
-            sa.update(retry_queue).where(retry_queue.c.item_id.in_(item_ids)).values(holder=holder, claimed_until=until)
-        )
-
-
-def _matches(target: RetryTarget) -> sa.ColumnElement[bool]:
-    """Return the condition on `step_results` that a result is one of the target's."""
-    earlier = step_results.alias()
-    exclusions = [
-        sa.exists().where(
-            earlier.c.item_id == step_results.c.item_id, earlier.c.stage == stage, earlier.c.rung.in_(rungs)
-        )
-        for stage, rungs in target.excluded_by
-    ]
-    is_included = sa.or_(*(_rung_is(rung) for rung in target.rungs))
-    if target.include_stale:
-        is_included = sa.or_(is_included, step_results.c.status == Status.SUCCEEDED)
-    return sa.and_(step_results.c.stage == target.stage, is_included, *(sa.not_(one) for one in exclusions))
-
-
-def _rung_is(rung: str | None) -> sa.ColumnElement[bool]:
-    return step_results.c.status == Status.FAILED if rung is None else step_results.c.rung == rung

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import mean_quality
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import items, retries, retry_queue
 
 UPGRADED, UNCHANGED, PARKED = "upgraded", "unchanged", "parked"
@@ -42,6 +43,7 @@ class RetryTally:
         }
 
 
+@retried
 def tally(database: Database, run_id: str) -> RetryTally:
     """Count the outcomes that a run of `reprocess` has recorded so far."""
     columns = retries.c.outcome, retries.c.quality_before, retries.c.quality_after
@@ -59,12 +61,13 @@ def tally(database: Database, run_id: str) -> RetryTally:
     return RetryTally(outcomes=outcomes, before=before, after=after)
 
 
+@retried
 def parked(database: Database, limit: int) -> list[str]:
     """Return the ids of up to `limit` parked items, the lowest quality first. Only an operator can requeue them."""
     query = (
         sa.select(items.c.id)
         .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id)
-        .where(retry_queue.c.is_parked)
+        .where(retry_queue.c.state == PARKED)
         .order_by(sa.func.coalesce(items.c.quality, 0.0), items.c.id)
     )
     with database.read() as connection:

@@ -1,19 +1,24 @@
 """The retry queue: the items to process again, and their order.
 
-An item enters and leaves the queue in the transaction that stores it or marks it failed, so that the queue always fits
-the results. A run claims an item before it works on it; see `claims`.
+An item enters and leaves the queue in the transaction that saves its results, so that the queue always fits them. A run
+claims an item before it works on it; see `claims`.
 
-==========  =====================================================================================
-state       meaning
-==========  =====================================================================================
-``queued``  may be claimed, after a failed try only from `not_before` on
-``claimed`` a run works on it; the claim expires at `claimed_until`
-``parked``  was tried too often without improvement; only an operator can requeue it
-==========  =====================================================================================
+===========  ====================================================================================
+state        meaning
+===========  ====================================================================================
+``ready``    may be claimed
+``delayed``  may be claimed from `due_at` on, after a try that improved nothing
+``claimed``  a run works on it; the claim expires at `due_at`
+``parked``   was tried too often without improvement; only an operator can requeue it
+===========  ====================================================================================
+
+`claims.claim` makes the items ready whose `due_at` has come. Until then they stand in the table as delayed or claimed;
+the views here show them, and all that may be claimed sometime, as ``queued``.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,23 +29,20 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import Status
 from repli.tasks.storage.database import Database, database_time
-from repli.tasks.storage.schema import items, retry_queue, step_results
+from repli.tasks.storage.outages import retried
+from repli.tasks.storage.retry.needs import Needs, encode, needs_of
+from repli.tasks.storage.schema import items, order_of_quality, retry_queue, step_results
 
 IDS_PER_STATEMENT = 10_000
 """Databases limit the parameters of a statement: SQLite to 32,766, PostgreSQL's protocol to 65,535."""
 
-QUEUED, CLAIMED, PARKED = "queued", "claimed", "parked"
+READY, DELAYED, CLAIMED, PARKED = "ready", "delayed", "claimed", "parked"
+QUEUED = "queued"
+"""The state that views show for items that are ready or delayed."""
 
-
-CLAIM_ORDER = (
-    retry_queue.c.priority,
-    retry_queue.c.quality.nulls_first(),
-    retry_queue.c.enqueued_at,
-    retry_queue.c.item_id,
-)
+CLAIM_ORDER = (retry_queue.c.priority, order_of_quality, retry_queue.c.enqueued_at, retry_queue.c.item_id)
 """The order in which items are claimed: by priority, then the lowest quality, then age. A failed item has no quality
-and comes before those that have one. SQLite reads the order from an index; PostgreSQL's index has nulls last, so it
-sorts the items of one priority."""
+and comes before those that have one."""
 
 
 class Priority(IntEnum):
@@ -77,68 +79,104 @@ class Entry:
         }
 
 
-def _has_retryable(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Return the condition on `items` that a step result is retryable and meets `conditions`."""
-    found = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.retryable, *conditions)
-    return found.correlate(items)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """An item that may belong in the queue."""
 
+    id: str
+    state: str
+    quality: float | None
+    needs: Needs
 
-def _is_wanted(below: float | None) -> sa.ColumnElement[bool]:
-    """Return the condition on `items` that an item belongs in the queue; failed items only, where `below` is None."""
-    by_operator = sa.exists().where(retry_queue.c.item_id == items.c.id, retry_queue.c.priority == Priority.HIGH.value)
-    may_succeed = sa.and_(items.c.state == "failed", _has_retryable(step_results.c.status == Status.FAILED))
-    if below is None:
-        return may_succeed
-    is_low = sa.and_(sa.or_(items.c.quality < below, by_operator.correlate(items)), _has_retryable())
-    return sa.or_(may_succeed, sa.and_(items.c.state == "stored", sa.or_(is_low, has_stale_result())))
-
-
-def has_stale_result() -> sa.ColumnElement[bool]:
-    """Return the condition on `items` that a succeeded result is stale. Such items are queued at any quality.
-
-    A succeeded result is retryable only while it is stale: computed from an input that has changed since.
-    """
-    return _has_retryable(step_results.c.status == Status.SUCCEEDED)
+    def is_wanted(self, below: float | None, *, by_operator: bool) -> bool:
+        """Return whether the item belongs in the queue: it failed, is of low quality, or has a stale result."""
+        needs = self.needs.values()
+        if self.state == "failed":
+            return any(need.is_failed and need.is_retryable for need in needs)
+        if self.state != "stored" or self.quality is None:
+            return False
+        is_low = by_operator or (below is not None and self.quality < below)
+        return any(need.is_stale or (is_low and need.is_retryable) for need in needs)
 
 
 def review(database: Database, connection: sa.Connection, item_ids: Sequence[str], below: float | None) -> None:
     """Queue these items, or remove them from the queue, by their present state and results. Idempotent.
 
-    The priority of a queued item can only rise; its tries and its claim do not change. Concurrent callers wait on the
-    row locks and see the committed results.
+    The priority of a queued item can only rise; its tries and its claim do not change. The caller holds the locks of
+    the items, see `lock_items`.
 
     Args:
-        below: the quality below which stored items are queued. None: only failed items are reviewed.
+        below: the quality below which stored items are queued. None: stored items enter only if they have a stale
+            result, and none leaves.
     """
-    reviewed_states = ["stored", "failed"] if below is not None else ["failed"]
-    priority = sa.case((items.c.state == "failed", Priority.NORMAL.value), else_=Priority.LOW.value)
     now = database_time(connection)
     for chunk in chunks(item_ids):
-        connection.execute(select_for_update(retry_queue.c.item_id.in_(chunk)))
-        in_chunk = items.c.id.in_(chunk)
-        wanted = (
-            sa.select(items.c.id, priority, items.c.quality, _time(now), _time(now), sa.literal(0), sa.false())
-            .where(in_chunk, _is_wanted(below))
-            .order_by(items.c.id)
-        )
-        columns = ["item_id", "priority", "quality", "enqueued_at", "not_before", "tries", "is_parked"]
-        insert = database.insert(retry_queue).from_select(columns, wanted)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=[retry_queue.c.item_id],
-                set_={
-                    "priority": sa.case(
-                        (insert.excluded.priority < retry_queue.c.priority, insert.excluded.priority),
-                        else_=retry_queue.c.priority,
-                    ),
-                    "quality": insert.excluded.quality,
-                },
-            )
-        )
-        unwanted = sa.select(items.c.id).where(in_chunk, items.c.state.in_(reviewed_states), sa.not_(_is_wanted(below)))
-        connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(unwanted)))
+        priorities = _lock_entries(connection, chunk)
+        wanted: list[_Candidate] = []
+        unwanted: list[str] = []
+        for item in _candidates(connection, chunk):
+            by_operator = priorities.get(item.id) == Priority.HIGH
+            if item.is_wanted(below, by_operator=by_operator):
+                wanted.append(item)
+            elif item.id in priorities and (item.state == "failed" or (item.state == "stored" and below is not None)):
+                unwanted.append(item.id)
+        _enqueue(database, connection, wanted, now)
+        if unwanted:
+            connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(unwanted)))
 
 
+def _lock_entries(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, int]:
+    """Lock the entries of these items, in the order of the ids; return their priorities by item."""
+    query = sa.select(retry_queue.c.item_id, retry_queue.c.priority).where(retry_queue.c.item_id.in_(item_ids))
+    rows = connection.execute(query.order_by(retry_queue.c.item_id).with_for_update()).all()
+    return {row.item_id: row.priority for row in rows}
+
+
+def _candidates(connection: sa.Connection, item_ids: Sequence[str]) -> list[_Candidate]:
+    """Return these items, in the order of the ids, each with its needs."""
+    c = step_results.c
+    results = connection.execute(
+        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale).where(c.item_id.in_(item_ids))
+    )
+    by_item: dict[str, list[tuple[str, str, str | None, bool, bool]]] = defaultdict(list)
+    for item_id, *result in results:
+        by_item[item_id].append(tuple(result))
+    found = connection.execute(
+        sa.select(items.c.id, items.c.state, items.c.quality).where(items.c.id.in_(item_ids)).order_by(items.c.id)
+    )
+    return [
+        _Candidate(id=row.id, state=row.state, quality=row.quality, needs=needs_of(by_item[row.id])) for row in found
+    ]
+
+
+def _enqueue(
+    database: Database, connection: sa.Connection, wanted: Sequence[_Candidate], now: datetime, **values: Any
+) -> None:
+    """Insert or update the entries of these items. `values` are set for old and new entries alike."""
+    if not wanted:
+        return
+    insert = database.insert(retry_queue)
+    is_higher = insert.excluded.priority < retry_queue.c.priority
+    raised = sa.case((is_higher, insert.excluded.priority), else_=retry_queue.c.priority)
+    changed = {"priority": raised, "quality": insert.excluded.quality, "needs": insert.excluded.needs}
+    upsert = insert.on_conflict_do_update(index_elements=[retry_queue.c.item_id], set_={**changed, **values})
+    new = {"enqueued_at": now, "state": READY, "tries": 0, **values}
+    connection.execute(
+        upsert,
+        [
+            {
+                "priority": (Priority.NORMAL if item.state == "failed" else Priority.LOW).value,
+                **new,
+                "item_id": item.id,
+                "quality": item.quality,
+                "needs": encode(item.needs),
+            }
+            for item in wanted
+        ],
+    )
+
+
+@retried
 def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Queue items with priority HIGH, parked ones too, and reset their tries.
 
@@ -148,33 +186,47 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
     Returns:
         The ids that are queued now, and those that have nothing to retry: they succeeded, or are still pending.
     """
-    queued: list[str] = []
+    queued: set[str] = set()
     below_best = (Status.DEGRADED.value, Status.SKIPPED.value, Status.FAILED.value)
     with database.write() as connection:
         now = database_time(connection)
         for chunk in chunks(item_ids):
-            ordered = sa.select(items.c.id).where(items.c.id.in_(chunk)).order_by(items.c.id)
-            connection.execute(ordered.with_for_update(key_share=True))  # the lock of transactions that write results
+            lock_items(connection, chunk)
             is_below_best = sa.and_(step_results.c.item_id.in_(chunk), step_results.c.status.in_(below_best))
             connection.execute(sa.update(step_results).where(is_below_best).values(retryable=True))
-            rows = connection.execute(
-                sa.select(items.c.id, items.c.quality)
-                .where(items.c.id.in_(chunk), items.c.state != "pending", _has_retryable())
-                .order_by(items.c.id)
-            ).all()
-            if not rows:
-                continue
-            insert = database.insert(retry_queue)
-            first = {"priority": Priority.HIGH.value, "not_before": now, "tries": 0, "is_parked": False}
-            connection.execute(
-                insert.on_conflict_do_update(index_elements=[retry_queue.c.item_id], set_=first),
-                [{"item_id": row.id, "quality": row.quality, "enqueued_at": now, **first} for row in rows],
-            )
-            queued += [row.id for row in rows]
-    found = set(queued)
-    return [id_ for id_ in item_ids if id_ in found], [id_ for id_ in item_ids if id_ not in found]
+            claims = _claimed(connection, chunk, now)
+            wanted = [
+                item
+                for item in _candidates(connection, chunk)
+                if item.state != "pending" and any(need.is_retryable or need.is_stale for need in item.needs.values())
+            ]
+            high = {"priority": Priority.HIGH.value, "tries": 0}
+            free = [item for item in wanted if item.id not in claims]
+            _enqueue(database, connection, free, now, **high, state=READY, due_at=None, holder=None, claim_id=None)
+            _enqueue(database, connection, [item for item in wanted if item.id in claims], now, **high)
+            queued.update(item.id for item in wanted)
+    return [id_ for id_ in item_ids if id_ in queued], [id_ for id_ in item_ids if id_ not in queued]
 
 
+def _claimed(connection: sa.Connection, item_ids: Sequence[str], now: datetime) -> set[str]:
+    """Lock the entries of these items, and return the ids of those that a run works on."""
+    _lock_entries(connection, item_ids)
+    return set(
+        connection.scalars(sa.select(retry_queue.c.item_id).where(retry_queue.c.item_id.in_(item_ids), is_claimed(now)))
+    )
+
+
+def lock_items(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, int]:
+    """Lock these items until the transaction ends; return their revisions. Transactions that write them wait for it.
+
+    All transactions lock in the order of the ids, and items before their entries in the queue, so that none deadlock.
+    """
+    ordered = sa.select(items.c.id, items.c.revision).where(items.c.id.in_(item_ids)).order_by(items.c.id)
+    rows = connection.execute(ordered.with_for_update(key_share=True)).all()  # foreign-key checks need not wait
+    return {row.id: row.revision for row in rows}
+
+
+@retried
 def unknown(database: Database, item_ids: Sequence[str]) -> list[str]:
     """Return the ids of which the store has no item."""
     known: set[str] = set()
@@ -203,14 +255,15 @@ class QueueTally:
         }
 
 
+@retried
 def tally(database: Database, condition: sa.ColumnElement[bool] | None = None) -> QueueTally:
     """Count the items in the queue; where a `condition` on `items` is given, only those that meet it."""
     states: dict[str, int] = {}
     priorities: dict[Priority, int] = {}
     with database.read() as connection:
-        state = _state(database_time(connection)).label("queue_state")  # no column's name: `items` has a `state`
+        state = _shown_state(database_time(connection)).label("shown_state")
         query = sa.select(state, retry_queue.c.priority, sa.func.count()).group_by(
-            sa.text("queue_state"), retry_queue.c.priority
+            sa.text("shown_state"), retry_queue.c.priority
         )
         if condition is not None:
             query = query.join_from(retry_queue, items, items.c.id == retry_queue.c.item_id).where(condition)
@@ -221,19 +274,33 @@ def tally(database: Database, condition: sa.ColumnElement[bool] | None = None) -
     return QueueTally(states=states, priorities=dict(sorted(priorities.items())))
 
 
+@retried
 def entries(database: Database, limit: int) -> list[Entry]:
     """Return up to `limit` entries in `CLAIM_ORDER`, the parked ones last."""
+    c = retry_queue.c
     with database.read() as connection:
-        state = _state(database_time(connection)).label("state")
-        columns = [c for c in retry_queue.c if c.name not in {"is_parked", "holder"}]
-        query = sa.select(*columns, state).order_by(retry_queue.c.is_parked, *CLAIM_ORDER)
-        rows = connection.execute(query.limit(limit)).mappings().all()
-    return [Entry(**{**row, "priority": Priority(row["priority"])}) for row in rows]
+        shown = _shown_state(database_time(connection)).label("shown_state")
+        columns = c.item_id, c.priority, c.quality, c.enqueued_at, c.tries, c.state, c.due_at, shown
+        query = sa.select(*columns).order_by(c.state == PARKED, *CLAIM_ORDER)
+        rows = connection.execute(query.limit(limit)).all()
+    return [
+        Entry(
+            item_id=row.item_id,
+            priority=Priority(row.priority),
+            quality=row.quality,
+            enqueued_at=row.enqueued_at,
+            not_before=row.due_at if row.state == DELAYED else row.enqueued_at,
+            tries=row.tries,
+            state=row.shown_state,
+            claimed_until=row.due_at if row.shown_state == CLAIMED else None,
+        )
+        for row in rows
+    ]
 
 
-def is_free(now: datetime) -> sa.ColumnElement[bool]:
-    """Return the condition on `retry_queue` that the item is not claimed, or its claim has expired."""
-    return sa.or_(retry_queue.c.holder.is_(None), retry_queue.c.claimed_until <= now)
+def is_claimed(now: datetime) -> sa.ColumnElement[bool]:
+    """Return the condition on `retry_queue` that a run works on the item, and its claim has not expired."""
+    return sa.and_(retry_queue.c.state == CLAIMED, retry_queue.c.due_at > now)
 
 
 def select_for_update(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
@@ -244,12 +311,8 @@ def select_for_update(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]
     return sa.select(retry_queue.c.item_id).where(condition).order_by(retry_queue.c.item_id).with_for_update()
 
 
-def _state(now: datetime) -> sa.ColumnElement[str]:
-    return sa.case((retry_queue.c.is_parked, PARKED), (sa.not_(is_free(now)), CLAIMED), else_=QUEUED)
-
-
-def _time(now: datetime) -> sa.ColumnElement[datetime]:
-    return sa.literal(now, retry_queue.c.enqueued_at.type)
+def _shown_state(now: datetime) -> sa.ColumnElement[str]:
+    return sa.case((retry_queue.c.state == PARKED, PARKED), (is_claimed(now), CLAIMED), else_=QUEUED)
 
 
 def chunks(item_ids: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import documents, items, step_results
 
 MAX_INDEXED_DIMENSIONS = 2000
@@ -138,6 +139,7 @@ _indexed: set[tuple[sa.URL, str]] = set()
 """The spaces that have their index, as far as this process knows, by database URL."""
 
 
+@retried
 def create_vector_indexes(database: Database, item_ids: Sequence[str]) -> None:
     """Create the missing index of each vector space that these items use; with pgvector only. Idempotent.
 

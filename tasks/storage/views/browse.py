@@ -93,8 +93,6 @@ class Browsed:
 def browse(database: Database, stages: Sequence[str], selection: Selection) -> Iterator[Browsed]:
     """Yield the selected items in the order of their ids, from one snapshot of the store."""
     with database.read() as connection:
-        if not database.is_sqlite:
-            connection = connection.execution_options(isolation_level="REPEATABLE READ")
         last = ""
         while True:
             query = sa.select(items.c.id, items.c.state, items.c.quality).where(

@@ -18,7 +18,7 @@ from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import HEAD, Database, database_time
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.retry import retry_queue
-from repli.tasks.storage.retry.retry_queue import Entry, Priority, QueueTally
+from repli.tasks.storage.retry.retry_queue import PARKED, Entry, Priority, QueueTally
 from repli.tasks.storage.runs import DEAD_AFTER_S, Run
 from repli.tasks.storage.schema import retry_queue as queue_table
 from repli.tasks.storage.schema import runs as runs_table
@@ -157,9 +157,10 @@ def waiting(database: Database, now: datetime) -> list[Waiting]:
     age = sa.case(
         *((queued.enqueued_at > now - limit, number) for number, limit in enumerate(AGES.values())), else_=len(AGES)
     ).label("age")
-    query = sa.select(queued.is_parked, queued.priority, age, sa.func.count())
+    is_parked = (queued.state == PARKED).label("is_parked")
+    query = sa.select(is_parked, queued.priority, age, sa.func.count())
     with database.read() as connection:
-        rows = connection.execute(query.group_by(queued.is_parked, queued.priority, sa.text("age"))).all()
+        rows = connection.execute(query.group_by(sa.text("is_parked"), queued.priority, sa.text("age"))).all()
     found: dict[tuple[bool, int, int], int] = {}
     for is_parked, priority, number, count in rows:
         key = bool(is_parked), 0 if is_parked else priority, number

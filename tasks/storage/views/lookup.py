@@ -13,6 +13,7 @@ from repli.tasks.items import ItemState, clean_text
 from repli.tasks.storage import results
 from repli.tasks.storage.counts import of_run
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import items, step_results
 
 _BELOW_BEST = (Status.DEGRADED.value, Status.SKIPPED.value)
@@ -51,6 +52,7 @@ class ItemView:
         }
 
 
+@retried
 def view(database: Database, item_id: str, stages: Sequence[str]) -> ItemView | None:
     """Return the view of the item of this id, with its `stages` in their order; None where there is no such item."""
     item_id = clean_text(item_id)
@@ -87,6 +89,7 @@ def failed(database: Database, run_id: str | None, limit: int) -> list[FlaggedIt
     return _findings(database, query.order_by(items.c.id).limit(limit), (Status.FAILED.value,))
 
 
+@retried
 def _findings(database: Database, query: sa.Select[Any], statuses: Sequence[str]) -> list[FlaggedItem]:
     with database.read() as connection:
         found = connection.execute(query).all()

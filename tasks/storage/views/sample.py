@@ -8,12 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import items, step_results
 
 Stratum = tuple[float, str, str]
 """A quality, and the media types of the document and the image."""
 
 
+@retried
 def stratified(database: Database, size: int) -> list[str]:
     """Draw up to `size` stored items at random and return their ids.
 

@@ -1,0 +1,134 @@
+"""Revisions of items, stale results as a column of their own, and a queue that is claimed by what its items need."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from repli.tasks.storage.schema import UtcDateTime
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+_steps = sa.table("step_results", sa.column("status"), sa.column("retryable"), sa.column("is_stale"))
+
+
+def upgrade() -> None:
+    op.add_column("runs", sa.Column("progress", sa.JSON(), nullable=True))
+    op.add_column("items", sa.Column("revision", sa.Integer(), nullable=False, server_default="1"))
+    op.execute("ALTER TABLE step_results RENAME COLUMN standing TO rank")
+    op.execute("ALTER TABLE step_results RENAME COLUMN made_from TO input_hash")
+    op.add_column("step_results", sa.Column("revision", sa.Integer(), nullable=False, server_default="1"))
+    op.add_column("step_results", sa.Column("is_stale", sa.Boolean(), nullable=False, server_default=sa.false()))
+    was_stale = sa.and_(_steps.c.status == "succeeded", _steps.c.retryable)
+    op.execute(sa.update(_steps).where(was_stale).values(is_stale=sa.true(), retryable=sa.false()))
+    _replace_steps_view(with_is_stale=True)
+    _rebuild_queue()
+
+
+def _rebuild_queue() -> None:
+    """Rebuild the queue. Claims end: the runs that held them are of an older version."""
+    op.execute("CREATE TEMPORARY TABLE old_queue AS SELECT * FROM retry_queue")
+    op.drop_table("retry_queue")
+    op.create_table(
+        "retry_queue",
+        sa.Column("item_id", sa.String(length=512), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("quality", sa.Float(), nullable=True),
+        sa.Column("enqueued_at", UtcDateTime(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("holder", sa.String(length=36), nullable=True),
+        sa.Column("claim_id", sa.String(length=36), nullable=True),
+        sa.Column("needs", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(["item_id"], ["items.id"]),
+        sa.PrimaryKeyConstraint("item_id"),
+    )
+    is_postgresql = op.get_bind().dialect.name == "postgresql"
+    joined = "string_agg(need, ';' ORDER BY need)" if is_postgresql else "group_concat(need, ';')"
+    op.execute(
+        f"""
+        INSERT INTO retry_queue (item_id, priority, quality, enqueued_at, state, due_at, tries, needs)
+        SELECT
+            item_id, priority, quality, enqueued_at,
+            CASE WHEN is_parked THEN 'parked' ELSE 'delayed' END,
+            CASE WHEN is_parked THEN NULL ELSE not_before END,
+            tries,
+            coalesce((
+                SELECT {joined} FROM (
+                    SELECT
+                        stage || '=' || coalesce(rung, '') || CASE WHEN status = 'failed' THEN '!' ELSE '' END
+                        || CASE WHEN retryable THEN '?' ELSE '' END || CASE WHEN is_stale THEN '~' ELSE '' END AS need
+                    FROM step_results
+                    WHERE item_id = old_queue.item_id AND status <> 'not_applicable' ORDER BY stage
+                ) AS listed
+            ), '')
+        FROM old_queue
+        """  # noqa: S608
+    )
+    op.execute("DROP TABLE old_queue")
+    turn: list[str | sa.TextClause] = [
+        "state",
+        "needs",
+        "priority",
+        sa.text("coalesce(quality, -1)"),
+        "enqueued_at",
+        "item_id",
+    ]
+    op.create_index("retry_queue_by_turn", "retry_queue", turn, unique=False)
+    op.create_index("retry_queue_by_due_time", "retry_queue", ["state", "due_at"], unique=False)
+    op.create_index("retry_queue_by_holder", "retry_queue", ["holder"], unique=False)
+
+
+def _replace_steps_view(*, with_is_stale: bool) -> None:
+    op.execute("DROP VIEW repli_steps")
+    op.execute(
+        f"""
+        CREATE VIEW repli_steps AS SELECT
+            item_id,
+            stage,
+            status,
+            rung,
+            penalty,
+            confidence,
+            retryable,
+            {"is_stale," if with_is_stale else ""}
+            error ->> 'type' AS error_type,
+            error ->> 'message' AS error_message,
+            json_array_length(attempts) AS attempts,
+            CASE WHEN CAST(value AS TEXT) <> 'null' THEN CAST(value AS TEXT) END AS value,
+            run_id,
+            finished_at
+        FROM step_results
+        """  # noqa: S608
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("retry_queue")
+    op.create_table(
+        "retry_queue",
+        sa.Column("item_id", sa.String(length=512), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("quality", sa.Float(), nullable=True),
+        sa.Column("enqueued_at", UtcDateTime(), nullable=False),
+        sa.Column("not_before", UtcDateTime(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("is_parked", sa.Boolean(), nullable=False),
+        sa.Column("holder", sa.String(length=36), nullable=True),
+        sa.Column("claimed_until", UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["item_id"], ["items.id"]),
+        sa.PrimaryKeyConstraint("item_id"),
+    )
+    turn = ["is_parked", "priority", "quality", "enqueued_at"]
+    op.create_index("retry_queue_by_turn", "retry_queue", turn, unique=False)
+    op.create_index("retry_queue_by_holder", "retry_queue", ["holder"], unique=False)
+    op.execute(sa.update(_steps).where(_steps.c.is_stale).values(retryable=sa.true()))
+    _replace_steps_view(with_is_stale=False)
+    op.drop_column("step_results", "is_stale")
+    op.drop_column("step_results", "revision")
+    op.execute("ALTER TABLE step_results RENAME COLUMN input_hash TO made_from")
+    op.execute("ALTER TABLE step_results RENAME COLUMN rank TO standing")
+    op.drop_column("items", "revision")
+    op.drop_column("runs", "progress")
