@@ -24,7 +24,7 @@ from sqlalchemy import (
     literal_column,
 )
 
-from repli.tasks.storage.storable import StorableText
+from repli.tasks.storage.storable import StorableString, StorableText
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -50,9 +50,9 @@ metadata = MetaData()
 runs = Table(
     "runs",
     metadata,
-    Column("id", StorableText(36), primary_key=True),
-    Column("flow_run_id", StorableText(36), unique=True),
-    Column("kind", StorableText(32), nullable=False),
+    Column("id", StorableString(36), primary_key=True),
+    Column("flow_run_id", StorableString(36), unique=True),
+    Column("kind", StorableString(32), nullable=False),
     Column("source", StorableText, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("alive_at", UtcDateTime),
@@ -71,14 +71,14 @@ runs = Table(
 items = Table(
     "items",
     metadata,
-    Column("id", StorableText(512), primary_key=True),
+    Column("id", StorableString(512), primary_key=True),
     Column("name", StorableText),
     Column("record", JSON, nullable=False),
-    Column("fingerprint", StorableText(64), nullable=False),
+    Column("fingerprint", StorableString(64), nullable=False),
     Column("revision", Integer, nullable=False, server_default="1"),
-    Column("state", StorableText(16), nullable=False),
+    Column("state", StorableString(16), nullable=False),
     Column("quality", Float),
-    Column("run_id", StorableText(36)),
+    Column("run_id", StorableString(36)),
     Index("items_by_quality", "quality", "state"),
 )
 
@@ -86,21 +86,21 @@ items = Table(
 incoming = Table(
     "incoming",
     metadata,
-    Column("run_id", StorableText(36), primary_key=True),
-    Column("item_id", StorableText(512), primary_key=True),
+    Column("run_id", StorableString(36), primary_key=True),
+    Column("item_id", StorableString(512), primary_key=True),
     Column("ordinal", Integer, nullable=False),
     Column("name", StorableText),
     Column("record", JSON, nullable=False),
-    Column("fingerprint", StorableText(64), nullable=False),
+    Column("fingerprint", StorableString(64), nullable=False),
 )
 
 # The items of each run, in the manifest's order.
 run_items = Table(
     "run_items",
     metadata,
-    Column("run_id", StorableText(36), ForeignKey("runs.id"), primary_key=True),
+    Column("run_id", StorableString(36), ForeignKey("runs.id"), primary_key=True),
     Column("ordinal", Integer, primary_key=True),
-    Column("item_id", StorableText(512), ForeignKey("items.id"), nullable=False),
+    Column("item_id", StorableString(512), ForeignKey("items.id"), nullable=False),
     Index("run_items_by_item", "item_id"),
 )
 
@@ -110,21 +110,21 @@ run_items = Table(
 step_results = Table(
     "step_results",
     metadata,
-    Column("item_id", StorableText(512), ForeignKey("items.id"), primary_key=True),
-    Column("stage", StorableText(64), primary_key=True),
-    Column("status", StorableText(16), nullable=False),
+    Column("item_id", StorableString(512), ForeignKey("items.id"), primary_key=True),
+    Column("stage", StorableString(64), primary_key=True),
+    Column("status", StorableString(16), nullable=False),
     Column("rank", Float, nullable=False),
     Column("value", JSON),
     Column("vector", LargeBinary),
     Column("confidence", Float),
-    Column("rung", StorableText(64)),
+    Column("rung", StorableString(64)),
     Column("penalty", Float),
     Column("error", JSON),
     Column("retryable", Boolean, nullable=False),
     Column("attempts", JSON, nullable=False),
-    Column("run_id", StorableText(36), nullable=False),
+    Column("run_id", StorableString(36), nullable=False),
     Column("finished_at", UtcDateTime, nullable=False),
-    Column("input_hash", StorableText(64)),
+    Column("input_hash", StorableString(64)),
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("is_stale", Boolean, nullable=False, server_default=false()),
     Index("step_results_by_stage", "stage", "status", "rung"),
@@ -134,9 +134,9 @@ step_results = Table(
 good_copies = Table(
     "good_copies",
     metadata,
-    Column("uri_sha256", StorableText(64), primary_key=True),
+    Column("uri_sha256", StorableString(64), primary_key=True),
     Column("uri", StorableText, nullable=False),
-    Column("sha256", StorableText(64), nullable=False),
+    Column("sha256", StorableString(64), nullable=False),
     Column("size", Integer, nullable=False),
     Column("media_type", StorableText, nullable=False),
     Column("fetched_at", UtcDateTime, nullable=False),
@@ -147,16 +147,16 @@ good_copies = Table(
 breakers = Table(
     "breakers",
     metadata,
-    Column("name", StorableText(130), primary_key=True),
-    Column("place", StorableText(255), primary_key=True),
+    Column("name", StorableString(130), primary_key=True),
+    Column("place", StorableString(255), primary_key=True),
     Column("version", Integer, nullable=False),
-    Column("position", StorableText(16), nullable=False),
+    Column("position", StorableString(16), nullable=False),
     Column("opened_at", UtcDateTime),
     Column("probe_at", UtcDateTime),
     Column("failed_probes", Integer, nullable=False),
-    Column("lease_token", StorableText(36)),
+    Column("lease_token", StorableString(36)),
     Column("lease_until", UtcDateTime),
-    Column("cause", StorableText(32), nullable=False),
+    Column("cause", StorableString(32), nullable=False),
     Column("why", StorableText, nullable=False),
 )
 
@@ -164,9 +164,9 @@ breakers = Table(
 breaker_failures = Table(
     "breaker_failures",
     metadata,
-    Column("token", StorableText(36), primary_key=True),
-    Column("name", StorableText(130), nullable=False),
-    Column("place", StorableText(255), nullable=False),
+    Column("token", StorableString(36), primary_key=True),
+    Column("name", StorableString(130), nullable=False),
+    Column("place", StorableString(255), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Index("breaker_failures_by_breaker", "name", "place", "at"),
 )
@@ -175,13 +175,13 @@ breaker_failures = Table(
 breaker_moves = Table(
     "breaker_moves",
     metadata,
-    Column("name", StorableText(130), primary_key=True),
-    Column("place", StorableText(255), primary_key=True),
+    Column("name", StorableString(130), primary_key=True),
+    Column("place", StorableString(255), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("old", StorableText(16), nullable=False),
-    Column("new", StorableText(16), nullable=False),
-    Column("cause", StorableText(32), nullable=False),
+    Column("old", StorableString(16), nullable=False),
+    Column("new", StorableString(16), nullable=False),
+    Column("cause", StorableString(32), nullable=False),
     Column("why", StorableText, nullable=False),
     Index("breaker_moves_by_time", "at"),
 )
@@ -192,29 +192,21 @@ breaker_moves = Table(
 retry_queue = Table(
     "retry_queue",
     metadata,
-    Column("item_id", StorableText(512), ForeignKey("items.id"), primary_key=True),
+    Column("item_id", StorableString(512), ForeignKey("items.id"), primary_key=True),
     Column("priority", Integer, nullable=False),
     Column("quality", Float),
     Column("enqueued_at", UtcDateTime, nullable=False),
-    Column("state", StorableText(16), nullable=False),
+    Column("state", StorableString(16), nullable=False),
     Column("due_at", UtcDateTime),
     Column("tries", Integer, nullable=False),
-    Column("holder", StorableText(36)),
-    Column("claim_id", StorableText(36)),
+    Column("holder", StorableString(36)),
+    Column("claim_id", StorableString(36)),
     Column("needs", StorableText, nullable=False),
 )
 BEFORE_EVERY_QUALITY = -1
 """The place of a failed item, which has no quality, in the order of the queue."""
+# The migration makes the index of this order, `retry_queue_by_turn`: Alembic cannot compare an index of an expression.
 order_of_quality = func.coalesce(retry_queue.c.quality, literal_column(str(BEFORE_EVERY_QUALITY)))
-Index(
-    "retry_queue_by_turn",
-    retry_queue.c.state,
-    retry_queue.c.needs,
-    retry_queue.c.priority,
-    order_of_quality,
-    retry_queue.c.enqueued_at,
-    retry_queue.c.item_id,
-)
 Index("retry_queue_by_due_time", retry_queue.c.state, retry_queue.c.due_at)
 Index("retry_queue_by_holder", retry_queue.c.holder)
 
@@ -222,11 +214,11 @@ Index("retry_queue_by_holder", retry_queue.c.holder)
 retries = Table(
     "retries",
     metadata,
-    Column("run_id", StorableText(36), ForeignKey("runs.id"), primary_key=True),
-    Column("item_id", StorableText(512), ForeignKey("items.id"), primary_key=True),
+    Column("run_id", StorableString(36), ForeignKey("runs.id"), primary_key=True),
+    Column("item_id", StorableString(512), ForeignKey("items.id"), primary_key=True),
     Column("quality_before", Float),
     Column("quality_after", Float),
-    Column("outcome", StorableText(16), nullable=False),
+    Column("outcome", StorableString(16), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Index("retries_by_item", "item_id"),
 )
@@ -235,11 +227,11 @@ retries = Table(
 drills = Table(
     "drills",
     metadata,
-    Column("id", StorableText(36), primary_key=True),
-    Column("flow_run_id", StorableText(36), unique=True),
+    Column("id", StorableString(36), primary_key=True),
+    Column("flow_run_id", StorableString(36), unique=True),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime, nullable=False),
-    Column("verdict", StorableText(16), nullable=False),
+    Column("verdict", StorableString(16), nullable=False),
     Column("report", JSON, nullable=False),
     Index("drills_by_time", "finished_at"),
 )
@@ -250,11 +242,11 @@ documents = Table(
     "documents",
     metadata,
     Column("number", Integer, primary_key=True),
-    Column("item_id", StorableText(512), ForeignKey("items.id"), nullable=False, unique=True),
+    Column("item_id", StorableString(512), ForeignKey("items.id"), nullable=False, unique=True),
     Column("name", StorableText),
     Column("label", StorableText),
     Column("text", StorableText),
-    Column("space", StorableText(255)),
+    Column("space", StorableString(255)),
     Column("revision", Integer, nullable=False),
     Index("documents_by_revision", "revision"),
     Index("documents_by_space", "space"),

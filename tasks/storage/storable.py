@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Dialect, String, TypeDecorator
+from sqlalchemy import Dialect, String, Text, TypeDecorator
 
 from repli.tasks.items import clean_text
 
@@ -46,7 +46,7 @@ def _clean(value: Any) -> Any:
     return value
 
 
-class StorableText(TypeDecorator[str]):
+class StorableString(TypeDecorator[str]):
     """A text in which bad characters are replaced when it is written, or compared with."""
 
     impl = String
@@ -54,3 +54,10 @@ class StorableText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return clean_text(value) if isinstance(value, str) else value
+
+
+class StorableText(StorableString):
+    """The same for a text of any length."""
+
+    impl = Text
+    cache_ok = True

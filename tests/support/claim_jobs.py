@@ -7,9 +7,9 @@ import time
 from decimal import Decimal
 
 from repli.tasks.execution.shared_breakers import BreakerRegistry
-from repli.tasks.storage import results
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
+from tests.support import stores
 from tests.support.fleet import Job, note
 from tests.support.queue import OWED, POLICY, Queue
 
@@ -41,9 +41,7 @@ def work_off(registry: BreakerRegistry, holder: str, log: str) -> Job:
                 time.sleep(0.01)
                 continue
             ids = [claim.item_id for claim in taken]
-            results.mark_stored(
-                registry.database, run_id, ids, merge=lambda steps: Decimal(1), retry_below=POLICY.below
-            )
+            stores.mark_stored(registry.database, run_id, ids, merge=lambda steps: Decimal(1), retry_below=POLICY.below)
             claims.settle(registry.database, holder, run_id, taken, ids, POLICY)
         return run_id
 

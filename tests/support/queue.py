@@ -15,12 +15,14 @@ from repli.tasks.fallback import ItemError, Status, StepResult, quality
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
 from repli.tasks.storage import catalogue, results, runs
-from repli.tasks.storage.database import Database
+from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry import retry_queue as queue_store
-from repli.tasks.storage.retry.claims import Claim, RetryTarget
+from repli.tasks.storage.retry.claims import Claim
+from repli.tasks.storage.retry.needs import RetryTarget
 from repli.tasks.storage.retry.retry_queue import Entry
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
+from tests.support import stores
 
 STAGE = "classify_image"
 OWED = [RetryTarget(stage=STAGE, rungs=[None, "cpu"])]
@@ -78,7 +80,7 @@ class Queue:
             end(item_id, status, stage=stage, rung=rung, penalty=Decimal(at), retryable=owes) for item_id in item_ids
         ]
         results.save(self.database, ends)
-        results.mark_stored(self.database, run_id, item_ids, merge=merged, retry_below=below)
+        stores.mark_stored(self.database, run_id, item_ids, merge=merged, retry_below=below)
 
     def fail(self, *item_ids: str, stage: str = STAGE, retryable: bool = True) -> None:
         """A stage could not be done for the items."""
@@ -111,9 +113,12 @@ class Queue:
         """The ids that `claim` gives."""
         return [claim.item_id for claim in self.claim(holder, limit, gaps)]
 
-    def take(self, holder: str, *item_ids: str) -> set[str]:
+    def hold(self, holder: str, *item_ids: str, lease_s: float = POLICY.lease_s) -> None:
+        """Claim these items, whatever they need."""
         with self.database.write() as connection:
-            return claims.take(connection, holder, item_ids, POLICY.lease_s)
+            until = database_time(connection) + timedelta(seconds=lease_s)
+            held = {"state": queue_store.CLAIMED, "holder": holder, "due_at": until}
+            connection.execute(sa.update(retry_queue).where(retry_queue.c.item_id.in_(item_ids)).values(**held))
 
     def settle(
         self,
@@ -131,13 +136,13 @@ class Queue:
 
     def park(self, *item_ids: str) -> None:
         """Try the items in vain, once, which is the last time."""
-        assert not self.take("parking", *item_ids)
+        self.hold("parking", *item_ids)
         taken = [Claim(item_id=item_id, quality=self.entry(item_id).quality) for item_id in item_ids]
         self.settle("parking", taken, policy=replace(POLICY, tries=1))
 
     def pass_time(self, seconds: float, holders: Collection[str] | None = None) -> None:
         """Make everything in the queue so much older; what these `holders` have in hand, where they are named."""
-        times = retry_queue.c.enqueued_at, retry_queue.c.not_before, retry_queue.c.claimed_until
+        times = retry_queue.c.enqueued_at, retry_queue.c.due_at
         query = sa.select(retry_queue.c.item_id.label("item"), *times)
         if holders is not None:
             query = query.where(retry_queue.c.holder.in_(holders))

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
 import sqlalchemy as sa
 
+from repli.tasks.fallback import Status, StepError, StepResult
+from repli.tasks.items import Stored
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import metadata
 
 
+def mark_stored(
+    database: Database, run_id: str, item_ids: Iterable[str], *, merge: results.Merge, retry_below: float = 0.8
+) -> dict[str, Decimal | StepError]:
+    """Store items, and return the quality of each, or why it was refused."""
+    steps = [
+        StepResult(
+            item_id=item_id,
+            stage="store",
+            status=Status.SUCCEEDED,
+            value=Stored(quality=1.0),
+            confidence=1.0,
+            rung="database",
+            penalty=Decimal(1),
+            run_id=run_id,
+            finished_at=datetime.now(UTC),
+        )
+        for item_id in item_ids
+    ]
+    saved = results.store(database, steps, merge=merge, retry_below=retry_below)
+    return {one.item_id: one.error or Decimal(repr(one.value.quality)) for one in saved}
+
+
 def store_at(database: Database, run_id: str, qualities: Mapping[str, Decimal], *, retry_below: float = 0.8) -> None:
     """Mark items stored, each at its quality, whatever its results come to."""
     for item_id, quality in qualities.items():
-        results.mark_stored(database, run_id, [item_id], merge=lambda steps, q=quality: q, retry_below=retry_below)
+        mark_stored(database, run_id, [item_id], merge=lambda steps, q=quality: q, retry_below=retry_below)
 
 
 def emptied(database: Database) -> Database:
@@ -24,3 +51,16 @@ def emptied(database: Database) -> Database:
         for table in reversed(metadata.sorted_tables):
             connection.execute(sa.delete(table))
     return database
+
+
+@contextmanager
+def commits_fail(database: Database) -> Iterator[None]:
+    """No transaction comes to its end, as where the process dies just before."""
+
+    def die(connection: sa.Connection) -> None:
+        raise KeyboardInterrupt
+
+    sa.event.listen(database.engine, "commit", die)
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    sa.event.remove(database.engine, "commit", die)

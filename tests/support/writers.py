@@ -33,6 +33,7 @@ from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.settings import Settings
 from repli.tasks.stages import store
 from repli.tasks.storage import results
+from tests.support import stores
 from tests.support.fakes import runtime
 from tests.support.fleet import Job
 
@@ -93,7 +94,7 @@ def write(registry: BreakerRegistry, orders: Sequence[Order], table: Sequence[Ru
         answers: list[tuple[str, Decimal | str]] = []
         for order in orders:
             results.save(registry.database, order.save)
-            merged = results.mark_stored(registry.database, "run", order.mark, merge=merge, retry_below=0.5)
+            merged = stores.mark_stored(registry.database, "run", order.mark, merge=merge, retry_below=0.5)
             answers += [(id_, one if isinstance(one, Decimal) else str(one)) for id_, one in merged.items()]
         return answers
 

@@ -41,7 +41,7 @@ def _rebuild_queue() -> None:
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("holder", sa.String(length=36), nullable=True),
         sa.Column("claim_id", sa.String(length=36), nullable=True),
-        sa.Column("needs", sa.String(), nullable=False),
+        sa.Column("needs", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["item_id"], ["items.id"]),
         sa.PrimaryKeyConstraint("item_id"),
     )

@@ -21,7 +21,6 @@ import sqlalchemy as sa
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
 from repli.tasks.fallback import (
     SKIP,
-    Failed,
     Incompatible,
     ItemError,
     Outcome,
@@ -31,17 +30,16 @@ from repli.tasks.fallback import (
     StepError,
     StepResult,
 )
-from repli.tasks.items import Stored
-from repli.tasks.pipeline import Pipeline, StageContext
+from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import Settings
 from repli.tasks.stages import store
 from repli.tasks.stages.default import PIPELINE
-from repli.tasks.stages.store import Enriched, in_database, merge
+from repli.tasks.stages.store import merge
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items
-from tests.support import writers
+from tests.support import stores, writers
 from tests.support.fleet import Fleet
 from tests.support.in_process import fresh_runtime
 from tests.support.writers import ON_WHAT_IS_BETTER, ON_WHAT_IS_POOR, PENALTIES, Call, Order
@@ -114,8 +112,8 @@ def in_the_store(database: Database) -> dict[str, tuple[str, float | None]]:
         return {row.id: (row.state, row.quality) for row in rows}
 
 
-def mark(database: Database, *ids: str, run_id: str = "run") -> dict[str, object]:
-    return dict(results.mark_stored(database, run_id, ids, merge=MAY_MERGE, retry_below=0.8))
+def mark(database: Database, *ids: str, run_id: str = "run") -> dict[str, Any]:
+    return dict(stores.mark_stored(database, run_id, ids, merge=MAY_MERGE, retry_below=0.8))
 
 
 class TestOneItem:
@@ -161,7 +159,7 @@ class TestStore:
     """Into the store, many at a time."""
 
     def test_no_forbidden_pair_is_ever_stored(self, database: Database, registered: Callable[..., str]) -> None:
-        """Every combination of rungs, all in one batch: what is refused stays as it was, and all others are stored."""
+        """Every combination of rungs, all in one batch: what is refused has failed, and all others are stored."""
         by_id = {f"item {number}": way for number, way in enumerate(WAYS)}
         registered(*by_id)
         results.save(database, [one for id_, way in by_id.items() for one in steps(id_, way)])
@@ -170,61 +168,71 @@ class TestStore:
         now = in_the_store(database)
         for id_, way in by_id.items():
             if is_forbidden(way):
-                assert isinstance(answers[id_], Incompatible)
-                assert now[id_] == ("pending", None)
+                assert answers[id_].type == "Incompatible"
+                assert now[id_] == ("failed", None)
             else:
                 assert answers[id_] == quality_of(way)
                 assert now[id_] == ("stored", float(quality_of(way)))
         waiting = retry_queue.tally(database).waiting
-        assert waiting == sum(not is_forbidden(way) and quality_of(way) < Decimal("0.8") for way in WAYS)
+        assert waiting == sum(is_forbidden(way) or quality_of(way) < Decimal("0.8") for way in WAYS)
 
-    def test_what_is_refused_stays_as_it_was(self, database: Database, registered: Callable[..., str]) -> None:
-        """Its state, its quality, its run: only that it was stored is no result any more. Its neighbours are stored."""
+    def test_what_is_refused_has_failed(self, database: Database, registered: Callable[..., str]) -> None:
+        """Though it was stored before; its neighbour is stored again."""
         registered("poisoned", "neighbour")
         before = {**POISONED, "embed_text": "text_only"}
         results.save(database, [one for id_ in ("poisoned", "neighbour") for one in steps(id_, before)])
         mark(database, "poisoned", "neighbour", run_id="first")
-        results.save(database, [step(id_, "store", "database", Decimal(1)) for id_ in ("poisoned", "neighbour")])
         results.save(database, [one for one in steps("poisoned", POISONED) if one.stage == "embed_text"])
         results.save(database, [one for one in steps("neighbour", WAYS[0]) if one.stage == "classify_image"])
         answers = mark(database, "poisoned", "neighbour", run_id="second")
-        assert isinstance(answers["poisoned"], Incompatible)
-        kept = {state.item.id: state.results for state in results.load(database, ["poisoned", "neighbour"])}
-        assert ["store" in kept[id_] for id_ in ("poisoned", "neighbour")] == [False, True]
+        kept = {state.item.id: state.results["store"] for state in results.load(database, ["poisoned", "neighbour"])}
+        assert kept["poisoned"].error == answers["poisoned"]
+        assert (kept["poisoned"].status, kept["neighbour"].status) == (Status.FAILED, Status.SUCCEEDED)
         with database.read() as connection:
             rows = connection.execute(sa.select(items.c.id, items.c.state, items.c.quality, items.c.run_id))
             assert {tuple(row) for row in rows} == {
-                ("poisoned", "stored", 0.76, "first"),
+                ("poisoned", "failed", None, "first"),
                 ("neighbour", "stored", 0.95, "second"),
             }
 
     def test_quality_is_of_what_is_kept_at_that_moment(
-        self, database: Database, registered: Callable[..., str], settings: Settings
+        self, database: Database, registered: Callable[..., str]
     ) -> None:
         """Not of what the stage was given when it looked: somebody did better meanwhile, somebody else undid it."""
         registered("better", "poisoned", "failed", "gone")
-        given = [Enriched(item_id=id_, quality=Decimal("0.5")) for id_ in ("better", "poisoned", "failed", "gone")]
         results.save(database, [*steps("better", WAYS[0]), *steps("poisoned", POISONED), *steps("failed", WAYS[0])[1:]])
         results.save(database, [failed("failed", "fetch")])
-        context = StageContext(settings=settings, database=database, run_id="run", now=NOW, rules=PIPELINE.rules)
-        better, poisoned, fell, gone = in_database(given, context)
-        assert better == Served(Stored(quality=1.0))
-        assert [one.error.type for one in (poisoned, fell, gone) if isinstance(one, Failed)] == [
+        answers = mark(database, "better", "poisoned", "failed", "gone")
+        assert answers["better"] == 1
+        assert [answers[id_].type for id_ in ("poisoned", "failed", "gone")] == [
             "Incompatible",
             "ItemError",
             "ItemError",
         ]
         assert in_the_store(database) == {
             "better": ("stored", 1.0),
-            "poisoned": ("pending", None),
+            "poisoned": ("failed", None),
             "failed": ("failed", None),
-            "gone": ("pending", None),
+            "gone": ("failed", None),
         }
 
+    def test_the_result_and_the_stored_item_are_one_transaction(
+        self, database: Database, registered: Callable[..., str]
+    ) -> None:
+        """A process that dies before its commit leaves neither: no item is stored whose `store` is pending."""
+        registered("a")
+        results.save(database, steps("a", WAYS[0]))
+        with stores.commits_fail(database):
+            mark(database, "a")
+        assert "store" not in results.load(database, ["a"])[0].results
+        assert in_the_store(database) == {"a": ("pending", None)}
+        mark(database, "a")
+        assert results.load(database, ["a"])[0].results["store"].value == {"quality": 1.0}
+
     def test_nobody_is_marked_where_nobody_is_named(self, database: Database) -> None:
-        """An empty batch is no error, and neither is an item that is not there: it is refused."""
+        """An empty batch is no error, and neither is an item that is not there: nothing is written of it."""
         assert mark(database) == {}
-        assert isinstance(mark(database, "nobody")["nobody"], ItemError)
+        assert mark(database, "nobody") == {}
 
 
 RULE = ON_WHAT_IS_POOR[0]
@@ -462,11 +470,11 @@ class TestManyWriters:
         kinds = set()
         for state in results.load(database, IDS):
             id_, kept = state.item.id, state.results
-            assert {stage: (one.rung, one.rank) for stage, one in kept.items()} == {
+            assert {stage: (one.rung, one.rank) for stage, one in kept.items() if stage != "store"} == {
                 stage: (one.rung, one.rank) for stage, one in best[id_].items()
             }
             way = {stage: kept[stage].rung for stage in PENALTIES}
-            if any(one.status is Status.FAILED for one in kept.values()):
+            if any(kept[stage].status is Status.FAILED for stage in PENALTIES):
                 kinds.add("failed")
                 assert now[id_] == ("failed", None)
             elif breaks(way, ON_WHAT_IS_BETTER):

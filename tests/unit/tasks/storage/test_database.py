@@ -32,14 +32,16 @@ MADE_BY_HAND = {
     *(("table", None, name) for name in (*FULL_TEXT, "document_vectors")),
     ("column", "documents", "words"),
     ("index", "documents", "documents_by_word"),
+    ("index", "retry_queue", "retry_queue_by_turn"),
 }
-"""What migration 0005 makes in the database's own words: SQLAlchemy has none for it, and no code asks it to."""
+"""What migrations make in the database's own words, or that Alembic cannot compare: an index of an expression."""
 
 
 def _is_declared(name: str | None, kind: str, parents: MutableMapping[Any, str | None]) -> bool:
     return (kind, parents.get("table_name") if kind != "table" else None, name) not in MADE_BY_HAND
 
 
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 def test_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
     """There is no difference between the migrated store and the schema."""
     with database.read() as connection:

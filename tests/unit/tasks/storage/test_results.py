@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
-from repli.tasks.items import Embedding, Item, Text
+from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult, quality
+from repli.tasks.items import Embedding, Item, Stored, Text
 from repli.tasks.storage import catalogue, counts, results, runs
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.views import lookup
-from tests.support.stores import store_at
+from tests.support.stores import mark_stored, store_at
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 ENDS: list[dict[str, Any]] = [
@@ -50,7 +53,7 @@ def test_a_result_comes_back_as_it_went_in(database: Database, registered: Calla
     )
     saved = step(**ENDS[1], value={"label": "cat"}, error=error, attempts=attempts)
     results.save(database, [saved])
-    assert kept(database)["classify_image"] == saved
+    assert kept(database)["classify_image"] == replace(saved, revision=1)
 
 
 def test_a_vector_lies_beside_its_value(database: Database, registered: Callable[..., str]) -> None:
@@ -124,7 +127,7 @@ class TestCatalogue:
         """The run has one item, with the later record, in the later line's place, and says how many it dropped."""
         run_id = registered(Item(id="a", name="old"), Item(id="b", name="b"), Item(id="a", name="new"))
         assert results.load(database, ["a"])[0].item.name == "new"
-        assert list(catalogue.batches(database, run_id, 10, refresh=False, lease_s=60)) == [("b", "a")]
+        assert list(catalogue.batches(database, run_id, 10, refresh=False)) == [("b", "a")]
         assert runs.find(database, run_id).duplicates == 1
 
     def test_duplicates_far_apart_do_not_undo_each_other(
@@ -153,19 +156,54 @@ class TestCatalogue:
         results.save(database, [step("hopeless", "validate", status=Status.FAILED, retryable=False)])
         results.save(database, [step("retryable", "validate", status=Status.FAILED, retryable=True)])
         again = registered("stored", "hopeless", "retryable", "fresh")
-        assert list(catalogue.batches(database, again, 10, refresh=False, lease_s=60)) == [("retryable", "fresh")]
-        assert list(catalogue.batches(database, again, 3, refresh=True, lease_s=60)) == [
+        assert list(catalogue.batches(database, again, 10, refresh=False)) == [("retryable", "fresh")]
+        assert list(catalogue.batches(database, again, 3, refresh=True)) == [
             ("stored", "hopeless", "retryable"),
             ("fresh",),
         ]
 
-    def test_progress_counts_what_is_done(self, database: Database, registered: Callable[..., str]) -> None:
-        """Stored and failed items are done; the quality mix is of the stored."""
-        run_id = registered("stored", "hopeless", "fresh")
+    def test_registering_counts_what_is_done(self, database: Database, registered: Callable[..., str]) -> None:
+        """Stored items count by quality, and those that failed for good; what may be tried again is work left."""
+        run_id = registered("stored", "hopeless", "retryable", "fresh")
         store_at(database, run_id, {"stored": Decimal("0.9")})
         results.save(database, [step("hopeless", "validate", status=Status.FAILED)])
-        progress = counts.progress(database, run_id, refresh=False)
-        assert (progress.items, progress.finished, progress.failed, progress.quality) == (3, 2, 1, {0.9: 1})
+        results.save(database, [step("retryable", "validate", status=Status.FAILED, retryable=True)])
+        again = runs.start(database, str(uuid.uuid4()), "manifest", {}, NOW)
+        lines = [Item(id=id_, name=id_) for id_ in ("stored", "hopeless", "retryable", "fresh", "fresh")]
+        found = catalogue.register(database, again, lines)
+        assert (found.items, found.duplicates, found.failed, found.stored) == (4, 1, 1, {0.9: 1})
+
+
+class TestRevisions:
+    """A result belongs to the record that it was computed from."""
+
+    def test_a_changed_record_has_a_new_revision(self, database: Database, registered: Callable[..., str]) -> None:
+        """An unchanged one keeps its revision."""
+        for name in ("one", "two", "two"):
+            registered(Item(id="a", name=name))
+        assert results.load(database, ["a"])[0].revision == 2
+
+    def test_a_late_result_of_an_old_record_is_dropped(
+        self, database: Database, registered: Callable[..., str]
+    ) -> None:
+        """Whatever its rank, and whether or not the new record has a result yet."""
+        registered(Item(id="a", name="old"))
+        late = step(**ENDS[0], value="of the old", revision=1)
+        registered(Item(id="a", name="new"))
+        assert results.save(database, [late]) == []
+        assert kept(database) == {}
+        results.save(database, [step(**ENDS[2], value="of the new", revision=2)])
+        results.save(database, [late])
+        assert kept(database)["classify_image"].value == "of the new"
+
+    def test_an_item_is_not_stored_for_an_old_record(self, database: Database, registered: Callable[..., str]) -> None:
+        """The results of the new record decide when it is stored."""
+        run_id = registered(Item(id="a", name="old"))
+        late = step(stage="store", **ENDS[0], value=Stored(quality=1.0), revision=1)
+        registered(Item(id="a", name="new"))
+        merge = partial(pytest.fail, "an item of another record was merged")
+        assert results.store(database, [late], merge=merge, retry_below=0.8) == []
+        assert list(catalogue.batches(database, run_id, 10, refresh=False)) == [("a",)]
 
 
 def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: Callable[..., str]) -> None:
@@ -175,8 +213,8 @@ def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: 
     results.save(database, [step("a", **ENDS[0]), step("b", **ENDS[1])])
     store_at(database, run_id, {"a": Decimal(1), "b": Decimal("0.9")})
     tally = counts.tally(database, ["classify_image"], run_id)
-    assert tally.stages == {"classify_image": {"succeeded": 1, "degraded": 1, "pending": 1}}
-    assert tally.rungs == {"classify_image": {"gpu": 1, "cpu": 1}}
+    assert tally.stages["classify_image"] == {"succeeded": 1, "degraded": 1, "pending": 1}
+    assert tally.rungs["classify_image"] == {"gpu": 1, "cpu": 1}
     assert (tally.items, tally.stored, tally.degraded, tally.pending) == (3, 2, 1, 1)
     assert tally.as_json()["quality"] == {"1.0": 1, "0.9": 1}
     assert tally.mean_quality == 0.95
@@ -205,68 +243,54 @@ def test_an_item_is_shown_with_every_stage(database: Database, registered: Calla
     assert lookup.view(database, "no\0body", []) is None
 
 
-def test_what_changed_since_it_was_stored_is_owed_to_the_store(
-    database: Database, registered: Callable[..., str]
-) -> None:
-    """Who is killed between a better result and its store leaves a sign of that; nothing worse leaves one."""
-    registered("a", "b")
-
-    def stored(item_id: str, quality: str) -> None:
-        store_at(database, "run", {item_id: Decimal(quality)})
-        results.save(database, [step(item_id, "store", **ENDS[0])])
-
-    def owed() -> set[str]:
-        return {id_ for id_ in "ab" if kept(database, id_)["store"].retryable}
-
-    for item_id in "ab":
-        results.save(database, [step(item_id, **ENDS[2])])
-        stored(item_id, "0.8")
-    later = {"run_id": "later", "finished_at": NOW}
-    results.save(database, [replace(step("a", **ENDS[0]), **later), replace(step("b", **ENDS[3]), **later)])
-    assert owed() == {"a"}
-    stored("a", "1.0")
-    assert owed() == set()
+def store(database: Database, item_id: str = "a", run_id: str = "run") -> None:
+    """Store an item at the quality of its results."""
+    mark_stored(database, run_id, [item_id], merge=lambda steps: Decimal(repr(float(quality(steps.values()) or 0))))
 
 
-def test_a_better_answer_to_another_input_stands_and_is_owed_anew(
-    database: Database, registered: Callable[..., str]
-) -> None:
-    """Nothing worse takes its place, and it does not pass for the answer to what is there now; one to the same input,
-    or that does not say to which, is as it was."""
-    registered("a", "b", "c", "d")
-    old = [replace(step(id_, **ENDS[0], value=id_), input_hash="old") for id_ in "ab"] + [step("c", **ENDS[0])]
-    results.save(database, old)
-    results.save(database, [replace(step("d", **{**ENDS[1], "retryable": False}), input_hash="old")])
-    worse = [replace(step(id_, **ENDS[2]), input_hash="old" if id_ == "b" else "new") for id_ in "abcd"]
-    results.save(database, worse)
-    assert [kept(database, id_)["classify_image"].retryable for id_ in "abcd"] == [True, False, False, False]
-    assert kept(database)["classify_image"] == replace(old[0], retryable=True)
-    results.save(database, [replace(step(**ENDS[0], value="new"), input_hash="new")])
-    assert kept(database)["classify_image"].retryable is False
+class TestStale:
+    """A stale result was computed from an input that has changed since."""
 
+    def test_a_better_result_makes_the_stored_item_stale(
+        self, database: Database, registered: Callable[..., str]
+    ) -> None:
+        """Until it is stored again; a worse one, which is not kept, does not. A stale item is queued at once: its run
+        may be killed before it stores it."""
+        registered("a", "b")
+        for item_id in "ab":
+            results.save(database, [step(item_id, **ENDS[2], input_hash="same")])
+            store(database, item_id)
+        later = {"run_id": "later", "input_hash": "same"}
+        better, worse = replace(step("a", **ENDS[0]), **later), replace(step("b", **ENDS[3]), **later)
+        results.save(database, [better, worse])
+        assert [kept(database, id_)["store"].is_stale for id_ in "ab"] == [True, False]
+        assert [entry.item_id for entry in retry_queue.entries(database, 10)] == ["a"]
+        store(database)
+        assert not kept(database)["store"].is_stale
+        assert retry_queue.entries(database, 10) == []
 
-def test_a_plain_run_does_again_what_answers_to_another_input(
-    database: Database, registered: Callable[..., str]
-) -> None:
-    """Though the item is stored, and whoever waits to do it; another stored one is left alone."""
-    registered("a", "b")
-    whole = [replace(step(id_, **ENDS[0]), input_hash="old") for id_ in "ab"]
-    results.save(database, whole)
-    results.save(database, [replace(step(**ENDS[1]), input_hash="new")])
-    run_id = registered("a", "b")
-    store_at(database, run_id, {"a": Decimal(1), "b": Decimal(1)})
-    assert list(catalogue.batches(database, run_id, 10, refresh=False, lease_s=60)) == [("a",)]
-    assert counts.progress(database, run_id, refresh=False).finished == 1
+    @pytest.mark.parametrize("better", [0, 1])
+    def test_a_better_result_of_another_input_stays_and_is_stale(
+        self, database: Database, registered: Callable[..., str], better: int
+    ) -> None:
+        """Until an equal one of the new input replaces it. One of the same or of an unknown input is not stale."""
+        registered("a", "b", "c")
+        old = [step(id_, **ENDS[better], value=id_, input_hash="old") for id_ in "ab"] + [step("c", **ENDS[better])]
+        results.save(database, old)
+        results.save(database, [step(id_, **ENDS[2], input_hash="old" if id_ == "b" else "new") for id_ in "abc"])
+        assert [kept(database, id_)["classify_image"].is_stale for id_ in "abc"] == [True, False, False]
+        assert kept(database)["classify_image"] == replace(old[0], is_stale=True, revision=1)
+        results.save(database, [step(**ENDS[better], value="new", input_hash="new")])
+        assert not kept(database)["classify_image"].is_stale
 
-
-def test_who_was_stored_while_it_got_better_is_stored_again(database: Database, registered: Callable[..., str]) -> None:
-    """A better result that comes between the mark and the result of `store` itself is not forgotten by that."""
-    registered("a")
-    results.save(database, [step(**ENDS[2])])
-    store_at(database, "run", {"a": Decimal("0.8")})
-    results.save(database, [step(stage="store", **ENDS[0])])
-    assert kept(database)["store"].retryable is False
-    store_at(database, "run", {"a": Decimal("0.8")})
-    results.save(database, [replace(step(**ENDS[0]), run_id="another")])
-    results.save(database, [step(stage="store", **ENDS[0])])
-    assert kept(database)["store"].retryable is True
+    def test_a_stale_result_is_for_reprocess(self, database: Database, registered: Callable[..., str]) -> None:
+        """A run over the manifest leaves stored items alone; the stale one is in the queue, at any quality."""
+        registered("a", "b")
+        results.save(database, [step(id_, **ENDS[0], input_hash="old") for id_ in "ab"])
+        for item_id in "ab":
+            store(database, item_id)
+        results.save(database, [step(**ENDS[1], input_hash="new")])
+        run_id = registered("a", "b")
+        assert list(catalogue.batches(database, run_id, 10, refresh=False)) == []
+        store(database)
+        assert [(entry.item_id, entry.quality) for entry in retry_queue.entries(database, 10)] == [("a", 1.0)]

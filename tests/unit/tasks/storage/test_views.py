@@ -92,6 +92,7 @@ def test_repli_steps_has_a_row_an_item_and_stage(database: Database, registered:
         "penalty": 0.9,
         "confidence": 0.5,
         "retryable": True,
+        "is_stale": False,
         "error_type": "OutOfMemory",
         "error_message": "CUDA out of memory",
         "attempts": 2,

@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.retry import claims, retries, retry_queue
-from repli.tasks.storage.retry.claims import Claim, RetryTarget
+from repli.tasks.storage.retry.claims import Claim
+from repli.tasks.storage.retry.needs import RetryTarget
 from repli.tasks.storage.retry.retry_queue import Priority
 from tests.support.queue import STAGE, Queue, held
 
@@ -159,15 +160,6 @@ class QueueBesideModel(RuleBasedStateMachine):
         assert taken == [Claim(item_id=item_id, quality=place.quality) for item_id, place in expected]
         self.gets(holder, taken)
 
-    @rule(holder=st.sampled_from(HOLDERS), positions=st.sets(POSITIONS, min_size=1))
-    def take(self, holder: str, positions: set[int]) -> None:
-        ids = self.named(positions)
-        with self.queue.database.write() as connection:
-            others = claims.take(connection, holder, ids, POLICY.lease_s)
-        assert others == {item_id for item_id in ids if self.holder_of(item_id) not in {None, holder}}
-        mine = [item_id for item_id in ids if self.items[item_id].place and item_id not in others]
-        self.gets(holder, [Claim(item_id=item_id, quality=self.place(item_id).quality) for item_id in mine])
-
     @rule(holder=st.sampled_from(HOLDERS))
     def renew(self, holder: str) -> None:
         claims.renew(self.queue.database, holder, POLICY.lease_s)
@@ -175,12 +167,11 @@ class QueueBesideModel(RuleBasedStateMachine):
             if one.place and one.place.holder == holder:
                 one.place = replace(one.place, until=self.now + POLICY.lease_s)
 
-    @rule(holder=st.sampled_from(HOLDERS), some=st.none() | st.sets(POSITIONS))
-    def release(self, holder: str, some: set[int] | None) -> None:
-        ids = None if some is None else self.named(some)
-        claims.release(self.queue.database, holder, ids)
-        for item_id, one in self.items.items():
-            if one.place and one.place.holder == holder and (ids is None or item_id in ids):
+    @rule(holder=st.sampled_from(HOLDERS))
+    def release(self, holder: str) -> None:
+        claims.release(self.queue.database, holder)
+        for one in self.items.values():
+            if one.place and one.place.holder == holder:
                 one.place = replace(one.place, holder=None)
 
     @rule(holder=st.sampled_from(HOLDERS), tried=st.sets(POSITIONS))

@@ -18,22 +18,10 @@ from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.claims import RetryTarget
 from repli.tasks.storage.retry.retry_queue import Priority
+from tests.support import stores
 from tests.support.queue import OWED, STAGE, Queue, end, merged
 
 WAITS_AT_MOST_S = 20.0
-
-
-@contextmanager
-def commits_fail(database: Database) -> Iterator[None]:
-    """No transaction comes to its end, as where the process dies just before."""
-
-    def die(connection: sa.Connection) -> None:
-        raise KeyboardInterrupt
-
-    sa.event.listen(database.engine, "commit", die)
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    sa.event.remove(database.engine, "commit", die)
 
 
 class TestEntering:
@@ -112,9 +100,9 @@ class TestEntering:
     def test_an_item_and_its_place_in_the_queue_are_kept_together(self, queue: Queue) -> None:
         """A process that dies before its transaction ends leaves neither."""
         results.save(queue.database, [end("a", Status.DEGRADED, rung="cpu", retryable=True)])
-        with commits_fail(queue.database):
-            results.mark_stored(queue.database, "run", ["a"], merge=merged, retry_below=2)
-        with commits_fail(queue.database):
+        with stores.commits_fail(queue.database):
+            stores.mark_stored(queue.database, "run", ["a"], merge=merged, retry_below=2)
+        with stores.commits_fail(queue.database):
             queue.fail("b")
         assert queue.entries() == {}
         assert queue.stored()["a"] == queue.stored()["b"] == ("pending", None)
@@ -159,7 +147,7 @@ class TestStaying:
         queue.store("a", at="0.5")
         queue.fail("b")
         queue.settle("first", queue.claim("first"))
-        queue.take("second", "a", "b")
+        queue.hold("second", "a", "b")
         before = queue.entries()
         assert [entry.tries for entry in before.values()] == [1, 1]
         queue.store("a", at="0.5")
@@ -261,6 +249,7 @@ class TestAskedFor:
         queue.store("c")
         results.save(queue.database, [end("b", Status.NOT_APPLICABLE, stage="fetch")])
         results.save(queue.database, [end("f", Status.DEGRADED, rung="cpu", retryable=True)])  # on its way, not stored
+        stores.mark_stored(queue.database, "run", ["b"], merge=merged)
         assert queue.enqueue_by_operator("f", "e", "c", "b", "a", "nobody") == (["c"], ["f", "e", "b", "a", "nobody"])
         assert list(queue.entries()) == ["c"]
 
@@ -305,7 +294,7 @@ class TestLookingOn:
         queue.fail("d", "e")
         queue.park("a", "d")
         queue.enqueue_by_operator("b")
-        queue.take("first", "c", "e")
+        queue.hold("first", "c", "e")
         tally = retry_queue.tally(queue.database)
         assert tally.as_json() == {
             "queued": 1,
@@ -322,7 +311,7 @@ class TestLookingOn:
         queue.store("a", "b", "c", at="0.5")
         queue.fail("d", "e", "f")
         queue.park("a", "d")
-        queue.take("first", "b", "e")
+        queue.hold("first", "b", "e")
         run_id = queue.register("a", "b", "d", "e", "f")
         tally = retry_queue.tally(queue.database, counts.of_run(run_id))
         assert tally.states == {"claimed": 2, "parked": 2, "queued": 1}
@@ -349,7 +338,7 @@ class TestLookingOn:
     def test_an_entry_is_told_in_full(self, queue: Queue) -> None:
         """In plain words and times with their zone."""
         queue.store("a", at="0.5")
-        queue.take("first", "a")
+        queue.hold("first", "a")
         entry = queue.entry("a")
         assert entry.claimed_until is not None
         assert entry.as_json() == {
