@@ -16,11 +16,12 @@ from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry.retry_queue import lock_items, select_for_update
 from repli.tasks.storage.runs import is_over
-from repli.tasks.storage.schema import incoming, items, retry_queue, run_items, runs, step_results
+from repli.tasks.storage.schema import documents, incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
 ROWS_PER_DELETE = 10_000
 IDS_PER_READ = 1000
+_FILLED_BY_A_RUN = items, run_items, step_results, retry_queue, documents
 _REGISTER_LOCK = 0x7265676973746572  # "register"
 
 
@@ -197,15 +198,31 @@ def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Ite
 
     The cost of a batch does not grow with the run: each read takes up where the last one ended.
     """
-    last, found = -1, list[str]()
+    last, found, number = -1, list[str](), 0
+    _gather_statistics(database)
     while (portion := _next_with_work(database, run_id, last, refresh=refresh)) is not None:
         last, ids = portion
         found += ids
         while len(found) >= size:
             yield tuple(found[:size])
             found = found[size:]
+            number += 1
+            if number.bit_count() == 1:  # after 1, 2, 4, 8 ... batches
+                _gather_statistics(database)
     if found:
         yield tuple(found)
+
+
+@retried
+def _gather_statistics(database: Database) -> None:
+    """Tell PostgreSQL how large the tables are that a run fills. SQLite's planner does not need it.
+
+    PostgreSQL does so by itself, but only after a minute or two. Until then it reads the whole table of results for
+    each batch.
+    """
+    if not database.is_sqlite:
+        with database.write() as connection:
+            connection.execute(sa.text(f"ANALYZE {', '.join(table.name for table in _FILLED_BY_A_RUN)}"))
 
 
 @retried
