@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ class Blobs:
         return self.folder / sha256[:2] / sha256[2:4] / sha256
 
     def put(self, content: bytes) -> str:
-        """Save `content` and return its SHA-256.
+        """Save `content` and return its SHA-256. However it ends, no part of a blob stays behind.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -37,11 +37,16 @@ class Blobs:
         path = self.path(sha256)
         if path.exists():
             return sha256
+        # Named before it is made: a call that is cut off at its time limit may end at any line.
+        part = path.with_name(f"{sha256}.{uuid.uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(content)
-            Path(file.name).replace(path)
+            try:
+                part.touch(mode=0o600, exist_ok=False)
+                part.write_bytes(content)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME"
