@@ -10,7 +10,7 @@ import typer
 
 from repli.flows.cli.command_group import CommandGroup
 from repli.flows.cli.options import DatabaseOption, JsonOption, resolve_settings, store_options
-from repli.flows.cli.output import print_json, print_page
+from repli.flows.cli.output import print_json, print_note, print_page
 from repli.tasks.fallback.breaker import Cause
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _override(context: typer.Context, name: str, cause: Override, database: str 
     from repli.flows.cli import store_commands
 
     database, as_json = store_options(context, database, as_json)
-    _show(store_commands.override_breaker(resolve_settings(database), name, cause), as_json)
+    _show(store_commands.override_breaker(resolve_settings(database), name, cause, print_note), as_json)
 
 
 def _show(views: Sequence[BreakerView], as_json: bool) -> None:

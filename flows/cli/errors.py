@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from repli.flows.cli.output import print_note
 from repli.tasks.fallback import RepliError, UsageError
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -64,7 +65,6 @@ def _with_hint(error: typer.TyperException) -> str:
 
 
 def _exit(message: object, status: int) -> NoReturn:
-    """Print one line on stderr and exit. Line breaks and control characters become spaces."""
-    line = "".join(character if character.isprintable() else " " for character in str(message))
-    sys.stderr.write(f"repli: {' '.join(line.split())}\n")
+    """Print one line on stderr and exit."""
+    print_note(message)
     sys.exit(status)

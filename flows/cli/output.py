@@ -1,4 +1,4 @@
-"""Write results to stdout: pages, lines, and JSON."""
+"""Write results to stdout: pages, lines, and JSON; and notes to stderr."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def print_line(text: str) -> None:
     """Print one line to stdout at once, as it is."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def print_note(message: object) -> None:
+    """Print one line to stderr. Line breaks and control characters become spaces."""
+    line = "".join(character if character.isprintable() else " " for character in str(message))
+    sys.stderr.write(f"repli: {' '.join(line.split())}\n")
+    sys.stderr.flush()
 
 
 def print_json(document: Any, stream: Any) -> None:

@@ -50,6 +50,7 @@ def progress_bar(console: Console, poll: Poll, label: str) -> Iterator[None]:
         TextColumn("{task.fields[quality]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # else it ends with an empty line
     )
     is_over = threading.Event()
     since = datetime.now(UTC)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from repli.flows.cli.store_commands import existing_store
 from repli.flows.config.run_request import RetryRequest, RunRequest
 from repli.flows.server.environment import environment, store_variables
+from repli.flows.server.prefect_requests import server_errors
 from repli.tasks.fallback import RepliError, StoreError
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report
 from repli.tasks.reporting.run_report import Report, build_report
@@ -143,11 +144,14 @@ def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters:
 
     The flow reads its settings itself, from the environment and the Prefect blocks. The environment names the store of
     `settings` while the flow runs.
+
+    Raises:
+        RepliError: The Prefect server stopped answering.
     """
     from prefect_dask import DaskTaskRunner
 
     runner = cast(Any, DaskTaskRunner(address=dask_address))
-    with environment(store_variables(settings)):
+    with environment(store_variables(settings)), server_errors():
         return flow.with_options(task_runner=runner)(**parameters, return_state=True)
 
 

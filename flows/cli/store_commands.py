@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
+from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.search import Query, SearchResult
@@ -89,12 +90,15 @@ def list_breakers(settings: Settings) -> list[BreakerView]:
     return breakers.views(existing_store(settings), declared_breakers())
 
 
-def override_breaker(settings: Settings, name: str, override: Override) -> list[BreakerView]:
+def override_breaker(
+    settings: Settings, name: str, override: Override, tell: Callable[[str], None]
+) -> list[BreakerView]:
     """Force a breaker open or closed, or remove its override. Send the moves to the Prefect server, if one is known.
 
     Args:
         name: The breaker as `STAGE.RUNG`, or `STAGE.RUNG@PLACE` for one device.
         override: What to do with it.
+        tell: Prints a line when the override is stored, but the server did not accept the moves.
 
     Returns:
         Every declared breaker, after the override.
@@ -111,11 +115,13 @@ def override_breaker(settings: Settings, name: str, override: Override) -> list[
     database = Database(settings.database_url)
     database.migrate()
     moves = breakers.override(database, declared[rung], Key(rung, place), override)
+    remedy = CHECK_ADDRESS if os.environ.get("PREFECT_API_URL") else CHECK_SERVE
     with known_server(settings):
         if moves and os.environ.get("PREFECT_API_URL"):
-            from repli.tasks.reporting.events import emit_breaker_moves_and_wait
-
-            emit_breaker_moves_and_wait(moves)
+            try:
+                send_breaker_moves(moves, remedy)
+            except RepliError as error:
+                tell(f"the breaker is changed, but no event was sent: {error}")
     return list_breakers(settings)
 
 

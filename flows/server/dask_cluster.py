@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from repli.flows.server.discovery import find
 from repli.flows.server.environment import QUIET, environment
+from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, check_server
 from repli.flows.server.private_server import PrivateServer
 from repli.tasks.fallback import UsageError
 from repli.tasks.settings import Settings
@@ -31,8 +32,9 @@ def cluster(settings: Settings) -> Iterator[str]:
     this process and the workers it starts.
 
     Raises:
-        UsageError: The workers are on another machine, which cannot reach a server on this one.
-        RepliError: A private server did not start.
+        UsageError: `PREFECT_API_URL` is not a web address; or the workers are on another machine, which cannot reach a
+            server on this one.
+        RepliError: The named server does not answer, or a private one did not start.
     """
     is_named = bool(os.environ.get("PREFECT_API_URL"))
     served = None if is_named else find(settings.home)
@@ -42,6 +44,8 @@ def cluster(settings: Settings) -> Iterator[str]:
         settings = replace(settings, dask_address=settings.dask_address or served.dask_address)
     known = server.environment if server else served.environment if served else {}
     with environment({**known, **QUIET}):
+        if not server:
+            check_server(CHECK_SERVE if served else CHECK_ADDRESS)  # before a cluster is started for nothing
         try:
             with dask_cluster(settings) as address:
                 if server:
@@ -105,6 +109,9 @@ def _dask_options() -> dict[str, Any]:
     options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
     # The flow handles a worker's death itself, with smaller batches: Dask must not retry the same task first.
     options["distributed.scheduler.allowed-failures"] = 0
+    # The profiler reads the frames of running threads a hundred times a second. On CPython 3.11 such a frame may be
+    # invalid, and the worker prints a traceback (distributed #8163, #8916). Nothing here reads the profile.
+    options["distributed.worker.profile.enabled"] = False
     if sys.platform == "linux":  # the default from Python 3.14 on; elsewhere some libraries break
         options["distributed.worker.multiprocessing-method"] = "forkserver"
     return options

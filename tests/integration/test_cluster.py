@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, Worker
 
 from repli.flows.server.dask_cluster import dask_cluster, visible_devices
 from repli.flows.server.environment import environment
 from repli.tasks.settings import Settings
 
 
-def seen() -> dict[str, Any]:
-    """What a worker sees of the process that it is."""
+def seen(dask_worker: Worker) -> dict[str, Any]:
+    """What a worker sees of itself and of the process that it is."""
+    import threading
+
     import torch
 
     return {
+        "callbacks": sorted(dask_worker.periodic_callbacks),
+        "thread_names": [thread.name for thread in threading.enumerate()],
         "api": os.environ["PREFECT_API_URL"],
         "home": os.environ["REPLI_HOME"],
         "threads": torch.get_num_threads(),
@@ -27,6 +31,15 @@ def seen() -> dict[str, Any]:
         "is_in_bad_fork": torch.cuda._is_in_bad_fork(),
         "parent": os.getppid(),
     }
+
+
+def assert_unprofiled(workers: list[dict[str, Any]]) -> None:
+    """Dask's profiler, which breaks on frames of running threads, is on in none of the workers, in neither form."""
+    for worker in workers:
+        assert "heartbeat" in worker["callbacks"]
+        assert not [name for name in worker["callbacks"] if "profile" in name]
+        assert "MainThread" in worker["thread_names"]
+        assert "Profile" not in worker["thread_names"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers come from a fork server on Linux alone")
@@ -46,6 +59,7 @@ def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
         assert {worker["threads"] for worker in workers} == {max(1, cores // len(workers))}
         assert {worker["trim"] for worker in workers} == {str(4 * 1024**3)}
         assert not any(worker["is_in_bad_fork"] for worker in workers), "CUDA can be begun in every worker"
+        assert_unprofiled(workers)
         parents |= {worker["parent"] for worker in workers}
     assert len(parents) == 1
     assert os.getpid() not in parents, "they are forks of one process that has imported what they need"

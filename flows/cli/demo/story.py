@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from repli.flows.cli import run_commands, store_commands
 from repli.flows.cli.demo.catalogue import build
+from repli.flows.cli.output import print_note
 from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.flows.server.dask_cluster import cluster, visible_devices
 from repli.flows.server.environment import environment
@@ -141,7 +142,7 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
                 outcomes[act] = run_commands.run_on(dask_address, act_settings, request)
         retry = RetryRequest(batch_size=settings.batch_size)
         console.print(f"the GPU has room again: repli breakers reset {PRIMARY}, repli reprocess")
-        store_commands.override_breaker(act_settings, PRIMARY, Cause.RESET)
+        store_commands.override_breaker(act_settings, PRIMARY, Cause.RESET, print_note)
         with run_commands.show_progress(act_settings, retry):
             recovery = run_commands.reprocess_on(dask_address, act_settings, retry)
     return Story(
