@@ -198,7 +198,7 @@ def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Ite
 
     The cost of a batch does not grow with the run: each read takes up where the last one ended.
     """
-    last, found, number = -1, list[str](), 0
+    last, found = -1, list[str]()
     _gather_statistics(database)
     while (portion := _next_with_work(database, run_id, last, refresh=refresh)) is not None:
         last, ids = portion
@@ -206,23 +206,30 @@ def batches(database: Database, run_id: str, size: int, *, refresh: bool) -> Ite
         while len(found) >= size:
             yield tuple(found[:size])
             found = found[size:]
-            number += 1
-            if number.bit_count() == 1:  # after 1, 2, 4, 8 ... batches
-                _gather_statistics(database)
+        _gather_statistics(database)
     if found:
         yield tuple(found)
 
 
+_GROWN = sa.text(
+    "SELECT relname FROM pg_class WHERE relname = ANY(:names) AND oid = to_regclass(relname::text) "
+    "AND pg_relation_size(oid) > 2 * relpages::bigint * current_setting('block_size')::int ORDER BY relname"
+)
+
+
 @retried
 def _gather_statistics(database: Database) -> None:
-    """Tell PostgreSQL how large the tables are that a run fills. SQLite's planner does not need it.
+    """Let PostgreSQL look at the tables that a run fills, where they have doubled since it did. SQLite needs no look.
 
-    PostgreSQL does so by itself, but only after a minute or two. Until then it reads the whole table of results for
-    each batch.
+    PostgreSQL does so by itself, but only after a minute or two. Until then it takes the tables of a new store for
+    small, and reads the results of all items for each batch.
     """
-    if not database.is_sqlite:
-        with database.write() as connection:
-            connection.execute(sa.text(f"ANALYZE {', '.join(table.name for table in _FILLED_BY_A_RUN)}"))
+    if database.is_sqlite:
+        return
+    with database.write() as connection:
+        grown = connection.scalars(_GROWN, {"names": [table.name for table in _FILLED_BY_A_RUN]}).all()
+        if grown:
+            connection.execute(sa.text(f"ANALYZE {', '.join(grown)}"))
 
 
 @retried

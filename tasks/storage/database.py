@@ -73,7 +73,9 @@ class Database:
         except ModuleNotFoundError as error:
             raise UsageError(f"PostgreSQL needs the extra: pip install 'repli[postgres]' ({error})") from None
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self._snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's are snapshots
+        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's are snapshots anyway
+        self._reading = self.engine.execution_options(**snapshot)
+        self._writing = self.engine.execution_options(repli_writes=True)
 
     def __str__(self) -> str:
         """Return the URL without its password."""
@@ -86,15 +88,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Yield a connection that reads one consistent state, whatever is committed meanwhile."""
-        reading = self.engine.execution_options(**self._snapshot)
-        with self.translated_errors(), reading.connect() as connection:
+        with self.translated_errors(), self._reading.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Yield a connection whose changes are committed together at the end of the block, or not at all."""
-        writing = self.engine.execution_options(repli_writes=True)
-        with self.translated_errors(), writing.begin() as connection:
+        with self.translated_errors(), self._writing.begin() as connection:
             yield connection
 
     def now(self) -> datetime:

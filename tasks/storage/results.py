@@ -161,58 +161,39 @@ def _write(
     _delete(connection, discard)
     insert = database.insert(step_results)
     keys = ["item_id", "stage"]
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=keys,
-            set_={column.name: insert.excluded[column.name] for column in step_results.c if column.name not in keys},
-            where=step_results.c.rank <= insert.excluded.rank,
-        ),
-        rows,
-    )
+    upsert = insert.on_conflict_do_update(
+        index_elements=keys,
+        set_={column.name: insert.excluded[column.name] for column in step_results.c if column.name not in keys},
+        where=step_results.c.rank <= insert.excluded.rank,
+    ).returning(step_results.c.item_id, step_results.c.stage)
+    written = {(row.item_id, row.stage) for row in connection.execute(upsert, rows)}
+    _mark_kept_results_stale(connection, [row for row in rows if (row["item_id"], row["stage"]) not in written])
+    _mark_store_stale(connection, sorted({item_id for item_id, stage in written if stage != STORE}))
     item_ids = sorted({str(row["item_id"]) for row in rows})
-    _mark_kept_results_stale(connection, rows)
-    _mark_store_stale(connection, results)
     is_stale = step_results.c.item_id.in_(item_ids), step_results.c.is_stale
     return set(connection.scalars(sa.select(step_results.c.item_id).where(*is_stale).distinct()))
 
 
-def _mark_kept_results_stale(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Mark results stale that were computed from another input than one of these `rows`, and are better than it."""
-    if hashed := [row for row in rows if row["input_hash"]]:
+def _mark_kept_results_stale(connection: sa.Connection, refused: Sequence[Mapping[str, Any]]) -> None:
+    """Mark results stale that were kept, being better, but were computed from another input than the refused rows."""
+    if hashed := [row for row in refused if row["input_hash"]]:
         connection.execute(
             sa.update(step_results)
             .where(
                 step_results.c.item_id == sa.bindparam("of_item"),
                 step_results.c.stage == sa.bindparam("of_stage"),
-                step_results.c.rank > sa.bindparam("rank_now"),
                 step_results.c.input_hash != sa.bindparam("hash_now"),
             )
             .values(is_stale=True),
-            [
-                {
-                    "of_item": row["item_id"],
-                    "of_stage": row["stage"],
-                    "rank_now": row["rank"],
-                    "hash_now": row["input_hash"],
-                }
-                for row in hashed
-            ],
+            [{"of_item": row["item_id"], "of_stage": row["stage"], "hash_now": row["input_hash"]} for row in hashed],
         )
 
 
-def _mark_store_stale(connection: sa.Connection, results: Sequence[StepResult]) -> None:
-    """Mark the `store` results of the items stale that one of these results of another stage was written for."""
-    others = [result for result in results if result.stage != STORE]
-    if not others:
-        return
-    new = step_results.alias()
-    is_written = sa.exists().where(
-        new.c.item_id == step_results.c.item_id,
-        new.c.stage.in_({result.stage for result in others}),
-        new.c.run_id.in_({result.run_id for result in others}),
-    )
-    is_store = step_results.c.item_id.in_([result.item_id for result in others]), step_results.c.stage == STORE
-    connection.execute(sa.update(step_results).where(*is_store, is_written).values(is_stale=True))
+def _mark_store_stale(connection: sa.Connection, item_ids: Sequence[str]) -> None:
+    """Mark the `store` results of these items stale: a result of another stage was written."""
+    if item_ids:
+        is_store = step_results.c.item_id.in_(item_ids), step_results.c.stage == STORE
+        connection.execute(sa.update(step_results).where(*is_store).values(is_stale=True))
 
 
 def _mark_failed(connection: sa.Connection, item_ids: Sequence[str]) -> None:

@@ -64,7 +64,8 @@ def claim(database: Database, holder: str, targets: Sequence[RetryTarget], limit
 def _make_ready(database: Database) -> bool:
     """Make delayed items ready whose time has come, and items whose claim has expired. Return whether any was.
 
-    In portions, so that no other transaction waits long.
+    The holder of an expired claim stays its holder until another run claims the item: it may be late. In portions, so
+    that no other transaction waits long.
     """
     with database.read() as connection:
         query = sa.select(retry_queue.c.item_id).where(_is_due(database_time(connection))).limit(READY_AT_ONCE)
@@ -81,10 +82,9 @@ def _is_due(now: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(retry_queue.c.state.in_([DELAYED, CLAIMED]), retry_queue.c.due_at <= now)
 
 
-def _set_ready(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> None:
+def _set_ready(connection: sa.Connection, condition: sa.ColumnElement[bool], **values: Any) -> None:
     listed = retry_queue.c.item_id.in_(select_for_update(condition))
-    ready = {"state": READY, "due_at": None, "holder": None, "claim_id": None}
-    connection.execute(sa.update(retry_queue).where(listed).values(**ready))
+    connection.execute(sa.update(retry_queue).where(listed).values(state=READY, due_at=None, **values))
 
 
 @retried
@@ -111,7 +111,7 @@ def _claim(
 
 
 def _claimed_under(connection: sa.Connection, holder: str, claim_id: str) -> list[Claim]:
-    is_claim = retry_queue.c.holder == holder, retry_queue.c.claim_id == claim_id
+    is_claim = _is_held_by(holder), retry_queue.c.state == CLAIMED, retry_queue.c.claim_id == claim_id
     query = sa.select(retry_queue.c.item_id, retry_queue.c.quality).where(*is_claim).order_by(*CLAIM_ORDER)
     return [Claim(item_id=row.item_id, quality=row.quality) for row in connection.execute(query)]
 
@@ -149,7 +149,7 @@ def renew(database: Database, holder: str, lease_s: float) -> None:
     with database.write() as connection:
         until = database_time(connection) + timedelta(seconds=lease_s)
         is_held = retry_queue.c.item_id.in_(select_for_update(_is_held_by(holder)))
-        connection.execute(sa.update(retry_queue).where(is_held).values(due_at=until))
+        connection.execute(sa.update(retry_queue).where(is_held).values(state=CLAIMED, due_at=until))
 
 
 @retried
@@ -165,11 +165,12 @@ def holders(database: Database, item_ids: Sequence[str]) -> dict[str, str]:
 def release(database: Database, holder: str) -> None:
     """Release all claims of the holder."""
     with database.write() as connection:
-        _set_ready(connection, _is_held_by(holder))
+        _set_ready(connection, _is_held_by(holder), holder=None, claim_id=None)
 
 
 def _is_held_by(holder: str) -> sa.ColumnElement[bool]:
-    return sa.and_(retry_queue.c.state == CLAIMED, retry_queue.c.holder == holder)
+    """Return the condition that an item is the holder's: claimed, or expired and not claimed since."""
+    return sa.and_(retry_queue.c.state.in_([CLAIMED, READY]), retry_queue.c.holder == holder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

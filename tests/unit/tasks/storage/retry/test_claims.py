@@ -417,7 +417,7 @@ def test_who_claims_a_few_does_not_sort_them_all(queue: Queue) -> None:
 
 
 def steps_of(queue: Queue, holder: str) -> int:
-    """How many hundreds of steps SQLite takes to find the next item for this holder to claim."""
+    """How many tens of steps SQLite takes to find the next item for this holder to claim."""
     queries: list[tuple[str, Any]] = []
 
     def hear(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: object) -> None:
@@ -431,7 +431,7 @@ def steps_of(queue: Queue, holder: str) -> int:
     steps: list[None] = []
     with queue.database.read() as connection:
         driver: Any = connection.connection.driver_connection
-        driver.set_progress_handler(lambda: steps.append(None), 100)
+        driver.set_progress_handler(lambda: steps.append(None), 10)
         for statement, parameters in queries:
             connection.exec_driver_sql(statement, parameters).all()
         driver.set_progress_handler(None, 0)
