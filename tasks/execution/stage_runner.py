@@ -23,6 +23,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import PATIENCE_S
+from repli.tasks.storage.results import Basis
 from repli.tasks.storage.retry import claims
 
 _STATUS_TEXTS = {Status.PENDING.value: "unchanged"}
@@ -123,7 +124,7 @@ def run_stage(
     )
     stage = pipeline.stage(name)
     works = _find_work(pipeline, name, item_ids, database, options)
-    finished = _save(stage, works, _do_work(stage, works, context, options, runtime), context)
+    finished = _save(stage, works, _do_work(stage, works, context, options, runtime), context, pipeline.before(name))
     return _build_report(name, finished, {work.item_id: work.previous for work in works} if options.upgrade else {})
 
 
@@ -133,15 +134,15 @@ class _ItemWork:
 
     Args:
         previous: the result that the work may replace; a pending one where the stage has none.
+        state: the item as it was loaded.
         input_hash: the fingerprint of the stage's input, which is saved with the result.
-        revision: the revision of the record that the input was made from, which is saved with the result.
         chain_input: what the chain is to do; None where the stage is not applicable to the item.
         discard_existing: whether any result replaces the previous one, also a worse one.
     """
 
     previous: StepResult
+    state: ItemState
     input_hash: str | None
-    revision: int | None
     chain_input: ChainInput[Any] | None
     discard_existing: bool
 
@@ -182,8 +183,8 @@ def _work_on(state: ItemState, pipeline: Pipeline, name: str, options: RunOption
         chain_input = ChainInput(state.item.id, value, forbidden=reasons, improve_on=needed.improve_on)
     return _ItemWork(
         previous=previous,
+        state=state,
         input_hash=input_hash,
-        revision=state.revision,
         chain_input=chain_input,
         discard_existing=needed.discard_existing,
     )
@@ -203,18 +204,27 @@ def _do_work(
 
 
 def _save(
-    stage: AnyStage, works: Sequence[_ItemWork], finished: Sequence[StepResult], context: StageContext
+    stage: AnyStage,
+    works: Sequence[_ItemWork],
+    finished: Sequence[StepResult],
+    context: StageContext,
+    earlier: Sequence[str],
 ) -> list[StepResult]:
     """Save the terminal results, each with its input's fingerprint and revision; return the results as they stand."""
     by_item = {work.item_id: work for work in works}
     terminal = [
-        replace(result, input_hash=(work := by_item[result.item_id]).input_hash, revision=work.revision)
+        replace(result, input_hash=(work := by_item[result.item_id]).input_hash, revision=work.state.revision)
         for result in finished
         if result.status.is_terminal
     ]
     discard = [work.previous for work in works if work.discard_existing]
     unchanged = [result for result in finished if not result.status.is_terminal]
-    return [*stage.save(context, terminal, discard), *unchanged]
+    basis = Basis(
+        states={id_: work.state for id_, work in by_item.items()},
+        earlier=earlier,
+        input_hash=lambda state: fingerprint(stage.input(state)),
+    )
+    return [*stage.save(context, terminal, discard, basis), *unchanged]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from repli.tasks.items import ItemState
 from repli.tasks.settings import Settings
 from repli.tasks.storage import results as step_results
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.results import Basis
 
 I = TypeVar("I")  # noqa: E741  as in fallback/chain.py
 V = TypeVar("V")
@@ -52,21 +53,22 @@ class Save(Protocol):
     """Save the results of a stage on one batch, in one transaction."""
 
     def __call__(
-        self, context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult]
+        self, context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
     ) -> Sequence[StepResult]:
         """Return the results as they were saved, without dropped ones.
 
         Args:
             discard: saved results to delete first, so that even a worse result can take their place.
+            basis: what the results were computed from.
         """
         ...
 
 
 def save_results(
-    context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult]
+    context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
 ) -> Sequence[StepResult]:
     """Save the results of a stage as they are."""
-    return step_results.save(context.database, results, discard=discard)
+    return step_results.save(context.database, results, discard=discard, basis=basis)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from repli.tasks.fallback import (
 from repli.tasks.items import ItemState, Stored
 from repli.tasks.pipeline import Stage, StageContext, quality_so_far
 from repli.tasks.storage import results as step_results
+from repli.tasks.storage.results import Basis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +37,12 @@ def in_database(enriched: Sequence[Enriched], context: StageContext) -> Sequence
     return [Served(Stored(quality=float(item.quality))) for item in enriched]
 
 
-def save(context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult]) -> Sequence[StepResult]:
+def save(
+    context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
+) -> Sequence[StepResult]:
     """Save the results and mark the items stored, in one transaction.
 
-    The merge reads the other results in that transaction: another run may have improved them meanwhile.
+    The merge reads the other results in that transaction, whatever the basis was: another run may have improved them.
     """
     return step_results.store(
         context.database,

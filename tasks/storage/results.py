@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -48,19 +49,39 @@ def _item(row: sa.Row[Any]) -> Item:
     return Item(id=row.id, **{**row.record, "repaired": tuple(row.record["repaired"])})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """The inputs that the results of a stage were computed from.
+
+    Args:
+        states: the items by id, as they were loaded.
+        earlier: the names of the stages before this one.
+        input_hash: returns the hash of the stage's input for an item.
+    """
+
+    states: Mapping[str, ItemState]
+    earlier: Sequence[str]
+    input_hash: Callable[[ItemState], str | None]
+
+
 @retried
 def save(
-    database: Database, results: Sequence[StepResult], *, discard: Iterable[StepResult] = ()
+    database: Database,
+    results: Sequence[StepResult],
+    *,
+    discard: Iterable[StepResult] = (),
+    basis: Basis | None = None,
 ) -> Sequence[StepResult]:
     """Save the `results` in one transaction; none replaces a better one, unless that is discarded.
 
-    A result of a record that has changed since is dropped. Where a worse result of a new input does not replace the
-    old one, that is marked stale; so is the `store` result of an item that gets a new result. Items that failed, or
-    that now have a stale result, are queued.
+    A result is dropped if its item's record or, by its `basis`, its input has changed since. Where a worse result of a
+    new input does not replace the old one, that is marked stale; so is the `store` result of an item that gets a new
+    result. Items that failed, or that now have a stale result, are queued.
 
     Args:
         discard: saved results to delete first, such as those that a rule forbids, so that even a worse result can take
             their place. A result that another run has replaced meanwhile is not deleted.
+        basis: what the results were computed from; without it, only the record is checked.
 
     Returns:
         The results without those that were dropped.
@@ -68,12 +89,15 @@ def save(
     if not results:
         return results
     with database.write() as connection:
-        results = _of_present_records(connection, results)
-        item_ids = _write(database, connection, results, discard)
-        failed = [result.item_id for result in results if result.status is Status.FAILED]
+        results, had_failed = _of_present_records(connection, results)
+        if basis:
+            results = _of_present_inputs(connection, results, basis)
+        stale = _write(database, connection, results, discard)
+        failed = {result.item_id for result in results if result.status is Status.FAILED}
         _mark_failed(connection, failed)
-        if queued := sorted({*failed, *item_ids}):
-            retry_queue.review(database, connection, queued, below=None)
+        _mark_pending(connection, had_failed - failed)
+        if changed := sorted({*failed, *had_failed, *stale}):
+            retry_queue.review(database, connection, changed, below=None)
     return results
 
 
@@ -106,7 +130,7 @@ def store(
     if not results:
         return results
     with database.write() as connection:
-        results = _of_present_records(connection, results)
+        results, _ = _of_present_records(connection, results)
         others = _load_results(connection, [result.item_id for result in results])
         merged = [_merged(result, others.get(result.item_id, {}), merge) for result in results]
         refused = [new.item_id for old, new in zip(results, merged, strict=True) if new.status is not old.status]
@@ -114,7 +138,7 @@ def store(
         connection.execute(sa.delete(step_results).where(*is_refused))
         _write(database, connection, merged, discard)
         stored = [result for result in merged if result.status is Status.SUCCEEDED]
-        _mark_failed(connection, [result.item_id for result in merged if result.status is Status.FAILED])
+        _mark_failed(connection, {result.item_id for result in merged if result.status is Status.FAILED})
         if stored:
             connection.execute(
                 sa.update(items)
@@ -141,14 +165,50 @@ def _merged(result: StepResult, others: Mapping[str, StepResult], merge: Merge) 
     return replace(result, value=Stored(quality=float(quality)))
 
 
-def _of_present_records(connection: sa.Connection, results: Sequence[StepResult]) -> Sequence[StepResult]:
-    """Lock the items of these results; return the results of the records as they stand, with their revisions."""
-    revisions = retry_queue.lock_items(connection, sorted({result.item_id for result in results}))
-    return [
-        replace(result, revision=revisions[result.item_id])
+def _of_present_records(
+    connection: sa.Connection, results: Sequence[StepResult]
+) -> tuple[Sequence[StepResult], set[str]]:
+    """Lock the items of these results. Return the results of the records as they stand, and the items that failed."""
+    locked = retry_queue.lock_items(connection, sorted({result.item_id for result in results}))
+    present = [
+        replace(result, revision=item.revision)
         for result in results
-        if result.item_id in revisions and result.revision in {None, revisions[result.item_id]}
+        if (item := locked.get(result.item_id)) and result.revision in {None, item.revision}
     ]
+    return present, {id_ for id_, item in locked.items() if item.state == "failed"}
+
+
+def _of_present_inputs(connection: sa.Connection, results: Sequence[StepResult], basis: Basis) -> Sequence[StepResult]:
+    """Return the results without those whose input another run has changed since it was loaded.
+
+    Inputs are made again only for items of which an earlier result was replaced.
+    """
+    c = step_results.c
+    is_earlier = c.item_id.in_([result.item_id for result in results]), c.stage.in_(basis.earlier)
+    present: dict[str, dict[str, tuple[str, datetime]]] = {result.item_id: {} for result in results}
+    for row in connection.execute(sa.select(c.item_id, c.stage, c.run_id, c.finished_at).where(*is_earlier)):
+        present[row.item_id][row.stage] = row.run_id, row.finished_at
+    changed = [
+        result
+        for result in results
+        if present[result.item_id]
+        != {
+            stage: (earlier.run_id, earlier.finished_at)
+            for stage, earlier in basis.states[result.item_id].results.items()
+            if stage in basis.earlier
+        }
+    ]
+    if not changed:
+        return results
+    states = {state.item.id: state for state in load_with(connection, [result.item_id for result in changed])}
+    outdated = {result.item_id for result in changed if not _is_input_of(states[result.item_id], result, basis)}
+    return [result for result in results if result.item_id not in outdated]
+
+
+def _is_input_of(state: ItemState, result: StepResult, basis: Basis) -> bool:
+    """Return whether the result was computed from the input as it stands."""
+    is_ready = all((earlier := state.results.get(name)) and earlier.status.is_done for name in basis.earlier)
+    return is_ready and result.input_hash is not None and basis.input_hash(state) == result.input_hash
 
 
 def _write(
@@ -196,12 +256,21 @@ def _mark_store_stale(connection: sa.Connection, item_ids: Sequence[str]) -> Non
         connection.execute(sa.update(step_results).where(*is_store).values(is_stale=True))
 
 
-def _mark_failed(connection: sa.Connection, item_ids: Sequence[str]) -> None:
+def _mark_failed(connection: sa.Connection, item_ids: Collection[str]) -> None:
     """Mark the items failed that have a failed result: of these items, some have kept a better one."""
     if item_ids:
         has_failed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
         is_failed = items.c.id.in_(item_ids), has_failed
         connection.execute(sa.update(items).where(*is_failed).values(state="failed", quality=None))
+
+
+def _mark_pending(connection: sa.Connection, item_ids: Collection[str]) -> None:
+    """Mark the failed items pending that have no failed result any more."""
+    if item_ids:
+        has_failed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
+        connection.execute(
+            sa.update(items).where(items.c.id.in_(item_ids), sa.not_(has_failed)).values(state="pending")
+        )
 
 
 def _load_results(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict[str, StepResult]]:

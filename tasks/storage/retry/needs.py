@@ -32,18 +32,24 @@ class Need:
 Needs = Mapping[str, Need]
 """The needs of an item, by stage."""
 
+STORE = "store"
+"""The stage that ends an item."""
+UNFINISHED = Need(rung=None, is_failed=True, is_retryable=True, is_stale=False)
 
-def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool]]) -> Needs:
+
+def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool]], *, is_pending: bool) -> Needs:
     """Return the needs of an item from its results.
 
     Args:
         results: stage, status, rung, `retryable` and `is_stale` of each result.
+        is_pending: whether the item is unfinished: then it needs to be stored.
     """
-    return {
+    needs = {
         stage: Need(rung=rung, is_failed=status == Status.FAILED, is_retryable=retryable, is_stale=is_stale)
         for stage, status, rung, retryable, is_stale in results
         if status != Status.NOT_APPLICABLE
     }
+    return {**needs, STORE: UNFINISHED} if is_pending else needs
 
 
 def encode(needs: Needs) -> str:

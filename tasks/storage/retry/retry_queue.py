@@ -88,9 +88,14 @@ class _Candidate:
     quality: float | None
     needs: Needs
 
-    def is_wanted(self, below: float | None, *, by_operator: bool) -> bool:
-        """Return whether the item belongs in the queue: it failed, is of low quality, or has a stale result."""
+    def is_wanted(self, below: float | None, *, is_queued: bool, by_operator: bool) -> bool:
+        """Return whether the item belongs in the queue: it failed, is of low quality, or has a stale result.
+
+        An item that is being mended stays until it is stored: its run may be killed before.
+        """
         needs = self.needs.values()
+        if self.state == "pending":
+            return is_queued
         if self.state == "failed":
             return any(need.is_failed and need.is_retryable for need in needs)
         if self.state != "stored" or self.quality is None:
@@ -116,7 +121,7 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
         unwanted: list[str] = []
         for item in _candidates(connection, chunk):
             by_operator = priorities.get(item.id) == Priority.HIGH
-            if item.is_wanted(below, by_operator=by_operator):
+            if item.is_wanted(below, is_queued=item.id in priorities, by_operator=by_operator):
                 wanted.append(item)
             elif item.id in priorities and (item.state == "failed" or (item.state == "stored" and below is not None)):
                 unwanted.append(item.id)
@@ -145,7 +150,13 @@ def _candidates(connection: sa.Connection, item_ids: Sequence[str]) -> list[_Can
         sa.select(items.c.id, items.c.state, items.c.quality).where(items.c.id.in_(item_ids)).order_by(items.c.id)
     )
     return [
-        _Candidate(id=row.id, state=row.state, quality=row.quality, needs=needs_of(by_item[row.id])) for row in found
+        _Candidate(
+            id=row.id,
+            state=row.state,
+            quality=row.quality,
+            needs=needs_of(by_item[row.id], is_pending=row.state == "pending"),
+        )
+        for row in found
     ]
 
 
@@ -216,14 +227,19 @@ def _claimed(connection: sa.Connection, item_ids: Sequence[str], now: datetime) 
     )
 
 
-def lock_items(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, int]:
-    """Lock these items until the transaction ends; return their revisions. Transactions that write them wait for it.
+def lock_items(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, sa.Row[tuple[str, int, str]]]:
+    """Lock these items until the transaction ends. Transactions that write them wait for it.
 
     All transactions lock in the order of the ids, and items before their entries in the queue, so that none deadlock.
+
+    Returns:
+        `id`, `revision` and `state` of each item, by id.
     """
-    ordered = sa.select(items.c.id, items.c.revision).where(items.c.id.in_(item_ids)).order_by(items.c.id)
+    ordered = (
+        sa.select(items.c.id, items.c.revision, items.c.state).where(items.c.id.in_(item_ids)).order_by(items.c.id)
+    )
     rows = connection.execute(ordered.with_for_update(key_share=True)).all()  # foreign-key checks need not wait
-    return {row.id: row.revision for row in rows}
+    return {row.id: row for row in rows}
 
 
 @retried
