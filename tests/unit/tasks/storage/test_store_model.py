@@ -47,6 +47,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.stages import store
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.results import Basis
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
 from repli.tasks.storage.retry.needs import RetryTarget, decode
@@ -97,11 +98,11 @@ class Model:
             return False
         old = self.steps.get(new.stage)
         if old is None or new.rank >= old.rank or any(old.finished_at == one.finished_at for one in discard):
-            self.steps[new.stage] = old = new
+            self.steps[new.stage] = new
+            if new.stage != "store" and "store" in self.steps:
+                self.steps["store"] = replace(self.steps["store"], is_stale=True)
         elif new.input_hash != old.input_hash:
             self.steps[new.stage] = replace(old, is_stale=True)
-        if new.stage != "store" and old.run_id == new.run_id and "store" in self.steps:
-            self.steps["store"] = replace(self.steps["store"], is_stale=True)
         if any(one.status is Status.FAILED for one in self.steps.values()):
             self.state, self.quality = "failed", None
         return True
@@ -148,12 +149,14 @@ class Model:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computed:
-    """Results of a stage that a run has computed, and not saved yet."""
+    """Results of a stage that a run has computed, and not saved yet, and what `look` had seen of each item then."""
 
     stage: str
     context: StageContext
     results: Sequence[StepResult]
     discard: Sequence[StepResult]
+    basis: Basis
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -200,9 +203,9 @@ class Stages:
                 return Failed.because(ItemError(f"{name} has no answer"))
 
     def keep(
-        self, stage: str, context: StageContext, new: Sequence[StepResult], discard: Sequence[StepResult]
+        self, stage: str, context: StageContext, new: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
     ) -> Sequence[StepResult]:
-        self.computed.append(Computed(stage, context, new, discard))
+        self.computed.append(Computed(stage, context, new, discard, basis))
         return new
 
 
@@ -478,20 +481,25 @@ class StoreBesideModel(RuleBasedStateMachine):
         STAGES.answers = answers
         STAGES.computed.clear()
         run_stage(PIPELINE, stage, sorted(ids), options, self.settings, runtime(clock=self.clock))
-        return [one for one in STAGES.computed if one.results]
+        return [replace(one, seen=self.seen()) for one in STAGES.computed if one.results]
+
+    def seen(self) -> dict[str, Any]:
+        """What `look` has seen of each item, which is what `read` reads."""
+        return {id_: "look" in model.steps and model.steps["look"].value for id_, model in self.models.items()}
 
     def save(self, one: Computed) -> None:
         """Save results as the stage does, in the store and in the model."""
         if one.stage == "store":
-            store.save(one.context, one.results, one.discard)
+            store.save(one.context, one.results, one.discard, one.basis)
         else:
-            results.save(self.database, one.results, discard=one.discard)
+            results.save(self.database, one.results, discard=one.discard, basis=one.basis)
+        seen = self.seen()
         for result in one.results:
             model = self.models[result.item_id]
             discarded = [old for old in one.discard if (old.item_id, old.stage) == (result.item_id, result.stage)]
             if one.stage == "store":
                 model.store(result, discarded)
-            else:
+            elif one.stage == "look" or one.seen[result.item_id] == seen[result.item_id]:
                 model.save(result, discarded)
         self.review()
 
