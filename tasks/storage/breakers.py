@@ -9,7 +9,7 @@ clocks need not agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Breaker, Position, StoreError
 from repli.tasks.fallback.breaker import (
     BreakerState,
+    CallEnded,
     Cause,
     Decision,
     Event,
@@ -27,6 +28,7 @@ from repli.tasks.fallback.breaker import (
     Override,
     step,
 )
+from repli.tasks.items import clean_text
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import breaker_failures, breaker_moves, breakers
@@ -119,6 +121,8 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
     Raises:
         StoreError: the store is out of reach; nothing changed.
     """
+    if isinstance(event, CallEnded):
+        event = replace(event, why=clean_text(event.why))  # as it is stored: the move is sent as an event too
     for _ in range(TRIES):
         with database.write() as connection:
             if not database.is_sqlite:  # wait here instead of losing the swap; SQLite's writers queue anyway

@@ -32,6 +32,7 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.settings import Settings
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database, database_time
+from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, READY
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 from tests.support.command_line import environment, write_manifest
 from tests.support.preloaded import Preloaded, Shop
@@ -64,7 +65,7 @@ class Census:
         done, queued, claimed = set(), set(), set()
         with store.read() as connection:
             now = database_time(connection)
-            queued_as = (retry_queue.c[name] for name in ("item_id", "holder", "claimed_until", "is_parked"))
+            queued_as = retry_queue.c.item_id, retry_queue.c.state.label("queued_as"), retry_queue.c.due_at
             everybody = sa.select(items.c.id, items.c.state, items.c.quality, *queued_as)
             for row in connection.execute(everybody.join_from(items, retry_queue, isouter=True)):
                 assert row.state == "stored", f"{row.id} is {row.state}"
@@ -73,12 +74,12 @@ class Census:
                     done.add(row.id)
                     continue
                 assert row.quality < 1, f"{row.id} is whole, and still queued"
-                assert not row.is_parked, f"{row.id} is parked"
-                assert (row.holder is None) == (row.claimed_until is None), f"{row.id} is held for ever"
-                is_claimed = row.holder is not None and row.claimed_until > now
+                assert row.queued_as != PARKED, f"{row.id} is parked"
+                assert (row.queued_as == READY) == (row.due_at is None), f"{row.id} is held for ever"
+                is_claimed = row.queued_as == CLAIMED and row.due_at > now
                 (claimed if is_claimed else queued).add(row.id)
                 if is_claimed:
-                    assert row.claimed_until <= now + timedelta(seconds=RetryPolicy().lease_s)
+                    assert row.due_at <= now + timedelta(seconds=RetryPolicy().lease_s)
             columns = step_results.c.item_id, step_results.c.stage, step_results.c.finished_at
             is_whole = sa.and_(step_results.c.status == "succeeded", step_results.c.stage != "store")
             whole = {(row[0], row[1]): row[2] for row in connection.execute(sa.select(*columns).where(is_whole))}
@@ -160,7 +161,7 @@ def _let_the_leases_run_out(store: Database, client: Client) -> None:
     _wait_until(lambda: not any(client.run(_busy_threads).values()), "the workers are still busy")
     with store.write() as connection:
         over = database_time(connection) - timedelta(seconds=1)
-        connection.execute(sa.update(retry_queue).where(retry_queue.c.holder.is_not(None)).values(claimed_until=over))
+        connection.execute(sa.update(retry_queue).where(retry_queue.c.state == CLAIMED).values(due_at=over))
 
 
 def _busy_threads(dask_worker: Any) -> int:

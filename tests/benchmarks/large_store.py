@@ -88,7 +88,8 @@ def _make_portion(database: Database, run_id: str, numbers: range, chance: np.ra
         if quality is None or quality < 0.8:
             since = NIGHT + timedelta(seconds=float(chance.uniform(0, 40 * 3600)))
             entry = {"item_id": id_, "priority": 3 if quality else 2, "quality": quality, "enqueued_at": since}
-            queued.append({**entry, "not_before": since, "tries": 0, "is_parked": False})
+            needs = "classify_image=cpu?" if quality else "validate=!?"
+            queued.append({**entry, "state": "ready", "tries": 0, "needs": needs})
     stored = [row["id"] for row in item_rows if row["state"] == "stored"]
     with database.write() as connection:
         connection.execute(sa.insert(items), item_rows)
@@ -121,8 +122,8 @@ def _steps(
         less = status in {"degraded", "skipped", "failed"}
         trail = [{"rung": rung, "outcome": "served", "error": None, "seconds": 0.01}]
         row = {"item_id": id_, "stage": stage, "status": status, "rung": rung, "value": value, "vector": None}
-        row |= {"standing": 3.0, "confidence": 0.9, "penalty": 1.0, "error": GONE if less else None, "attempts": trail}
-        return row | {"retryable": less, "run_id": run_id, "finished_at": NIGHT, "made_from": None} | fields
+        row |= {"rank": 3.0, "confidence": 0.9, "penalty": 1.0, "error": GONE if less else None, "attempts": trail}
+        return row | {"retryable": less, "run_id": run_id, "finished_at": NIGHT, "input_hash": None} | fields
 
     yield step("fetch", "succeeded", "origin", {"document": None, "image": None})
     if quality is None:

@@ -62,7 +62,8 @@ def qualities(store: Database) -> dict[str, float | None]:
 def let_the_waits_be_over(store: Database, **values: Any) -> None:
     """As if the time until the next try had passed."""
     with store.write() as connection:
-        connection.execute(sa.update(retry_queue).values(not_before=retry_queue.c.enqueued_at, **values))
+        is_delayed = retry_queue.c.state == "delayed"
+        connection.execute(sa.update(retry_queue).where(is_delayed).values(due_at=retry_queue.c.enqueued_at, **values))
 
 
 def report_of(standing: dict[str, str], key: str) -> str:

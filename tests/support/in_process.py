@@ -48,7 +48,7 @@ def enrich(
     options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
     names = {stage.name for stage in stages}
     pipeline = Pipeline(stages, [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names])
-    listed = catalogue.batches(database, run_id, 10_000, refresh=True, lease_s=settings.retry.lease_s)
+    listed = catalogue.batches(database, run_id, 10_000, refresh=True)
     ids = [id_ for batch in listed for id_ in batch]
     for name in pipeline.names:
         run_stage(pipeline, name, ids, options, settings, fresh_runtime())

@@ -611,13 +611,13 @@ class TestAnswersAnother:
         label, vector = two.run(upgrade=["label", "vector"])
         assert (gains(label), gains(vector)) == (([*IDS], [*IDS]), ([*IDS], []))
         assert vector.failed_by_rung == frozenset(IDS)
-        assert (two.kept("vector").value, two.kept("vector").retryable) == ("old", True)
+        assert (two.kept("vector").value, two.kept("vector").is_stale) == ("old", True)
         store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
         assert [entry.item_id for entry in retry_queue.entries(two.database, 10)] == [*IDS]
         two.vector.serve_all(with_label="new")
         _, vector = two.run(upgrade=["label"])
         assert gains(vector) == ([*IDS], [*IDS])
-        assert [(two.kept("vector", id_).value, two.kept("vector", id_).retryable) for id_ in IDS] == [
+        assert [(two.kept("vector", id_).value, two.kept("vector", id_).is_stale) for id_ in IDS] == [
             ("new", False)
         ] * 3
         store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
@@ -646,13 +646,12 @@ class TestUpgrade:
         assert (vector.items, degraded.calls()) == (1, [("text", "a")])
         assert degraded.rungs("vector") == ["text", "hash", "hash"]
 
-    def test_a_plain_run_leaves_alone_what_others_hold(self, degraded: Two) -> None:
-        """What failed is queued while its batch is still on its way: who claims it then has it for himself, even where
-        all is to be done anew."""
+    def test_a_plain_run_asks_for_no_claim(self, degraded: Two) -> None:
+        """A run over a manifest takes its items, whoever holds them: whichever result is better stays."""
         degraded.claim("somebody else", 1)
         degraded.vector.serve_all(text="new")
         [vector] = degraded.run("vector", refresh=True)
-        assert (vector.items, degraded.calls()) == (2, [("text", "b"), ("text", "c")])
+        assert (vector.items, degraded.rungs("vector")) == (3, ["text"] * 3)
 
     def test_a_claim_that_ran_out_is_none(self, degraded: Two) -> None:
         """It may be another's by now."""
@@ -688,7 +687,7 @@ class TestUpgrade:
         assert [degraded.kept("vector", id_) for id_ in "ac"] == [before[0], before[2]]
         assert gains(vector) == (["b", "c"], ["b"])
         assert (vector.items, vector.statuses) == (3, {"pending": 2, "degraded": 1})
-        assert str(vector) == "3 items: 2 unchanged, 1 degraded; mean penalty 0.900 · text 1"
+        assert str(vector) == "3 items: 1 degraded, 2 unchanged; mean penalty 0.900 · text 1"
 
     def test_a_rung_that_a_rule_bars_is_no_try(self, degraded: Two) -> None:
         """Nor one that is not here: there was no call, so nothing of the item's tries is used up."""

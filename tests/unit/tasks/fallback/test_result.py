@@ -37,7 +37,7 @@ from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.fallback.status import can_move
 from tests.support.fakes import NIGHT
 
-KEYS = "item_id stage status value confidence rung penalty error retryable attempts run_id finished_at".split()  # noqa: SIM905  as section 3 writes them
+KEYS = "item_id stage status value confidence rung penalty error retryable is_stale attempts run_id finished_at".split()  # noqa: SIM905  as section 3 writes them
 NO_GPU = StepError(type="Unavailable", message="no CUDA device")
 FULL = StepResult(
     item_id="7",
@@ -76,6 +76,7 @@ def test_json_form_in_full() -> None:
         "penalty": 0.9,
         "error": {"type": "Unavailable", "message": "no CUDA device"},
         "retryable": True,
+        "is_stale": False,
         "attempts": [
             {
                 "rung": "gpu",
@@ -93,7 +94,11 @@ def test_json_form_in_full() -> None:
 def test_pending_result_claims_nothing() -> None:
     """A stage that has not run left no value, no penalty, no error, no trail."""
     absent = dict.fromkeys(KEYS) | {"item_id": "7", "stage": "fetch", "status": "pending"}
-    assert StepResult.pending("7", "fetch").as_json() == absent | {"retryable": False, "attempts": []}
+    assert StepResult.pending("7", "fetch").as_json() == absent | {
+        "retryable": False,
+        "is_stale": False,
+        "attempts": [],
+    }
 
 
 def test_result_cannot_be_changed() -> None:

@@ -219,7 +219,7 @@ def test_the_terminal_shows_the_queue(report: RetryReport, database: Database) -
     claims.claim(database, "someone", OWED, 1, 60)
     retry_queue.enqueue_by_operator(database, [NASTY])
     with database.read() as connection:
-        until = connection.scalar(sa.text("SELECT claimed_until FROM retry_queue WHERE holder = 'someone'"))
+        until = connection.scalar(sa.text("SELECT due_at FROM retry_queue WHERE holder = 'someone'"))
     tally = retry_queue.tally(database)
     page = shown(queue_page(tally, retry_queue.entries(database, 3)))
     head, _, _, *rows = (" ".join(line.split()) for line in page.splitlines())

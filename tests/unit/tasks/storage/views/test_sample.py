@@ -34,7 +34,7 @@ def shop(database: Database, registered: Callable[..., str]) -> Database:
             connection.execute(sa.update(items).where(is_kind).values(state="stored", quality=quality))
             types = {"document": document, "image": image}
             value = {column: {"media_type": type_} for column, type_ in types.items() if type_}
-            fetched = {"stage": "fetch", "status": "succeeded", "standing": 1, "value": value, "retryable": False}
+            fetched = {"stage": "fetch", "status": "succeeded", "rank": 1, "value": value, "retryable": False}
             fetched |= {"attempts": [], "run_id": run_id, "finished_at": datetime(2026, 1, 1, tzinfo=UTC)}
             if value:
                 connection.execute(sa.insert(step_results), [{**fetched, "item_id": id_} for id_ in ids[kind]])
