@@ -285,6 +285,7 @@ def _beat_beside(url: str) -> Iterator[Callable[[], float]]:
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_beat_on, args=(url, there))
     process.start()
+    there.close()  # else a process that dies would be waited for without end
     here.recv()  # it beats
     waits: list[float] = []
     yield lambda: waits[0]
