@@ -72,8 +72,19 @@ def enrich(
         policy=settings.policy,
     )
     database = Database(settings.database_url, patience_s=PATIENCE_S)
+    try:
+        return _enrich_alone(database, request, settings, pipeline)
+    except StoreError as error:
+        return Failed(message=f"{error}; start the run again")
+
+
+def _enrich_alone(
+    database: Database, request: RunRequest, settings: Settings, pipeline: Pipeline
+) -> State[dict[str, Any]]:
+    """Enrich a source that no other run enriches."""
+    source = request.source
     database.migrate()
-    with try_exclusive_lock(database, f"enrich {Path(source).resolve()}") as is_alone:
+    with try_exclusive_lock(database, f"enrich {source.resolve()}") as is_alone:
         if not is_alone:
             return Cancelled(message=f"{source} is being enriched by another run; wait for its end")
         return _enrich(database, request, settings, pipeline)
@@ -116,20 +127,23 @@ class _EnrichRun:
         artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {self._request.source}")
         self._artifact = cast(UUID, artifact)
         try:
-            registered = catalogue.register(self._database, self.run_id, self._request.records())
+            self._register()
         except StoreError as error:
             self.store_error = error
             return
-        self.progress = Progress(items=registered.items)
-        if not self._request.refresh:
-            done = sum(registered.stored.values()) + registered.failed
-            self.progress = self.progress.after(done, registered.failed, registered.stored)
-        runs.beat(self._database, self.run_id, self.progress)
         dispatcher = self._dispatcher()
         listed = catalogue.batches(self._database, self.run_id, self._request.batch_size, refresh=self._request.refresh)
         self.problems = dispatcher.run(Batch(number=number, item_ids=ids) for number, ids in enumerate(listed, 1))
         self.notes = dispatcher.notes
         self.store_error = dispatcher.store_error
+
+    def _register(self) -> None:
+        registered = catalogue.register(self._database, self.run_id, self._request.records())
+        self.progress = Progress(items=registered.items)
+        if not self._request.refresh:
+            done = sum(registered.stored.values()) + registered.failed
+            self.progress = self.progress.after(done, registered.failed, registered.stored)
+        runs.beat(self._database, self.run_id, self.progress)
 
     def _dispatcher(self) -> BatchDispatcher:
         client = dask_client()
@@ -139,7 +153,7 @@ class _EnrichRun:
             database=self._database,
             options=RunOptions(run_id=self.run_id, refresh=self._request.refresh, directives=directives),
             settings=self._settings,
-            routing=Routing(client, self._database, forced=directives.forced),
+            routing=Routing(client, self._database.without_patience(), forced=directives.forced),
             pipeline=self._pipeline,
         )
         return BatchDispatcher(
@@ -171,7 +185,7 @@ class _EnrichRun:
 def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str, Any]]:
     """Return the last state of a run that the store has ended, with its counts so far. It does not wait again."""
     with suppress(StoreError):
-        runs.finish(Database(database.url.render_as_string(hide_password=False)), run.run_id, datetime.now(UTC))
+        runs.finish(database.without_patience(), run.run_id, datetime.now(UTC))
     counts = f"; {run.progress}" if run.progress else ""
     return Failed(message=f"{run.store_error}{counts}; start the run again, it continues from here")
 

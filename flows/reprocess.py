@@ -111,7 +111,7 @@ class _ReprocessRun:
         self._request = request
         self._settings = settings
         self._pipeline = PIPELINE.with_policy(settings.policy)
-        self._routing = Routing(client, database)
+        self._routing = Routing(client, database.without_patience())
         self._remaining = request.limit
         self._claims: dict[str, Claim] = {}
         self._numbers = count(1)

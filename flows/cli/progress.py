@@ -58,17 +58,15 @@ def progress_bar(console: Console, poll: Poll, label: str) -> Iterator[None]:
     def follow() -> None:
         task = bar.add_task("starting", total=None, quality="")
         while not is_over.wait(POLL_S):
-            progress = poll(since)
+            progress = None
+            with suppress(RepliError):  # the run itself reports a store that cannot be read
+                progress = poll(since)
             if progress and progress.items:
                 best = sorted(progress.quality.items(), reverse=True)[:QUALITIES_SHOWN]
                 quality = "  ".join(f"[{colour(value)}]{value:g}[/]: {items}" for value, items in best)
                 bar.update(task, description=label, total=progress.items, completed=progress.finished, quality=quality)
 
-    def follow_quietly() -> None:
-        with suppress(RepliError):  # the run itself reports a store that cannot be read
-            follow()
-
-    thread = threading.Thread(target=follow_quietly, name="progress", daemon=True)
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
     with bar:
         thread.start()
         try:

@@ -20,6 +20,7 @@ from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage import drills, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
+from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.runs import Run
 
 Content = TypeVar("Content")
@@ -127,7 +128,7 @@ def _run_flow(
     """
     state = _final_state(flow, dask_address, settings, **parameters)
     problem = None if state.is_completed() else state.message
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, patience_s=0 if problem else PATIENCE_S)
     try:
         run = runs.of_flow_run(database, str(state.state_details.flow_run_id))
         if run is None:

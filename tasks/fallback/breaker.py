@@ -284,6 +284,8 @@ def _permit_requested(
     if state.lease and now >= state.lease.until:
         next_probe_at = state.lease.until + breaker.cool_down(state.failed_probes)
         return _moved(state, Cause.PROBE_LOST, lease=None, probe_at=next_probe_at), Decision.REFUSE
+    if state.lease and state.lease.token == token:  # requested again, since the answer was lost
+        return state, Decision.PROBE
     return state, Decision.REFUSE
 
 

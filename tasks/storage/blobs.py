@@ -6,15 +6,18 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import StoreError
 from repli.tasks.items import Asset
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.outages import retried
+from repli.tasks.storage.outages import StoreUnavailable, retried, wait_out
 from repli.tasks.storage.schema import good_copies
+
+PATIENCE_S = 20.0
+"""Seconds that a blob waits for its disk, which may be full for a while: less than a rung may take."""
 
 
 class Blobs:
@@ -31,14 +34,17 @@ class Blobs:
         """Save `content` and return its SHA-256. However it ends, no part of a blob stays behind.
 
         Raises:
-            StoreError: the folder cannot be written.
+            StoreError: the folder could not be written for `PATIENCE_S`.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         path = self.path(sha256)
-        if path.exists():
-            return sha256
+        if not path.exists():
+            wait_out(partial(self._write, path, content), str(self.folder), PATIENCE_S)
+        return sha256
+
+    def _write(self, path: Path, content: bytes) -> None:
         # Named before it is made: a call that is cut off at its time limit may end at any line.
-        part = path.with_name(f"{sha256}.{uuid.uuid4().hex}.part")
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -48,10 +54,9 @@ class Blobs:
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(
+            raise StoreUnavailable(
                 f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME"
             ) from error
-        return sha256
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes of a blob. Raises FileNotFoundError where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,7 @@ LINES_PER_TRANSACTION = 1000
 ROWS_PER_DELETE = 10_000
 IDS_PER_READ = 1000
 _FILLED_BY_A_RUN = items, run_items, step_results, retry_queue, documents
+ABANDONED_AFTER = timedelta(days=30)
 _REGISTER_LOCK = 0x7265676973746572  # "register"
 
 
@@ -49,7 +51,7 @@ def register(database: Database, run_id: str, records: Iterable[Item]) -> Regist
     id the later counts. An item whose record has changed since its last run gets a new revision and loses its results:
     they were computed from the old record.
     """
-    delete_abandoned(database)
+    delete_abandoned(database, run_id)
     lines = 0
     stream = iter(records)
     while chunk := list(islice(stream, LINES_PER_TRANSACTION)):
@@ -57,9 +59,10 @@ def register(database: Database, run_id: str, records: Iterable[Item]) -> Regist
         lines += len(chunk)
     done: Counter[float | None] = Counter()
     last = ""
-    while (portion := _merge_portion(database, run_id, last)) is not None:
-        last, done_in_portion = portion
-        done.update(done_in_portion)
+    while ids := _next_incoming(database, run_id, last):
+        _merge(database, run_id, ids)
+        done.update(_count_done(database, run_id, ids))
+        last = ids[-1]
     count = _finish_registration(database, run_id, lines)
     stored = {quality: items for quality, items in done.items() if quality is not None}
     return Registered(items=count, duplicates=lines - count, failed=done[None], stored=stored)
@@ -76,18 +79,27 @@ def _add_incoming(database: Database, rows: Sequence[Mapping[str, Any]]) -> None
         connection.execute(later_counts, rows)
 
 
-def delete_abandoned(database: Database) -> None:
-    """Delete the `incoming` rows of runs that were killed before they were merged: their heartbeat has stopped."""
-    for run_id in _abandoned(database):
-        while _delete_incoming(database, run_id):
+def delete_abandoned(database: Database, run_id: str) -> None:
+    """Delete the `incoming` rows of runs that were killed before they were merged."""
+    for abandoned in _abandoned(database, run_id):
+        while _delete_incoming(database, abandoned):
             pass
 
 
 @retried
-def _abandoned(database: Database) -> Sequence[str]:
+def _abandoned(database: Database, run_id: str) -> Sequence[str]:
+    """Return the runs whose heartbeat has stopped: those of this run's source, and those that began long ago.
+
+    A clock that jumps makes a live run look dead for a moment. No live run has the same source: a source is enriched by
+    one run at a time.
+    """
     with database.read() as connection:
+        now = database_time(connection)
         has_rows = sa.exists().where(incoming.c.run_id == runs.c.id)
-        return connection.scalars(sa.select(runs.c.id).where(has_rows, is_over(database_time(connection)))).all()
+        source = sa.select(runs.c.source).where(runs.c.id == run_id).scalar_subquery()
+        is_old = runs.c.started_at < now - ABANDONED_AFTER
+        is_abandoned = runs.c.id != run_id, has_rows, is_over(now), sa.or_(runs.c.source == source, is_old)
+        return connection.scalars(sa.select(runs.c.id).where(*is_abandoned)).all()
 
 
 @retried
@@ -114,32 +126,37 @@ def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:
 
 
 @retried
-def _merge_portion(database: Database, run_id: str, last: str) -> tuple[str, Mapping[float | None, int]] | None:
-    """Move a run's next `incoming` rows, in the order of their ids, to `items` and `run_items`. Idempotent.
+def _next_incoming(database: Database, run_id: str, last: str) -> list[str]:
+    """Return the ids of a run's next portion of `incoming` rows after the id `last`, in their order."""
+    is_next = incoming.c.run_id == run_id, incoming.c.item_id > last
+    with database.read() as connection:
+        query = sa.select(incoming.c.item_id).where(*is_next).order_by(incoming.c.item_id)
+        return list(connection.scalars(query.limit(LINES_PER_TRANSACTION)))
 
-    Returns:
-        The last id of the portion, and how many of its items have no work left, by quality: None where they failed.
-        None where no row is left.
-    """
+
+@retried
+def _merge(database: Database, run_id: str, ids: Sequence[str]) -> None:
+    """Move the run's `incoming` rows of these ids to `items` and `run_items`. Idempotent."""
+    is_in_portion = sa.and_(incoming.c.run_id == run_id, incoming.c.item_id.in_(ids))
     with database.write() as connection:
         if not database.is_sqlite:  # one at a time: two that insert the same new items in portions would deadlock
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_REGISTER_LOCK)))
-        next_ids = sa.select(incoming.c.item_id).where(incoming.c.run_id == run_id, incoming.c.item_id > last)
-        ids = list(connection.scalars(next_ids.order_by(incoming.c.item_id).limit(LINES_PER_TRANSACTION)))
-        if not ids:
-            return None
-        is_in_portion = sa.and_(incoming.c.run_id == run_id, incoming.c.item_id.in_(ids))
         lock_items(connection, ids)
         connection.execute(select_for_update(retry_queue.c.item_id.in_(ids)))
         _delete_results_of_changed(connection, is_in_portion)
         _upsert_items(database, connection, is_in_portion)
         listed = sa.select(incoming.c.run_id, incoming.c.ordinal, incoming.c.item_id).where(is_in_portion)
-        insert = database.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed)
-        connection.execute(insert.on_conflict_do_nothing())
+        connection.execute(sa.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed))
         connection.execute(sa.delete(incoming).where(is_in_portion))
-        is_done = items.c.id.in_(ids), sa.not_(has_work(run_id, refresh=False))
-        done = connection.execute(sa.select(items.c.quality, sa.func.count()).where(*is_done).group_by(items.c.quality))
-        return ids[-1], dict(done.tuples().all())
+
+
+@retried
+def _count_done(database: Database, run_id: str, ids: Sequence[str]) -> Mapping[float | None, int]:
+    """Count those of these items that have no work left by quality: None for those that failed for good."""
+    is_done = items.c.id.in_(ids), sa.not_(has_work(run_id, refresh=False))
+    query = sa.select(items.c.quality, sa.func.count()).where(*is_done).group_by(items.c.quality)
+    with database.read() as connection:
+        return dict(connection.execute(query).tuples().all())
 
 
 def _delete_results_of_changed(connection: sa.Connection, is_in_portion: sa.ColumnElement[bool]) -> None:

@@ -37,7 +37,7 @@ def shorten_waits(database: Database, retry: RetryPolicy, declared: Mapping[str,
     longest: list[tuple[sa.Column[datetime], sa.ColumnElement[bool], timedelta]] = [
         (runs.c.alive_at, sa.true(), no_wait),
         (retry_queue.c.due_at, retry_queue.c.state == CLAIMED, timedelta(seconds=retry.lease_s)),
-        (retry_queue.c.due_at, retry_queue.c.state == DELAYED, retry.delay(retry.tries)),
+        (retry_queue.c.due_at, retry_queue.c.state == DELAYED, retry.delay(retry.tries - 1)),
         (breaker_failures.c.at, sa.true(), no_wait),
     ]
     for name, breaker in declared.items():

@@ -81,6 +81,10 @@ class Database:
         """Return the URL without its password."""
         return _without_password(self.url)
 
+    def without_patience(self) -> Database:
+        """Return the same store for a caller that does not wait out an outage."""
+        return Database(self.url.render_as_string(hide_password=False))
+
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """Return an insert that has ``on_conflict_do_update``, in this store's dialect."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
@@ -225,6 +229,7 @@ def _engine(url: str, is_read_only: bool) -> sa.Engine:
             parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, json_serializer=dumps
         )
         sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "handle_error", _drop_read_only_connection)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     limits = {
@@ -252,6 +257,13 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
         f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _drop_read_only_connection(context: sa.ExceptionContext) -> None:
+    """Drop a connection that was opened while the disk was read-only: it stays so when the disk can be written."""
+    code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_READONLY:
+        context.is_disconnect = True
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

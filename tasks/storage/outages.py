@@ -8,6 +8,7 @@ whether the last commit was made.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class TransactionConflict(StoreUnavailable):
 
 
 _is_waiting: ContextVar[bool] = ContextVar("is_waiting", default=False)
+_given_up: set[str] = set()
+"""The places for which this process has waited in vain."""
 
 
 def retried(function: Callable[Concatenate[Database, P], T]) -> Callable[Concatenate[Database, P], T]:
@@ -51,15 +54,19 @@ def retried(function: Callable[Concatenate[Database, P], T]) -> Callable[Concate
 
     @wraps(function)
     def run(database: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return wait_out(lambda: function(database, *args, **kwargs), database.patience_s)
+        return wait_out(lambda: function(database, *args, **kwargs), str(database), database.patience_s)
 
     return run
 
 
-def wait_out(work: Callable[[], T], patience_s: float) -> T:
+def wait_out(work: Callable[[], T], place: str, patience_s: float) -> T:
     """Return what `work` returns, run again with growing pauses while it raises `StoreUnavailable`.
 
-    Inside another `wait_out`, only the outer one retries.
+    Inside another `wait_out`, only the outer one retries. Once this process has waited in vain for a place, it does not
+    wait for it again until something succeeds there: a run that ends over an outage ends soon.
+
+    Args:
+        place: the name of the database or folder.
 
     Raises:
         StoreError: `work` raised `StoreUnavailable` for longer than `patience_s` seconds.
@@ -68,22 +75,29 @@ def wait_out(work: Callable[[], T], patience_s: float) -> T:
         return work()
     token = _is_waiting.set(True)
     try:
-        return _retry(work, patience_s)
+        result = _retry(work, place, patience_s)
+        _given_up.discard(place)
+        return result
     finally:
         _is_waiting.reset(token)
 
 
-def _retry(work: Callable[[], T], patience_s: float) -> T:
+def _retry(work: Callable[[], T], place: str, patience_s: float) -> T:
     began_at = time.monotonic()
     pause_s = FIRST_PAUSE_S
     while True:
         try:
             return work()
         except StoreUnavailable as error:
-            is_conflict = isinstance(error, TransactionConflict)
-            left_s = began_at + max(patience_s, CONFLICT_PATIENCE_S if is_conflict else 0.0) - time.monotonic()
+            limit_s = 0.0 if place in _given_up else patience_s
+            if isinstance(error, TransactionConflict):
+                limit_s = max(limit_s, CONFLICT_PATIENCE_S)
+            left_s = began_at + limit_s - time.monotonic()
             if left_s <= 0:
-                waited = f"{error}; waited {patience_s:g} s" if patience_s else str(error)
-                raise StoreError(waited) from error
-            time.sleep(min(left_s, random.uniform(pause_s / 2, pause_s)))  # noqa: S311  spreads out the retries
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                if patience_s:
+                    _given_up.add(place)
+                raise StoreError(f"{error}; waited {limit_s:g} s" if limit_s else str(error)) from error
+        # The error is let go: its frames keep cursors open, and those a file of SQLite that was opened read-only.
+        gc.collect()
+        time.sleep(min(left_s, random.uniform(pause_s / 2, pause_s)))  # noqa: S311  spreads out the retries
+        pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)

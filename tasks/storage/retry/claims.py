@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.retry.needs import RetryTarget, decode
+from repli.tasks.storage.retry.needs import RetryTarget, decode, needs_store
 from repli.tasks.storage.retry.retries import PARKED, UNCHANGED, UPGRADED
 from repli.tasks.storage.retry.retry_queue import (
     CLAIM_ORDER,
@@ -219,7 +219,7 @@ def _rows_to_settle(connection: sa.Connection, item_ids: Sequence[str]) -> Seque
     is_queued = retry_queue.c.item_id.is_not(None).label("is_queued")
     columns = items.c.id, items.c.state, items.c.quality, items.c.run_id
     return connection.execute(
-        sa.select(*columns, is_queued, retry_queue.c.holder, retry_queue.c.tries)
+        sa.select(*columns, is_queued, retry_queue.c.holder, retry_queue.c.tries, retry_queue.c.needs)
         .join_from(items, retry_queue, retry_queue.c.item_id == items.c.id, isouter=True)
         .where(items.c.id.in_(item_ids))
         .order_by(items.c.id)
@@ -242,7 +242,7 @@ def _settlement(row: sa.Row[Any], quality_before: float | None, is_tried: bool, 
     has_gained = row.state == "stored" and (quality_before is None or row.quality > quality_before)
     is_upgraded = _is_finished(row) or has_gained
     tries = 0 if is_upgraded else (row.tries or 0) + is_tried
-    is_parked = row.is_queued and tries >= policy.tries
+    is_parked = row.is_queued and tries >= policy.tries and not needs_store(decode(row.needs))
     return _Settlement(
         item_id=row.id,
         quality_before=quality_before,

@@ -52,6 +52,11 @@ def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool]], *, is_p
     return {**needs, STORE: UNFINISHED} if is_pending else needs
 
 
+def needs_store(needs: Needs) -> bool:
+    """Return whether the item is to be stored again: its results have changed since. It cannot stay parked."""
+    return STORE in needs and (needs[STORE].is_stale or needs[STORE] == UNFINISHED)
+
+
 def encode(needs: Needs) -> str:
     """Return the needs as one text, the same for equal needs."""
     return ";".join(f"{stage}={need}" for stage, need in sorted(needs.items()))

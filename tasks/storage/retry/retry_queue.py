@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Status
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.retry.needs import Needs, encode, needs_of
+from repli.tasks.storage.retry.needs import Needs, encode, needs_of, needs_store
 from repli.tasks.storage.schema import items, order_of_quality, retry_queue, step_results
 
 IDS_PER_STATEMENT = 10_000
@@ -126,6 +126,9 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
             elif item.id in priorities and (item.state == "failed" or (item.state == "stored" and below is not None)):
                 unwanted.append(item.id)
         _enqueue(database, connection, wanted, now)
+        if to_store := [item.id for item in wanted if needs_store(item.needs)]:
+            is_parked = retry_queue.c.item_id.in_(to_store), retry_queue.c.state == PARKED
+            connection.execute(sa.update(retry_queue).where(*is_parked).values(state=READY))
         if unwanted:
             connection.execute(sa.delete(retry_queue).where(retry_queue.c.item_id.in_(unwanted)))
 

@@ -113,7 +113,10 @@ def _has_vector_table(engine: sa.Engine) -> bool:
 
 def has_pgvector(database: Database) -> bool:
     """Return whether the store has vectors that pgvector searches."""
-    return not database.is_sqlite and _has_vector_table(database.engine)
+    if database.is_sqlite:
+        return False
+    with database.translated_errors():
+        return _has_vector_table(database.engine)
 
 
 def qualities(
