@@ -146,7 +146,8 @@ def _merge(database: Database, run_id: str, ids: Sequence[str]) -> None:
         _delete_results_of_changed(connection, is_in_portion)
         _upsert_items(database, connection, is_in_portion)
         listed = sa.select(incoming.c.run_id, incoming.c.ordinal, incoming.c.item_id).where(is_in_portion)
-        connection.execute(sa.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed))
+        insert = database.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed)
+        connection.execute(insert.on_conflict_do_nothing())
         connection.execute(sa.delete(incoming).where(is_in_portion))
 
 

@@ -8,9 +8,9 @@ whether the last commit was made.
 
 from __future__ import annotations
 
-import gc
 import random
 import time
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -30,6 +30,14 @@ CONFLICT_PATIENCE_S = 15.0
 """Seconds that every command retries a transaction that another one broke, such as by a deadlock."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+
+
+def _close_cursors(error: BaseException) -> None:
+    """Clear the frames of an error: they keep cursors open, and so a SQLite file that was opened read-only."""
+    link: BaseException | None = error
+    while link:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 class StoreUnavailable(StoreError):
@@ -97,7 +105,6 @@ def _retry(work: Callable[[], T], place: str, patience_s: float) -> T:
                 if patience_s:
                     _given_up.add(place)
                 raise StoreError(f"{error}; waited {limit_s:g} s" if limit_s else str(error)) from error
-        # The error is let go: its frames keep cursors open, and those a file of SQLite that was opened read-only.
-        gc.collect()
+            _close_cursors(error)
         time.sleep(min(left_s, random.uniform(pause_s / 2, pause_s)))  # noqa: S311  spreads out the retries
         pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)

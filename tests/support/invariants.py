@@ -156,7 +156,7 @@ def _wrong_in_queue(found: Mapping[str, StoredItem], queued: Mapping[str, sa.Row
             (stage, result.status.value, result.rung, result.retryable, result.is_stale)
             for stage, result in one.results.items()
         ]
-        if (needs := encode(needs_of(kept))) != row["needs"]:
+        if (needs := encode(needs_of(kept, is_pending=one.state == "pending"))) != row["needs"]:
             yield f"item {item_id} ({one.state}) is queued for {row['needs']}, and needs {needs}"
         if row["quality"] != one.quality:
             yield f"item {item_id} is queued at {row['quality']}, and of {one.quality}"

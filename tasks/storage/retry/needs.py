@@ -42,14 +42,15 @@ def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool]], *, is_p
 
     Args:
         results: stage, status, rung, `retryable` and `is_stale` of each result.
-        is_pending: whether the item is unfinished: then it needs to be stored.
+        is_pending: whether the item is unfinished: then all that it needs is to be taken to its end.
     """
-    needs = {
+    if is_pending:
+        return {STORE: UNFINISHED}
+    return {
         stage: Need(rung=rung, is_failed=status == Status.FAILED, is_retryable=retryable, is_stale=is_stale)
         for stage, status, rung, retryable, is_stale in results
         if status != Status.NOT_APPLICABLE
     }
-    return {**needs, STORE: UNFINISHED} if is_pending else needs
 
 
 def needs_store(needs: Needs) -> bool:

@@ -21,7 +21,6 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.runs import Progress
-from repli.tasks.storage.schema import retry_queue
 from repli.tasks.storage.schema import runs as run_rows
 from tests.support.queue import Queue
 
@@ -127,39 +126,6 @@ def test_the_end_does_not_wait_for_a_server_that_is_away(beating: Settings) -> N
     with heartbeat("run", away, (), lambda: None):
         time.sleep(3 * BEAT_S)
     assert time.monotonic() - began_at < ENDS_WITHIN_S
-
-
-@pytest.mark.xfail(strict=True, reason="the end waits for the beat in progress and for the claims' release")
-def test_the_end_does_not_wait_for_another_writer(database: Database, beating: Settings) -> None:
-    """A beat is waiting for a lock when the run ends: the beat and the claims' release are given up."""
-    queue = Queue(database)
-    run_id = queue.register("a")
-    queue.store("a")
-    queue.claim(run_id, lease_s=LEASE_S)
-    is_over = threading.Event()
-
-    def hold() -> None:
-        with database.write() as connection:
-            connection.execute(sa.update(retry_queue).values(tries=0))
-            connection.execute(sa.update(run_rows).values(lines=0))
-            is_locked.set()
-            is_over.wait(20)
-
-    is_locked = threading.Event()
-    with heartbeat(run_id, beating, (), lambda: Progress(items=1)):
-        until(lambda: runs.find(database, run_id).progress)
-        holding = threading.Thread(target=hold)
-        holding.start()
-        is_locked.wait(10)
-        time.sleep(3 * BEAT_S)
-        began_at = time.monotonic()
-        unlock = threading.Timer(4, is_over.set)
-        unlock.start()
-    waited_s = time.monotonic() - began_at
-    unlock.cancel()
-    is_over.set()
-    holding.join()
-    assert waited_s < ENDS_WITHIN_S
 
 
 def test_no_thread_is_left(tmp_path: Path, settings: Settings) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from repli.tasks.fallback import StoreError
+from repli.tasks.storage import blobs as blob_store
 from repli.tasks.storage.blobs import Blobs
 from tests.support import ROOT
 
@@ -22,8 +24,10 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from repli.tasks.fallback import StoreError
+from repli.tasks.storage import blobs as blob_store
 from repli.tasks.storage.blobs import Blobs
 
+blob_store.PATIENCE_S = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 blobs = Blobs(Path(sys.argv[1]))
 kept = blobs.put(b"small")
@@ -57,8 +61,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([umount, tmp_path], check=True)
 
 
-def test_a_full_disk_keeps_no_part_of_a_blob(small_disk: Path) -> None:
+def test_a_full_disk_keeps_no_part_of_a_blob(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even an empty file; what was there stays, and is readable."""
+    monkeypatch.setattr(blob_store, "PATIENCE_S", 0)
     blobs = Blobs(small_disk / "blobs")
     kept = blobs.put(b"\0" * SIZE)
     for _ in range(2):
@@ -66,6 +71,15 @@ def test_a_full_disk_keeps_no_part_of_a_blob(small_disk: Path) -> None:
             blobs.put(b"\1" * SIZE)
     assert files(small_disk) == [blobs.path(kept)]
     assert blobs.read(kept) == b"\0" * SIZE
+
+
+def test_a_disk_that_is_full_for_a_while_is_waited_for(small_disk: Path) -> None:
+    """The blob is written as soon as there is room."""
+    other = small_disk / "other"
+    other.write_bytes(bytes(SIZE))
+    threading.Timer(1, other.unlink).start()
+    blobs = Blobs(small_disk / "blobs")
+    assert blobs.read(blobs.put(b"\1" * SIZE)) == b"\1" * SIZE
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of this kind")

@@ -45,6 +45,12 @@ NOWHERE = "postgresql://repli@127.0.0.1:1/repli"
 on_postgresql = pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
 
 
+@pytest.fixture(autouse=True)
+def no_place_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process remembers for which places it has waited in vain."""
+    monkeypatch.setattr(outages, "_given_up", set())
+
+
 def patient(database: Database, seconds: float = 20) -> Database:
     """The same store, for a caller that waits for it."""
     return Database(database.url.render_as_string(hide_password=False), patience_s=seconds)
@@ -161,7 +167,7 @@ def test_a_command_retries_a_conflict_all_the_same() -> None:
             raise conflict
         return "done"
 
-    assert wait_out(work, patience_s=0) == "done"
+    assert wait_out(work, "a place", patience_s=0) == "done"
 
 
 def test_a_run_waits_so_long_and_says_it() -> None:
@@ -215,9 +221,39 @@ def test_retried_functions_inside_one_another_wait_once() -> None:
         outer(Database(NOWHERE, patience_s=0.6))
     assert time.monotonic() - began_at < 1.1
     assert tries["inner"] == tries["outer"] > 2
+    elsewhere = NOWHERE.replace(":1/", ":2/")
     with pytest.raises(StoreError, match="waited"):  # the mark is taken back: the next call waits as before
-        inner(Database(NOWHERE, patience_s=0.2))
+        inner(Database(elsewhere, patience_s=0.2))
     assert tries["inner"] > tries["outer"] + 1
+
+
+def test_a_process_waits_in_vain_once() -> None:
+    """After that each call tries once, until one succeeds: a run that an outage ends does not wait at each step."""
+    is_away = True
+    tries: Counter[str] = Counter()
+
+    @retried
+    def work(database: Database, name: str) -> str:
+        tries[name] += 1
+        if is_away:
+            raise StoreUnavailable("away")
+        return "done"
+
+    store, other = Database(NOWHERE, patience_s=0.3), Database(NOWHERE.replace(":1/", ":2/"), patience_s=0.3)
+    for name in ("first", "second"):
+        with pytest.raises(StoreError):
+            work(store, name)
+    with pytest.raises(StoreError):
+        work(other, "of another store")
+    assert tries["first"] > 1
+    assert tries["second"] == 1
+    assert tries["of another store"] > 1
+    is_away = False
+    assert work(store, "third") == "done"
+    is_away = True
+    with pytest.raises(StoreError):
+        work(store, "fourth")
+    assert tries["fourth"] > 1
 
 
 def test_the_pauses_grow_and_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +268,7 @@ def test_the_pauses_grow_and_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
             raise StoreUnavailable("away")
 
         with pytest.raises(StoreError):
-            wait_out(work, 2.5)
+            wait_out(work, f"a place of thread {threading.get_ident()}", 2.5)
         return tries
 
     with ThreadPoolExecutor(2) as pool:
@@ -311,7 +347,6 @@ def test_a_disk_is_full_for_a_while(tmp_path: Path) -> None:
         store.engine.dispose()
 
 
-@pytest.mark.xfail(strict=True, reason="a connection that was opened read-only stays in the pool")
 def test_a_disk_is_read_only_for_a_while(tmp_path: Path) -> None:
     """A connection that was opened meanwhile can write once the disk can be written."""
     with mounted(tmp_path) as remount:
@@ -338,7 +373,6 @@ def test_a_disk_is_read_only_for_a_while(tmp_path: Path) -> None:
         pytest.param(
             lambda store: documents.create_vector_indexes(store, ["a"]),
             id="create_vector_indexes",
-            marks=pytest.mark.xfail(strict=True, reason="it connects outside `translated_errors`"),
         ),
         pytest.param(lambda store: results.load(store, ["a"]), id="load"),
         pytest.param(lambda store: blobs.last_copies(store, ["a"]), id="last_copies"),
@@ -410,21 +444,7 @@ def test_a_drill_that_was_not_confirmed_is_kept_once(database: Database) -> None
         assert connection.scalars(sa.select(drill_rows.c.id)).all() == [id_]
 
 
-MERGES_WITH_STORED_ITEMS = (4, 5)
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(
-            number,
-            marks=[pytest.mark.xfail(strict=True, reason="the items that a portion found done are not counted")]
-            if number in MERGES_WITH_STORED_ITEMS
-            else [],
-        )
-        for number in range(1, 8)
-    ],
-)
+@pytest.mark.parametrize("number", range(1, 8))
 def test_a_registration_that_was_not_confirmed_counts_each_item_once(
     database: Database, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -483,7 +503,6 @@ def test_a_failure_that_was_not_confirmed_counts_once(database: Database) -> Non
         assert connection.scalars(sa.select(breaker_failures.c.token)).all() == [failed[1].token]
 
 
-@pytest.mark.xfail(strict=True, reason="a permit that is requested again is refused by its own lease")
 def test_a_probe_that_was_not_confirmed_is_granted(database: Database) -> None:
     """Else nobody would probe until its lease ends, and the breaker would count the probe as lost."""
     for token in ("1", "2"):
