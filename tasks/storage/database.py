@@ -22,6 +22,8 @@ HEAD = "0009"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
+LOG_LIMIT = 64 * 1024 * 1024
+"""Bytes of SQLite's write-ahead log above which it is emptied."""
 CONNECT_TIMEOUT_S = 15
 UNANSWERED_FOR_S = 30
 """Seconds without an answer after which a connection to PostgreSQL counts as lost: a cut line reports no error."""
@@ -100,6 +102,22 @@ class Database:
         """Yield a connection whose changes are committed together at the end of the block, or not at all."""
         with self.translated_errors(), self._writing.begin() as connection:
             yield connection
+        if self.is_sqlite:
+            self._shorten_log()
+
+    def _shorten_log(self) -> None:
+        """Empty SQLite's write-ahead log where it has grown long.
+
+        SQLite begins it anew only in a moment without any writer: beside a large registration and heartbeats there is
+        none, and the log grows to many times the size of the store. Nobody is waited for: the next write tries again.
+        """
+        log = Path(f"{self.url.database}-wal")
+        if log.exists() and log.stat().st_size > LOG_LIMIT:
+            with self.translated_errors(), self.engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                driver.execute("PRAGMA busy_timeout = 0")
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 
     def now(self) -> datetime:
         """Return the time of the store's own clock."""

@@ -101,7 +101,6 @@ run_items = Table(
     Column("run_id", StorableString(36), ForeignKey("runs.id"), primary_key=True),
     Column("ordinal", Integer, primary_key=True),
     Column("item_id", StorableString(512), ForeignKey("items.id"), nullable=False),
-    Index("run_items_by_item", "item_id"),
 )
 
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
@@ -205,10 +204,9 @@ retry_queue = Table(
 )
 BEFORE_EVERY_QUALITY = -1
 """The place of a failed item, which has no quality, in the order of the queue."""
-# The migration makes the index of this order, `retry_queue_by_turn`: Alembic cannot compare an index of an expression.
+# The migration makes the indexes of the queue: Alembic cannot compare partial ones.
+is_ready = retry_queue.c.state == literal_column("'ready'")  # no parameter: the partial index is of this text
 order_of_quality = func.coalesce(retry_queue.c.quality, literal_column(str(BEFORE_EVERY_QUALITY)))
-Index("retry_queue_by_due_time", retry_queue.c.state, retry_queue.c.due_at)
-Index("retry_queue_by_holder", retry_queue.c.holder)
 
 # The outcome of each item that a run of `reprocess` claimed: upgraded, unchanged or parked.
 retries = Table(
@@ -220,7 +218,6 @@ retries = Table(
     Column("quality_after", Float),
     Column("outcome", StorableString(16), nullable=False),
     Column("at", UtcDateTime, nullable=False),
-    Index("retries_by_item", "item_id"),
 )
 
 # Every drill that ended; never deleted.

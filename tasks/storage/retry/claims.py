@@ -29,7 +29,7 @@ from repli.tasks.storage.retry.retry_queue import (
     review,
     select_for_update,
 )
-from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, items, retries, retry_queue
+from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, is_ready, items, retries, retry_queue
 
 READY_AT_ONCE = 5000
 """Items that are made ready in one transaction."""
@@ -121,7 +121,6 @@ def _matching_needs(connection: sa.Connection, targets: Sequence[RetryTarget]) -
 
     The query skips from each distinct value to the next in the index, instead of reading all rows.
     """
-    is_ready = retry_queue.c.state == READY
     least = sa.func.min(retry_queue.c.needs)
     found = sa.select(least.label("needs")).where(is_ready).cte("found", recursive=True)
     following = sa.select(least).where(is_ready, retry_queue.c.needs > found.c.needs).scalar_subquery()
@@ -133,8 +132,7 @@ def _matching_needs(connection: sa.Connection, targets: Sequence[RetryTarget]) -
 def _first(connection: sa.Connection, needs: str, limit: int) -> Sequence[sa.Row[Any]]:
     """Lock and return the first ready items with these needs, in `CLAIM_ORDER`."""
     columns = retry_queue.c.item_id, retry_queue.c.priority, retry_queue.c.quality, retry_queue.c.enqueued_at
-    is_ready = retry_queue.c.state == READY, retry_queue.c.needs == needs
-    query = sa.select(*columns).where(*is_ready).order_by(*CLAIM_ORDER).limit(limit)
+    query = sa.select(*columns).where(is_ready, retry_queue.c.needs == needs).order_by(*CLAIM_ORDER).limit(limit)
     return connection.execute(query.with_for_update(skip_locked=True)).all()
 
 

@@ -24,6 +24,8 @@ def upgrade() -> None:
     op.execute(sa.update(_steps).where(was_stale).values(is_stale=sa.true(), retryable=sa.false()))
     _replace_steps_view(with_is_stale=True)
     _rebuild_queue()
+    op.drop_index("run_items_by_item", "run_items")  # nothing looks for the runs of an item
+    op.drop_index("retries_by_item", "retries")
 
 
 def _rebuild_queue() -> None:
@@ -68,17 +70,13 @@ def _rebuild_queue() -> None:
         """  # noqa: S608
     )
     op.execute("DROP TABLE old_queue")
-    turn: list[str | sa.TextClause] = [
-        "state",
-        "needs",
-        "priority",
-        sa.text("coalesce(quality, -1)"),
-        "enqueued_at",
-        "item_id",
-    ]
-    op.create_index("retry_queue_by_turn", "retry_queue", turn, unique=False)
-    op.create_index("retry_queue_by_due_time", "retry_queue", ["state", "due_at"], unique=False)
-    op.create_index("retry_queue_by_holder", "retry_queue", ["holder"], unique=False)
+    # Partial indexes: a claim touches the rows that it takes, and no page of an index for each of them.
+    for name, columns, condition in (
+        ("turn", "needs, priority, coalesce(quality, -1), enqueued_at, item_id", "state = 'ready'"),
+        ("due_time", "due_at", "due_at IS NOT NULL"),
+        ("holder", "holder", "holder IS NOT NULL"),
+    ):
+        op.execute(f"CREATE INDEX retry_queue_by_{name} ON retry_queue ({columns}) WHERE {condition}")
 
 
 def _replace_steps_view(*, with_is_stale: bool) -> None:
@@ -106,6 +104,8 @@ def _replace_steps_view(*, with_is_stale: bool) -> None:
 
 
 def downgrade() -> None:
+    op.create_index("run_items_by_item", "run_items", ["item_id"], unique=False)
+    op.create_index("retries_by_item", "retries", ["item_id"], unique=False)
     op.drop_table("retry_queue")
     op.create_table(
         "retry_queue",

@@ -32,9 +32,9 @@ MADE_BY_HAND = {
     *(("table", None, name) for name in (*FULL_TEXT, "document_vectors")),
     ("column", "documents", "words"),
     ("index", "documents", "documents_by_word"),
-    ("index", "retry_queue", "retry_queue_by_turn"),
+    *(("index", "retry_queue", f"retry_queue_by_{name}") for name in ("turn", "due_time", "holder")),
 }
-"""What migrations make in the database's own words, or that Alembic cannot compare: an index of an expression."""
+"""What migrations make in the database's own words, or that Alembic cannot compare: partial indexes."""
 
 
 def _is_declared(name: str | None, kind: str, parents: MutableMapping[Any, str | None]) -> bool:

@@ -156,14 +156,14 @@ class TestStaying:
         assert queue.states() == {"b": "claimed", "a": "claimed"}
 
     def test_parked_items_stay_parked(self, queue: Queue) -> None:
-        """A new result of the same kind is no reason to begin again."""
+        """A failure of the same kind is no reason to begin again; a new result of an item is, and for one more try."""
         queue.store("a", at="0.5")
         queue.fail("b")
         queue.park("a", "b")
         queue.store("a", at="0.6")
         queue.fail("b")
-        assert queue.states() == {"b": "parked", "a": "parked"}
-        assert queue.entry("a").quality == 0.6
+        assert queue.states() == {"b": "parked", "a": "queued"}
+        assert (queue.entry("a").quality, queue.entry("a").tries) == (0.6, 1)
 
 
 class TestLeaving:
