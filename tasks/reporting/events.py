@@ -18,14 +18,12 @@ NAME is `STAGE.RUNG`: an automation can match one rung or, with ``*``, several. 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from repli.tasks.fallback import Position
 from repli.tasks.storage.breakers import Move
 
-DRAIN_LIMIT_S = 10
 BREAKER_EVENTS: Mapping[Position, str] = {
     Position.OPEN: "repli.breaker.opened",
     Position.FORCED_OPEN: "repli.breaker.opened",
@@ -41,19 +39,6 @@ def emit_breaker_move(move: Move) -> None:
     """Emit the event of a breaker's move."""
     resource = {"prefect.resource.name": str(move.key), "repli.breaker.place": move.key.place}
     _emit(BREAKER_EVENTS[move.new], f"repli.breaker.{move.key.name}", breaker_payload(move), resource)
-
-
-def emit_breaker_moves_and_wait(moves: Iterable[Move]) -> None:
-    """Emit the events of several moves and wait until they are sent, up to `DRAIN_LIMIT_S`.
-
-    For a process that ends right after: it would end before Prefect's background thread has sent them.
-    """
-    from prefect.events.worker import EventsWorker
-
-    logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)  # draining logs its progress
-    for move in moves:
-        emit_breaker_move(move)
-    EventsWorker.drain_all(timeout=DRAIN_LIMIT_S)
 
 
 def emit_run_degraded(summary: Mapping[str, Any]) -> None:

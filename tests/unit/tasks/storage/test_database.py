@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -15,8 +17,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from repli.tasks.fallback import StoreError, UsageError
+from repli.tasks.storage import database as database_module
 from repli.tasks.storage.database import HEAD, Database
-from repli.tasks.storage.schema import metadata
+from repli.tasks.storage.retry import claims
+from repli.tasks.storage.retry.needs import RetryTarget
+from repli.tasks.storage.schema import metadata, runs
+from repli.tasks.storage.schema import retry_queue as queue_rows
 
 
 def test_head_is_alembics_head() -> None:
@@ -132,3 +138,79 @@ def test_the_password_is_not_shown() -> None:
     """A store is named without its password."""
     assert "secret" not in str(Database("postgresql://user:secret@localhost/db"))
     assert "secret" not in str(Database("postgresql://user@localhost/db?password=secret"))
+
+
+def test_a_read_is_one_snapshot(database: Database) -> None:
+    """What is committed between two queries of a read is in neither, on both databases."""
+    count = sa.select(sa.func.count()).select_from(runs)
+    with database.read() as connection:
+        before = connection.scalar(count)
+        row = {"id": "r", "kind": "enrich", "source": "s", "started_at": datetime.now(UTC), "options": {}}
+        with database.write() as other:
+            other.execute(sa.insert(runs).values(row))
+        assert connection.scalar(count) == before
+    with database.read() as connection:
+        assert connection.scalar(count) == (before or 0) + 1
+
+
+def test_a_long_log_of_sqlite_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another process writes and a reader holds it for a while; nobody waits for it."""
+    monkeypatch.setattr(database_module, "LOG_LIMIT", 200_000)
+    store = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    log = tmp_path / "store.db-wal"
+
+    insert = "INSERT INTO good_copies VALUES (hex(randomblob(20)), hex(randomblob(20000)), '', 0, '', '')"
+
+    def write(count: int) -> int:
+        for _ in range(count):
+            with store.write() as connection:
+                connection.execute(sa.text(insert))
+        return log.stat().st_size
+
+    with store.read() as connection:
+        connection.execute(sa.select(sa.func.count()).select_from(runs)).all()
+        assert write(20) > 400_000
+    assert write(1) == 0
+    store.engine.dispose()
+
+
+def test_an_older_queue_is_migrated(database: Database, registered: Callable[..., str]) -> None:
+    """Each item waits as before, with what it needs; a claim ends, and what succeeded and was retryable is stale."""
+    registered("low", "stale", "parked")
+    _alembic(database, "downgrade", "0008")
+    step = (
+        "INSERT INTO step_results (item_id, stage, status, standing, rung, retryable, attempts, run_id, finished_at) "
+    )
+    entry = "INSERT INTO retry_queue (item_id, priority, quality, enqueued_at, not_before, tries, is_parked, holder) "
+    now = "'2026-11-23 03:00:00'"
+    with database.write() as connection:
+        for text in (
+            f"{step} VALUES ('low', 'look', 'degraded', 2.5, 'cpu', true, '[]', 'r', {now})",
+            f"{step} VALUES ('low', 'fetch', 'not_applicable', 4, NULL, false, '[]', 'r', {now})",
+            f"{step} VALUES ('stale', 'look', 'succeeded', 4, 'gpu', true, '[]', 'r', {now})",
+            f"{step} VALUES ('parked', 'look', 'failed', 0, NULL, true, '[]', 'r', {now})",
+            f"{entry} VALUES ('low', 3, 0.5, {now}, {now}, 2, false, 'a run')",
+            f"{entry} VALUES ('stale', 3, 1.0, {now}, {now}, 0, false, NULL)",
+            f"{entry} VALUES ('parked', 2, NULL, {now}, {now}, 5, true, NULL)",
+        ):
+            connection.execute(sa.text(text))
+    _alembic(database, "upgrade", "head")
+    with database.read() as connection:
+        columns = queue_rows.c.item_id, queue_rows.c.state, queue_rows.c.tries, queue_rows.c.holder, queue_rows.c.needs
+        assert connection.execute(sa.select(*columns).order_by(queue_rows.c.item_id)).all() == [
+            ("low", "delayed", 2, None, "look=cpu?"),
+            ("parked", "parked", 5, None, "look=!?"),
+            ("stale", "delayed", 0, None, "look=gpu~"),
+        ]
+    target = RetryTarget(stage="look", rungs=["cpu"], include_stale=True)
+    assert [claim.item_id for claim in claims.claim(database, "holder", [target], 9, 60)] == ["low", "stale"]
+
+
+def _alembic(database: Database, command: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", "repli.tasks.storage:migrations")
+    config.set_main_option("path_separator", "os")
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        getattr(alembic.command, command)(config, revision)
