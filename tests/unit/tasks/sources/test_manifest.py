@@ -380,7 +380,7 @@ def test_awkward_records_are_kept_by_every_store(
         *BAD_LINES,
     ]
     run_id = registered(*read(write(*lines)))
-    [batch] = catalogue.batches(database, run_id, 100, refresh=False, lease_s=60)
+    [batch] = catalogue.batches(database, run_id, 100, refresh=False)
     assert len(batch) == len(lines)
 
 
