@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -26,13 +25,13 @@ from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
-from repli.tasks.fallback import Status, StoreError
+from repli.tasks.fallback import StoreError
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.reporting import events
 from repli.tasks.reporting.run_report import Report, build_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
-from repli.tasks.storage import catalogue, runs
+from repli.tasks.storage import catalogue, counts, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.locks import try_exclusive_lock
 from repli.tasks.storage.outages import PATIENCE_S
@@ -41,8 +40,8 @@ from repli.tasks.storage.runs import Progress
 NO_SOURCE = (
     "no source is set; give the deployment `enrich` the parameter `source`, or start `repli serve --nightly SOURCE`"
 )
-PROGRESS_EVERY_S = 2.0
-"""Seconds between two updates of the progress artifact and of the run's progress in the store."""
+PROGRESS_EVERY_S = 5.0
+"""Seconds between two updates of the progress artifact."""
 
 
 @flow(name="enrich", flow_run_name="enrich {source}", task_runner=task_runner(), persist_result=False)
@@ -143,7 +142,6 @@ class _EnrichRun:
         if not self._request.refresh:
             done = sum(registered.stored.values()) + registered.failed
             self.progress = self.progress.after(done, registered.failed, registered.stored)
-        runs.beat(self._database, self.run_id, self.progress)
 
     def _dispatcher(self) -> BatchDispatcher:
         client = dask_client()
@@ -164,37 +162,37 @@ class _EnrichRun:
         )
 
     def _batch_done(self, batch: Batch, reports: Sequence[StageReport]) -> None:
-        failed = sum(report.statuses.get(Status.FAILED, 0) for report in reports)
-        self._count(batch, failed, reports[-1].qualities)
+        self._count(batch)
 
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
         mark_poison_item(self._database, self.run_id, batch, stage)
-        self._count(batch, len(batch.item_ids), {})
+        self._count(batch)
 
-    def _count(self, batch: Batch, failed: int, qualities: Mapping[float, int]) -> None:
+    def _count(self, batch: Batch) -> None:
         if self.progress is None:
             raise AssertionError("a batch ended before the items were registered")
+        failed, qualities = counts.states_of(self._database, batch.item_ids)
         self.progress = self.progress.after(len(batch.item_ids), failed, qualities)
         if time.monotonic() - self._shown_at > PROGRESS_EVERY_S:
             self._shown_at = time.monotonic()
             share = self.progress.finished / max(1, self.progress.items)
             update_progress_artifact(self._artifact, progress=100 * share)
-            runs.beat(self._database, self.run_id, self.progress)
 
 
 def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str, Any]]:
     """Return the last state of a run that the store has ended, with its counts so far. It does not wait again."""
     with suppress(StoreError):
-        runs.finish(database.without_patience(), run.run_id, datetime.now(UTC))
-    counts = f"; {run.progress}" if run.progress else ""
-    return Failed(message=f"{run.store_error}{counts}; start the run again, it continues from here")
+        runs.finish(impatient := database.without_patience(), run.run_id, impatient.now())
+    done = f"; {run.progress}" if run.progress else ""
+    return Failed(message=f"{run.store_error}{done}; start the run again, it continues from here")
 
 
 def _finish(database: Database, run: _EnrichRun, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
     runs.finish(database, run.run_id, database.now(), run.notes)
     report = build_report(database, runs.find(database, run.run_id), STAGE_NAMES)
     runs.summarize(database, run.run_id, report.as_json())
-    runs.prune(database, settings.keep_runs)
+    with suppress(StoreError):  # the next run prunes
+        runs.prune(database, settings.keep_runs)
     return _last_state(report, pipeline, run.problems)
 
 

@@ -7,11 +7,9 @@ that decides nothing. All other items follow at the stages that upgraded an item
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -38,7 +36,7 @@ from repli.tasks.pipeline import AnyStage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
-from repli.tasks.storage import runs
+from repli.tasks.storage import counts, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.retry import claims, retry_queue
@@ -48,8 +46,6 @@ from repli.tasks.storage.runs import Progress
 
 SLOWDOWN_BESIDE_ENRICH = 8
 """While an `enrich` runs, batches are smaller by this factor, one at a time, beside two per worker of `enrich`."""
-PROGRESS_EVERY_S = 2.0
-"""Seconds between two updates of the run's progress in the store."""
 
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
@@ -65,6 +61,14 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
         directives=directives_of(faults=faults),
         policy=settings.policy,
     )
+    try:
+        return _reprocess(request, settings)
+    except StoreError as error:
+        return Failed(message=f"{error}; start the run again")
+
+
+def _reprocess(request: RetryRequest, settings: Settings) -> State[dict[str, Any]]:
+    """Process the queue, and return the last state of the flow."""
     database = Database(settings.database_url, patience_s=PATIENCE_S)
     database.migrate()
     source, options = "the retry queue", request.options(settings)
@@ -85,7 +89,7 @@ def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults 
 def _state_without_store(settings: Settings, run: _ReprocessRun, error: StoreError) -> State[dict[str, Any]]:
     """Return the last state of a run that the store has ended, with its counts so far. It does not wait again."""
     with suppress(StoreError):
-        runs.finish(Database(settings.database_url), run.run_id, datetime.now(UTC))
+        runs.finish(impatient := Database(settings.database_url), run.run_id, impatient.now())
     return Failed(message=f"{error}; {run.progress}; the claims expire; start the run again")
 
 
@@ -95,7 +99,8 @@ def _finish(
     summary = {"calls": dict(run.calls), "ending": run.ending}
     runs.finish(database, run.run_id, database.now(), run.notes, summary)
     report = build_retry_report(database, runs.find(database, run.run_id))
-    runs.prune(database, settings.keep_runs)
+    with suppress(StoreError):  # the next run prunes
+        runs.prune(database, settings.keep_runs)
     return _last_state(report, problems)
 
 
@@ -116,7 +121,6 @@ class _ReprocessRun:
         self._claims: dict[str, Claim] = {}
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
-        self._shown_at = time.monotonic()
         self._progress: dict[str, StageProgress] = {}
         self.progress = Progress(items=retry_queue.tally(database).waiting)
         self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
@@ -245,22 +249,20 @@ class _ReprocessRun:
             self.calls[report.stage] += len(report.tried)
             if report.stage in self._stages and report.stage in self._progress:
                 self._progress[report.stage] = self._progress[report.stage].after(report)
-        self._settle(batch, tried, reports[-1].qualities)
+        self._settle(batch, tried)
 
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
         mark_poison_item(self._database, self.run_id, batch, stage)
         if stage in self._progress:  # counted against the stage: each such item costs two workers
             dead = StageReport(stage=stage, items=len(batch.item_ids), failed_by_rung=frozenset(batch.item_ids))
             self._progress[stage] = self._progress[stage].after(dead)
-        self._settle(batch, batch.item_ids, {})
+        self._settle(batch, batch.item_ids)
 
-    def _settle(self, batch: Batch, tried: Collection[str], qualities: Mapping[float, int]) -> None:
+    def _settle(self, batch: Batch, tried: Collection[str]) -> None:
         done = [self._claims.pop(id_) for id_ in batch.item_ids]
         claims.settle(self._database, self.run_id, self.run_id, done, tried, self._settings.retry)
-        self.progress = self.progress.after(len(done), 0, qualities)
-        if time.monotonic() - self._shown_at > PROGRESS_EVERY_S:
-            self._shown_at = time.monotonic()
-            runs.beat(self._database, self.run_id, self.progress)
+        failed, qualities = counts.states_of(self._database, batch.item_ids)
+        self.progress = self.progress.after(len(done), failed, qualities)
 
     def _size(self) -> int:
         """Return the size of the next batch: small while an `enrich` runs, since fresh items go first."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -22,14 +21,16 @@ POLL_S = 0.5
 """Seconds between two reads of the store."""
 QUALITIES_SHOWN = 5
 
-Poll = Callable[[datetime], Progress | None]
-"""Return the progress of the run that started after a time, or None if there is none yet."""
+Poll = Callable[[], Progress | None]
+"""Return the progress of a run that started after the poll was made, or None if there is none yet."""
 
 
 def poll_run(database: Database, kind: str, source: str | None = None) -> Poll:
     """Return a poll of the latest run of this kind, over a source where it is given."""
 
-    def poll(since: datetime) -> Progress | None:
+    since = database.now()
+
+    def poll() -> Progress | None:
         run = runs.latest(database, kind, source)
         if run is None or run.started_at < since or run.progress is None:
             return None
@@ -53,14 +54,13 @@ def progress_bar(console: Console, poll: Poll, label: str) -> Iterator[None]:
         disable=not console.is_terminal,  # else it ends with an empty line
     )
     is_over = threading.Event()
-    since = datetime.now(UTC)
 
     def follow() -> None:
         task = bar.add_task("starting", total=None, quality="")
         while not is_over.wait(POLL_S):
             progress = None
             with suppress(RepliError):  # the run itself reports a store that cannot be read
-                progress = poll(since)
+                progress = poll()
             if progress and progress.items:
                 best = sorted(progress.quality.items(), reverse=True)[:QUALITIES_SHOWN]
                 quality = "  ".join(f"[{colour(value)}]{value:g}[/]: {items}" for value, items in best)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from repli.tasks.fallback import AnyChain, StoreError
@@ -15,46 +16,62 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.runs import Progress
 
-BEATS_PER_LEASE = 6
-"""Beats during one lease. A claim survives one less that does not reach the store."""
-RETRY_S = 2.0
-"""Seconds until the next try of a beat that did not reach the store."""
+BEAT_EVERY_S = 2.0
+RENEWALS_PER_LEASE = 6
+"""Renewals of the claims during one lease. A claim survives all but one of them being lost."""
 
 
 @contextmanager
 def heartbeat(
-    run_id: str, settings: Settings, chains: tuple[AnyChain, ...], progress: Callable[[], Progress | None]
+    run_id: str, settings: Settings, chains: Sequence[AnyChain], progress: Callable[[], Progress | None]
 ) -> Iterator[None]:
-    """Beat while the block runs, and release the claims of the run at its end.
+    """Save the run's progress and renew its claims while the block runs, and release the claims at its end.
 
-    Each beat saves the run's progress, renews its claims, and shortens waits that a wrong clock wrote.
+    Waits that a wrong clock wrote are shortened too: before the block starts, and with each renewal.
     """
-    database = Database(settings.database_url)  # without patience: the thread can end at once
-    declared = {f"{chain.stage}.{rung.name}": rung.breaker for chain in chains for rung in chain.rungs if rung.breaker}
-    over = threading.Event()
-
-    def beat() -> None:
-        shorten_waits(database, settings.retry, declared)
-        runs.beat(database, run_id, progress())
-        claims.renew(database, run_id, settings.retry.lease_s)
-
-    def beat_on() -> None:
-        pause = 0.0
-        while not over.wait(pause):
-            pause = settings.retry.lease_s / BEATS_PER_LEASE
-            try:
-                beat()
-            except StoreError:  # the stages report it
-                pause = min(pause, RETRY_S)
-            except Exception:  # without the beats, the run counts as dead and its claims expire
-                logging.getLogger(__name__).exception("a heartbeat of run %s failed; it goes on", run_id)
-
-    thread = threading.Thread(target=beat_on, name="heartbeat", daemon=True)
+    heart = _Heart(run_id, settings, chains, progress)
+    heart.beat()
+    thread = threading.Thread(target=heart.beat_on, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        heart.over.set()
         thread.join()
         with suppress(StoreError):  # the claims expire
-            claims.release(database, run_id)
+            claims.release(heart.database, run_id)
+
+
+class _Heart:
+    """The heartbeat of one run."""
+
+    def __init__(
+        self, run_id: str, settings: Settings, chains: Sequence[AnyChain], progress: Callable[[], Progress | None]
+    ) -> None:
+        self.database = Database(settings.database_url)  # without patience: the thread can end at once
+        self.over = threading.Event()
+        self._run_id = run_id
+        self._retry = settings.retry
+        self._progress = progress
+        self._renew_at = 0.0
+        self._breakers = {
+            f"{chain.stage}.{rung.name}": rung.breaker for chain in chains for rung in chain.rungs if rung.breaker
+        }
+
+    def beat_on(self) -> None:
+        """Beat until the run is over."""
+        while not self.over.wait(min(BEAT_EVERY_S, self._retry.lease_s / RENEWALS_PER_LEASE)):
+            self.beat()
+
+    def beat(self) -> None:
+        """Beat once. An error does not end the beating: the run would count as dead, and its claims would expire."""
+        try:
+            runs.beat(self.database, self._run_id, self._progress())
+            if time.monotonic() >= self._renew_at:
+                shorten_waits(self.database, self._retry, self._breakers)
+                claims.renew(self.database, self._run_id, self._retry.lease_s)
+                self._renew_at = time.monotonic() + self._retry.lease_s / RENEWALS_PER_LEASE
+        except StoreError:
+            return  # the stages report it
+        except Exception:
+            logging.getLogger(__name__).exception("a heartbeat of run %s failed; it goes on", self._run_id)

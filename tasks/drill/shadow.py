@@ -50,7 +50,7 @@ def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
                 if table is step_results:
                     assets = [asset for row in rows if row["stage"] == "fetch" for asset in _assets(row["value"])]
         copies = _good_copies(original, {asset["uri"] for asset in assets})
-        remember_copies(copy, copies.items(), datetime.now(UTC))
+        remember_copies(copy, list(copies.items()), datetime.now(UTC))
         content = {asset["sha256"] for asset in assets} | {kept.sha256 for kept in copies.values()}
         _link_blobs(content, Blobs(settings.blobs), Blobs(shadow_settings.blobs))
         try:

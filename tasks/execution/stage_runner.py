@@ -16,7 +16,7 @@ from repli.tasks.fallback import (
     StepResult,
     run_chain,
 )
-from repli.tasks.items import ItemState, Stored
+from repli.tasks.items import ItemState
 from repli.tasks.json_values import fingerprint
 from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
 from repli.tasks.settings import Settings
@@ -68,7 +68,6 @@ class StageReport:
         items: how many items the stage had work on.
         statuses: how many items have each status.
         rungs: how many items each rung served.
-        qualities: how many items the stage `store` stored at each quality.
         mean_penalty: the mean of the penalties, factors in (0, 1] of which 1 is best; None where no result has one.
         notes: lines for the run's report.
         tried: of an upgrade, the items for which a rung was called.
@@ -80,7 +79,6 @@ class StageReport:
     items: int
     statuses: Mapping[str, int] = field(default_factory=dict)
     rungs: Mapping[str, int] = field(default_factory=dict)
-    qualities: Mapping[float, int] = field(default_factory=dict)
     mean_penalty: Decimal | None = None
     notes: tuple[str, ...] = ()
     tried: frozenset[str] = frozenset()
@@ -265,7 +263,6 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
         items=len(finished),
         statuses=Counter(result.status.value for result in finished),
         rungs=Counter(result.rung for result in finished if result.rung),
-        qualities=Counter(result.value.quality for result in finished if isinstance(result.value, Stored)),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
         tried=frozenset(result.item_id for result in retried if result.was_called),
         upgraded=upgraded,

@@ -29,7 +29,7 @@ from zlib import crc32
 from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
-from repli.tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, TimedOut, Unavailable
+from repli.tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, StoreError, TimedOut, Unavailable
 from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome
 from repli.tasks.fallback.result import StepError
 
@@ -255,6 +255,9 @@ def call_rung(
         started = timer()
         try:
             outcomes = call(chunk, permit)
+        except StoreError:  # no rung can do without the store: the stage fails, and runs again
+            breaker.record(permit, Verdict.INCONCLUSIVE)
+            raise
         except Exception as error:  # noqa: BLE001  the engine's only catch: a rung's exception becomes a value
             calls.add_seconds(chunk, timer() - started)
             attribution.record_error(permit, error, items=len(chunk))

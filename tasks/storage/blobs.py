@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Blobs:
 
 
 @retried
-def remember_copies(database: Database, copies: Iterable[tuple[str, Asset]], now: datetime) -> None:
+def remember_copies(database: Database, copies: Sequence[tuple[str, Asset]], now: datetime) -> None:
     """Save `(full URI, asset)` pairs as the last good copies."""
     rows = {
         _key(uri): {

@@ -237,10 +237,10 @@ _GROWN = sa.text(
 
 @retried
 def _gather_statistics(database: Database) -> None:
-    """Let PostgreSQL look at the tables that a run fills, where they have doubled since it did. SQLite needs no look.
+    """Run ANALYZE on those tables of a run that have doubled since the last one. PostgreSQL only.
 
-    PostgreSQL does so by itself, but only after a minute or two. Until then it takes the tables of a new store for
-    small, and reads the results of all items for each batch.
+    PostgreSQL does so by itself, but only after a minute or two. Until then it plans for small tables, and reads the
+    results of all items for each batch.
     """
     if database.is_sqlite:
         return

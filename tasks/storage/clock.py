@@ -16,7 +16,7 @@ from repli.tasks.fallback import Breaker
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.retry.retry_queue import CLAIMED, DELAYED
+from repli.tasks.storage.retry.retry_queue import CLAIMED, DELAYED, select_for_update
 from repli.tasks.storage.schema import breaker_failures, breakers, retry_queue, runs
 
 TOLERANCE = timedelta(seconds=5)
@@ -59,4 +59,6 @@ def _shorten(
         found = connection.execute(sa.select(column).where(is_too_long).limit(1)).first()
     if found:
         with database.write() as connection:
+            if column.table is retry_queue:
+                connection.execute(select_for_update(is_too_long))
             connection.execute(sa.update(column.table).where(is_too_long).values({column: latest}))

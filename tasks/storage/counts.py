@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,16 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
         stages=by_status,
         rungs=by_rung,
     )
+
+
+@retried
+def states_of(database: Database, item_ids: Sequence[str]) -> tuple[int, Mapping[float, int]]:
+    """Return how many of these items have failed, and how many are stored at each quality."""
+    query = sa.select(items.c.state, items.c.quality, sa.func.count()).where(items.c.id.in_(item_ids))
+    with database.read() as connection:
+        rows = connection.execute(query.group_by(items.c.state, items.c.quality)).all()
+    failed = sum(row[2] for row in rows if row.state == "failed")
+    return failed, {row.quality: row[2] for row in rows if row.state == "stored"}
 
 
 @retried

@@ -106,18 +106,22 @@ class Database:
             self._shorten_log()
 
     def _shorten_log(self) -> None:
-        """Empty SQLite's write-ahead log where it has grown long.
+        """Empty SQLite's write-ahead log if it has grown long. It does not wait: the next write tries again.
 
-        SQLite begins it anew only in a moment without any writer: beside a large registration and heartbeats there is
-        none, and the log grows to many times the size of the store. Nobody is waited for: the next write tries again.
+        SQLite resets the log only when no transaction uses it. Beside a large registration and heartbeats there is no
+        such moment, and the log grows to many times the size of the store.
         """
         log = Path(f"{self.url.database}-wal")
         if log.exists() and log.stat().st_size > LOG_LIMIT:
             with self.translated_errors(), self.engine.connect() as connection:
-                driver = connection.connection.driver_connection
+                driver: Any = connection.connection.driver_connection
                 driver.execute("PRAGMA busy_timeout = 0")
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+                try:
+                    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                except sqlite3.Error:  # the transaction is committed, and the log is whole
+                    return
+                finally:
+                    driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 
     def now(self) -> datetime:
         """Return the time of the store's own clock."""
@@ -191,7 +195,7 @@ class Database:
 
 
 def _kind_of(error: DBAPIError) -> type[StoreError] | None:
-    """Return the kind of failure of the store that an error tells; None where it is none."""
+    """Return the StoreError class for an error of the database; None for a programming error."""
     state = getattr(error.orig, "sqlstate", None)
     if state in _CONFLICTS:
         return TransactionConflict

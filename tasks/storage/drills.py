@@ -48,7 +48,9 @@ def keep(
 def _insert(database: Database, row: Mapping[str, Any]) -> None:
     insert = database.insert(drills).values({**row, "report": dict(row["report"])})
     with database.write() as connection:
-        connection.execute(insert.on_conflict_do_nothing(index_elements=[drills.c.id]))  # it was committed after all
+        connection.execute(
+            insert.on_conflict_do_nothing(index_elements=[drills.c.id])
+        )  # an earlier try may have been committed
 
 
 @retried

@@ -28,6 +28,7 @@ PATIENCE_S = 60.0
 """Seconds that a run waits for the store. A failover or a restart of PostgreSQL takes less."""
 CONFLICT_PATIENCE_S = 15.0
 """Seconds that every command retries a transaction that another one broke, such as by a deadlock."""
+GIVEN_UP_FOR_S = 60.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 
@@ -49,8 +50,8 @@ class TransactionConflict(StoreUnavailable):
 
 
 _is_waiting: ContextVar[bool] = ContextVar("is_waiting", default=False)
-_given_up: set[str] = set()
-"""The places for which this process has waited in vain."""
+_given_up: dict[str, float] = {}
+"""The places that this process has given up waiting for, and when, by the monotonic clock."""
 
 
 def retried(function: Callable[Concatenate[Database, P], T]) -> Callable[Concatenate[Database, P], T]:
@@ -70,8 +71,8 @@ def retried(function: Callable[Concatenate[Database, P], T]) -> Callable[Concate
 def wait_out(work: Callable[[], T], place: str, patience_s: float) -> T:
     """Return what `work` returns, run again with growing pauses while it raises `StoreUnavailable`.
 
-    Inside another `wait_out`, only the outer one retries. Once this process has waited in vain for a place, it does not
-    wait for it again until something succeeds there: a run that ends over an outage ends soon.
+    Inside another `wait_out`, only the outer one retries. A process that has given up waiting for a place does not wait
+    for it again for `GIVEN_UP_FOR_S`: a run that ends because of an outage ends soon.
 
     Args:
         place: the name of the database or folder.
@@ -83,9 +84,7 @@ def wait_out(work: Callable[[], T], place: str, patience_s: float) -> T:
         return work()
     token = _is_waiting.set(True)
     try:
-        result = _retry(work, place, patience_s)
-        _given_up.discard(place)
-        return result
+        return _retry(work, place, patience_s)
     finally:
         _is_waiting.reset(token)
 
@@ -97,13 +96,14 @@ def _retry(work: Callable[[], T], place: str, patience_s: float) -> T:
         try:
             return work()
         except StoreUnavailable as error:
-            limit_s = 0.0 if place in _given_up else patience_s
+            has_given_up = time.monotonic() - _given_up.get(place, -GIVEN_UP_FOR_S) < GIVEN_UP_FOR_S
+            limit_s = 0.0 if has_given_up else patience_s
             if isinstance(error, TransactionConflict):
                 limit_s = max(limit_s, CONFLICT_PATIENCE_S)
             left_s = began_at + limit_s - time.monotonic()
             if left_s <= 0:
-                if patience_s:
-                    _given_up.add(place)
+                if limit_s >= patience_s > 0:
+                    _given_up[place] = time.monotonic()
                 raise StoreError(f"{error}; waited {limit_s:g} s" if limit_s else str(error)) from error
             _close_cursors(error)
         time.sleep(min(left_s, random.uniform(pause_s / 2, pause_s)))  # noqa: S311  spreads out the retries

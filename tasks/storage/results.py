@@ -16,11 +16,9 @@ from repli.tasks.json_values import as_json
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
+from repli.tasks.storage.retry.needs import STORE
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.search import documents
-
-STORE = "store"
-"""The stage that marks an item stored, with the quality of its other results."""
 
 
 @retried
@@ -69,7 +67,7 @@ def save(
     database: Database,
     results: Sequence[StepResult],
     *,
-    discard: Iterable[StepResult] = (),
+    discard: Sequence[StepResult] = (),
     basis: Basis | None = None,
 ) -> Sequence[StepResult]:
     """Save the `results` in one transaction; none replaces a better one, unless that is discarded.
@@ -109,7 +107,7 @@ def store(
     database: Database,
     results: Sequence[StepResult],
     *,
-    discard: Iterable[StepResult] = (),
+    discard: Sequence[StepResult] = (),
     merge: Merge,
     retry_below: float,
 ) -> Sequence[StepResult]:
@@ -212,13 +210,14 @@ def _is_input_of(state: ItemState, result: StepResult, basis: Basis) -> bool:
 
 
 def _write(
-    database: Database, connection: sa.Connection, results: Sequence[StepResult], discard: Iterable[StepResult]
+    database: Database, connection: sa.Connection, results: Sequence[StepResult], discard: Sequence[StepResult]
 ) -> set[str]:
     """Write these results of locked items, and mark as stale what they make so; return the items with a stale one."""
     rows = sorted((_row(result) for result in results), key=lambda row: (str(row["item_id"]), str(row["stage"])))
     if not rows:
         return set()
-    _delete(connection, discard)
+    is_written = {(row["item_id"], row["stage"]) for row in rows}
+    _delete(connection, [old for old in discard if (old.item_id, old.stage) in is_written])
     insert = database.insert(step_results)
     keys = ["item_id", "stage"]
     upsert = insert.on_conflict_do_update(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -98,7 +98,9 @@ def start(
 def _insert(database: Database, row: Mapping[str, Any]) -> None:
     with database.write() as connection:
         insert = database.insert(runs).values(**row, alive_at=database_time(connection))
-        connection.execute(insert.on_conflict_do_nothing(index_elements=[runs.c.id]))  # it was committed after all
+        connection.execute(
+            insert.on_conflict_do_nothing(index_elements=[runs.c.id])
+        )  # an earlier try may have been committed
 
 
 @retried
@@ -133,7 +135,7 @@ def finish(
     database: Database,
     run_id: str,
     now: datetime,
-    notes: Iterable[str] = (),
+    notes: Sequence[str] = (),
     summary: Mapping[str, Any] | None = None,
 ) -> None:
     """Record the end of a run and the qualities of all stored items at that time.
@@ -210,9 +212,7 @@ def latest(database: Database, kind: str = ENRICH, source: str | None = None) ->
     """Return the latest run of this kind; of one source, where it is given. None where there is none."""
     condition = runs.c.kind == kind if source is None else sa.and_(runs.c.kind == kind, runs.c.source == source)
     with database.read() as connection:
-        row = (
-            connection.execute(sa.select(runs).where(condition).order_by(runs.c.started_at.desc()).limit(1))
-            .mappings()
-            .first()
-        )
+        is_future = runs.c.started_at > database_time(connection)  # of a clock that was ahead
+        query = sa.select(runs).where(condition).order_by(is_future, runs.c.started_at.desc())
+        row = connection.execute(query.limit(1)).mappings().first()
     return Run(**row) if row else None

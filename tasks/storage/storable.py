@@ -1,7 +1,7 @@
-"""Text and JSON as both databases can keep and query them, whoever wrote them.
+"""Text and JSON that both databases can keep and query.
 
-PostgreSQL refuses null bytes and half surrogate pairs, and JSON functions fail on their escapes and on NaN. An error
-message may quote any of these. So they are replaced here, at the columns, and no caller has to think of it.
+PostgreSQL refuses null bytes and half surrogate pairs, and JSON functions fail on NaN. An error message may quote any
+of these, so they are replaced here, when a column is written.
 """
 
 from __future__ import annotations
@@ -16,21 +16,17 @@ from sqlalchemy import Dialect, String, Text, TypeDecorator
 
 from repli.tasks.items import clean_text
 
-_BAD_ESCAPE = re.compile(
-    r"\\u0000"
-    r"|\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})"  # the first half of a surrogate pair without the second
-    r"|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}"  # the second half without the first
-)
+_BAD = re.compile(r"[\ud800-\udfff]|\\u0000")
 
 
 def dumps(value: Any) -> str:
     """Return `value` as JSON text: bad characters become U+FFFD, NaN and the infinities null."""
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # NaN, an infinity, or a circular value, at which `_clean` would not end
         json.dumps(value)
-        return json.dumps(_clean(value))
-    return json.dumps(_clean(value)) if _BAD_ESCAPE.search(text) else text
+        return json.dumps(_clean(value), ensure_ascii=False)
+    return json.dumps(_clean(value), ensure_ascii=False) if _BAD.search(text) else text
 
 
 def _clean(value: Any) -> Any:

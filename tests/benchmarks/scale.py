@@ -40,7 +40,7 @@ import sqlalchemy as sa
 
 from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
-from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Unavailable
+from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Status, Unavailable
 from repli.tasks.items import Item, ItemState, Text
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.reporting.run_report import build_report
@@ -333,7 +333,7 @@ def _run_stages(database: Database, run_id: str) -> None:
     for ids in catalogue.batches(database, run_id, BATCH, refresh=False):
         for name in PIPELINE.names:
             report = run_stage(PIPELINE, name, ids, options, settings, runtime)
-    if report is None or not report.qualities:
+    if report is None or not report.statuses.get(Status.SUCCEEDED):
         raise SystemExit("no item was stored: the figures mean nothing")
 
 

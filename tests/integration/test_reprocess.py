@@ -507,7 +507,8 @@ def test_items_that_are_barred_do_not_keep_the_others_waiting(preloaded: Preload
 
 
 def test_runs_side_by_side_share_the_work(preloaded: Preloaded, tmp_path: Path) -> None:
-    """Two `reprocess`, an `enrich` of other items and one that refreshes some of the same: no item is done twice."""
+    """Two `reprocess`, an `enrich` of other items and one that refreshes some of the same, which asks for no claim: no
+    item is done by both `reprocess`, and nothing is left."""
     shop = Shop(preloaded, tmp_path / "home")
     manifest = write_manifest(tmp_path / "items", 24)
     shop.json("run", manifest, *FORCED_DOWN)
@@ -530,11 +531,10 @@ def test_runs_side_by_side_share_the_work(preloaded: Preloaded, tmp_path: Path) 
     assert len(at) == len(rows), "no item was done by both"
     assert {row.outcome for row in rows} == {"upgraded"}
     assert {row.run_id for row in rows} == {outcome["run_id"] for outcome in healed}, "both had some"
-    for stage in ("classify_image", "embed_text", "store"):
-        assert sum(outcome["calls"][stage] for outcome in healed) == len(rows)
     steps = steps_of(shop.store)
     by_refresh = {id_ for id_ in queued if steps[id_, "fetch"]["run_id"] == refreshed["run_id"]}
     assert by_refresh | set(at) == queued
     assert by_refresh <= {f"item-{number}" for number in range(6)}
-    for item_id in by_refresh & set(at):  # done again, as was asked, once it was in nobody's hand
-        assert steps[item_id, "fetch"]["finished_at"] >= at[item_id]
+    for stage in ("classify_image", "embed_text", "store"):
+        calls = sum(outcome["calls"][stage] for outcome in healed)
+        assert len(set(at) - by_refresh) <= calls <= len(at), "what the refresh did meanwhile needs no call"

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
+from repli.tasks.storage.retry import retries as outcomes
 from repli.tasks.storage.retry.needs import RetryTarget, decode, needs_store
-from repli.tasks.storage.retry.retries import PARKED, UNCHANGED, UPGRADED
 from repli.tasks.storage.retry.retry_queue import (
     CLAIM_ORDER,
     CLAIMED,
     DELAYED,
+    PARKED,
     READY,
     is_claimed,
     lock_items,
@@ -52,12 +53,11 @@ def claim(database: Database, holder: str, targets: Sequence[RetryTarget], limit
         targets: the results to improve. Items without one of these stay in the queue.
         lease_s: seconds after which the claims expire unless `renew` is called.
     """
-    wanted = [target for target in targets if target.rungs]
-    if not wanted or limit < 1:
+    if limit < 1:
         return []
     while _make_ready(database):
         pass
-    return _claim(database, holder, str(uuid.uuid4()), wanted, limit, lease_s)
+    return _claim(database, holder, str(uuid.uuid4()), targets, limit, lease_s)
 
 
 @retried
@@ -91,7 +91,7 @@ def _set_ready(connection: sa.Connection, condition: sa.ColumnElement[bool], **v
 def _claim(
     database: Database, holder: str, claim_id: str, targets: Sequence[RetryTarget], limit: int, lease_s: float
 ) -> list[Claim]:
-    """Claim items under `claim_id`: of a claim whose commit was not confirmed, return the items."""
+    """Claim items under `claim_id`. If an earlier try was committed, return its items."""
     with database.read() as connection:  # most searches at the end of a run find nothing: hold no lock for them
         claimed = _claimed_under(connection, holder, claim_id)
         if claimed or not _matching_needs(connection, targets):
@@ -245,7 +245,7 @@ def _settlement(row: sa.Row[Any], quality_before: float | None, is_tried: bool, 
         item_id=row.id,
         quality_before=quality_before,
         quality_after=row.quality,
-        outcome=UPGRADED if is_upgraded else PARKED if is_parked else UNCHANGED,
+        outcome=outcomes.UPGRADED if is_upgraded else outcomes.PARKED if is_parked else outcomes.UNCHANGED,
         is_queued=row.is_queued,
         is_parked=is_parked,
         tries=tries,
@@ -270,7 +270,7 @@ def _requeue(connection: sa.Connection, settlements: Sequence[_Settlement], now:
                     "item": one.item_id,
                     "new_tries": one.tries,
                     "new_state": PARKED if one.is_parked else DELAYED,
-                    "until": None if one.is_parked else now + policy.delay(one.tries),
+                    "until": None if one.is_parked else now + policy.delay(min(one.tries, policy.tries - 1)),
                 }
                 for one in settlements
             ],
@@ -288,7 +288,7 @@ def _record_outcomes(
             insert.on_conflict_do_update(  # a long run may claim an item twice: "unchanged" replaces no earlier gain
                 index_elements=[retries.c.run_id, retries.c.item_id],
                 set_=changed,
-                where=insert.excluded.outcome != UNCHANGED,
+                where=insert.excluded.outcome != outcomes.UNCHANGED,
             ),
             [
                 {

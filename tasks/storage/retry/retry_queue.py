@@ -91,7 +91,7 @@ class _Candidate:
     def is_wanted(self, below: float | None, *, is_queued: bool, by_operator: bool) -> bool:
         """Return whether the item belongs in the queue: it failed, is of low quality, or has a stale result.
 
-        An item that is being mended stays until it is stored: its run may be killed before.
+        An unfinished item stays queued until it is stored, because its run may be killed.
         """
         needs = self.needs.values()
         if self.state == "pending":
@@ -202,9 +202,9 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
     """
     queued: set[str] = set()
     below_best = (Status.DEGRADED.value, Status.SKIPPED.value, Status.FAILED.value)
-    with database.write() as connection:
-        now = database_time(connection)
-        for chunk in chunks(item_ids):
+    for chunk in chunks(sorted(item_ids)):
+        with database.write() as connection:
+            now = database_time(connection)
             lock_items(connection, chunk)
             is_below_best = sa.and_(step_results.c.item_id.in_(chunk), step_results.c.status.in_(below_best))
             connection.execute(sa.update(step_results).where(is_below_best).values(retryable=True))

@@ -23,9 +23,22 @@ def upgrade() -> None:
     was_stale = sa.and_(_steps.c.status == "succeeded", _steps.c.retryable)
     op.execute(sa.update(_steps).where(was_stale).values(is_stale=sa.true(), retryable=sa.false()))
     _replace_steps_view(with_is_stale=True)
+    _reset_unfinished_items()
     _rebuild_queue()
     op.drop_index("run_items_by_item", "run_items")  # nothing looks for the runs of an item
     op.drop_index("retries_by_item", "retries")
+
+
+def _reset_unfinished_items() -> None:
+    """Make items pending that a killed run left failed without a failed result, or stored without one of `store`."""
+    result = "SELECT 1 FROM step_results WHERE item_id = items.id AND"
+    op.execute(
+        f"""
+        UPDATE items SET state = 'pending', quality = NULL
+        WHERE (state = 'failed' AND NOT EXISTS ({result} status = 'failed'))
+           OR (state = 'stored' AND NOT EXISTS ({result} stage = 'store'))
+        """  # noqa: S608
+    )
 
 
 def _rebuild_queue() -> None:
@@ -57,7 +70,7 @@ def _rebuild_queue() -> None:
             CASE WHEN is_parked THEN 'parked' ELSE 'delayed' END,
             CASE WHEN is_parked THEN NULL ELSE not_before END,
             tries,
-            coalesce((
+            CASE WHEN (SELECT state FROM items WHERE id = item_id) = 'pending' THEN 'store=!?' ELSE coalesce((
                 SELECT {joined} FROM (
                     SELECT
                         stage || '=' || coalesce(rung, '') || CASE WHEN status = 'failed' THEN '!' ELSE '' END
@@ -65,7 +78,7 @@ def _rebuild_queue() -> None:
                     FROM step_results
                     WHERE item_id = old_queue.item_id AND status <> 'not_applicable' ORDER BY stage
                 ) AS listed
-            ), '')
+            ), '') END
         FROM old_queue
         """  # noqa: S608
     )

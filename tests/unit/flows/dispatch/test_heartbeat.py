@@ -25,14 +25,13 @@ from repli.tasks.storage.schema import runs as run_rows
 from tests.support.queue import Queue
 
 BEAT_S = 0.1
-LEASE_S = BEAT_S * module.BEATS_PER_LEASE
+LEASE_S = BEAT_S * module.RENEWALS_PER_LEASE
 ENDS_WITHIN_S = 2.0
 
 
 @pytest.fixture
-def beating(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def beating(database: Database, settings: Settings) -> Settings:
     """Settings by which a run beats ten times a second."""
-    monkeypatch.setattr(module, "RETRY_S", BEAT_S)
     url = database.url.render_as_string(hide_password=False)
     return replace(settings, database_url=url, retry=replace(settings.retry, lease_s=LEASE_S))
 
@@ -54,7 +53,7 @@ def test_a_beat_shows_the_progress_and_renews_the_claims(database: Database, bea
     with heartbeat(run_id, beating, (), lambda: Progress(items=1000, finished=next(counts))):
         began_at = runs.find(database, run_id).alive_at
         assert began_at
-        until(lambda: (runs.find(database, run_id).progress or {}).get("finished", 0) > 2 * module.BEATS_PER_LEASE)
+        until(lambda: (runs.find(database, run_id).progress or {}).get("finished", 0) > 2 * module.RENEWALS_PER_LEASE)
         run = runs.find(database, run_id)
         assert run.alive_at
         assert run.alive_at > began_at + timedelta(seconds=LEASE_S)

@@ -20,6 +20,7 @@ from repli.tasks.fallback import (
     Outcome,
     OutOfMemory,
     Served,
+    StoreError,
     TimedOut,
     Unavailable,
     WorkingSizes,
@@ -367,6 +368,16 @@ def test_what_is_no_exception_passes_through(error: BaseException) -> None:
     """An interrupt is for the process, not for the next rung."""
     with pytest.raises(type(error)):
         call(ScriptedRung("gpu", always=error))
+
+
+def test_an_outage_of_the_store_is_no_failure_of_the_rung() -> None:
+    """The stage fails as a whole, and runs again: nothing is stored degraded because of it, and no breaker opens."""
+    rung = ScriptedRung("gpu", always=StoreError("away"))
+    gate = LocalGate("stage.gpu", Breaker(scope="fleet", failures=1), rung.clock)
+    with pytest.raises(StoreError):
+        call(rung, breaker=gate)
+    assert gate.ends == [("1", Verdict.INCONCLUSIVE)]
+    assert gate.state.failures == ()
 
 
 @pytest.mark.parametrize("part", ["timer", "free_memory"])

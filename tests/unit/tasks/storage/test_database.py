@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from repli.tasks.storage import database as database_module
 from repli.tasks.storage.database import HEAD, Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.needs import RetryTarget
-from repli.tasks.storage.schema import metadata, runs
+from repli.tasks.storage.schema import items, metadata, runs
 from repli.tasks.storage.schema import retry_queue as queue_rows
 
 
@@ -175,9 +176,32 @@ def test_a_long_log_of_sqlite_is_emptied(tmp_path: Path, monkeypatch: pytest.Mon
     store.engine.dispose()
 
 
+def test_a_log_that_cannot_be_emptied_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transaction is committed: the connection waits for locks as before, and the next write tries again."""
+    monkeypatch.setattr(database_module, "LOG_LIMIT", 0)
+    store = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+
+    def refuse(code: int, argument: str | None, *_: object) -> int:
+        return (
+            sqlite3.SQLITE_DENY if code == sqlite3.SQLITE_PRAGMA and argument == "wal_checkpoint" else sqlite3.SQLITE_OK
+        )
+
+    with store.read() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_authorizer(refuse)
+    with store.write() as connection:
+        connection.execute(sa.text("INSERT INTO good_copies VALUES ('a', 'b', '', 0, '', '')"))
+    with store.read() as connection:
+        assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 1000 * database_module.BUSY_TIMEOUT_S
+    assert (tmp_path / "store.db-wal").stat().st_size > 0
+    store.engine.dispose()
+
+
 def test_an_older_queue_is_migrated(database: Database, registered: Callable[..., str]) -> None:
-    """Each item waits as before, with what it needs; a claim ends, and what succeeded and was retryable is stale."""
-    registered("low", "stale", "parked")
+    """Each item waits as before, with what it needs; a claim ends, and what succeeded and was retryable is stale. What
+    a killed run left failed without a failed result, or stored without one of `store`, is unfinished."""
+    registered("low", "stale", "parked", "mended", "half")
     _alembic(database, "downgrade", "0008")
     step = (
         "INSERT INTO step_results (item_id, stage, status, standing, rung, retryable, attempts, run_id, finished_at) "
@@ -190,6 +214,13 @@ def test_an_older_queue_is_migrated(database: Database, registered: Callable[...
             f"{step} VALUES ('low', 'fetch', 'not_applicable', 4, NULL, false, '[]', 'r', {now})",
             f"{step} VALUES ('stale', 'look', 'succeeded', 4, 'gpu', true, '[]', 'r', {now})",
             f"{step} VALUES ('parked', 'look', 'failed', 0, NULL, true, '[]', 'r', {now})",
+            f"{step} VALUES ('mended', 'look', 'succeeded', 4, 'gpu', false, '[]', 'r', {now})",
+            f"{step} VALUES ('half', 'look', 'succeeded', 4, 'gpu', false, '[]', 'r', {now})",
+            f"{step} VALUES ('low', 'store', 'succeeded', 4, 'database', false, '[]', 'r', {now})",
+            f"{step} VALUES ('stale', 'store', 'succeeded', 4, 'database', false, '[]', 'r', {now})",
+            "UPDATE items SET state = 'stored', quality = 0.5 WHERE id IN ('low', 'stale', 'half')",
+            "UPDATE items SET state = 'failed' WHERE id IN ('parked', 'mended')",
+            f"{entry} VALUES ('mended', 2, NULL, {now}, {now}, 0, false, NULL)",
             f"{entry} VALUES ('low', 3, 0.5, {now}, {now}, 2, false, 'a run')",
             f"{entry} VALUES ('stale', 3, 1.0, {now}, {now}, 0, false, NULL)",
             f"{entry} VALUES ('parked', 2, NULL, {now}, {now}, 5, true, NULL)",
@@ -199,9 +230,18 @@ def test_an_older_queue_is_migrated(database: Database, registered: Callable[...
     with database.read() as connection:
         columns = queue_rows.c.item_id, queue_rows.c.state, queue_rows.c.tries, queue_rows.c.holder, queue_rows.c.needs
         assert connection.execute(sa.select(*columns).order_by(queue_rows.c.item_id)).all() == [
-            ("low", "delayed", 2, None, "look=cpu?"),
+            ("low", "delayed", 2, None, "look=cpu?;store=database"),
+            ("mended", "delayed", 0, None, "store=!?"),
             ("parked", "parked", 5, None, "look=!?"),
-            ("stale", "delayed", 0, None, "look=gpu~"),
+            ("stale", "delayed", 0, None, "look=gpu~;store=database"),
+        ]
+        states = connection.execute(sa.select(items.c.id, items.c.state, items.c.quality).order_by(items.c.id)).all()
+        assert states == [
+            ("half", "pending", None),
+            ("low", "stored", 0.5),
+            ("mended", "pending", None),
+            ("parked", "failed", None),
+            ("stale", "stored", 0.5),
         ]
     target = RetryTarget(stage="look", rungs=["cpu"], include_stale=True)
     assert [claim.item_id for claim in claims.claim(database, "holder", [target], 9, 60)] == ["low", "stale"]

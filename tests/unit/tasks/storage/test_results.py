@@ -18,6 +18,7 @@ from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, Ste
 from repli.tasks.items import Embedding, Item, Stored, Text
 from repli.tasks.storage import catalogue, counts, results, runs
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.results import Basis
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.views import lookup
@@ -195,6 +196,22 @@ class TestRevisions:
         results.save(database, [step(**ENDS[2], value="of the new", revision=2)])
         results.save(database, [late])
         assert kept(database)["classify_image"].value == "of the new"
+
+    def test_a_dropped_result_discards_nothing(self, database: Database, registered: Callable[..., str]) -> None:
+        """What it was to replace stays; its neighbours are written."""
+        registered("a", "b")
+        kept_one = step("a", **ENDS[1], value="kept")
+        results.save(database, [kept_one, step("a", "embed_text", **ENDS[0], input_hash="old")])
+        basis = Basis(
+            states={state.item.id: state for state in results.load(database, ["a", "b"])},
+            earlier=["embed_text"],
+            input_hash=lambda state: str(state.value("embed_text")),
+        )
+        results.save(database, [replace(step("a", "embed_text", **ENDS[0], value="new"), run_id="another")])
+        late = [step(id_, **ENDS[2], value="late", input_hash="None") for id_ in "ab"]
+        saved = results.save(database, late, discard=[kept(database)["classify_image"]], basis=basis)
+        assert [one.item_id for one in saved] == ["b"]
+        assert kept(database)["classify_image"].value == "kept"
 
     def test_an_item_is_not_stored_for_an_old_record(self, database: Database, registered: Callable[..., str]) -> None:
         """The results of the new record decide when it is stored."""

@@ -19,7 +19,12 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.storable import dumps
 from repli.tasks.storage.views import lookup
 
-BAD = ["a null \0 byte", "the first half \ud83d of a pair", "the second half \udc00 of a pair"]
+BAD = [
+    "a null \0 byte",
+    "the first half \ud83d of a pair",
+    "the second half \udc00 of a pair",
+    "a first half that is spelt out, and a second one: \\ud83d\ude00",
+]
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Half surrogate pairs among it."""
 ANY_JSON = st.recursive(
@@ -82,7 +87,7 @@ def test_an_error_that_quotes_it_breaks_no_view(database: Database, registered: 
         finished_at=now,
     )
     results.save(database, [result])
-    run_id = runs.start(database, f"flow {bad}", f"manifest {bad}", {"limit": bad}, now)
+    run_id = runs.start(database, bad[-20:], f"manifest {bad}", {"limit": bad}, now)
     runs.finish(database, run_id, now, notes=[bad], summary={"ending": bad})
     view = lookup.view(database, "a", ["classify_image"])
     assert view is not None
