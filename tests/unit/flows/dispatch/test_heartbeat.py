@@ -115,7 +115,6 @@ def away(database: Database) -> Iterator[None]:
         yield
         connection.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
     admin.dispose()
-    database.engine.dispose()
 
 
 def test_the_end_does_not_wait_for_a_server_that_is_away(beating: Settings) -> None:
