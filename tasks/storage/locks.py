@@ -57,6 +57,10 @@ def _of_server(database: Database, number: int) -> Iterator[bool]:
 def _lock_on_server(database: Database, number: int) -> tuple[sa.Connection, bool]:
     """Return a connection of its own, and whether it holds the lock."""
     with database.translated_errors():
-        connection = database.engine.connect()  # in autocommit mode: no transaction stays open for hours
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        return connection, bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(number))))
+        connection = database.engine.connect()
+        try:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
+            return connection, bool(connection.scalar(sa.select(sa.func.pg_try_advisory_lock(number))))
+        except BaseException:
+            connection.close()
+            raise
