@@ -11,7 +11,7 @@ import pytest
 
 from repli.tasks.storage.database import Database
 from tests.support.command_line import Repli, write_manifest
-from tests.support.odd_servers import http_server, mute_server, nobody, says
+from tests.support.odd_servers import mute_server, nobody
 
 GPU = "classify_image.gpu"
 ENDS_WITHIN_S = 30
@@ -22,11 +22,9 @@ ENDS_WITHIN_S = 30
     ("server", "told"),
     [
         (nullcontext(nobody()), "did not answer (Connection refused); check that it runs, and correct PREFECT_API_URL"),
-        (nullcontext("http://no-such-host.invalid/api"), "did not answer "),
         (mute_server(), "did not answer within 10 s; check that it runs, and correct PREFECT_API_URL or unset it"),
-        (http_server(says(404)), "answered 404 Not Found, so it is no Prefect API"),
     ],
-    ids=["refused", "host", "mute", "404"],
+    ids=["refused", "mute"],
 )
 def test_a_run_ends_at_once_in_one_line(
     repli: Repli, tmp_path: Path, server: AbstractContextManager[str], told: str
@@ -55,23 +53,14 @@ def test_so_do_the_other_flows(repli: Repli, store: Database, home: Path, comman
     assert done.stderr.startswith("repli: PREFECT_API_URL='nowhere' is not an http or https address")
 
 
-@pytest.mark.parametrize(
-    ("server", "told"),
-    [
-        (nullcontext(nobody()), "did not answer (Connection refused); check that it runs"),
-        (mute_server(), "did not answer within 5 s; check that it runs"),
-        (nullcontext("nowhere"), "PREFECT_API_URL='nowhere' is not an http or https address"),
-    ],
-    ids=["refused", "mute", "no-address"],
-)
-def test_a_breaker_is_changed_all_the_same(repli: Repli, server: AbstractContextManager[str], told: str) -> None:
+def test_a_breaker_is_changed_all_the_same(repli: Repli) -> None:
     """The store has it; that no event was sent is told beside it."""
-    with server as url:
+    with mute_server() as url:
         started = time.monotonic()
         done = repli("breakers", "open", GPU, "--json", PREFECT_API_URL=url)
         assert time.monotonic() - started < ENDS_WITHIN_S
     assert done.returncode == 0, done.stderr
     assert [view["state"] for view in json.loads(done.stdout) if view["name"] == GPU] == ["forced_open"]
     assert done.stderr.startswith("repli: the breaker is changed, but no event was sent: ")
-    assert told in done.stderr
+    assert "did not answer within 5 s; check that it runs" in done.stderr
     assert done.stderr.count("\n") == 1
