@@ -624,9 +624,8 @@ def test_the_store_is_the_one_in_the_model_in_this_order(database: Database, tmp
 
 def test_the_store_is_the_one_in_the_model(database: Database, tmp_path: Path) -> None:
     """Whatever runs do to the same items: best results of the present records, true qualities, a queue that fits."""
+    examples = 20 if database.is_sqlite else 10
     run_state_machine_as_test(
         lambda: StoreBesideModel(database, tmp_path),
-        settings=settings(
-            derandomize=True, deadline=None, max_examples=20 if database.is_sqlite else 10, stateful_step_count=25
-        ),
+        settings=settings(derandomize=True, deadline=None, max_examples=examples, stateful_step_count=25),
     )

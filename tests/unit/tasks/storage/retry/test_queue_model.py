@@ -305,9 +305,8 @@ class QueueBesideModel(RuleBasedStateMachine):
 
 def test_the_queue_is_the_one_in_the_model(queue: Queue) -> None:
     """Whatever happens to items and holders, in whatever order: same places, same claims, same books."""
+    examples = 20 if queue.database.is_sqlite else 10
     run_state_machine_as_test(
         lambda: QueueBesideModel(queue),
-        settings=settings(
-            derandomize=True, deadline=None, max_examples=20 if queue.database.is_sqlite else 10, stateful_step_count=20
-        ),
+        settings=settings(derandomize=True, deadline=None, max_examples=examples, stateful_step_count=20),
     )
