@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import uuid
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from repli.tasks.fallback import StoreError
 from repli.tasks.items import Asset
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import StoreUnavailable, retried, wait_out
@@ -18,6 +20,8 @@ from repli.tasks.storage.schema import good_copies
 
 PATIENCE_S = 20.0
 """Seconds that a blob waits for its disk, which may be full for a while: less than a rung may take."""
+PASSING_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+"""The errors of a disk that may pass: no room, read-only, and those of a file server."""
 
 
 class Blobs:
@@ -34,7 +38,7 @@ class Blobs:
         """Save `content` and return its SHA-256. However it ends, no part of a blob stays behind.
 
         Raises:
-            StoreError: the folder could not be written for `PATIENCE_S`.
+            StoreError: the folder cannot be written, or could not be for `PATIENCE_S`.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         path = self.path(sha256)
@@ -54,9 +58,8 @@ class Blobs:
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreUnavailable(
-                f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME"
-            ) from error
+            kind = StoreUnavailable if error.errno in PASSING_ERRORS else StoreError
+            raise kind(f"the blob folder {self.folder} cannot be written ({error.strerror}); see REPLI_HOME") from error
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes of a blob. Raises FileNotFoundError where there is none."""
