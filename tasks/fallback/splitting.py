@@ -164,7 +164,7 @@ class _Calls(Generic[I, V]):
         self.fail(chunk, error)  # replaced if a smaller call serves them
         match error:
             case OutOfMemory() | MemoryError():
-                _clear_traceback_frames(error)
+                clear_traceback_frames(error)
                 self.sizes.record_out_of_memory(self.name, len(chunk))
                 if len(chunk) > 1:
                     self.free_memory()  # only before a smaller call: it takes a large part of a second
@@ -209,8 +209,8 @@ def _halves(chunk: list[ChainInput[I]]) -> tuple[list[ChainInput[I]], list[Chain
     return chunk[:middle], chunk[middle:]
 
 
-def _clear_traceback_frames(error: BaseException) -> None:
-    """Clear the frames of `error` and of its causes: their locals keep the memory of the failed call."""
+def clear_traceback_frames(error: BaseException) -> None:
+    """Clear the frames of `error` and of its causes: their locals keep what the failed call held, such as memory."""
     errors = [error]
     for current in errors:  # the list grows in the loop
         traceback.clear_frames(current.__traceback__)

@@ -16,11 +16,10 @@ from repli.tasks.items import Item
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry.retry_queue import lock_items, select_for_update
-from repli.tasks.storage.runs import is_over
+from repli.tasks.storage.runs import delete_portion, is_over
 from repli.tasks.storage.schema import documents, incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
-ROWS_PER_DELETE = 10_000
 IDS_PER_READ = 1000
 _FILLED_BY_A_RUN = items, run_items, step_results, retry_queue, documents
 ABANDONED_AFTER = timedelta(days=30)
@@ -82,7 +81,7 @@ def _add_incoming(database: Database, rows: Sequence[Mapping[str, Any]]) -> None
 def delete_abandoned(database: Database, run_id: str) -> None:
     """Delete the `incoming` rows of runs that were killed before they were merged."""
     for abandoned in _abandoned(database, run_id):
-        while _delete_incoming(database, abandoned):
+        while delete_portion(database, incoming, abandoned):
             pass
 
 
@@ -100,16 +99,6 @@ def _abandoned(database: Database, run_id: str) -> Sequence[str]:
         is_old = runs.c.started_at < now - ABANDONED_AFTER
         is_abandoned = runs.c.id != run_id, has_rows, is_over(now), sa.or_(runs.c.source == source, is_old)
         return connection.scalars(sa.select(runs.c.id).where(*is_abandoned)).all()
-
-
-@retried
-def _delete_incoming(database: Database, run_id: str) -> bool:
-    """Delete a portion of a run's `incoming` rows, and return whether there were any."""
-    with database.write() as connection:
-        portion = sa.select(incoming.c.item_id).where(incoming.c.run_id == run_id).limit(ROWS_PER_DELETE)
-        ids = list(connection.scalars(portion))
-        connection.execute(sa.delete(incoming).where(incoming.c.run_id == run_id, incoming.c.item_id.in_(ids)))
-    return bool(ids)
 
 
 def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import random
 import time
-import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from repli.tasks.fallback import StoreError
+from repli.tasks.fallback.splitting import clear_traceback_frames
 
 if TYPE_CHECKING:
     from repli.tasks.storage.database import Database
@@ -31,14 +31,6 @@ CONFLICT_PATIENCE_S = 15.0
 GIVEN_UP_FOR_S = 60.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-
-
-def _close_cursors(error: BaseException) -> None:
-    """Clear the frames of an error: they keep cursors open, and so a SQLite file that was opened read-only."""
-    link: BaseException | None = error
-    while link:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
 
 
 class StoreUnavailable(StoreError):
@@ -105,6 +97,6 @@ def _retry(work: Callable[[], T], place: str, patience_s: float) -> T:
                 if limit_s >= patience_s > 0:
                     _given_up[place] = time.monotonic()
                 raise StoreError(f"{error}; waited {limit_s:g} s" if limit_s else str(error)) from error
-            _close_cursors(error)
+            clear_traceback_frames(error)  # they keep cursors open, and so a SQLite file that was opened read-only
         time.sleep(min(left_s, random.uniform(pause_s / 2, pause_s)))  # noqa: S311  spreads out the retries
         pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)

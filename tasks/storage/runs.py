@@ -166,7 +166,7 @@ def prune(database: Database, keep: int) -> None:
     In portions, so that no other transaction waits long. Live runs are kept.
     """
     for run_id in _to_prune(database, keep):
-        while _delete_portion(database, run_items, run_id) or _delete_portion(database, retries, run_id):
+        while delete_portion(database, run_items, run_id) or delete_portion(database, retries, run_id):
             pass
 
 
@@ -183,7 +183,7 @@ def _to_prune(database: Database, keep: int) -> Sequence[str]:
 
 
 @retried
-def _delete_portion(database: Database, table: sa.Table, run_id: str) -> bool:
+def delete_portion(database: Database, table: sa.Table, run_id: str) -> bool:
     """Delete a portion of a run's rows, and return whether there were any."""
     is_of_run = table.c.run_id == run_id
     with database.write() as connection:

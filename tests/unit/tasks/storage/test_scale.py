@@ -186,7 +186,7 @@ class TestRegistration:
     def test_the_lines_of_a_killed_run_go_in_portions(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(catalogue, "ROWS_PER_DELETE", 100)
+        monkeypatch.setattr(runs, "ROWS_PER_DELETE", 100)
         killed = begin_run(database, alive_at=NIGHT)
         row = {"run_id": killed, "ordinal": 0, "record": {}, "fingerprint": ""}
         with database.write() as connection:
