@@ -123,7 +123,7 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classification:
+class Label:
     """The value of `classify_image`. Below the model's threshold the label is None and `unknown` is true."""
 
     label: str | None

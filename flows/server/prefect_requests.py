@@ -14,8 +14,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from repli.tasks.execution.time_limit import TimeLimiter
 from repli.tasks.fallback import RepliError, TimedOut, UsageError
+from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.sources.locate import hide_password
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
-from repli.tasks.items import Assets, Classification, Embedding, Text, Validation
+from repli.tasks.items import Assets, Embedding, Label, Text, Validation
 from repli.tasks.json_values import as_json
 
 V = TypeVar("V")
@@ -53,7 +53,7 @@ def equality(first: Sequence[Any], second: Sequence[Any]) -> list[float]:
     return [float(as_json(a) == as_json(b)) for a, b in zip(first, second, strict=True)]
 
 
-def same_label(first: Sequence[Classification], second: Sequence[Classification]) -> list[float]:
+def same_label(first: Sequence[Label], second: Sequence[Label]) -> list[float]:
     """Return 1 for each pair with the same label, or with no label on both sides; 0 for each other pair."""
     return [float(a.label == b.label) for a, b in zip(first, second, strict=True)]
 
@@ -104,7 +104,7 @@ def _neighbours(embeddings: Sequence[Embedding], nearest: int) -> list[set[int]]
 ASSETS: Comparison[Assets] = Comparison(agreement=same_bytes)
 VALIDATIONS: Comparison[Validation] = Comparison(agreement=equality)
 TEXTS: Comparison[Text] = Comparison(agreement=token_overlap, key=lambda text: text.text)
-LABELS: Comparison[Classification] = Comparison(
+LABELS: Comparison[Label] = Comparison(
     agreement=same_label,
     key=lambda answer: (answer.label, answer.top),
     is_same=lambda a, b: [guess.label for guess in a.top[:1]] == [guess.label for guess in b.top[:1]],

@@ -12,8 +12,8 @@ from prefect.states import Completed
 
 from repli.tasks.drill.judge import judge_stage
 from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, readable
-from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.execution.stage_task import as_subtask
+from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import PIPELINE
 

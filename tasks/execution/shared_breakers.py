@@ -287,3 +287,9 @@ def _refusal_message(key: Key, state: BreakerState) -> str:
     since = f", opened at {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
     again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is in flight"
     return f"{key.name} was not called: its breaker is open{why}{since}{again}"
+
+
+@lru_cache(maxsize=8)
+def process_breakers(database_url: str, on_move: Notify) -> BreakerRegistry:
+    """Return this process's breakers of one store."""
+    return BreakerRegistry(Database(database_url), device_scope=current_device_scope(), on_move=on_move)

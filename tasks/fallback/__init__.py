@@ -13,6 +13,8 @@ from repli.tasks.fallback.breaker import Breaker, Position
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
 from repli.tasks.fallback.compatibility import Rule, Rules
 from repli.tasks.fallback.errors import (
+    BadAnswer,
+    Declined,
     Incompatible,
     InvalidItem,
     ItemError,
@@ -38,9 +40,11 @@ __all__ = [
     "AnyRung",
     "Attempt",
     "AttemptOutcome",
+    "BadAnswer",
     "Breaker",
     "Chain",
     "ChainInput",
+    "Declined",
     "Directives",
     "Failed",
     "Fault",

@@ -48,7 +48,7 @@ class Rung(Generic[I, V, C]):
             idempotent: it is called again on halves of a batch that did not fit.
         penalty: The exact factor in (0, 1], written as a string, on the quality of the items that the rung serves.
         time_limit_s: Seconds after which one call is cut off.
-        one_by_one: Call the rung with one item at a time. For work that a batch does not speed up, where one item
+        per_item: Call the rung with one item at a time. For work that a batch does not speed up, where one item
             can hang.
         breaker: Stops calls of the rung while it keeps failing. Without one the rung is called for every batch.
         resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
@@ -69,7 +69,7 @@ class Rung(Generic[I, V, C]):
     _: KW_ONLY
     penalty: str = "1"
     time_limit_s: float
-    one_by_one: bool = False
+    per_item: bool = False
     breaker: Breaker | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     factor: Decimal = field(init=False)

@@ -14,6 +14,7 @@
         ├── Incompatible    a rule forbids the rung after the rung that served an earlier stage, so it was not called
         ├── BadAnswer       the rung returned a value that its chain does not accept
         └── ItemError       this one item cannot be served; a retry may help
+            ├── Declined    the rung does not know the answer for this item; the next rung may
             └── InvalidItem this one item is invalid; a retry cannot help
 
 The *type* says what may be retried: the rung classifies a failure once, where the cause is known, and no caller
@@ -125,6 +126,20 @@ class ItemError(RungError):
         >>> failed = Failed.because(ItemError("there are no words in the text"))
         >>> failed.is_item_error, failed.error.retryable
         (True, True)
+    """
+
+
+class Declined(ItemError):
+    """The rung does not know the answer for this item, such as a classifier below its threshold.
+
+    The item goes to the next rung, and the rung's breaker does not count it. The same rung would decline again, so a
+    retry cannot help.
+
+    Example:
+        >>> from repli.tasks.fallback import Failed
+        >>> failed = Failed.because(Declined("no word names a class"))
+        >>> failed.is_declined, failed.error.retryable
+        (True, False)
     """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
-from repli.tasks.fallback.errors import ItemError, RungError
+from repli.tasks.fallback.errors import Declined, ItemError
 from repli.tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -56,6 +56,7 @@ class Failed:
     Args:
         error: The reason.
         is_item_error: The item caused the failure, not the rung, so the rung's breaker does not count it.
+        is_declined: The rung does not know the answer for the item.
 
     Example:
         >>> from repli.tasks.fallback import ItemError
@@ -65,11 +66,16 @@ class Failed:
 
     error: StepError
     is_item_error: bool = False
+    is_declined: bool = False
 
     @classmethod
-    def because(cls, error: RungError) -> Failed:
+    def because(cls, error: Exception) -> Failed:
         """Return the failure that `error` describes. An `ItemError` is the item's."""
-        return cls(StepError.of(error), is_item_error=isinstance(error, ItemError))
+        return cls(
+            StepError.of(error),
+            is_item_error=isinstance(error, ItemError),
+            is_declined=isinstance(error, Declined),
+        )
 
 
 Outcome = Served[V] | Failed

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from repli.tasks.fallback.errors import InvalidItem
+from repli.tasks.fallback.errors import Declined, InvalidItem
 from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
@@ -20,7 +20,7 @@ SKIP = "skip"
 class StepError:
     """The reason a rung did not serve an item: a raised error as a value.
 
-    `retryable` is false only if the item is invalid, so that no retry can help.
+    `retryable` is false only if no retry can help: the item is invalid, or the rung declined it.
 
     Example:
         >>> StepError.of(MemoryError()).line
@@ -38,7 +38,8 @@ class StepError:
         The message is put on one line and cut at 2,000 characters; an empty one is replaced by the type's name.
         """
         message = " ".join(str(error).split()) or type(error).__name__
-        return cls(type=type(error).__name__, message=message[:2000], retryable=not isinstance(error, InvalidItem))
+        is_final = isinstance(error, Declined | InvalidItem)
+        return cls(type=type(error).__name__, message=message[:2000], retryable=not is_final)
 
     @property
     def line(self) -> str:
@@ -55,6 +56,7 @@ class AttemptOutcome(StrEnum):
 
     SERVED = "served"
     FAILED = "failed"
+    DECLINED = "declined"
     REFUSED = "refused"
     UNAVAILABLE = "unavailable"
     INCOMPATIBLE = "incompatible"
@@ -155,7 +157,7 @@ class StepResult:
     @property
     def was_called(self) -> bool:
         """Return whether any rung was called for the item, `skip` not counted."""
-        called = AttemptOutcome.FAILED, AttemptOutcome.SERVED
+        called = AttemptOutcome.FAILED, AttemptOutcome.DECLINED, AttemptOutcome.SERVED
         return any(attempt.outcome in called and attempt.rung != SKIP for attempt in self.attempts)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from numbers import Real
@@ -102,7 +102,7 @@ def run_chain(
 
     No rung is called for an item that a better rung has served. A result depends on the other items of the batch only
     where they end the rung's calls: more of them break a whole call than isolation has a budget for, one hangs a rung
-    that is not `one_by_one`, a call finds the rung unavailable, or failures open its breaker.
+    that is not `per_item`, a call finds the rung unavailable, or failures open its breaker.
 
     Args:
         context: Passed to each rung.
@@ -187,7 +187,7 @@ class _Progress:
             else:
                 attempt = Attempt(
                     rung=rung,
-                    outcome=_failed_outcome(item.item_id, result),
+                    outcome=_failed_outcome(item.item_id, outcome, result),
                     error=outcome.error,
                     seconds=seconds,
                     is_item_error=outcome.is_item_error,
@@ -199,7 +199,9 @@ class _Progress:
         return self._names.index(item.improve_on) if item.improve_on in self._names else len(self._names)
 
 
-def _failed_outcome(item_id: str, result: RungResult[Any]) -> AttemptOutcome:
+def _failed_outcome(item_id: str, failed: Failed, result: RungResult[Any]) -> AttemptOutcome:
+    if failed.is_declined:
+        return AttemptOutcome.DECLINED
     if item_id in result.refused:
         return AttemptOutcome.REFUSED
     return AttemptOutcome.UNAVAILABLE if item_id in result.unavailable else AttemptOutcome.FAILED
@@ -233,7 +235,7 @@ def _run_rung(
         name,
         inputs,
         call_in_time,
-        one_by_one=rung.one_by_one,
+        per_item=rung.per_item,
         sizes=runtime.sizes,
         free_memory=runtime.free_memory,
         timer=runtime.timer,
@@ -272,6 +274,7 @@ def _step_result(
         StepResult, item_id=item.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
     )
     errors = [attempt.error for attempt in attempts if attempt.error]
+    can_improve = any(one.error and one.outcome is not AttemptOutcome.DECLINED for one in attempts)
     if served:
         rung = next(rung for rung in chain.rungs if rung.name == attempts[-1].rung)
         is_primary = rung is chain.primary
@@ -282,7 +285,7 @@ def _step_result(
             rung=rung.name,
             penalty=rung.factor,
             error=None if is_primary else errors[0],
-            retryable=not is_primary,
+            retryable=not is_primary and can_improve,
         )
     if item.improve_on and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
         return result(status=Status.PENDING)  # no better rung served: the stored result is kept
@@ -293,7 +296,7 @@ def _step_result(
             rung=SKIP,
             penalty=chain.skip.factor,
             error=None if is_policy else _reason(attempts),
-            retryable=not is_policy,
+            retryable=not is_policy and can_improve,
         )
     return result(
         status=Status.FAILED,
@@ -304,9 +307,12 @@ def _step_result(
 
 
 def _reason(attempts: Sequence[Attempt]) -> StepError | None:
-    """Return the error of the best rung whose call failed, else the first error.
+    """Return the error of the best rung whose call failed, else of the best that declined, else the first error.
 
-    A missing device or an open breaker says nothing about the item, so the error of a failed call comes first.
+    A missing device or an open breaker says nothing about the item, so the error of a call comes first.
     """
-    called = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
-    return next(iter(called or [attempt.error for attempt in attempts if attempt.error]), None)
+    failed = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
+    declined = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.DECLINED and attempt.error]
+    if declined and not failed:
+        return replace(declined[0], message=f"no rung was sure: {declined[0].message}")
+    return next(iter(failed or [attempt.error for attempt in attempts if attempt.error]), None)

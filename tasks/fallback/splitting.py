@@ -29,9 +29,8 @@ from zlib import crc32
 from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
-from repli.tasks.fallback.errors import BreakerOpen, ItemError, OutOfMemory, StoreError, TimedOut, Unavailable
+from repli.tasks.fallback.errors import BreakerOpen, OutOfMemory, StoreError, TimedOut, Unavailable
 from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome
-from repli.tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -124,7 +123,7 @@ class _Calls(Generic[I, V]):
         name: str,
         inputs: Sequence[ChainInput[I]],
         *,
-        one_by_one: bool,
+        per_item: bool,
         sizes: WorkingSizes,
         free_memory: Callable[[], None],
     ) -> None:
@@ -132,13 +131,13 @@ class _Calls(Generic[I, V]):
         self.sizes = sizes
         self.free_memory = free_memory
         self.waiting = deque([list(inputs)])
-        self.one_by_one = one_by_one
+        self.per_item = per_item
         self.isolation = _Isolation(len(inputs))
         self.result: RungResult[V] = RungResult(seconds={item.item_id: 0.0 for item in inputs})
 
     def next_chunk(self) -> list[ChainInput[I]]:
         chunk = self.waiting.popleft()
-        limit = 1 if self.one_by_one else self.sizes.limit(self.name, len(chunk))
+        limit = 1 if self.per_item else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
             self.waiting.appendleft(chunk[limit:])
         return chunk[:limit]
@@ -175,7 +174,7 @@ class _Calls(Generic[I, V]):
                 self.fail(unserved, error)
             case TimedOut():
                 pass
-            case _ if self.one_by_one:  # the call carries one item, so there is nothing to isolate
+            case _ if self.per_item:  # the call carries one item, so there is nothing to isolate
                 pass
             case _:
                 self.isolate(chunk, error)
@@ -195,8 +194,7 @@ class _Calls(Generic[I, V]):
         self.fail(refused, error)
 
     def fail(self, inputs: Sequence[ChainInput[I]], error: Exception) -> None:
-        failed = Failed(StepError.of(error), is_item_error=isinstance(error, ItemError))
-        self.result.outcomes.update((item.item_id, failed) for item in inputs)
+        self.result.outcomes.update((item.item_id, Failed.because(error)) for item in inputs)
 
     def drain(self) -> list[ChainInput[I]]:
         inputs = [item for chunk in self.waiting for item in chunk]
@@ -223,7 +221,7 @@ def call_rung(
     inputs: Sequence[ChainInput[I]],
     call: Callable[[Sequence[ChainInput[I]], Permit], Sequence[Outcome[V]]],
     *,
-    one_by_one: bool,
+    per_item: bool,
     sizes: WorkingSizes,
     free_memory: Callable[[], None],
     timer: Callable[[], float],
@@ -237,15 +235,15 @@ def call_rung(
     Args:
         name: The rung, as `stage.rung`.
         call: Serves a chunk of the inputs under a permit; returns one outcome per input. Must be idempotent.
-        one_by_one: Call with one item at a time.
+        per_item: Call with one item at a time.
         sizes: Working sizes of this process, read and updated.
         free_memory: Called before a smaller call after out of memory.
         timer: A clock in seconds that only grows.
         breaker: The client of the rung's breaker.
         accept: Turns an outcome that the chain does not accept into a failure.
     """
-    calls: _Calls[I, V] = _Calls(name, inputs, one_by_one=one_by_one, sizes=sizes, free_memory=free_memory)
-    attribution = FailureAttribution(breaker, has_neighbours=not one_by_one)
+    calls: _Calls[I, V] = _Calls(name, inputs, per_item=per_item, sizes=sizes, free_memory=free_memory)
+    attribution = FailureAttribution(breaker, has_neighbours=not per_item)
     while calls.waiting:
         permit = breaker.acquire()
         if permit.is_refused:

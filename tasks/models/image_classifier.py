@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import ItemError, OutOfMemory, Unavailable
-from repli.tasks.items import Classification, Guess
+from repli.tasks.items import Guess, Label
 from repli.tasks.models.imagenet_labels import labels
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ImageClassifier:
         scaled = image.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
         return np.asarray(scaled, dtype=np.uint8)
 
-    def classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[Classification, float]]:
+    def classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[Label, float]]:
         """Return the classification of each prepared image, with the confidence in [0, 1] of its best guess.
 
         Raises:
@@ -88,7 +88,7 @@ class ImageClassifier:
         import torch
 
         chunk = len(images) if self._device.type == "cuda" else _CPU_CHUNK
-        answers: list[tuple[Classification, float]] = []
+        answers: list[tuple[Label, float]] = []
         with torch.inference_mode(), torch.autocast("cuda", enabled=self._device.type == "cuda"):
             for start in range(0, len(images), chunk):
                 pixels = torch.from_numpy(np.stack(images[start : start + chunk]))
@@ -101,7 +101,7 @@ class ImageClassifier:
                     ]
         return answers
 
-    def _answer(self, confidences: Sequence[float], indexes: Sequence[int]) -> tuple[Classification, float]:
+    def _answer(self, confidences: Sequence[float], indexes: Sequence[int]) -> tuple[Label, float]:
         top = tuple(
             Guess(
                 label=self._labels[index] if self._labels else f"class {index}",
@@ -112,7 +112,7 @@ class ImageClassifier:
         )
         best = top[0]
         is_unknown = best.confidence < self._threshold
-        answer = Classification(
+        answer = Label(
             label=None if is_unknown else best.label,
             label_index=None if is_unknown else best.label_index,
             unknown=is_unknown,

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from repli.tasks.comparison.metrics import LABELS
 from repli.tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
-from repli.tasks.items import Classification, Guess, ItemState
+from repli.tasks.items import Guess, ItemState, Label
 from repli.tasks.models.imagenet_labels import labels, synonyms
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.storage.blobs import Blobs
@@ -25,27 +25,27 @@ class Picture:
     sha256: str | None
 
 
-def on_gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
+def on_gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify with the larger model on the accelerator: `cuda` by default; the setting `cpu` emulates one."""
     models = context.settings.models
     return _by_model(pictures, context, models.image_gpu, models.gpu_device)
 
 
-def on_cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
+def on_cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify with the smaller model on the CPU."""
     return _by_model(pictures, context, context.settings.models.image_cpu, "cpu")
 
 
-def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Classification]]:
+def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify without a model: by the one ImageNet class that the item's name contains, unless the image is blank."""
     blobs = Blobs(context.settings.blobs)
     return each(pictures, lambda picture: _by_words_and_pixels(picture, blobs))
 
 
-def check(answer: Classification) -> None:
+def check(answer: Label) -> None:
     """Raise ValueError unless the answer is a consistent classification."""
-    if not isinstance(answer, Classification):
-        raise ValueError("the answer is not a Classification")
+    if not isinstance(answer, Label):
+        raise ValueError("the answer is not a Label")
     if answer.unknown != (answer.label is None):
         raise ValueError("a label must be None exactly where the answer is unknown")
     if any(not 0 <= guess.confidence <= 1 for guess in answer.top):
@@ -76,15 +76,13 @@ def _input(state: ItemState) -> Picture | None:
 STAGE = Stage(CHAIN, _input, replace(LABELS, is_empty=lambda picture: picture.sha256 is None))
 
 
-def _by_model(
-    pictures: Sequence[Picture], context: StageContext, source: str, device: str
-) -> Sequence[Outcome[Classification]]:
+def _by_model(pictures: Sequence[Picture], context: StageContext, source: str, device: str) -> Sequence[Outcome[Label]]:
     """Classify all pictures that can be decoded in one call of the model; the others fail, each with its error."""
     from repli.tasks.models import image_classifier
 
     classifier = image_classifier.load(source, device)
     blobs = Blobs(context.settings.blobs)
-    outcomes: list[Outcome[Classification] | None] = []
+    outcomes: list[Outcome[Label] | None] = []
     prepared = []
     for picture in pictures:
         try:
@@ -113,7 +111,7 @@ _RULES_CONFIDENCE = 0.5
 _BLANK_BELOW = 4.0  # standard deviation of grey values in [0, 255]: a blank or broken scan, not a photo
 
 
-def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Classification]:
+def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Label]:
     """Return the class that the name contains; unknown where there are several, none, or the image is blank."""
     from PIL import ImageStat
 
@@ -125,7 +123,7 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Classificatio
     confidence = _RULES_CONFIDENCE / len(classes) if classes else 0.0
     top = tuple(Guess(label=synonyms()[i][0], label_index=i, confidence=round(confidence, 4)) for i in classes)
     is_known = len(top) == 1
-    answer = Classification(
+    answer = Label(
         label=top[0].label if is_known else None,
         label_index=top[0].label_index if is_known else None,
         unknown=not is_known,

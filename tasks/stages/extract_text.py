@@ -51,8 +51,8 @@ def check(text: Text) -> None:
 
 CHAIN = Chain(
     "extract_text",
-    Rung("full", main_content, one_by_one=True, time_limit_s=20),
-    Rung("plain", all_text, penalty="0.95", one_by_one=True, time_limit_s=20),
+    Rung("full", main_content, per_item=True, time_limit_s=20),
+    Rung("plain", all_text, penalty="0.95", per_item=True, time_limit_s=20),
     Rung("name_only", name_alone, penalty="0.85", time_limit_s=20),
     Skip(penalty="0.8"),
     check=check,

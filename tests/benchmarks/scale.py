@@ -38,12 +38,12 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
 from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Status, Unavailable
 from repli.tasks.items import Item, ItemState, Text
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.reporting.run_report import build_report
+from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.stages import store
 from repli.tasks.storage import catalogue, runs

@@ -7,11 +7,11 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 
-from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.fallback import SKIP, ChainInput, Position, Rule, Rules, Status, run_chain
 from repli.tasks.fallback.breaker import MOVES, Cause
 from repli.tasks.pipeline import StageContext
 from repli.tasks.reporting import events
+from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import CHAINS
 from repli.tasks.stages.rules import RULES

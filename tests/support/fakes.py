@@ -215,7 +215,7 @@ def chain_of(
     *rungs: ScriptedRung,
     penalties: Sequence[str] = ("1", "0.9", "0.8"),
     skip: str | None = "0.7",
-    one_by_one: Sequence[str] = (),
+    per_item: Sequence[str] = (),
     breakers: Mapping[str, Breaker] | None = None,
     stage: str = STAGE,
     check: Callable[[str], None] = sensible,
@@ -227,7 +227,7 @@ def chain_of(
             rung,
             penalty=penalty,
             time_limit_s=60,
-            one_by_one=rung.name in one_by_one,
+            per_item=rung.name in per_item,
             breaker=(breakers or {}).get(rung.name),
         )
         for rung, penalty in zip(rungs, penalties, strict=False)

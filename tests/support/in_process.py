@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.execution.stage_runner import RunOptions, run_stage
 from repli.tasks.fallback import AnyChain, ChainInput, Directives, Runtime, StepResult, WorkingSizes, run_chain
 from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
+from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
 from repli.tasks.stages.default import STAGES

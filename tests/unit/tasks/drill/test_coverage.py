@@ -14,7 +14,7 @@ from repli.tasks.drill.judge import judge_stage
 from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
 from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Unavailable
 from repli.tasks.fallback.policy import Policy
-from repli.tasks.items import Classification, Embedding
+from repli.tasks.items import Embedding, Label
 from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.stages import classify_image, embed_text
@@ -24,7 +24,7 @@ from tests.support.in_process import enrich, fresh_runtime
 
 pytestmark = pytest.mark.timeout(300)
 
-Answers = Sequence[Outcome[Classification]]
+Answers = Sequence[Outcome[Label]]
 Run = Callable[[Sequence[Any], StageContext], Answers]
 Shop = tuple[Settings, list[str]]
 PICTURES = ("Tench", "Goldfish", "Great white shark", "Hammerhead", "Hen", "Ostrich", "Brambling", "Bulbul")
@@ -70,7 +70,7 @@ def broken(pictures: Sequence[Any], context: StageContext) -> Answers:
 
 def tench(pictures: Sequence[Any], context: StageContext) -> Answers:
     """Always label 0."""
-    answer = Classification(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
+    answer = Label(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
     return [Served(answer, 0.9) for _ in pictures]
 
 

@@ -23,7 +23,7 @@ from repli.tasks.drill.judge import judge_stage
 from repli.tasks.drill.shadow import ABANDONED_AFTER_S, shadow
 from repli.tasks.drill.verdict import RungVerdict
 from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
-from repli.tasks.items import Asset, Classification, Embedding
+from repli.tasks.items import Asset, Embedding, Label
 from repli.tasks.pipeline import AnyStage, Pipeline, Stage, StageContext
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.sources.locate import Place
@@ -105,7 +105,7 @@ def test_swapped_colour_channels_are_found(shop: tuple[Settings, list[str]]) -> 
     """A rung that takes BGR for RGB answers, and mostly well; the drill still sees it, says what it is, and does not
     suspect the sound one beside it."""
 
-    def swapped(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+    def swapped(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         swap = PICTURE_MISTAKES["swapping the colour channels"]
         return classify_image.on_cpu([swap(picture, context) for picture in pictures], context)
 
@@ -126,8 +126,8 @@ def test_swapped_colour_channels_are_found(shop: tuple[Settings, list[str]]) -> 
 def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> None:
     """A rung that answers the same for whatever it is shown fails."""
 
-    def tench(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
-        answer = Classification(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
+    def tench(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        answer = Label(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
     verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, tench), classify_image.STAGE, shop, PHOTOS)
@@ -137,8 +137,8 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
 def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]) -> None:
     """A label that is not that of its index is no answer."""
 
-    def shifted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
-        answer = Classification(label="tench", label_index=1, unknown=False, top=(), vocabulary="imagenet-1k")
+    def shifted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        answer = Label(label="tench", label_index=1, unknown=False, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
     pipeline = planted(classify_image.STAGE, classify_image.by_rules, shifted)
@@ -174,7 +174,7 @@ def test_a_first_call_that_raises_is_found(shop: tuple[Settings, list[str]]) -> 
     """The engine makes up for it, item by item; the drill does not let it pass."""
     calls: list[int] = []
 
-    def forgetful(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+    def forgetful(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
         if len(calls) == 1:
             raise AttributeError("the model is not loaded")
@@ -191,7 +191,7 @@ def test_a_rung_that_is_not_reached_by_falling_is_found(shop: tuple[Settings, li
     """One that serves when it is forced, and did not when all before it failed, is not reached."""
     calls: list[int] = []
 
-    def late(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+    def late(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
         if len(calls) == 1:
             return [Failed.because(ItemError("not yet")) for _ in pictures]
@@ -278,7 +278,7 @@ def test_a_large_sample_is_called_in_batches(shop: tuple[Settings, list[str]]) -
     """No call carries more than a night's would: a rung's time limit is meant for that."""
     calls: list[int] = []
 
-    def counted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+    def counted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
         return classify_image.by_rules(pictures, context)
 
@@ -294,7 +294,7 @@ def test_loading_a_model_is_not_timed(shop: tuple[Settings, list[str]]) -> None:
     clock = Ticks()
     calls: list[int] = []
 
-    def loading(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Classification]]:
+    def loading(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
         clock.now += 1000 if len(calls) == 1 else len(pictures)
         return classify_image.by_rules(pictures, context)

@@ -428,7 +428,7 @@ class Fleet:
                         "gpu",
                         works(ITEMS),
                         call,
-                        one_by_one=False,
+                        per_item=False,
                         sizes=sizes,
                         free_memory=lambda: None,
                         timer=rung.clock.timer,

@@ -66,7 +66,7 @@ class Stage:
         self,
         primary: ScriptedRung,
         *,
-        one_by_one: bool = False,
+        per_item: bool = False,
         faults: Sequence[Fault] = (),
         call_within: Callable[..., Any] = at_once,
         breaker: Breaker = BREAKER,
@@ -76,8 +76,8 @@ class Stage:
         self.clock = ManualClock()
         self.gate = LocalGate(NAME, breaker, self.clock)
         self.faults = tuple(faults)
-        one = ["gpu"] if one_by_one else []
-        self.chain = chain_of(primary, self.fallback, one_by_one=one, breakers={"gpu": breaker})
+        one = ["gpu"] if per_item else []
+        self.chain = chain_of(primary, self.fallback, per_item=one, breakers={"gpu": breaker})
         self.runtime = runtime(
             clock=self.clock,
             call_within=call_within,
@@ -296,7 +296,7 @@ def test_item_that_nobody_serves_says_who_tried() -> None:
 
 def test_breaker_that_opens_within_a_batch_refuses_the_rest() -> None:
     """What was answered stands, what failed for good stays failed, and who still waits is refused."""
-    stage = Stage(ScriptedRung("gpu"), one_by_one=True)
+    stage = Stage(ScriptedRung("gpu"), per_item=True)
     stage.primary.script = {str(number): Does.BREAK for number in (1, 3, 4, 5, 6)}
     results = stage.run(10)
     assert [result.attempts[0].outcome.value for result in results] == (
@@ -420,10 +420,10 @@ def test_faults_of_some_items_leave_no_trace(kind: FaultKind) -> None:
 
 
 @pytest.mark.parametrize("does", [Does.FAIL, Does.FAIL_FOR_GOOD])
-@pytest.mark.parametrize("one_by_one", [False, True])
-def test_bad_items_say_nothing(does: Does, one_by_one: bool) -> None:
+@pytest.mark.parametrize("per_item", [False, True])
+def test_bad_items_say_nothing(does: Does, per_item: bool) -> None:
     """However many items fail by themselves, and only such, nothing is counted, and nothing is called a success."""
-    stage = Stage(ScriptedRung("gpu", all_of(16, does)), one_by_one=one_by_one)
+    stage = Stage(ScriptedRung("gpu", all_of(16, does)), per_item=per_item)
     for _ in range(20):
         assert on_primary(stage.run(16)) == 0
     assert set(stage.gate.verdicts) == {INCONCLUSIVE}
@@ -539,7 +539,7 @@ def test_batch_that_was_cut_short_excuses_nobody(
 def test_one_by_one_nobody_is_excused(has_served_last: bool) -> None:
     """A call of one item has no neighbours: what breaks it counts, also where others are served in between, and
     whatever was served before."""
-    stage = Stage(ScriptedRung("gpu", {"1": Does.BREAK, "3": Does.BREAK, "4": Does.FAIL}), one_by_one=True)
+    stage = Stage(ScriptedRung("gpu", {"1": Does.BREAK, "3": Does.BREAK, "4": Does.FAIL}), per_item=True)
     stage.gate.has_served_last = has_served_last
     assert on_primary(stage.run(8)) == 5
     assert stage.gate.verdicts == [SERVED, FAILED, SERVED, FAILED, INCONCLUSIVE, SERVED, SERVED, SERVED]
@@ -801,17 +801,17 @@ errors = [RuntimeError("no driver"), OutOfMemory("full"), Unavailable("gone"), T
         ),
         max_size=8,
     ),
-    one_by_one=st.booleans(),
+    per_item=st.booleans(),
     failures=st.integers(1, 6),
 )
 def test_gate_is_kept_to(
     behaviours: list[tuple[int, dict[str, Does], dict[str, int], Exception | None, float]],
-    one_by_one: bool,
+    per_item: bool,
     failures: int,
 ) -> None:
     """Whatever the rung does: a permit for each call, an end for each permit but those that were held back, one item a
     probe; refused is who was not called, and nobody else; and only calls that failed are excused."""
-    stage = Stage(ScriptedRung("gpu"), one_by_one=one_by_one, breaker=Breaker(scope="host", failures=failures))
+    stage = Stage(ScriptedRung("gpu"), per_item=per_item, breaker=Breaker(scope="host", failures=failures))
     gate = stage.gate
     for count, script, fits, always, seconds in behaviours:
         stage.primary.script, stage.primary.fits, stage.primary.always = script, fits, always
@@ -831,13 +831,13 @@ def test_gate_is_kept_to(
         assert told.keys() <= granted.keys()
         assert set(told.values()) <= {1}
         if untold := granted.keys() - told.keys():  # held back, and forgotten or dropped
-            assert not one_by_one
+            assert not per_item
             assert not any(granted[token].is_probe for token in untold)
             assert decisions[-1] is REFUSE or {SERVED, INCONCLUSIVE} & {verdict for _, verdict in gate.ends[ends:]}
         stage.clock.advance(seconds)
     called_with = [permit for permit in gate.permits if not permit.is_refused]
     for permit, call in zip(called_with, stage.primary.calls, strict=True):
-        assert len(call) == 1 or not (permit.is_probe or one_by_one)
+        assert len(call) == 1 or not (permit.is_probe or per_item)
     assert set(gate.excused) <= {token for token, verdict in gate.ends if verdict is FAILED}
-    assert not (one_by_one and gate.excused)
+    assert not (per_item and gate.excused)
     assert gate.state.lease is None

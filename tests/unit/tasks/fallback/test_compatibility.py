@@ -243,7 +243,7 @@ class Acted:
             *(rungs or self.rungs()),
             penalties=[rung.penalty for rung in self.chain.rungs],
             skip=self.chain.skip.penalty if self.chain.skip else None,
-            one_by_one=[name for name, does in self.does.items() if does.one_by_one],
+            per_item=[name for name, does in self.does.items() if does.per_item],
             stage=self.chain.stage,
         )
         directives = Directives(

@@ -32,11 +32,11 @@ CHAINS = [
 
 
 def run(
-    *rungs: ScriptedRung, faults: Sequence[str], count: int = 1, seed: int = 0, one_by_one: Sequence[str] = ()
+    *rungs: ScriptedRung, faults: Sequence[str], count: int = 1, seed: int = 0, per_item: Sequence[str] = ()
 ) -> list[StepResult]:
     """The results of the rungs over `count` items while the faults of these specs are injected."""
     return run_chain(
-        chain_of(*rungs, one_by_one=one_by_one),
+        chain_of(*rungs, per_item=per_item),
         works(count),
         None,
         run_id=RUN_ID,
@@ -179,12 +179,12 @@ def test_fault_on_every_item_fails_the_rung(kind: str, error: str, outcome: Atte
     assert len(primary.calls) == calls
 
 
-@pytest.mark.parametrize("one_by_one", [(), ("gpu",)], ids=["batch", "one by one"])
+@pytest.mark.parametrize("per_item", [(), ("gpu",)], ids=["batch", "one by one"])
 @pytest.mark.parametrize("kind", ["oom", "error", "timeout", "unavailable", "garbage"])
-def test_fault_on_some_items_leaves_their_neighbours(kind: str, one_by_one: Sequence[str]) -> None:
+def test_fault_on_some_items_leaves_their_neighbours(kind: str, per_item: Sequence[str]) -> None:
     """A fault with a rate strikes its items and nobody else, in a batch of 64 as in calls of one."""
     spec = f"{STAGE}.gpu={kind}@0.3"
-    results = run(ScriptedRung("gpu"), ScriptedRung("cpu"), faults=[spec], count=64, one_by_one=one_by_one)
+    results = run(ScriptedRung("gpu"), ScriptedRung("cpu"), faults=[spec], count=64, per_item=per_item)
     assert [result.item_id for result in results if result.rung == "cpu"] == struck(spec, 64)
     assert {result.value for result in results if result.rung == "gpu"} == {
         f"{result.item_id} by gpu" for result in results if result.rung == "gpu"

@@ -48,7 +48,7 @@ class Behaviour:
     script: Mapping[str, Does]
     fits: Mapping[str, int]
     whole: Exception | None
-    one_by_one: bool
+    per_item: bool
     fault: Fault | None
 
 
@@ -80,7 +80,7 @@ class Scenario:
             *rungs,
             penalties=self.penalties,
             skip=self.skip,
-            one_by_one=[name for name, does in zip(NAMES, self.behaviours, strict=False) if does.one_by_one],
+            per_item=[name for name, does in zip(NAMES, self.behaviours, strict=False) if does.per_item],
             stage=self.stage,
         )
         directives = Directives(
@@ -110,7 +110,7 @@ def behaviours(draw: st.DrawFn, stage: str, name: str, items: list[str]) -> Beha
         script=draw(script.filter(lambda script: poisons(script) <= POISONS_WITHIN_BUDGET)),
         fits=draw(st.dictionaries(st.sampled_from(items), st.integers(0, 8))),
         whole=whole,
-        one_by_one=draw(st.booleans()),
+        per_item=draw(st.booleans()),
         fault=fault,
     )
 
@@ -249,9 +249,9 @@ def test_what_a_rung_costs_is_bounded(scenario: Scenario) -> None:
             case Unavailable():
                 assert len(rung.calls) <= 1
             case TimedOut():
-                assert len(rung.calls) <= (scenario.count if does.one_by_one else 1)
+                assert len(rung.calls) <= (scenario.count if does.per_item else 1)
             case RuntimeError():
-                assert len(rung.calls) <= (scenario.count if does.one_by_one else GIVE_UP_AFTER)
+                assert len(rung.calls) <= (scenario.count if does.per_item else GIVE_UP_AFTER)
             case _:
                 assert len(rung.calls) <= 2 * scenario.count
 

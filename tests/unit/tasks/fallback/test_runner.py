@@ -54,12 +54,12 @@ def run(
     batch: Sequence[ChainInput[str]] | None = None,
     skip: str | None = "0.7",
     forced: str | None = None,
-    one_by_one: Sequence[str] = (),
+    per_item: Sequence[str] = (),
     within: Runtime | None = None,
 ) -> list[StepResult]:
     """The results of the rungs, best first, over a batch of one item unless told otherwise."""
     return run_chain(
-        chain_of(*rungs, skip=skip, one_by_one=one_by_one),
+        chain_of(*rungs, skip=skip, per_item=per_item),
         works(1) if batch is None else batch,
         None,
         run_id=RUN_ID,
@@ -365,7 +365,7 @@ def test_rung_declared_one_by_one_is_called_so() -> None:
     """A rung where one item can hang is given one item a call."""
     first = ScriptedRung("gpu", {"2": Does.FAIL})
     second = ScriptedRung("cpu")
-    run(first, second, batch=works(3), one_by_one=["gpu"])
+    run(first, second, batch=works(3), per_item=["gpu"])
     assert first.calls == [["0"], ["1"], ["2"]]
 
 

@@ -38,7 +38,7 @@ def call(
     batch: Sequence[ChainInput[str]] = BATCH,
     *,
     sizes: WorkingSizes | None = None,
-    one_by_one: bool = False,
+    per_item: bool = False,
     free_memory: Callable[[], None] = lambda: None,
     breaker: BreakerClient = NoBreaker(),
 ) -> RungResult[str]:
@@ -47,7 +47,7 @@ def call(
         rung.name,
         batch,
         rung.on,
-        one_by_one=one_by_one,
+        per_item=per_item,
         sizes=sizes or WorkingSizes(),
         free_memory=free_memory,
         timer=rung.clock.timer,
@@ -133,7 +133,7 @@ def test_broken_rung_costs_a_small_batch_less(count: int) -> None:
 def test_one_by_one_no_item_is_given_up_for_its_neighbours() -> None:
     """Where each call carries one item, an error is that item's: the first thirty do not decide for the others."""
     rung = breaking(*range(30))
-    replies = call(rung, one_by_one=True)
+    replies = call(rung, per_item=True)
     assert not_served(replies) == [str(number) for number in range(30)]
     assert rung.sizes == [1] * 128
 
@@ -210,7 +210,7 @@ def test_memory_error_is_out_of_memory() -> None:
         "cpu",
         works(16),
         on,
-        one_by_one=False,
+        per_item=False,
         sizes=WorkingSizes(),
         free_memory=lambda: None,
         timer=ManualClock().timer,
@@ -297,7 +297,7 @@ def test_memory_of_the_failed_call_is_let_go_before_it_is_freed(chaining: str) -
         "gpu",
         works(2),
         on,
-        one_by_one=False,
+        per_item=False,
         sizes=WorkingSizes(),
         free_memory=lambda: alive_when_freed.append(sum(tensor() is not None for tensor in tensors)),
         timer=ManualClock().timer,
@@ -326,7 +326,7 @@ def test_time_out_takes_only_its_own_call() -> None:
         "full",
         works(20),
         on,
-        one_by_one=True,
+        per_item=True,
         sizes=WorkingSizes(),
         free_memory=lambda: None,
         timer=ManualClock().timer,
@@ -334,11 +334,11 @@ def test_time_out_takes_only_its_own_call() -> None:
     assert not_served(replies) == ["3"]
 
 
-@pytest.mark.parametrize("one_by_one", [False, True])
-def test_unavailable_is_called_once(one_by_one: bool) -> None:
+@pytest.mark.parametrize("per_item", [False, True])
+def test_unavailable_is_called_once(per_item: bool) -> None:
     """A missing device costs one call, whatever the batch, and every item says so."""
     rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"))
-    replies = call(rung, one_by_one=one_by_one)
+    replies = call(rung, per_item=per_item)
     assert len(rung.calls) == 1
     assert len(not_served(replies)) == 128
     assert replies.unavailable == {work.item_id for work in BATCH}
@@ -356,7 +356,7 @@ def test_device_lost_midway_keeps_what_was_answered() -> None:
         return [Served("0"), Failed.because(ItemError("it is no image"))]
 
     replies = call_rung(
-        "gpu", works(6), on, one_by_one=False, sizes=sizes, free_memory=lambda: None, timer=ManualClock().timer
+        "gpu", works(6), on, per_item=False, sizes=sizes, free_memory=lambda: None, timer=ManualClock().timer
     )
     assert replies.outcomes["0"] == Served("0")
     assert error_type(replies.outcomes["1"]) == "ItemError"
@@ -393,7 +393,7 @@ def test_bug_in_the_chain_itself_is_not_swallowed(part: str) -> None:
             rung.name,
             works(4),
             rung.on,
-            one_by_one=False,
+            per_item=False,
             sizes=WorkingSizes(),
             free_memory=bug if part == "free_memory" else lambda: None,  # type: ignore[arg-type]
             timer=bug if part == "timer" else rung.clock.timer,
@@ -433,7 +433,7 @@ def test_seconds_are_those_of_the_calls(always: Exception | None) -> None:
         rung.name,
         works(1),
         rung.on,
-        one_by_one=False,
+        per_item=False,
         sizes=WorkingSizes(),
         free_memory=lambda: None,
         timer=rung.clock.timer,
@@ -447,7 +447,7 @@ def test_seconds_are_those_of_the_calls(always: Exception | None) -> None:
 def test_items_that_were_never_called_took_no_time() -> None:
     """An item given up without a call has 0 seconds, not none."""
     rung = ScriptedRung("gpu", always=Unavailable("no CUDA device"), call_takes_s=8)
-    replies = call(rung, works(3), one_by_one=True)
+    replies = call(rung, works(3), per_item=True)
     assert replies.seconds == {"0": 8.0, "1": 0.0, "2": 0.0}
 
 

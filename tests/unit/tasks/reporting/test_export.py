@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from repli.tasks.fallback import Attempt, AttemptOutcome, RepliError, Status, StepError, StepResult, UsageError
-from repli.tasks.items import Classification, Embedding, Item, ItemState, Text
+from repli.tasks.items import Embedding, Item, ItemState, Label, Text
 from repli.tasks.reporting.export import ROWS_PER_GROUP, export
 from repli.tasks.settings import Settings
 from repli.tasks.stages.default import STAGE_NAMES
@@ -45,7 +45,7 @@ def step(item_id: str, stage: str, status: Status = Status.SUCCEEDED, **fields: 
 @pytest.fixture
 def store(database: Database, registered: Callable[..., str]) -> Database:
     """A whole item, a degraded one, one that failed and one that nobody has looked at."""
-    tabby = Classification(label="tabby", label_index=281, unknown=False, top=(), vocabulary="imagenet-1k")
+    tabby = Label(label="tabby", label_index=281, unknown=False, top=(), vocabulary="imagenet-1k")
     run_id = registered(
         Item(id="cat", name="Кот, „Мурка“\n2", document="It purrs.", image="cat.png", attributes={"colour": "grey"}),
         "dog",

@@ -24,7 +24,7 @@ from repli.tasks.fallback import (
     StepResult,
     Unavailable,
 )
-from repli.tasks.items import Classification, Guess, Item, ItemState
+from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
 from repli.tasks.models.image_classifier import open_image, raise_out_of_memory
 from repli.tasks.pipeline import StageContext
@@ -417,16 +417,16 @@ class TestRules:
     [
         None,
         "cat",
-        Classification(label="cat", label_index=1, unknown=True, top=(), vocabulary="v"),
-        Classification(label=None, label_index=None, unknown=False, top=(), vocabulary="v"),
-        Classification(
+        Label(label="cat", label_index=1, unknown=True, top=(), vocabulary="v"),
+        Label(label=None, label_index=None, unknown=False, top=(), vocabulary="v"),
+        Label(
             label="cat",
             label_index=1,
             unknown=False,
             top=(Guess(label="cat", label_index=1, confidence=1.5),),
             vocabulary="v",
         ),
-        Classification(
+        Label(
             label="cat",
             label_index=1,
             unknown=False,
@@ -437,7 +437,7 @@ class TestRules:
 )
 def test_what_is_no_classification_is_refused(answer: Any) -> None:
     """Nonsense falls to the next rung instead of into the store."""
-    with pytest.raises(ValueError, match=r"Classification|exactly where|confidence"):
+    with pytest.raises(ValueError, match=r"Label|exactly where|confidence"):
         check(answer)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.execution.runtime import process_runtime
 from repli.tasks.fallback import ChainInput, Directives, Failed, Outcome, Served, Status, StepResult, run_chain
 from repli.tasks.items import Asset, Assets, Item, ItemState
 from repli.tasks.pipeline import StageContext
+from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.stages.fetch import CHAIN, STAGE, Declared, check_assets, fetch_input, from_cache, from_origin
 from repli.tasks.storage.blobs import Blobs

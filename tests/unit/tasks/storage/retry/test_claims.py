@@ -41,8 +41,8 @@ class TestTurns:
         queue.store("a", at="0.5")
         order = ["f", "g", "e", "d", "c", "b", "a"]
         assert list(queue.entries()) == order
-        one_by_one = [item_id for holder in order for item_id in queue.claimed(holder, limit=1)]
-        assert one_by_one == order
+        per_item = [item_id for holder in order for item_id in queue.claimed(holder, limit=1)]
+        assert per_item == order
         for holder in order:
             claims.release(queue.database, holder)
         assert queue.claimed("first", limit=5) == order[:5]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from repli.tasks.execution.time_limit import TimeLimiter
 from repli.tasks.fallback import TimedOut
+from repli.tasks.runtime.time_limit import TimeLimiter
 from tests.support import ROOT
 
 SOON_S = 0.05
@@ -224,7 +224,7 @@ def test_limited_call_may_limit_another(limiter: TimeLimiter) -> None:
 
 PREAMBLE = """
 import re, signal, sys, threading, time
-from repli.tasks.execution.time_limit import TimeLimiter, TimedOut
+from repli.tasks.runtime.time_limit import TimeLimiter, TimedOut
 
 limiter = TimeLimiter(may_exit=True, grace_s=0.2)
 

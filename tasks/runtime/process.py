@@ -1,4 +1,4 @@
-"""The engine's `Runtime` in this process: clocks, time limits, memory and breakers."""
+"""The engine's `Runtime` in this process: clocks, time limits and memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from repli.tasks.execution.shared_breakers import BreakerRegistry, Notify, current_device_scope
-from repli.tasks.execution.time_limit import TimeLimiter
 from repli.tasks.fallback import Runtime, WorkingSizes
+from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
 from repli.tasks.fallback.splitting import RungResult
-from repli.tasks.storage.database import Database
+from repli.tasks.runtime.time_limit import TimeLimiter
 
 
 def free_memory() -> None:
@@ -43,22 +42,16 @@ def process_runtime(
     *,
     may_exit: bool,
     around_fallback: Callable[..., RungResult[Any]] | None = None,
-    breakers: BreakerRegistry | None = None,
+    breaker_of: BreakerOf = without_breakers,
 ) -> Runtime:
     """Return the runtime of this process. Working sizes and threads are kept from call to call.
 
     Args:
         may_exit: whether a call that cannot be cut off may end this process, because a supervisor restarts it.
         around_fallback: called around each fallback, to show it in a UI.
-        breakers: the breakers to consult; without them every rung is called, however often it has failed.
+        breaker_of: returns the breaker client of a rung; by default every rung is called, however often it has failed.
     """
     runtime = _process_runtime(may_exit)
     if around_fallback:
         runtime = replace(runtime, around_fallback=around_fallback)
-    return replace(runtime, breaker_of=breakers.of) if breakers else runtime
-
-
-@lru_cache(maxsize=8)
-def process_breakers(database_url: str, on_move: Notify) -> BreakerRegistry:
-    """Return this process's breakers of one store."""
-    return BreakerRegistry(Database(database_url), device_scope=current_device_scope(), on_move=on_move)
+    return replace(runtime, breaker_of=breaker_of)

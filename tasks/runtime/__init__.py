@@ -1,0 +1,1 @@
+"""The services of a process that the engine uses: clocks, time limits and memory."""
