@@ -1,4 +1,4 @@
-"""The block of the fallback policy. Its form is built from the declared chains, so it shows custom rungs too.
+"""The block of the fallback policy. Its form is built from a pipeline, so it shows the rungs of custom stages too.
 
 Prefect's server stores the form's values without calling this class. So the form itself must exclude invalid values: a
 rung is a number with bounds instead of a name to type, and a stage that may be skipped has its `skip`.
@@ -9,17 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Self
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from repli.tasks.fallback import SKIP, AnyChain, Breaker, UsageError
 from repli.tasks.fallback.policy import ALL, BreakerPolicy, Choice, Policy, RetryPolicy, rung_names
-from repli.tasks.stages.default import CHAINS, PIPELINE, declared_breakers
+from repli.tasks.pipeline import Pipeline
 
-EXPECTED = (ALL, *(f"{chain.stage}.{rung}" for chain in CHAINS for rung in chain.rung_names))
-"""The allowed values of `expect`."""
 LEAST_SKIP = 0.01
 LONGEST_S = 30 * 24 * 3600.0
 
@@ -54,9 +53,9 @@ def _group(position: int, title: str, form: type[Form], description: str | None 
     return form, field
 
 
-def _chains_form() -> type[Form]:
+def _chains_form(pipeline: Pipeline) -> type[Form]:
     """Build the form of all stages with more than one rung."""
-    chains = [chain for chain in CHAINS if len(chain.rung_names) > 1]
+    chains = [chain for chain in pipeline.chains if len(chain.rung_names) > 1]
     return _form(
         "Chains",
         "Chains",
@@ -98,10 +97,10 @@ def _about(run: Callable[..., Any]) -> str:
     return " ".join((text or "").partition("\n\n")[0].split())
 
 
-def _breakers_form() -> type[Form]:
+def _breakers_form(pipeline: Pipeline) -> type[Form]:
     """Build the form of the breakers of each stage."""
     stages: dict[str, dict[str, Breaker]] = {}
-    for name, breaker in declared_breakers().items():
+    for name, breaker in pipeline.breakers.items():
         stage, _, rung = name.partition(".")
         stages.setdefault(stage, {})[rung] = breaker
     return _form(
@@ -187,15 +186,6 @@ class RetryQueue(Form, title="Retry queue"):
     )
 
 
-if TYPE_CHECKING:  # built at import time, which a type checker cannot follow
-
-    class Chains(Form): ...  # noqa: D101
-
-    class Breakers(Form): ...  # noqa: D101
-else:
-    Chains, Breakers = _chains_form(), _breakers_form()
-
-
 class EnrichmentPolicy(Block):
     """The rungs of each stage with their penalties, the breakers, the retry queue, and the coverage of a drill.
 
@@ -212,27 +202,15 @@ class EnrichmentPolicy(Block):
         "next run."
     )
 
-    chains: Chains = Field(
-        default_factory=Chains,
-        title="Chains",
-        description="The penalty is the factor, up to 1, by which a rung multiplies an item's quality. Rungs are tried "
-        "by falling penalty, and the first must have 1. 0 disables a rung.",
-    )
-    breakers: Breakers = Field(
-        default_factory=Breakers,
-        title="Breakers",
-        description="When to stop calling a failing rung, and for how long.",
-    )
+    _pipeline: ClassVar[Pipeline]
+
+    # `policy_block` gives both their forms.
+    chains: Form
+    breakers: Form
     retry_queue: RetryQueue = Field(
         default_factory=RetryQueue, title="Retry queue", description="When to retry degraded and failed items."
     )
-    expect: tuple[Annotated[str, Field(json_schema_extra={"enum": list(EXPECTED)})], ...] = Field(
-        default=(),
-        title="Expected in a drill",
-        description="Rungs that fail the drill if they are not covered: they cannot run there (no device, no model), "
-        "or the sample has no item for their stage. `all` is every rung. Empty: a rung that is not covered is "
-        "reported, and fails nothing.",
-    )
+    expect: tuple[str, ...]
 
     @field_validator("expect", mode="before")
     @classmethod
@@ -242,14 +220,14 @@ class EnrichmentPolicy(Block):
     @model_validator(mode="after")
     def _check_policy(self) -> Self:
         try:
-            PIPELINE.with_policy(self.policy())
+            self._pipeline.with_policy(self.policy())
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self
 
     def policy(self) -> Policy:
         """Return the differences from the declared chains and breakers, and the rungs that a drill must cover."""
-        chains, breakers = Chains().values(), Breakers().values()
+        chains, breakers = type(self.chains)().values(), type(self.breakers)().values()
         return Policy(
             chains={
                 stage: _best_first(penalties)
@@ -275,3 +253,42 @@ def _best_first(penalties: Mapping[str, float]) -> Choice:
     used = [(rung, penalty) for rung, penalty in penalties.items() if penalty > 0]
     used.sort(key=lambda pair: (pair[0] == SKIP, -pair[1]))
     return tuple((rung, str(Decimal(repr(penalty)).normalize())) for rung, penalty in used)
+
+
+@lru_cache(maxsize=8)
+def policy_block(pipeline: Pipeline) -> type[EnrichmentPolicy]:
+    """Return the block whose form has the stages, rungs and breakers of this pipeline."""
+    chains, breakers = _chains_form(pipeline), _breakers_form(pipeline)
+    expected = [ALL, *(f"{chain.stage}.{rung}" for chain in pipeline.chains for rung in chain.rung_names)]
+    fields: dict[str, Any] = {
+        "chains": (
+            chains,
+            Field(
+                default_factory=chains,
+                title="Chains",
+                description="The penalty is the factor, up to 1, by which a rung multiplies an item's quality. Rungs "
+                "are tried by falling penalty, and the first must have 1. 0 disables a rung.",
+            ),
+        ),
+        "breakers": (
+            breakers,
+            Field(
+                default_factory=breakers,
+                title="Breakers",
+                description="When to stop calling a failing rung, and for how long.",
+            ),
+        ),
+        "expect": (
+            tuple[Annotated[str, Field(json_schema_extra={"enum": expected})], ...],
+            Field(
+                default=(),
+                title="Expected in a drill",
+                description="Rungs that fail the drill if they are not covered: they cannot run there (no device, no "
+                "model), or the sample has no item for their stage. `all` is every rung. Empty: a rung that is not "
+                "covered is reported, and fails nothing.",
+            ),
+        ),
+    }
+    block = create_model(EnrichmentPolicy.__name__, __base__=EnrichmentPolicy, __module__=__name__, **fields)
+    block._pipeline = pipeline
+    return block

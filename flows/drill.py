@@ -16,20 +16,18 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from repli.flows.config.parameters import Sample
-from repli.flows.config.resolve import configured_settings, dask_client, task_runner
+from repli.flows.config.parameters import PipelineName, Sample
+from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.dispatch.routing import Routing
 from repli.tasks.drill.report import markdown
 from repli.tasks.drill.task import StageVerdict, drill_stage
 from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
 from repli.tasks.fallback import RepliError
-from repli.tasks.pipeline import AnyStage, Pipeline
+from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import PIPELINE
 from repli.tasks.storage import drills
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
@@ -38,20 +36,17 @@ RESTART_LIMIT_S = 10.0
 
 
 @flow(name="drill", task_runner=task_runner(), persist_result=False)
-def drill(sample: Sample = SAMPLE) -> State[dict[str, Any]]:
+def drill(sample: Sample = SAMPLE, pipeline: PipelineName = "") -> State[dict[str, Any]]:
     """Call every rung of every chain on a sample of the stored items, in shadow, and judge the answers.
 
     The parameters are described in `repli.flows.config.parameters`.
     """
-    settings = configured_settings()
-    pipeline = PIPELINE.with_policy(settings.policy)
-    database = Database(settings.database_url, patience_s=PATIENCE_S)
-    database.migrate()
+    chosen, database = configured_run(pipeline)
     started_at = datetime.now(UTC)
     item_ids = stratified(database, sample)
     if not item_ids:
         raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
-    verdict = _drill_all(database, item_ids, settings, pipeline)
+    verdict = _drill_all(database, item_ids, chosen.settings, chosen.active)
     report = verdict.as_json()
     drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
     return _last_state(database, verdict)
@@ -64,7 +59,7 @@ def _drill_all(database: Database, item_ids: Sequence[str], settings: Settings, 
     routing = Routing(client, database, forced=primaries)  # breakers are ignored
     workers = max(1, len(routing.workers()))
 
-    def submit(stage: AnyStage) -> StageDrill:
+    def submit(stage: Stage) -> StageDrill:
         with suppress(TimeoutError):  # go on with the workers that there are
             client.wait_for_workers(workers, timeout=RESTART_LIMIT_S)
         wanted = dict(routing.resources_for(stage))
@@ -94,8 +89,8 @@ class StageDrill(Protocol):
 
 
 def run_stage_drills(
-    stages: Sequence[AnyStage], submit: Callable[[AnyStage], StageDrill]
-) -> list[tuple[AnyStage, StageVerdict | Exception]]:
+    stages: Sequence[Stage], submit: Callable[[Stage], StageDrill]
+) -> list[tuple[Stage, StageVerdict | Exception]]:
     """Return the verdict on each stage, or the error that ended its drill, in the order of the stages.
 
     Dask blames every stage that waited on a worker that died. Those are submitted again, one at a time with nothing

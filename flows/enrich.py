@@ -1,4 +1,4 @@
-"""The flow `enrich`: take the items of a manifest through the six stages, in batches, into the store."""
+"""The flow `enrich`: take the items of a manifest through the stages of the pipeline, in batches, into the store."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from repli.flows.config.parameters import BatchSize, Faults, ForcedRungs, Limit, Refresh, Source, directives_of
-from repli.flows.config.resolve import configured_settings, dask_client, task_runner
+from repli.flows.config.parameters import (
+    BatchSize,
+    Faults,
+    ForcedRungs,
+    Limit,
+    PipelineName,
+    Refresh,
+    Source,
+    directives_of,
+)
+from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.config.run_request import RunRequest
 from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext
 from repli.flows.dispatch.heartbeat import heartbeat
@@ -30,11 +39,9 @@ from repli.tasks.pipeline import Pipeline
 from repli.tasks.reporting import events
 from repli.tasks.reporting.run_report import Report, build_report, markdown
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
 from repli.tasks.storage import catalogue, counts, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.locks import try_exclusive_lock
-from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.runs import Progress
 
 NO_SOURCE = (
@@ -52,6 +59,7 @@ def enrich(
     refresh: Refresh = False,
     force: ForcedRungs = (),
     faults: Faults = (),
+    pipeline: PipelineName = "",
 ) -> State[dict[str, Any]]:
     """Enrich the items of a manifest. Stages that an earlier run finished are not repeated.
 
@@ -60,46 +68,41 @@ def enrich(
     """
     if not source:
         return Failed(message=NO_SOURCE)
-    settings = configured_settings()
-    pipeline = PIPELINE.with_policy(settings.policy)
-    request = RunRequest(
-        source=Path(source),
-        batch_size=batch_size or settings.batch_size,
-        limit=limit,
-        refresh=refresh,
-        directives=directives_of(force, faults),
-        policy=settings.policy,
-    )
-    database = Database(settings.database_url, patience_s=PATIENCE_S)
     try:
-        return _enrich_alone(database, request, settings, pipeline)
+        chosen, database = configured_run(pipeline)
+        request = RunRequest(
+            source=Path(source),
+            batch_size=batch_size or chosen.settings.batch_size,
+            limit=limit,
+            refresh=refresh,
+            directives=directives_of(force, faults),
+            pipeline=chosen.active,
+        )
+        return _enrich_alone(database, request, chosen.settings)
     except StoreError as error:
         return Failed(message=f"{error}; start the run again")
 
 
-def _enrich_alone(
-    database: Database, request: RunRequest, settings: Settings, pipeline: Pipeline
-) -> State[dict[str, Any]]:
+def _enrich_alone(database: Database, request: RunRequest, settings: Settings) -> State[dict[str, Any]]:
     """Enrich a source that no other run enriches."""
     source = request.source
-    database.migrate()
     with try_exclusive_lock(database, f"enrich {source.resolve()}") as is_alone:
         if not is_alone:
             return Cancelled(message=f"{source} is being enriched by another run; wait for its end")
-        return _enrich(database, request, settings, pipeline)
+        return _enrich(database, request, settings)
 
 
-def _enrich(database: Database, request: RunRequest, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
+def _enrich(database: Database, request: RunRequest, settings: Settings) -> State[dict[str, Any]]:
     """Run the stages over every item, and return the last state of the flow."""
     flow_run_id, source = str(flow_run.get_id()), str(request.source)
     run_id = runs.start(database, flow_run_id, source, request.options(settings), database.now())
-    run = _EnrichRun(database, run_id, request, settings, pipeline)
-    with heartbeat(run_id, settings, pipeline.chains, lambda: run.progress):
+    run = _EnrichRun(database, run_id, request, settings)
+    with heartbeat(run_id, settings, request.pipeline.chains, lambda: run.progress):
         run.process()
     if run.store_error:
         return _state_without_store(database, run)
     try:
-        return _finish(database, run, settings, pipeline)
+        return _finish(database, run, settings, request.pipeline)
     except StoreError as error:
         return Failed(message=f"{error}; {run.progress}; start the run again, it continues from here")
 
@@ -107,13 +110,11 @@ def _enrich(database: Database, request: RunRequest, settings: Settings, pipelin
 class _EnrichRun:
     """One run over a manifest. `progress` counts its items as the batches report them."""
 
-    def __init__(
-        self, database: Database, run_id: str, request: RunRequest, settings: Settings, pipeline: Pipeline
-    ) -> None:
+    def __init__(self, database: Database, run_id: str, request: RunRequest, settings: Settings) -> None:
         self._database = database
         self._request = request
         self._settings = settings
-        self._pipeline = pipeline
+        self._pipeline = request.pipeline
         self._shown_at = time.monotonic()
         self.run_id = run_id
         self.progress: Progress | None = None
@@ -189,7 +190,7 @@ def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str,
 
 def _finish(database: Database, run: _EnrichRun, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
     runs.finish(database, run.run_id, database.now(), run.notes)
-    report = build_report(database, runs.find(database, run.run_id), STAGE_NAMES)
+    report = build_report(database, runs.find(database, run.run_id), pipeline.names)
     runs.summarize(database, run.run_id, report.as_json())
     with suppress(StoreError):  # the next run prunes
         runs.prune(database, settings.keep_runs)

@@ -21,24 +21,23 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from repli.flows.config.parameters import BatchSize, Faults, Limit, directives_of
-from repli.flows.config.resolve import configured_settings, dask_client, task_runner
+from repli.flows.config.parameters import BatchSize, Faults, Limit, PipelineName, directives_of
+from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.config.run_request import RetryRequest
 from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext, full_width
 from repli.flows.dispatch.heartbeat import heartbeat
 from repli.flows.dispatch.retry_planner import PROBE_ITEMS, RetryDecision, StageProgress, retry_targets
 from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.worker_deaths import mark_poison_item
+from repli.tasks.execution.run_pipeline import RunPipeline
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import StoreError
-from repli.tasks.pipeline import AnyStage
+from repli.tasks.pipeline import Stage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import PIPELINE, STAGE_NAMES
 from repli.tasks.storage import counts, runs
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
 from repli.tasks.storage.retry.needs import RetryTarget
@@ -49,33 +48,34 @@ SLOWDOWN_BESIDE_ENRICH = 8
 
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
-def reprocess(limit: Limit = None, batch_size: BatchSize = None, faults: Faults = ()) -> State[dict[str, Any]]:
+def reprocess(
+    limit: Limit = None, batch_size: BatchSize = None, faults: Faults = (), pipeline: PipelineName = ""
+) -> State[dict[str, Any]]:
     """Process the retry queue: repeat the stages whose better rungs are available again.
 
     The parameters are described in `repli.flows.config.parameters`.
     """
-    settings = configured_settings()
-    request = RetryRequest(
-        batch_size=batch_size or settings.batch_size,
-        limit=limit,
-        directives=directives_of(faults=faults),
-        policy=settings.policy,
-    )
     try:
-        return _reprocess(request, settings)
+        chosen, database = configured_run(pipeline)
+        request = RetryRequest(
+            batch_size=batch_size or chosen.settings.batch_size,
+            limit=limit,
+            directives=directives_of(faults=faults),
+            pipeline=chosen.active,
+        )
+        return _reprocess(database, request, chosen)
     except StoreError as error:
         return Failed(message=f"{error}; start the run again")
 
 
-def _reprocess(request: RetryRequest, settings: Settings) -> State[dict[str, Any]]:
+def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -> State[dict[str, Any]]:
     """Process the queue, and return the last state of the flow."""
-    database = Database(settings.database_url, patience_s=PATIENCE_S)
-    database.migrate()
+    settings = chosen.settings
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     client = dask_client()
-    run = _ReprocessRun(database, client, run_id, request, settings)
-    with heartbeat(run_id, settings, PIPELINE.with_policy(settings.policy).chains, lambda: run.progress):
+    run = _ReprocessRun(database, client, run_id, request, chosen)
+    with heartbeat(run_id, settings, request.pipeline.chains, lambda: run.progress):
         try:
             problems = run.process()
         except StoreError as error:
@@ -108,14 +108,16 @@ class _ReprocessRun:
     """One run over the retry queue. `calls` counts the items, by stage, for which a rung was called."""
 
     def __init__(
-        self, database: Database, client: Client, run_id: str, request: RetryRequest, settings: Settings
+        self, database: Database, client: Client, run_id: str, request: RetryRequest, chosen: RunPipeline
     ) -> None:
         self._database = database
         self._client = client
         self.run_id = run_id
         self._request = request
-        self._settings = settings
-        self._pipeline = PIPELINE.with_policy(settings.policy)
+        self._settings = chosen.settings
+        self._declared = chosen.declared
+        self._pipeline = request.pipeline
+        *self._improving, self._last = self._pipeline.names
         self._routing = Routing(client, database.without_patience())
         self._remaining = request.limit
         self._claims: dict[str, Claim] = {}
@@ -123,14 +125,14 @@ class _ReprocessRun:
         self._stages: frozenset[str] = frozenset()
         self._progress: dict[str, StageProgress] = {}
         self.progress = Progress(items=retry_queue.tally(database).waiting)
-        self.calls = Counter(dict.fromkeys(STAGE_NAMES, 0))
+        self.calls = Counter(dict.fromkeys(self._pipeline.names, 0))
         self.notes: list[str] = []
         self.ending = ""
 
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
         problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
-        self._progress = dict.fromkeys(STAGE_NAMES[:-1], StageProgress())
+        self._progress = dict.fromkeys(self._improving, StageProgress())
         probed, probe_problems = self._probe()
         problems += probe_problems
         if stages := self._stages_that_are(RetryDecision.CONTINUE):
@@ -144,7 +146,7 @@ class _ReprocessRun:
         Returns:
             The number of items that were sent, and the problems.
         """
-        candidates, probed, size, problems = STAGE_NAMES[:-1], 0, PROBE_ITEMS, list[str]()
+        candidates, probed, size, problems = tuple(self._improving), 0, PROBE_ITEMS, list[str]()
         while not problems:
             stages = self._improvable() - self._stages_that_are(RetryDecision.STOP)
             undecided = stages & self._stages_that_are(RetryDecision.PROBING)
@@ -170,12 +172,12 @@ class _ReprocessRun:
     def _stages_that_are(self, decision: RetryDecision) -> frozenset[str]:
         return frozenset(stage for stage, progress in self._progress.items() if progress.decision is decision)
 
-    def _from(self, stages: Collection[str]) -> Sequence[AnyStage]:
+    def _from(self, stages: Collection[str]) -> Sequence[Stage]:
         """Return the first of these stages and all later ones: they are computed from its result."""
-        return self._pipeline.stages[min(STAGE_NAMES.index(stage) for stage in stages) :]
+        return self._pipeline.stages[min(self._pipeline.names.index(stage) for stage in stages) :]
 
     def _dispatch(
-        self, batches: Sequence[Batch] | Iterator[Batch], stages: frozenset[str], through: Sequence[AnyStage]
+        self, batches: Sequence[Batch] | Iterator[Batch], stages: frozenset[str], through: Sequence[Stage]
     ) -> list[str]:
         """Take batches `through` some stages, to upgrade the results of `stages`. Return the problems."""
         self._stages = stages
@@ -206,7 +208,7 @@ class _ReprocessRun:
             yield self._batch(claimed)
 
     def _unfinished(self) -> Iterator[Batch]:
-        while claimed := self._claim(self._targets(STAGE_NAMES[-1:]), self._size()):
+        while claimed := self._claim(self._targets([self._last]), self._size()):
             yield self._batch(claimed)
 
     def _cut(self, claimed: Sequence[Claim]) -> Iterator[Batch]:
@@ -230,7 +232,7 @@ class _ReprocessRun:
 
     def _improvable(self) -> frozenset[str]:
         """Return the stages with a rung that can be called now, except the last, which stores the others' results."""
-        return frozenset(target.stage for target in self._targets(STAGE_NAMES[:-1]))
+        return frozenset(target.stage for target in self._targets(self._improving))
 
     def _targets(self, stages: Collection[str]) -> list[RetryTarget]:
         """Return the results of these stages that a rung may improve now."""
@@ -238,7 +240,7 @@ class _ReprocessRun:
         for chain in self._pipeline.chains:
             if chain.stage in stages:
                 callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
-                declared = PIPELINE.stage(chain.stage).chain.rung_names
+                declared = self._declared.stage(chain.stage).chain.rung_names
                 found += retry_targets(chain, declared, callable_now, self._pipeline.rules)
         return found
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import StepResult
@@ -102,9 +102,14 @@ class Validation:
     violations: tuple[Violation, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Text:
-    """The value of `extract_text`."""
+    """The value of a stage that produces text. Search indexes it.
+
+    Example:
+        >>> Text("a red boat").characters
+        10
+    """
 
     text: str
 
@@ -115,30 +120,60 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """One label of a ranking. `label_index` is the ImageNet-1k class, or None for another vocabulary."""
+    """One label of a ranking. `label_index` is its number in the vocabulary, or None where it has none."""
 
     label: str
     label_index: int | None
     confidence: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Label:
-    """The value of `classify_image`. Below the model's threshold the label is None and `unknown` is true."""
+    """The value of a stage that classifies. Search indexes the label, and the dashboard shows it.
+
+    Args:
+        label: the label; None only where `unknown` is true.
+        label_index: its number in the vocabulary, if that has numbers.
+        unknown: whether the classifier was not sure.
+        top: the best guesses, best first.
+        vocabulary: the name of the set of labels.
+
+    Example:
+        >>> Label("billing", vocabulary="queues").label
+        'billing'
+    """
 
     label: str | None
-    label_index: int | None
-    unknown: bool
-    top: tuple[Guess, ...]
-    vocabulary: str
+    _: KW_ONLY
+    label_index: int | None = None
+    unknown: bool = False
+    top: tuple[Guess, ...] = ()
+    vocabulary: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """The value of `embed_text`: a unit vector, float32 of shape (dimensions,), and the name of its space."""
+    """The value of a stage that embeds: a unit vector, float32 of shape (dimensions,), and the name of its space.
+
+    Vectors of different spaces are never compared, so the name says all that makes the vector: the model, its revision
+    and the preparation of its input.
+
+    Args:
+        space: the name of the vector space.
+        vector: numbers, as an array or a list; kept as float32.
+
+    Example:
+        >>> Embedding("two-axes:1", np.array([0.6, 0.8])).dimensions
+        2
+    """
 
     space: str
     vector: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        object.__setattr__(self, "vector", np.asarray(self.vector, dtype=np.float32))
 
     @property
     def dimensions(self) -> int:
@@ -160,3 +195,10 @@ class Stored:
     """The value of `store`: the item's quality, in [0, 1]."""
 
     quality: float
+
+
+STORE = "store"
+"""The name of the last stage of each pipeline, which makes the item searchable with its quality."""
+
+ROLES: Mapping[str, type] = {"text": Text, "label": Label, "embedding": Embedding, "assets": Assets}
+"""What a stage may produce, by the name that the store keeps. Storage, search and export ask for it by this name."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, is_dataclass
 from decimal import Decimal
 from typing import Any
 
-from repli.tasks.items import Embedding, Text
+from repli.tasks.items import Asset, Assets, Embedding, Guess, Label, Text
 
 
 def as_json(value: Any) -> Any:
@@ -23,6 +23,21 @@ def as_json(value: Any) -> Any:
             return asdict(value)
         case _:  # a custom stage may return plain JSON
             return value
+
+
+def from_json(role: type, value: Mapping[str, Any]) -> Any:
+    """Return the value of a role from its JSON form.
+
+    Raises:
+        ValueError: the role has no such form: the store keeps the vector of an embedding apart.
+    """
+    if role is Text:
+        return Text(value["text"])
+    if role is Label:
+        return Label(**{**value, "top": tuple(Guess(**guess) for guess in value["top"])})
+    if role is Assets:
+        return Assets(**{name: asset and Asset(**asset) for name, asset in value.items()})
+    raise ValueError(f"a value of the role {role.__name__} cannot be made from its JSON form")
 
 
 def fingerprint(value: Any) -> str | None:

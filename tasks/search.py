@@ -1,6 +1,7 @@
 """Search stored items by keyword, by vector, or by both.
 
-Without its model a vector space is not searched; keywords and hashed vectors still are.
+The rungs of the stage that produces embeddings make the vector of a query in each of their spaces. A space that none of
+them reaches now, for example because its model is missing, is not searched; keywords and the other spaces still are.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from repli.tasks.fallback import RepliError, RungError, UsageError
-from repli.tasks.items import clean_text
-from repli.tasks.models import text_embedder
+from repli.tasks.execution.run_pipeline import choose
+from repli.tasks.fallback import AnyRung, Failed, RepliError, UsageError
+from repli.tasks.items import Embedding, clean_text
+from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.embed_text import HASHED_SPACE, hashed_words
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import query as store
 from repli.tasks.storage.search.neighbours import spaces
@@ -94,7 +95,7 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
     vectors: Vectors = {}
     notes: list[str] = []
     if query.mode is not Mode.KEYWORD:
-        vectors, notes = _query_vectors(text, spaces(database), settings.models.text)
+        vectors, notes = _query_vectors(text, spaces(database), settings, database)
         if not (words or vectors):
             raise RepliError(_explain_no_search(database, text, notes))
     hits = store.search(database, words, vectors, limit=query.limit, min_quality=query.min_quality)
@@ -109,24 +110,54 @@ def _explain_no_search(database: Database, text: str, notes: Sequence[str]) -> s
     return f"{reasons}; {'try --mode keyword' if store.words_of(text) else 'give a word to look for'}"
 
 
-def _query_vectors(text: str, stored_spaces: Collection[str], model: str) -> tuple[Vectors, list[str]]:
+def _query_vectors(
+    text: str, stored_spaces: Collection[str], settings: Settings, database: Database
+) -> tuple[Vectors, list[str]]:
     """Return the query's vector in each stored space that can be searched, and notes on the other spaces."""
+    remaining = set(stored_spaces)
+    if not remaining:
+        return {}, []
+    try:
+        pipeline = choose(settings, database).declared
+    except UsageError as error:
+        return {}, [f"no vector search: {error}"]
+    stage = _embedding_stage(pipeline)
+    if stage is None or stage.query_input is None:
+        return {}, [_explain_no_query(stage)]
+    context = StageContext(settings=settings, database=database, run_id="search", now=database.now())
+    value = stage.query_input(text)
     vectors: Vectors = {}
     notes: list[str] = []
-    remaining = set(stored_spaces)
-    if HASHED_SPACE in remaining:
-        remaining.discard(HASHED_SPACE)
-        [hashed] = hashed_words([text])
-        if hashed.any():
-            vectors = {**vectors, HASHED_SPACE: hashed}
-    if remaining:
-        try:
-            embedder = text_embedder.load(model)
-            if embedder.space in remaining:
-                remaining.discard(embedder.space)
-                vectors = {**vectors, embedder.space: embedder.embed([text])[0]}
-        except RungError as error:
-            notes.append(f"no vector search: {error}")
-        else:
-            notes += [f"the space {space} is not searched: its model is not the one in use" for space in remaining]
-    return vectors, notes
+    for rung in reversed(stage.chain.rungs):  # the last are the cheapest: a model is loaded where it is needed
+        if not remaining:
+            break
+        embedded = _embed(rung, value, context)
+        if isinstance(embedded, str):
+            notes.append(f"no vector search by {stage.name}.{rung.name}: {embedded}")
+        elif embedded.space in remaining:
+            remaining.discard(embedded.space)
+            vectors = {**vectors, embedded.space: embedded.vector}
+    if not notes:
+        notes = [f"the space {space} is not searched: its model is not the one in use" for space in remaining]
+    return vectors, notes if remaining else []
+
+
+def _embedding_stage(pipeline: Pipeline) -> Stage | None:
+    return next((stage for stage in pipeline.stages if stage.produces is Embedding), None)
+
+
+def _explain_no_query(stage: Stage | None) -> str:
+    if stage is None:
+        return "no vector search: no stage of the pipeline produces embeddings; choose the store's with --pipeline"
+    return f"no vector search: the stage {stage.name} does not say how to embed a query; give it a `query_input`"
+
+
+def _embed(rung: AnyRung, value: Any, context: StageContext) -> Embedding | str:
+    """Return the embedding of a query by one rung, or why there is none."""
+    try:
+        [outcome] = rung.run([value], context)
+    except Exception as error:  # noqa: BLE001  any failure of a rung leaves its space unsearched
+        return f"{type(error).__name__}: {error}" if not isinstance(error, RepliError) else str(error)
+    if isinstance(outcome, Failed):
+        return outcome.error.message
+    return outcome.value if isinstance(outcome.value, Embedding) else "its answer is not an Embedding"

@@ -51,6 +51,9 @@ class Settings:
 
     Args:
         keep_runs: the number of the latest runs of each source whose lists of items are kept.
+        pipeline: the pipeline's name, `MODULE:NAME` or an entry point; None: the store's own, or the installed one.
+        pipeline_folder: the folder in which Python looks first for the pipeline's module.
+        pipeline_version: a digest of the run's pipeline, by which a worker knows that it has the same.
     """
 
     home: Path
@@ -58,6 +61,9 @@ class Settings:
     batch_size: int = 128
     dask_address: str | None = None
     keep_runs: int = 5
+    pipeline: str | None = None
+    pipeline_folder: Path = field(default_factory=Path.cwd)
+    pipeline_version: str = ""
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -88,6 +94,8 @@ class Settings:
             batch_size=_read_positive_int(environ, "REPLI_BATCH_SIZE", 128),
             dask_address=environ.get("REPLI_DASK_ADDRESS") or None,
             keep_runs=_read_positive_int(environ, "REPLI_KEEP_RUNS", 5),
+            pipeline=environ.get("REPLI_PIPELINE") or None,
+            pipeline_folder=Path(environ.get("REPLI_PIPELINE_FOLDER") or Path.cwd()).absolute(),
             fetch=FetchLimits(
                 max_bytes=_read_positive_int(environ, "REPLI_FETCH_MAX_BYTES", fetch.max_bytes),
                 time_limit_s=_read_positive_int(environ, "REPLI_FETCH_TIME_LIMIT_S", int(fetch.time_limit_s)),

@@ -20,6 +20,7 @@ from repli.flows.cli.options import (
     DatabaseOption,
     FaultOption,
     JsonOption,
+    PipelineOption,
     resolve_settings,
 )
 from repli.flows.cli.output import print_json, print_line, print_page, reserved_stdout
@@ -62,6 +63,13 @@ def run(
         list[str] | None, typer.Option(metavar="STAGE=RUNG", help="Start a stage at this rung. Repeatable.")
     ] = None,
     fault: FaultOption = None,
+    pipeline: PipelineOption = None,
+    change_pipeline: Annotated[
+        bool,
+        typer.Option(
+            "--change-pipeline", help="Go on with another pipeline than the store's; stages of both keep their results."
+        ),
+    ] = False,
     dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -71,15 +79,16 @@ def run(
     from repli.flows.config.run_request import RunRequest, parse_directives
 
     with interruptible(), reserved_stdout(as_json) as stdout:
-        settings = resolve_settings(database, dask, batch_size)
+        chosen = run_commands.choose_pipeline(resolve_settings(database, dask, batch_size, pipeline))
         request = RunRequest(
             source=source.absolute(),
-            batch_size=settings.batch_size,
+            batch_size=chosen.settings.batch_size,
             limit=limit,
             refresh=refresh,
-            directives=parse_directives(force or (), fault or ()),
+            directives=parse_directives(chosen.declared.chains, force or (), fault or ()),
+            pipeline=chosen.active,
         )
-        outcome = run_commands.run(settings, request)
+        outcome = run_commands.run(chosen, request, change_pipeline=change_pipeline)
         if as_json:
             print_json(outcome.report.as_json(), stdout)
         else:
@@ -92,6 +101,7 @@ def reprocess(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Process at most N items.")] = None,
     batch_size: BatchSizeOption = None,
     fault: FaultOption = None,
+    pipeline: PipelineOption = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -100,14 +110,20 @@ def reprocess(
 
     Only degraded or stale stages whose better rungs are available again run, and the stages that depend on them.
     """
-    from repli.flows.cli import render, run_commands
+    from repli.flows.cli import render, run_commands, store_commands
     from repli.flows.config.run_request import RetryRequest, parse_directives
 
     with interruptible(), reserved_stdout(as_json) as stdout:
-        settings = resolve_settings(database, dask, batch_size)
-        directives = parse_directives(faults=fault or ())
-        request = RetryRequest(batch_size=settings.batch_size, limit=limit, directives=directives)
-        outcome = run_commands.reprocess(settings, request)
+        settings = resolve_settings(database, dask, batch_size, pipeline)
+        store_commands.existing_store(settings)
+        chosen = run_commands.choose_pipeline(settings)
+        request = RetryRequest(
+            batch_size=settings.batch_size,
+            limit=limit,
+            directives=parse_directives(chosen.declared.chains, faults=fault or ()),
+            pipeline=chosen.active,
+        )
+        outcome = run_commands.reprocess(chosen, request)
         if as_json:
             print_json(outcome.report.as_json(), stdout)
         else:
@@ -118,6 +134,7 @@ def reprocess(
 @app.command()
 def drill(
     sample: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Items in the sample.")] = 200,
+    pipeline: PipelineOption = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -129,7 +146,7 @@ def drill(
     from repli.flows.cli import render, run_commands
 
     with interruptible(), reserved_stdout(as_json) as stdout:
-        outcome = run_commands.drill(resolve_settings(database, dask), sample)
+        outcome = run_commands.drill(resolve_settings(database, dask, pipeline=pipeline), sample)
         if as_json:
             print_json(outcome.report[0].report, stdout)
         else:
@@ -202,12 +219,16 @@ def export(
 ) -> None:
     """Export items with all statuses to a JSONL or Parquet file."""
     from repli.flows.cli import store_commands
-    from repli.tasks.stages.default import STAGE_NAMES
-    from repli.tasks.storage.views.browse import Selection
 
     with interruptible():
-        selection = Selection.parse(status or (), STAGE_NAMES, min_quality, max_quality)
-        count = store_commands.export(resolve_settings(database), file, selection, overwrite=overwrite)
+        count = store_commands.export(
+            resolve_settings(database),
+            file,
+            status=status or (),
+            min_quality=min_quality,
+            max_quality=max_quality,
+            overwrite=overwrite,
+        )
     if as_json:
         print_json({"file": str(file), "items": count}, sys.stdout)
     else:
@@ -224,13 +245,14 @@ def serve(
     nightly: Annotated[
         Path | None, typer.Option(metavar="SOURCE", help="Enrich SOURCE every night at 01:00 UTC.")
     ] = None,
+    pipeline: PipelineOption = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
 ) -> None:
     """Serve the Prefect UI, deployments and schedules until Ctrl-C."""
     from repli.flows.server import serve
 
-    serve.serve(resolve_settings(database, dask), port=port, nightly=nightly, tell=print_line)
+    serve.serve(resolve_settings(database, dask, pipeline=pipeline), port=port, nightly=nightly, tell=print_line)
 
 
 @app.command()

@@ -16,6 +16,10 @@ DatabaseOption = Annotated[
 DaskOption = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Use the Dask scheduler at this address; default: start one.")
 ]
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:NAME", help="The pipeline; default: the store's own, else Repli's six stages."),
+]
 BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items per batch; default: 128.")]
 FaultOption = Annotated[
     list[str] | None, typer.Option(metavar="SPEC", help=r"Inject a fault: STAGE.RUNG=KIND\[@RATE]. Repeatable.")
@@ -35,7 +39,9 @@ def store_options(context: typer.Context, database: str | None, as_json: bool) -
     return database or before.get("database"), as_json or bool(before.get("as_json"))
 
 
-def resolve_settings(database: str | None, dask: str | None = None, batch_size: int | None = None) -> Settings:
+def resolve_settings(
+    database: str | None, dask: str | None = None, batch_size: int | None = None, pipeline: str | None = None
+) -> Settings:
     """Return the settings; options take precedence over the environment.
 
     No Prefect block is consulted: commands without a server, such as `status` and `show`, could not read it and would
@@ -50,5 +56,6 @@ def resolve_settings(database: str | None, dask: str | None = None, batch_size: 
         "REPLI_DATABASE_URL": database,
         "REPLI_DASK_ADDRESS": dask,
         "REPLI_BATCH_SIZE": str(batch_size) if batch_size else None,
+        "REPLI_PIPELINE": pipeline,
     }
     return Settings.from_environment({**os.environ, **{name: value for name, value in options.items() if value}})

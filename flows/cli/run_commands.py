@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar, cast
 
 from repli.flows.cli.store_commands import existing_store
 from repli.flows.config.run_request import RetryRequest, RunRequest
-from repli.flows.server.environment import environment, store_variables
+from repli.flows.server.environment import environment, run_variables
 from repli.flows.server.prefect_requests import server_errors
-from repli.tasks.fallback import RepliError, StoreError
+from repli.tasks.execution.run_pipeline import RunPipeline, choose
+from repli.tasks.fallback import RepliError, StoreError, UsageError
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report
 from repli.tasks.reporting.run_report import Report, build_report
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import STAGE_NAMES
-from repli.tasks.storage import drills, runs
+from repli.tasks.storage import drills, pipelines, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.outages import PATIENCE_S
@@ -37,31 +37,51 @@ class Outcome(Generic[Content]):
     problem: str | None
 
 
-def run(settings: Settings, request: RunRequest) -> Outcome[Report]:
+def choose_pipeline(settings: Settings) -> RunPipeline:
+    """Return the pipeline of a run with these settings; see `repli.tasks.execution.run_pipeline.choose`."""
+    return choose(settings, Database(settings.database_url))
+
+
+def run(chosen: RunPipeline, request: RunRequest, *, change_pipeline: bool = False) -> Outcome[Report]:
     """Run `enrich` on the cluster that the settings name, else on a local one, with progress on stderr.
 
+    Args:
+        change_pipeline: Go on with the chosen pipeline where the store was filled by another.
+
     Raises:
+        PipelineConflict: The store was filled by another pipeline, and `change_pipeline` is false.
         StoreError: The store cannot be reached or written.
     """
     from repli.flows.server.dask_cluster import cluster
 
-    Database(settings.database_url).migrate()  # fails before anything is started
-    with show_progress(settings, request), cluster(settings) as dask_address:
-        return run_on(dask_address, settings, request)
+    database = Database(chosen.settings.database_url)
+    database.migrate()  # fails before anything is started
+    if change_pipeline:
+        _change_pipeline(database, chosen)
+    pipelines.declare(database, chosen.stored)
+    with show_progress(chosen.settings, request), cluster(chosen.settings) as dask_address:
+        return run_on(dask_address, chosen, request)
 
 
-def reprocess(settings: Settings, request: RetryRequest) -> Outcome[RetryReport]:
+def _change_pipeline(database: Database, chosen: RunPipeline) -> None:
+    for kind in (runs.ENRICH, runs.REPROCESS):
+        if runs.is_any_alive(database, kind):
+            raise UsageError(f"--change-pipeline: a run of {kind} is active; wait for its end")
+    pipelines.change(database, chosen.stored)
+
+
+def reprocess(chosen: RunPipeline, request: RetryRequest) -> Outcome[RetryReport]:
     """Run `reprocess` on the cluster that the settings name, else on a local one, with progress on stderr.
 
     Raises:
-        RepliError: There is no store.
+        PipelineConflict: The store was filled by another pipeline.
         StoreError: The store cannot be reached or written.
     """
     from repli.flows.server.dask_cluster import cluster
 
-    existing_store(settings)
-    with show_progress(settings, request), cluster(settings) as dask_address:
-        return reprocess_on(dask_address, settings, request)
+    pipelines.declare(Database(chosen.settings.database_url), chosen.stored)
+    with show_progress(chosen.settings, request), cluster(chosen.settings) as dask_address:
+        return reprocess_on(dask_address, chosen, request)
 
 
 def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
@@ -78,7 +98,7 @@ def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> Abs
     return progress_bar(Console(stderr=True), poll, label)
 
 
-def run_on(dask_address: str, settings: Settings, request: RunRequest) -> Outcome[Report]:
+def run_on(dask_address: str, chosen: RunPipeline, request: RunRequest) -> Outcome[Report]:
     """Run `enrich` on a running cluster, on the store of the settings."""
     from repli.flows.config.parameters import FaultToInject
     from repli.flows.enrich import enrich
@@ -86,18 +106,18 @@ def run_on(dask_address: str, settings: Settings, request: RunRequest) -> Outcom
     return _run_flow(
         enrich,
         dask_address,
-        settings,
+        chosen.settings,
         source=str(request.source),
         limit=request.limit,
         batch_size=request.batch_size,
         refresh=request.refresh,
         force=tuple(f"{stage}.{rung}" for stage, rung in request.directives.forced.items()),
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
-        report_on=partial(build_report, stages=STAGE_NAMES),
+        report_on=partial(build_report, stages=chosen.declared.names),
     )
 
 
-def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -> Outcome[RetryReport]:
+def reprocess_on(dask_address: str, chosen: RunPipeline, request: RetryRequest) -> Outcome[RetryReport]:
     """Run `reprocess` on a running cluster, on the store of the settings."""
     from repli.flows.config.parameters import FaultToInject
     from repli.flows.reprocess import reprocess as flow
@@ -105,7 +125,7 @@ def reprocess_on(dask_address: str, settings: Settings, request: RetryRequest) -
     return _run_flow(
         flow,
         dask_address,
-        settings,
+        chosen.settings,
         limit=request.limit,
         batch_size=request.batch_size,
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
@@ -143,8 +163,8 @@ def _run_flow(
 def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters: Any) -> Any:
     """Run a flow on a cluster and return its final Prefect state.
 
-    The flow reads its settings itself, from the environment and the Prefect blocks. The environment names the store of
-    `settings` while the flow runs.
+    The flow reads its settings itself, from the environment and the Prefect blocks. The environment names the store and
+    the pipeline of `settings` while the flow runs.
 
     Raises:
         RepliError: The Prefect server stopped answering.
@@ -152,7 +172,7 @@ def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters:
     from prefect_dask import DaskTaskRunner
 
     runner = cast(Any, DaskTaskRunner(address=dask_address))
-    with environment(store_variables(settings)), server_errors():
+    with environment(run_variables(settings)), server_errors():
         return flow.with_options(task_runner=runner)(**parameters, return_state=True)
 
 
@@ -168,10 +188,12 @@ def drill(settings: Settings, sample: int) -> Outcome[Sequence[Drill]]:
     from repli.flows.server.dask_cluster import cluster
 
     database = existing_store(settings)
-    with cluster(settings) as dask_address:
+    chosen = choose_pipeline(settings)
+    pipelines.declare(database, chosen.stored)
+    with cluster(chosen.settings) as dask_address:
         from repli.flows.drill import drill as flow  # inside: Prefect reads its settings when it is imported
 
-        state = _final_state(flow, dask_address, settings, sample=sample)
+        state = _final_state(flow, dask_address, chosen.settings, sample=sample)
     if drills.of_flow_run(database, str(state.state_details.flow_run_id)) is None:
         raise RepliError(state.message or "the drill reached no verdict; see the log of its flow run")
     return Outcome(report=drills.latest(database), problem=None if state.is_completed() else state.message)

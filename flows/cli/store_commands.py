@@ -12,11 +12,11 @@ from typing import Any
 import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
+from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
 from repli.tasks.storage import breakers, counts, runs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
@@ -63,8 +63,9 @@ def status(settings: Settings) -> Overview:
         RepliError: There is no store.
     """
     database = existing_store(settings)
+    names = store_pipeline(settings, database).names
     return Overview(
-        database=database, tally=counts.tally(database, STAGE_NAMES), last_run=runs.latest(database), now=database.now()
+        database=database, tally=counts.tally(database, names), last_run=runs.latest(database), now=database.now()
     )
 
 
@@ -75,7 +76,7 @@ def show(settings: Settings, item_id: str) -> ItemView:
         RepliError: There is no store, or no item with this id.
     """
     database = existing_store(settings)
-    view = lookup.view(database, item_id, STAGE_NAMES)
+    view = lookup.view(database, item_id, store_pipeline(settings, database))
     if view is None:
         raise RepliError(f"there is no item {item_id[:200]!r} in {database}; see `repli status`, or the manifest's ids")
     return view
@@ -87,7 +88,8 @@ def list_breakers(settings: Settings) -> list[BreakerView]:
     Raises:
         RepliError: There is no store.
     """
-    return breakers.views(existing_store(settings), declared_breakers())
+    database = existing_store(settings)
+    return breakers.views(database, store_pipeline(settings, database).breakers)
 
 
 def override_breaker(
@@ -107,12 +109,12 @@ def override_breaker(
         UsageError: There is no breaker of this name.
     """
     rung, _, place = name.partition("@")
-    declared = declared_breakers()
+    database = Database(settings.database_url)
+    declared = store_pipeline(settings, database).breakers
     if rung not in declared:
         raise UsageError(f"there is no breaker {name[:200]!r}; choose from {', '.join(declared)}")
     if place and declared[rung].scope == "fleet":
         raise UsageError(f"the breaker {rung} has the scope fleet, not one device; omit @{place[:200]}")
-    database = Database(settings.database_url)
     database.migrate()
     moves = breakers.override(database, declared[rung], Key(rung, place), override)
     remedy = CHECK_ADDRESS if os.environ.get("PREFECT_API_URL") else CHECK_SERVE
@@ -172,17 +174,31 @@ def search(settings: Settings, query: Query) -> SearchResult:
     return repli.tasks.search.search(settings, existing_store(settings), query)
 
 
-def export(settings: Settings, path: Path, selection: Selection, *, overwrite: bool) -> int:
+def export(
+    settings: Settings,
+    path: Path,
+    *,
+    status: Sequence[str] = (),
+    min_quality: float | None = None,
+    max_quality: float | None = None,
+    overwrite: bool = False,
+) -> int:
     """Write the selected items to a file and return their number.
 
+    Args:
+        status: Conditions on items, each STATE or STAGE=STATUS.
+
     Raises:
-        UsageError: The file exists and `overwrite` is False, or its suffix is unknown.
+        UsageError: A condition or bound is invalid, the file exists and `overwrite` is False, or its suffix is unknown.
         RepliError: There is no store, or the file cannot be written.
     """
     from repli.tasks.reporting import export as exporter
 
-    found = browse(existing_store(settings), STAGE_NAMES, selection)
-    return exporter.export(found, STAGE_NAMES, path, overwrite=overwrite)
+    database = existing_store(settings)
+    pipeline = store_pipeline(settings, database)
+    selection = Selection.parse(status, pipeline.names, min_quality, max_quality)
+    found = browse(database, pipeline, selection)
+    return exporter.export(found, pipeline.names, path, overwrite=overwrite)
 
 
 def existing_store(settings: Settings) -> Database:

@@ -1,26 +1,23 @@
-"""Parameters of the flows, as Prefect's UI shows them: typed, bounded, and chosen from the declared rungs.
+"""Parameters of the flows, as Prefect's UI shows them: typed and bounded.
 
 The flows' signatures are made of these. The form shows them, the API refuses an illegal value, and the flow refuses it
-again; each refusal names the parameter.
+again; each refusal names the parameter. Which rungs there are depends on the pipeline of the run: `repli serve` lists
+those of its pipeline in the forms (`with_choices`), and the flow checks the names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from repli.flows.config.run_request import MAX_BATCH_SIZE
-from repli.tasks.fallback import SKIP, Directives, Fault, FaultKind
-from repli.tasks.stages.default import CHAINS
+from repli.flows.server.rung_choices import CALLED, CHOICES, RUNGS
+from repli.tasks.fallback import Directives, Fault, FaultKind
 
 MAX_SAMPLE = 10_000
-RUNGS = tuple(f"{chain.stage}.{rung}" for chain in CHAINS for rung in chain.rung_names)
-"""Every declared rung, in the order of the chains."""
-CALLED_RUNGS = tuple(rung for rung in RUNGS if not rung.endswith(f".{SKIP}"))
-"""The rungs that call something, and so can fail."""
+RUNG_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*\.[A-Za-z][A-Za-z0-9_]*$"
 
 
 def _shown(title: str, description: str, pattern: str | None = None, **bounds: Any) -> Any:
@@ -39,12 +36,6 @@ def _is_absolute(source: str) -> str:
     return source
 
 
-def _is_one_of(choices: tuple[str, ...], value: str) -> str:
-    if value not in choices:
-        raise ValueError(f"there is no {value[:200]!r}; choose from {', '.join(choices)}")
-    return value
-
-
 def _once_a_stage(rungs: tuple[str, ...]) -> tuple[str, ...]:
     forced: dict[str, str] = {}
     for rung in rungs:
@@ -54,10 +45,8 @@ def _once_a_stage(rungs: tuple[str, ...]) -> tuple[str, ...]:
     return rungs
 
 
-RungChoice = Annotated[str, AfterValidator(partial(_is_one_of, RUNGS)), Field(json_schema_extra={"enum": list(RUNGS)})]
-CalledRungChoice = Annotated[
-    str, AfterValidator(partial(_is_one_of, CALLED_RUNGS)), Field(json_schema_extra={"enum": list(CALLED_RUNGS)})
-]
+RungChoice = Annotated[str, Field(pattern=RUNG_PATTERN, json_schema_extra={CHOICES: RUNGS})]
+CalledRungChoice = Annotated[str, Field(pattern=RUNG_PATTERN, json_schema_extra={CHOICES: CALLED})]
 
 
 class FaultToInject(BaseModel):
@@ -117,6 +106,10 @@ ForcedRungs = Annotated[
 Faults = Annotated[
     tuple[FaultToInject, ...],
     _shown("Faults", "Rungs that are made to fail, to rehearse an outage. Empty: none."),
+]
+PipelineName = Annotated[
+    str,
+    _shown("Pipeline", "MODULE:NAME, as the workers import it. Empty: REPLI_PIPELINE, else the pipeline of the store."),
 ]
 Sample = Annotated[
     int, _shown("Sample", "Items to drill on, some of every quality and media type.", ge=1, le=MAX_SAMPLE)

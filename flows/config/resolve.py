@@ -19,10 +19,15 @@ from prefect.exceptions import ObjectNotFound
 from prefect_dask import DaskTaskRunner
 from pydantic import ValidationError
 
-from repli.blocks import Cluster, EnrichmentPolicy, ItemStore
+from repli.blocks import Cluster, ItemStore
+from repli.blocks.enrichment_policy import policy_block
 from repli.flows.server.dask_cluster import dask_cluster
+from repli.tasks.execution.run_pipeline import RunPipeline, choose
 from repli.tasks.fallback import UsageError
 from repli.tasks.settings import Settings
+from repli.tasks.storage import pipelines
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.outages import PATIENCE_S
 
 NAME = "default"
 """The name of the block document, of each block type, that runs use."""
@@ -31,16 +36,41 @@ B = TypeVar("B", bound=Block)
 
 
 def configured_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings of a run. Blocks are read on each call: a change in the UI counts from the next run on.
+    """Return the settings without the policy. Blocks are read on each call: a change counts from the next run on.
 
     Raises:
         UsageError: A variable or a block is invalid; the message names it.
     """
     with get_client(sync_client=True) as client:
         store, cluster = _read_block(client, ItemStore), _read_block(client, Cluster)
-        policy = _read_block(client, EnrichmentPolicy)
     is_set = {name: value for name, value in environ.items() if value}
-    settings = Settings.from_environment({**store.variables(), **cluster.variables(), **is_set})
+    return Settings.from_environment({**store.variables(), **cluster.variables(), **is_set})
+
+
+def configured_run(pipeline: str = "", environ: Mapping[str, str] = os.environ) -> tuple[RunPipeline, Database]:
+    """Return the pipeline of a run with all settings, its policy included, and the store, which knows the pipeline.
+
+    Args:
+        pipeline: The name that the form gives; it takes precedence.
+
+    Raises:
+        UsageError: A variable, a block or the pipeline is invalid, or the store was filled by another pipeline.
+        StoreError: The store cannot be reached.
+    """
+    settings = configured_settings(environ)
+    database = Database(settings.database_url, patience_s=PATIENCE_S)
+    database.migrate()
+    chosen = choose(replace(settings, pipeline=pipeline or settings.pipeline), database)
+    pipelines.declare(database, chosen.stored)
+    return replace(chosen, settings=_with_policy(chosen, environ)), database
+
+
+def _with_policy(chosen: RunPipeline, environ: Mapping[str, str]) -> Settings:
+    """Return the settings with the policy of the block and the environment."""
+    with get_client(sync_client=True) as client:
+        policy = _read_block(client, policy_block(chosen.declared))
+    settings = chosen.settings
+    is_set = {name: value for name, value in environ.items() if value}
     retry, overrides = policy.retry_policy(), policy.policy()
     if "REPLI_RETRY_BELOW" in is_set:
         retry = replace(retry, below=settings.retry.below)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from repli.tasks.fallback import AnyChain, Directives, UsageError, check_fault, check_rung_exists, parse_faults
-from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
+from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Item
+from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
-from repli.tasks.stages.default import CHAINS, PIPELINE
 
 MAX_BATCH_SIZE = 10_000
 """A database takes some ten thousand parameters a query."""
@@ -26,6 +26,7 @@ class RunRequest:
 
     Args:
         directives: The rungs to force and the faults to inject.
+        pipeline: The run's pipeline, under its policy.
 
     Raises:
         UsageError: The run is impossible; the message names the option.
@@ -33,14 +34,14 @@ class RunRequest:
 
     source: Path
     batch_size: int
+    pipeline: Pipeline
     limit: int | None = None
     refresh: bool = False
     directives: Directives = field(default_factory=Directives)
-    policy: Policy = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
-        _check_directives(self.directives, self.policy)
+        _check_directives(self.directives, self.pipeline)
         next(self.records())
 
     def records(self) -> Iterator[Item]:
@@ -56,7 +57,7 @@ class RunRequest:
             "force": [f"{stage}={rung}" for stage, rung in self.directives.forced.items()],
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
-            **_policy_option(self.policy),
+            **_policy_option(settings.policy),
         }
 
 
@@ -66,19 +67,20 @@ class RetryRequest:
 
     Args:
         directives: The faults to inject. It forces no rung: only better rungs than before are called.
+        pipeline: The run's pipeline, under its policy.
 
     Raises:
         UsageError: The run is impossible; the message names the option.
     """
 
     batch_size: int
+    pipeline: Pipeline
     limit: int | None = None
     directives: Directives = field(default_factory=Directives)
-    policy: Policy = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
-        _check_directives(self.directives, self.policy)
+        _check_directives(self.directives, self.pipeline)
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options that the run's record in the store keeps."""
@@ -87,17 +89,20 @@ class RetryRequest:
             "limit": self.limit,
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
-            **_policy_option(self.policy),
+            **_policy_option(settings.policy),
         }
 
 
-def parse_directives(force: Iterable[str] = (), faults: Iterable[str] = ()) -> Directives:
+def parse_directives(chains: Sequence[AnyChain], force: Iterable[str] = (), faults: Iterable[str] = ()) -> Directives:
     """Return the directives that command-line specs name: `STAGE=RUNG` and `STAGE.RUNG=KIND[@RATE]`.
+
+    Args:
+        chains: The declared chains.
 
     Raises:
         UsageError: A spec has another form, or names no stage, rung, kind or rate that exists.
     """
-    return Directives(forced=_parse_forced(force, CHAINS), faults=parse_faults(faults, CHAINS))
+    return Directives(forced=_parse_forced(force, chains), faults=parse_faults(faults, chains))
 
 
 def _policy_option(policy: Policy) -> dict[str, str]:
@@ -113,9 +118,9 @@ def _check_sizes(batch_size: int, limit: int | None) -> None:
         raise UsageError(f"--limit {limit}: ask for at least 1 item")
 
 
-def _check_directives(directives: Directives, policy: Policy) -> None:
-    """Raise `UsageError` unless the policy keeps every rung that the directives name."""
-    chains = PIPELINE.with_policy(policy).chains
+def _check_directives(directives: Directives, pipeline: Pipeline) -> None:
+    """Raise `UsageError` unless the pipeline, under its policy, has every rung that the directives name."""
+    chains = pipeline.chains
     for stage, rung in directives.forced.items():
         check_rung_exists(stage, rung, chains, f"--force '{stage}={rung}'")
     for fault in directives.faults:

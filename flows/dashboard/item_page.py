@@ -10,10 +10,10 @@ from repli.flows.dashboard import charts
 from repli.flows.dashboard.elements import show_caption, show_notice
 from repli.flows.dashboard.markup import Cell, badge, chip, format_time, notice, plain, quality_badge, table
 from repli.flows.dashboard.overview import REFRESH_S
+from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import ItemError, RepliError, Status
 from repli.tasks.models.image_classifier import open_image
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.views import lookup
 from repli.tasks.storage.views.dashboard_stats import open_read_only
@@ -28,7 +28,7 @@ def item_page(settings: Settings, item_id: str) -> None:
     """Show one item, and keep the page up to date."""
     try:
         database = open_read_only(settings.database_url)
-        view = lookup.view(database, item_id, STAGE_NAMES)
+        view = lookup.view(database, item_id, store_pipeline(settings, database))
     except RepliError as error:
         show_notice(error)
         return
@@ -46,7 +46,7 @@ def item_page(settings: Settings, item_id: str) -> None:
         show_image(settings, view)
         show_label(view)
     with right:
-        text = (view.state.value("extract_text") or {}).get("text")
+        text = view.produced("text").get("text")
         st.html(f'<div class="repli-text" id="repli-text">{plain(text or "No text.", TEXT_CHARACTERS)}</div>')
         declared = [(name, str(value)) for name, value in (("document", item.document), ("image", item.image)) if value]
         declared += [(str(name), str(value)) for name, value in item.attributes.items()]
@@ -63,7 +63,7 @@ def _state(view: ItemView) -> str:
 
 def show_image(settings: Settings, view: ItemView) -> None:
     """Show the fetched image as a thumbnail, or why there is none."""
-    asset = (view.state.value("fetch") or {}).get("image")
+    asset = view.produced("assets").get("image")
     if not asset:
         show_caption("No image.")
         return
@@ -85,7 +85,7 @@ def _thumbnail(content: bytes) -> bytes:
 
 def show_label(view: ItemView) -> None:
     """Show the label of the image, and the best guesses with their confidences."""
-    value = view.state.value("classify_image") or {}
+    value = view.produced("label")
     if value:
         label = value.get("label") or "unknown"
         st.html(f'<div id="repli-label"><b>{plain(label)}</b></div>')

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from repli.flows.server.environment import store_variables
+from repli.flows.server.environment import run_variables
 from repli.flows.server.ports import LOOPBACK, check_port_is_free
 from repli.tasks.fallback import RepliError
 from repli.tasks.settings import Settings
@@ -43,5 +43,5 @@ def dashboard(settings: Settings, port: int) -> NoReturn:
     os.execve(  # noqa: S606
         sys.executable,
         [sys.executable, "-m", "streamlit", "run", str(page), *arguments],
-        {**os.environ, **store_variables(settings)},
+        {**os.environ, **run_variables(settings)},
     )

@@ -10,9 +10,9 @@ from repli.flows.dashboard import charts
 from repli.flows.dashboard.elements import show_caption, show_notice
 from repli.flows.dashboard.markup import Cell, badge, format_time, item_link, quality_badge, table, time_cell
 from repli.tasks.drill.verdict import FAILED, readable
+from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import Position, RepliError, Status
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import CHAINS, STAGE_NAMES, declared_breakers
 from repli.tasks.storage.runs import ENRICH
 from repli.tasks.storage.views.dashboard_stats import DashboardStats, collect_stats, open_read_only
 
@@ -33,7 +33,7 @@ POSITION_COLOURS = {
 def overview_page(settings: Settings) -> None:
     """Show the whole store, and keep the page up to date."""
     try:
-        stats = _cached_stats(settings.database_url)
+        stats = _cached_stats(settings)
     except RepliError as error:
         show_notice(error)
         return
@@ -57,9 +57,10 @@ def overview_page(settings: Settings) -> None:
 
 
 @st.cache_data(ttl=CACHE_TTL_S, show_spinner=False, max_entries=4)
-def _cached_stats(url: str) -> DashboardStats:
-    """Return the stats of the store at a URL."""
-    return collect_stats(open_read_only(url), STAGE_NAMES, declared_breakers())
+def _cached_stats(settings: Settings) -> DashboardStats:
+    """Return the stats of the store of these settings."""
+    database = open_read_only(settings.database_url)
+    return collect_stats(database, store_pipeline(settings, database))
 
 
 def show_counts(stats: DashboardStats) -> None:
@@ -107,7 +108,7 @@ def show_stages(stats: DashboardStats) -> None:
     with right:
         show_caption("Rungs; the red ones cost the most quality")
         if any(stats.tally.rungs.values()):
-            st.altair_chart(charts.rung_by_stage(stats.tally.rungs, CHAINS))
+            st.altair_chart(charts.rung_by_stage(stats.tally.rungs, stats.pipeline.chains))
     rows: list[tuple[Cell, ...]] = [
         (stage, *(counts.get(status, 0) for status in Status), _rungs(stats, stage))
         for stage, counts in stats.tally.stages.items()

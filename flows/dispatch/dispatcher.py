@@ -23,7 +23,7 @@ from repli.flows.dispatch.worker_deaths import WorkerCrashes, split_after_crash
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
 from repli.tasks.fallback import RepliError, StoreError
-from repli.tasks.pipeline import AnyStage, Pipeline
+from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
@@ -86,7 +86,7 @@ class BatchDispatcher:
     def __init__(
         self,
         context: RunContext,
-        stages: Sequence[AnyStage],
+        stages: Sequence[Stage],
         *,
         on_done: Callable[[Batch, Sequence[StageReport]], None],
         mark_poison_item: Callable[[Batch, str], None],
@@ -195,7 +195,7 @@ class BatchDispatcher:
         return InFlight(batch, tuple(futures), frozenset(name for name, wanted in resources.items() if wanted))
 
     def _submit_stage(
-        self, stage: AnyStage, batch: Batch, after: list[PrefectDaskFuture[StageReport]]
+        self, stage: Stage, batch: Batch, after: list[PrefectDaskFuture[StageReport]]
     ) -> PrefectDaskFuture[StageReport]:
         task = self._tasks[stage.name]
         return task.submit(  # type: ignore[return-value]  # the runner is Dask's, and so are its futures

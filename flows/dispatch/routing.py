@@ -17,7 +17,7 @@ from distributed import Client, Worker
 
 from repli.tasks.execution.shared_breakers import current_device_scope
 from repli.tasks.fallback import AnyRung, Breaker, StoreError
-from repli.tasks.pipeline import AnyStage
+from repli.tasks.pipeline import Stage
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import FLEET, Key
 from repli.tasks.storage.database import Database
@@ -81,7 +81,7 @@ class Routing:
         """Return the device scope of a worker, None where it never answered."""
         return self._scopes.get(worker)
 
-    def resources_for(self, stage: AnyStage) -> Mapping[str, float]:
+    def resources_for(self, stage: Stage) -> Mapping[str, float]:
         """Return the resources that the stage's tasks must ask for now; none where any worker may run them."""
         wanted = self._resources_of(stage)
         carriers = self._carriers(wanted)
@@ -92,7 +92,7 @@ class Routing:
         carriers = self._carriers(rung.resources)
         return bool(carriers) and not self._breakers_of(stage, rung, carriers).all_refuse
 
-    def should_requeue_without_resource(self, stage: AnyStage) -> bool:
+    def should_requeue_without_resource(self, stage: Stage) -> bool:
         """Return whether tasks that wait for the stage's resource must be sent without it.
 
         True where no worker has carried the resource for a while, or the breaker has opened on every worker that
@@ -122,7 +122,7 @@ class Routing:
         if new := [worker for worker in self.workers() if worker not in self._scopes]:
             self._scopes.update(self._client.run(current_device_scope, workers=new, on_error="ignore"))
 
-    def _resources_of(self, stage: AnyStage) -> Mapping[str, float]:
+    def _resources_of(self, stage: Stage) -> Mapping[str, float]:
         first = self._forced.get(stage.name, stage.chain.primary.name)
         resources = {rung.name: rung.resources for rung in stage.chain.rungs}
         return resources.get(first) or CPU_RESOURCE
@@ -134,7 +134,7 @@ class Routing:
             if all(worker["resources"].get(name, 0) >= amount for name, amount in wanted.items())
         ]
 
-    def _primary_breakers(self, stage: AnyStage, carriers: list[str]) -> _BreakerSummary:
+    def _primary_breakers(self, stage: Stage, carriers: list[str]) -> _BreakerSummary:
         """Return the state of the primary's breakers; closed where a rung is forced, or the primary needs no device."""
         primary = stage.chain.primary
         if stage.name in self._forced or not primary.resources:

@@ -1,4 +1,4 @@
-"""Temporary variables of this process, and the variables that hand a store to flows and child processes."""
+"""Temporary variables of this process, and those that hand a store and a pipeline to flows and child processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from repli.tasks.settings import Settings
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "critical"}
 
 
-def store_variables(settings: Settings) -> dict[str, str]:
-    """Return the variables that name the home and the store of the settings.
+def run_variables(settings: Settings) -> dict[str, str]:
+    """Return the variables that name the home, the store and the pipeline of the settings.
 
     A flow or a child process that reads them uses this store, and not the one of a Prefect block.
     """
-    return {"REPLI_HOME": str(settings.home), "REPLI_DATABASE_URL": settings.database_url}
+    return {
+        "REPLI_HOME": str(settings.home),
+        "REPLI_DATABASE_URL": settings.database_url,
+        "REPLI_PIPELINE_FOLDER": str(settings.pipeline_folder),
+        **({"REPLI_PIPELINE": settings.pipeline} if settings.pipeline else {}),
+    }
 
 
 @contextmanager

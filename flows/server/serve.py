@@ -21,14 +21,16 @@ from typing import NoReturn
 from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.discovery import ServerInfo, serving
-from repli.flows.server.environment import QUIET, environment, store_variables
+from repli.flows.server.environment import QUIET, environment, run_variables
 from repli.flows.server.interrupted_runs import skip_missed
 from repli.flows.server.ports import check_port_is_free
 from repli.flows.server.prefect_api import ask
 from repli.flows.server.private_server import PrivateServer
 from repli.flows.server.server_errors import ServerErrors
+from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.settings import Settings
+from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 
 WATCH_EVERY_S = 0.5
@@ -48,7 +50,8 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
         tell: Prints text for the operator.
 
     Raises:
-        UsageError: `PREFECT_API_URL` names another server, or the `nightly` manifest does not exist.
+        UsageError: `PREFECT_API_URL` names another server, the `nightly` manifest does not exist, or the pipeline
+            cannot be used.
         RepliError: The home or the port is in use, or a process did not start, or ended.
     """
     if os.environ.get("PREFECT_API_URL"):
@@ -59,8 +62,11 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
         try:
             with serving(settings.home) as publish:
                 check_port_is_free(port, "choose another with --port")
-                Database(settings.database_url).migrate()
-                _serve(settings, port, nightly, publish, tell)
+                database = Database(settings.database_url)
+                database.migrate()
+                chosen = choose(settings, database)
+                pipelines.declare(database, chosen.stored)
+                _serve(chosen.settings, port, nightly, publish, tell)
         except KeyboardInterrupt:
             tell("stopped")
 
@@ -112,7 +118,7 @@ def _variables(settings: Settings) -> Mapping[str, str]:
     if url.get_backend_name() == "sqlite":
         url = url.set(database=str(Path(str(url.database)).absolute()))
     return {
-        **store_variables(settings),
+        **run_variables(settings),
         "REPLI_DATABASE_URL": url.render_as_string(hide_password=False),
         "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import yaml
-from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import DeploymentSchedule
@@ -26,8 +24,14 @@ from prefect.utilities.processutils import command_to_string
 from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
-import blocks
+from repli.blocks import Cluster, ItemStore
+from repli.blocks.enrichment_policy import policy_block
 from repli.deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
+from repli.flows.server.rung_choices import with_choices
+from repli.tasks.execution.run_pipeline import choose, version_of
+from repli.tasks.pipeline import Pipeline
+from repli.tasks.settings import Settings
+from repli.tasks.storage.database import Database
 
 PACKAGES = ("blocks", "deployments", "flows", "tasks")
 REGISTERED_VERSION = "repli_declared"
@@ -38,13 +42,16 @@ SCHEDULES = "repli_schedules"
 
 async def set_up(nightly: str | None) -> None:
     """Register the package on the server, where its version is new, and switch the nightly schedule on."""
+    settings = Settings.from_environment()
+    pipeline = choose(settings, Database(settings.database_url)).declared
     async with get_client() as client:
-        version = package_version()
+        version = package_version() + version_of(pipeline)
         if await Variable.aget(REGISTERED_VERSION) != version:
-            await _register_blocks(client)
+            await _register_blocks(client, pipeline)
             await _create_work_pool(client)
             await _deploy(client)
             await _move_source_to_deployment(client)
+            await _list_rungs(client, pipeline)
             await _create_automations(client)
             await Variable.aset(REGISTERED_VERSION, version, overwrite=True)
         if nightly:
@@ -62,11 +69,10 @@ def package_version() -> str:
     return digest.hexdigest()
 
 
-async def _register_blocks(client: PrefectClient) -> None:
+async def _register_blocks(client: PrefectClient, pipeline: Pipeline) -> None:
     """Register the block types, as ``prefect block register -m repli.blocks`` does."""
-    for block in vars(blocks).values():
-        if inspect.isclass(block) and issubclass(block, Block):
-            await block.aregister_type_and_schema(client=client)
+    for block in (ItemStore, Cluster, policy_block(pipeline)):
+        await block.aregister_type_and_schema(client=client)
 
 
 async def _create_work_pool(client: PrefectClient) -> None:
@@ -118,6 +124,13 @@ async def _move_source_to_deployment(client: PrefectClient) -> None:
         deployment = await client.read_deployment(nightly[0])
         parameters = {"source": source, **deployment.parameters}
         await client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
+
+
+async def _list_rungs(client: PrefectClient, pipeline: Pipeline) -> None:
+    """List the pipeline's rungs in the forms of the deployments."""
+    for deployment in await client.read_deployments():
+        schema = with_choices(deployment.parameter_openapi_schema, pipeline.chains)
+        await client.update_deployment(deployment.id, DeploymentUpdate(parameter_openapi_schema=schema))
 
 
 async def _schedules(client: PrefectClient) -> dict[tuple[str, str | None], tuple[UUID, DeploymentSchedule]]:

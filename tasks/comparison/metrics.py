@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.items import Assets, Embedding, Label, Text, Validation
 from repli.tasks.json_values import as_json
 
@@ -109,8 +108,6 @@ LABELS: Comparison[Label] = Comparison(
     key=lambda answer: (answer.label, answer.top),
     is_same=lambda a, b: [guess.label for guess in a.top[:1]] == [guess.label for guess in b.top[:1]],
     is_unknown=lambda answer: answer.label is None,
-    unrelated_input=noise_picture,
-    mistakes=PICTURE_MISTAKES,
 )
 VECTORS: Comparison[Embedding] = Comparison(
     agreement=same_meaning, key=lambda answer: answer.vector.tobytes(), space=lambda answer: answer.space

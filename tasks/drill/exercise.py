@@ -23,6 +23,7 @@ from repli.tasks.fallback import (
     Failed,
     Fault,
     FaultKind,
+    ItemError,
     Runtime,
     StepError,
     StepResult,
@@ -30,6 +31,7 @@ from repli.tasks.fallback import (
     run_chain,
 )
 from repli.tasks.fallback.breaker_client import without_breakers
+from repli.tasks.items import ItemState
 from repli.tasks.pipeline import Pipeline, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.storage import results
@@ -90,7 +92,7 @@ class StageExercise:
         for state in results.load(database, item_ids):
             earlier = [state.results.get(other) for other in pipeline.before(name)]
             if all(result and result.status.is_done for result in earlier):
-                value = self.stage.input(state)
+                value = _input_of(pipeline, name, state)
                 if value is not None and not self.stage.comparison.is_empty(value):
                     self.inputs.append(ChainInput(state.item.id, value))
                 if stored := state.results.get(name):
@@ -129,6 +131,14 @@ class StageExercise:
         names = self.chain.rung_names
         better = names[: names.index(rung)]
         return tuple(Fault(stage=self.stage.name, rung=name, kind=FaultKind.ERROR) for name in better)
+
+
+def _input_of(pipeline: Pipeline, name: str, state: ItemState) -> Any:
+    """Return the input of the stage for an item; None where it has none, for any reason."""
+    try:
+        return pipeline.input(name, state)
+    except ItemError:
+        return None
 
 
 def _with_call_logs(chain: AnyChain, logs: Mapping[str, CallLog]) -> AnyChain:

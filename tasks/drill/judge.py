@@ -35,8 +35,8 @@ from repli.tasks.fallback import (
     StepResult,
 )
 from repli.tasks.pipeline import Pipeline
+from repli.tasks.pipeline.store import merge
 from repli.tasks.settings import Settings
-from repli.tasks.stages.store import merge
 
 MIN_ITEMS_FOR_CONSTANT = 5
 """Items with one answer in common from which on a rung is suspected of answering all inputs the same."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from repli.tasks.items import Asset
 from repli.tasks.settings import Settings
+from repli.tasks.storage import pipelines
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, step_results
@@ -41,6 +42,9 @@ def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
         copy = Database(f"sqlite:///{home / 'repli.db'}")
         copy.migrate()
         shadow_settings = replace(settings, home=home, database_url=copy.url.render_as_string(hide_password=False))
+        if pipeline := pipelines.read(original):
+            pipelines.declare(copy, pipeline)
+        fetching = pipeline.stages_of("assets") if pipeline else ()
         assets: list[dict[str, Any]] = []
         with original.read() as source, copy.write() as target:
             for table, key in ((items, items.c.id), (step_results, step_results.c.item_id)):
@@ -48,7 +52,7 @@ def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
                 if rows:
                     target.execute(sa.insert(table), rows)
                 if table is step_results:
-                    assets = [asset for row in rows if row["stage"] == "fetch" for asset in _assets(row["value"])]
+                    assets = [asset for row in rows if row["stage"] in fetching for asset in _assets(row["value"])]
         copies = _good_copies(original, {asset["uri"] for asset in assets})
         remember_copies(copy, list(copies.items()), datetime.now(UTC))
         content = {asset["sha256"] for asset in assets} | {kept.sha256 for kept in copies.values()}

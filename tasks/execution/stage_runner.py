@@ -11,14 +11,16 @@ from typing import Any
 from repli.tasks.fallback import (
     ChainInput,
     Directives,
+    ItemError,
     Runtime,
     Status,
     StepResult,
     run_chain,
 )
+from repli.tasks.fallback.runner import unserved
 from repli.tasks.items import ItemState
 from repli.tasks.json_values import fingerprint
-from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
+from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
@@ -122,7 +124,7 @@ def run_stage(
     )
     stage = pipeline.stage(name)
     works = _find_work(pipeline, name, item_ids, database, options)
-    finished = _save(stage, works, _do_work(stage, works, context, options, runtime), context, pipeline.before(name))
+    finished = _save(pipeline, stage, works, _do_work(stage, works, context, options, runtime), context)
     return _build_report(name, finished, {work.item_id: work.previous for work in works} if options.upgrade else {})
 
 
@@ -134,7 +136,8 @@ class _ItemWork:
         previous: the result that the work may replace; a pending one where the stage has none.
         state: the item as it was loaded.
         input_hash: the fingerprint of the stage's input, which is saved with the result.
-        chain_input: what the chain is to do; None where the stage is not applicable to the item.
+        chain_input: what the chain is to do; None where the stage is not applicable to the item, or
+        error: says why it has no input.
         discard_existing: whether any result replaces the previous one, also a worse one.
     """
 
@@ -142,6 +145,7 @@ class _ItemWork:
     state: ItemState
     input_hash: str | None
     chain_input: ChainInput[Any] | None
+    error: ItemError | None
     discard_existing: bool
 
     @property
@@ -168,8 +172,7 @@ def _work_on(state: ItemState, pipeline: Pipeline, name: str, options: RunOption
     earlier = pipeline.before(name)
     if not all((result := state.results.get(other)) and result.status.is_done for other in earlier):
         return None
-    value = pipeline.stage(name).input(state)
-    input_hash = fingerprint(value)
+    value, error, input_hash = _input_of(pipeline, name, state)
     previous = state.results.get(name) or StepResult.pending(state.item.id, name)
     forbidden = pipeline.rules.forbidden_rungs(name, {other: state.results[other].rung or "" for other in earlier})
     needed = _work_needed(previous, input_hash, is_forbidden=previous.rung in forbidden, options=options)
@@ -184,29 +187,46 @@ def _work_on(state: ItemState, pipeline: Pipeline, name: str, options: RunOption
         state=state,
         input_hash=input_hash,
         chain_input=chain_input,
+        error=error,
         discard_existing=needed.discard_existing,
     )
 
 
+def _input_of(pipeline: Pipeline, name: str, state: ItemState) -> tuple[Any, ItemError | None, str | None]:
+    """Return the input of the stage for an item, or the error that it has none; and the hash of either."""
+    try:
+        value = pipeline.input(name, state)
+    except ItemError as error:
+        return None, error, fingerprint(str(error))
+    return value, None, fingerprint(value)
+
+
 def _do_work(
-    stage: AnyStage, works: Sequence[_ItemWork], context: StageContext, options: RunOptions, runtime: Runtime
+    stage: Stage, works: Sequence[_ItemWork], context: StageContext, options: RunOptions, runtime: Runtime
 ) -> list[StepResult]:
     """Return one result per work: from one run of the chain, or `not_applicable` where the chain has no input."""
-    finished = [_not_applicable(work.item_id, stage.name, context) for work in works if work.chain_input is None]
+    run_id, now = options.run_id, context.now
+    finished = [
+        unserved(stage.chain, work.item_id, work.error, run_id=run_id, finished_at=now)
+        if work.error
+        else _not_applicable(work.item_id, stage.name, context)
+        for work in works
+        if work.chain_input is None
+    ]
     inputs = [work.chain_input for work in works if work.chain_input is not None]
     if inputs:
         finished += run_chain(
-            stage.chain, inputs, context, run_id=options.run_id, runtime=runtime, directives=options.directives
+            stage.chain, inputs, context, run_id=run_id, runtime=runtime, directives=options.directives
         )
     return finished
 
 
 def _save(
-    stage: AnyStage,
+    pipeline: Pipeline,
+    stage: Stage,
     works: Sequence[_ItemWork],
     finished: Sequence[StepResult],
     context: StageContext,
-    earlier: Sequence[str],
 ) -> list[StepResult]:
     """Save the terminal results, each with its input's fingerprint and revision; return the results as they stand."""
     by_item = {work.item_id: work for work in works}
@@ -219,10 +239,10 @@ def _save(
     unchanged = [result for result in finished if not result.status.is_terminal]
     basis = Basis(
         states={id_: work.state for id_, work in by_item.items()},
-        earlier=earlier,
-        input_hash=lambda state: fingerprint(stage.input(state)),
+        earlier=pipeline.before(stage.name),
+        input_hash=lambda state: _input_of(pipeline, stage.name, state)[2],
     )
-    return [*stage.save(context, terminal, discard, basis), *unchanged]
+    return [*stage.hooks.save(context, terminal, discard, basis), *unchanged]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

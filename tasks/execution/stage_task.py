@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.shared_breakers import process_breakers
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
 from repli.tasks.fallback import Served
@@ -20,7 +21,6 @@ from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.reporting import events
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import PIPELINE
 from repli.tasks.storage.breakers import Move
 
 V = TypeVar("V")
@@ -51,10 +51,11 @@ class Batch:
 @task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Run one stage over one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
+    pipeline = pipeline_of(settings)
     breakers = process_breakers(settings.database_url, _report_move)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of)
     try:
-        report = run_stage(PIPELINE.with_policy(settings.policy), stage, batch.item_ids, options, settings, runtime)
+        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime)
     finally:  # also after a StoreError: the notes say since when the store was unreachable
         for note in (notes := breakers.drain_notes()):
             get_run_logger().warning(note)

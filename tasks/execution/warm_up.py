@@ -6,18 +6,19 @@ from repli.tasks.settings import Settings
 
 
 def warm_up(settings: Settings) -> None:
-    """Load the expectation suite and the CPU models, in the order in which a run needs them.
+    """Load what the stages of the run's pipeline need, in their order.
 
-    A model that cannot be loaded is no error here: its rung reports it for each item.
+    What cannot be loaded is no error here: its rung reports it for each item. Without a chosen pipeline, nothing is
+    loaded.
     """
+    if settings.pipeline is None:
+        return
     import repli.tasks.execution.stage_task  # noqa: F401  imports Prefect, which every task needs
-    from repli.tasks.fallback import RungError
-    from repli.tasks.models import image_classifier, text_embedder
-    from repli.tasks.stages import validate
+    from repli.tasks.execution.run_pipeline import pipeline_of
+    from repli.tasks.fallback import RepliError
 
     try:
-        validate.load_suite()
-        image_classifier.load(settings.models.image_cpu, "cpu")
-        text_embedder.load(settings.models.text)
-    except RungError:
+        for stage in pipeline_of(settings).stages:
+            stage.hooks.warm_up(settings)
+    except RepliError:
         return

@@ -137,6 +137,22 @@ def run_chain(
     return [finish(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in inputs]
 
 
+def unserved(chain: AnyChain, item_id: str, error: RungError, *, run_id: str, finished_at: datetime) -> StepResult:
+    """Return the result of an item for which no rung can be called: skipped, or failed in a required stage."""
+    return StepResult(
+        item_id=item_id,
+        stage=chain.stage,
+        status=Status.SKIPPED if chain.skip else Status.FAILED,
+        confidence=0.0,
+        rung=SKIP if chain.skip else None,
+        penalty=chain.skip.factor if chain.skip else None,
+        error=StepError.of(error),
+        retryable=StepError.of(error).retryable,
+        run_id=run_id,
+        finished_at=finished_at,
+    )
+
+
 class _Progress:
     """The served items of a batch, and every item's trail."""
 

@@ -2,129 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
-from repli.tasks.comparison.metrics import ANYTHING, Comparison
-from repli.tasks.fallback import (
-    AnyChain,
-    Chain,
-    Rule,
-    Rules,
-    StepResult,
-    UsageError,
-    quality,
-)
+from repli.tasks.fallback import Breaker, ItemError, Rule, Rules, UsageError
 from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
-from repli.tasks.items import ItemState
-from repli.tasks.settings import Settings
-from repli.tasks.storage import results as step_results
-from repli.tasks.storage.database import Database
-from repli.tasks.storage.results import Basis
-
-I = TypeVar("I")  # noqa: E741  as in fallback/chain.py
-V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageContext:
-    """The second argument of each rung of a stage.
-
-    Args:
-        settings: the run's settings.
-        database: the store.
-        run_id: the run that results are saved under.
-        now: the time at which the stage began on this batch, with its time zone.
-        rules: the pipeline's rules.
-    """
-
-    settings: Settings
-    database: Database
-    run_id: str
-    now: datetime
-    rules: Rules = field(default_factory=Rules)
-
-
-class Save(Protocol):
-    """Save the results of a stage on one batch, in one transaction."""
-
-    def __call__(
-        self, context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
-    ) -> Sequence[StepResult]:
-        """Return the results as they were saved, without dropped ones.
-
-        Args:
-            discard: saved results to delete first, so that even a worse result can take their place.
-            basis: what the results were computed from.
-        """
-        ...
-
-
-def save_results(
-    context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
-) -> Sequence[StepResult]:
-    """Save the results of a stage as they are."""
-    return step_results.save(context.database, results, discard=discard, basis=basis)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage(Generic[I, V]):
-    """One step of a pipeline: a chain, and the function that makes its input from an item.
-
-    Args:
-        chain: the rungs, best first.
-        input: returns the chain's input for an item; None where the stage is not applicable to the item.
-        comparison: how the drill compares the answers of the rungs.
-        save: saves the results.
-
-    Example:
-        >>> price = Stage(Chain("price", Rung("service", from_service, time_limit_s=10)), lambda state: state.item.name)
-    """
-
-    chain: Chain[I, V, StageContext]
-    input: Callable[[ItemState], I | None]
-    comparison: Comparison[V] = ANYTHING
-    save: Save = save_results
-
-    @property
-    def name(self) -> str:
-        """Return the stage's name, which is its chain's."""
-        return self.chain.stage
-
-
-AnyStage = Stage[Any, Any]
+from repli.tasks.items import STORE, Embedding, ItemState
+from repli.tasks.pipeline.declaration import refused_in_place
+from repli.tasks.pipeline.enriched_item import EnrichedItem
+from repli.tasks.pipeline.roles import name_of
+from repli.tasks.pipeline.stage import Stage
+from repli.tasks.pipeline.store import STAGE as STORE_STAGE
+from repli.tasks.storage.pipelines import StoredPipeline
 
 
 class Pipeline:
-    """Stages in their order, and the rules on which rungs are incompatible.
+    """Stages in their order, and the rules on which rungs are incompatible. Its methods return changed copies.
+
+    Args:
+        stages: the stages. Where none is named `store`, that stage is added at the end.
+        rules: which rungs must not serve the same item.
 
     Raises:
-        ValueError: two stages have one name, or a rule does not fit these chains; see `Rules`.
+        DeclarationError: two stages have one name or both produce embeddings, a stage stands where it cannot, or a rule
+            does not fit these stages; the message has the line.
 
     Example:
-        >>> Pipeline([fetch.STAGE, price, store.STAGE]).before("store")
-        ('fetch', 'price')
+        >>> Pipeline([translate]).names
+        ('translate', 'store')
     """
 
-    def __init__(self, stages: Sequence[AnyStage], rules: Iterable[Rule] = ()) -> None:
+    def __init__(self, stages: Sequence[Stage], rules: Iterable[Rule] = ()) -> None:
+        with refused_in_place():
+            if wrong := [stage for stage in stages if not isinstance(stage, Stage)]:
+                raise ValueError(f"a pipeline is made of stages, not of a {type(wrong[0]).__name__}")
+            if STORE not in {stage.name for stage in stages}:
+                stages = [*stages, STORE_STAGE]
+            _check_stages(stages)
+            self._set(stages, rules)
+
+    def _set(self, stages: Iterable[Stage], rules: Iterable[Rule]) -> None:
         self.stages = tuple(stages)
+        for stage in self.stages:
+            stage.join_pipeline()
         self.names = tuple(stage.name for stage in self.stages)
         self.chains = tuple(stage.chain for stage in self.stages)
         self.rules = Rules(self.chains, *rules)
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"two stages have one name: {', '.join(self.names)}; rename one")
+        self._by_name = dict(zip(self.names, self.stages, strict=True))
+        produces = {stage.name: stage.produces for stage in self.stages}
+        self._produced_before = {name: {other: produces[other] for other in self.before(name)} for name in self.names}
 
-    def stage(self, name: str) -> AnyStage:
+    def insert(
+        self, stage: Stage, *, after: str | None = None, before: str | None = None, rules: Iterable[Rule] = ()
+    ) -> Pipeline:
+        """Return this pipeline with one stage more.
+
+        Args:
+            after: the name of the stage before the new one; or
+            before: the name of the stage after it.
+            rules: rules to add.
+
+        Raises:
+            DeclarationError: neither or both are given, there is no such stage, or the new stage cannot stand there.
+        """
+        with refused_in_place():
+            if (after is None) == (before is None):
+                raise ValueError(f"insert {stage.name}: give the name of one stage, as after=... or before=...")
+            position = self._position(str(after or before), f"insert {stage.name}") + (after is not None)
+            stages = [*self.stages[:position], stage, *self.stages[position:]]
+            return Pipeline(stages, [*self.rules.table, *rules])
+
+    def replace(self, name: str, stage: Stage, *, rules: Iterable[Rule] = ()) -> Pipeline:
+        """Return this pipeline with another stage in the place of the stage `name`.
+
+        Rules stay as far as the new stage has the stage's name and the rungs that they name.
+
+        Args:
+            rules: rules to add.
+
+        Raises:
+            DeclarationError: there is no such stage, or the new one cannot stand there.
+        """
+        with refused_in_place():
+            position = self._position(name, f"replace {name}")
+            stages = [*self.stages[:position], stage, *self.stages[position + 1 :]]
+            return Pipeline(stages, [*_remaining_rules(self.rules.table, stages), *rules])
+
+    def remove(self, *names: str) -> Pipeline:
+        """Return this pipeline without the stages of these names, and without the rules that name them.
+
+        Raises:
+            DeclarationError: there is no such stage, or it is `store`.
+        """
+        with refused_in_place():
+            for name in names:
+                self._position(name, f"remove {name}")
+            if STORE in names:
+                raise ValueError(f"{STORE} cannot be removed: it makes the item searchable, with its quality")
+            stages = [stage for stage in self.stages if stage.name not in names]
+            return Pipeline(stages, _remaining_rules(self.rules.table, stages))
+
+    def stage(self, name: str) -> Stage:
         """Return the stage of this name, or raise KeyError."""
-        return dict(zip(self.names, self.stages, strict=True))[name]
+        return self._by_name[name]
 
     def before(self, name: str) -> tuple[str, ...]:
         """Return the names of the stages before the stage `name`."""
         return self.names[: self.names.index(name)]
+
+    def input(self, name: str, state: ItemState) -> Any:
+        """Return what the rungs of the stage `name` get for an item; None where the stage is not applicable to it.
+
+        A record that could not be read has nothing to do in any stage, and fails in one that takes it all the same.
+
+        Raises:
+            ItemError: the stage's own function raised.
+        """
+        stage = self.stage(name)
+        if state.item.problem and not stage.hooks.takes_unreadable:
+            return None
+        try:
+            return stage.input(EnrichedItem(state, self._produced_before[name]))
+        except ItemError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ItemError(f"the input of {name} cannot be made ({why}); correct the stage's `input`") from error
+
+    def described(self, name: str) -> StoredPipeline:
+        """Return what the store keeps of this pipeline, which was chosen as `name`."""
+        produces = {stage.name: role for stage in self.stages if (role := name_of(stage.produces))}
+        return StoredPipeline(name=name, chains=self.chains, produces=produces)
+
+    @property
+    def breakers(self) -> dict[str, Breaker]:
+        """Return the declared breakers by rung, `STAGE.RUNG`, in the order of the stages."""
+        return self.described("").breakers
 
     def with_policy(self, policy: Policy) -> Pipeline:
         """Return this pipeline with its chains changed by `policy`; the same object for equal policies.
@@ -134,30 +150,53 @@ class Pipeline:
         """
         return _with_policy(self, policy)
 
+    def _position(self, name: str, action: str) -> int:
+        if name not in self.names:
+            raise ValueError(f"{action}: there is no stage {name!r}; choose from {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({' → '.join(self.names)})"
+
+
+def _check_stages(stages: Sequence[Stage]) -> None:
+    """Raise ValueError unless these stages can be a pipeline."""
+    names = [stage.name for stage in stages]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two stages are named {twice[0]}; rename one")
+    if len(names) < 2:
+        raise ValueError(f"a pipeline has at least one stage beside {STORE}")
+    for position, stage in enumerate(stages):
+        wanted = {"first": 0, "last": len(stages) - 1}.get(stage.hooks.must_be or "", position)
+        if position != wanted:
+            raise ValueError(f"{stage.name} must be the {stage.hooks.must_be} stage: {stage.hooks.because}")
+    embedding = [stage.name for stage in stages if stage.produces is Embedding]
+    if len(embedding) > 1:
+        raise ValueError(
+            f"{' and '.join(embedding)} both produce embeddings, and search has one vector for each item; leave "
+            "`produces` out of one"
+        )
+
 
 @lru_cache(maxsize=16)
 def _with_policy(pipeline: Pipeline, policy: Policy) -> Pipeline:
     if policy == NO_OVERRIDES:
         return pipeline
     chains = policy.applied_to(pipeline.chains)
-    stages = [replace(stage, chain=chain) for stage, chain in zip(pipeline.stages, chains, strict=True)]
+    stages = [stage.with_chain(chain) for stage, chain in zip(pipeline.stages, chains, strict=True)]
+    changed = copy(pipeline)
     try:
-        changed = Pipeline(stages, _remaining_rules(pipeline.rules.table, chains))
+        changed._set(stages, _remaining_rules(pipeline.rules.table, stages))
     except ValueError as error:
         raise UsageError(f"policy: {error}; keep a rung that these rules allow") from None
     changed.rules = pipeline.rules  # all of them: results of earlier runs may be by rungs that the policy removes
     return changed
 
 
-def _remaining_rules(rules: Iterable[Rule], chains: Iterable[AnyChain]) -> Iterator[Rule]:
-    """Yield the rules, reduced to the rungs that these chains have."""
-    rungs = {chain.stage: set(chain.rung_names) for chain in chains}
+def _remaining_rules(rules: Iterable[Rule], stages: Iterable[Stage]) -> Iterator[Rule]:
+    """Yield the rules, reduced to the stages and rungs that there are."""
+    rungs = {stage.name: set(stage.chain.rung_names) for stage in stages}
     for rule in rules:
-        remaining = rungs[rule.stage].intersection(rule.rungs)
-        if remaining and rule.forbidden_rung in rungs[rule.forbidden_stage]:
+        remaining = rungs.get(rule.stage, set()).intersection(rule.rungs)
+        if remaining and rule.forbidden_rung in rungs.get(rule.forbidden_stage, set()):
             yield replace(rule, rungs=remaining)
-
-
-def quality_so_far(state: ItemState) -> Decimal | None:
-    """Return the quality of an item's results, without `store`, whose penalty is 1; None where a stage failed."""
-    return quality(result for stage, result in state.results.items() if stage != "store")

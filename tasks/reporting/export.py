@@ -101,9 +101,9 @@ def _columns(stages: Sequence[str]) -> dict[str, _Column]:
         "document": ("string", lambda item: _text(item.view.state.item.document)),
         "image": ("string", lambda item: _text(item.view.state.item.image)),
         "attributes": ("string", lambda item: _json(item.view.state.item.attributes)),
-        "text": ("string", lambda item: _value(item, "extract_text", "text")),
-        "label": ("string", lambda item: _value(item, "classify_image", "label")),
-        "vector_space": ("string", lambda item: _value(item, "embed_text", "space")),
+        "text": ("string", lambda item: item.view.produced("text").get("text")),
+        "label": ("string", lambda item: item.view.produced("label").get("label")),
+        "vector_space": ("string", lambda item: item.view.produced("embedding").get("space")),
         "vector": ("vector", lambda item: item.vector),
     }
     for stage in stages:
@@ -128,11 +128,6 @@ _STAGE_COLUMNS: Mapping[str, tuple[str, Callable[[StepResult], Any]]] = {
 
 def _step_reader(stage: str, read: Callable[[StepResult], Any]) -> Callable[[Browsed], Any]:
     return lambda item: read(item.view.stages[stage])
-
-
-def _value(item: Browsed, stage: str, name: str) -> Any:
-    step = item.view.stages.get(stage)
-    return (step.value or {}).get(name) if step else None
 
 
 def _text(value: Any) -> str | None:

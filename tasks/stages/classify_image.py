@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.comparison.metrics import LABELS
-from repli.tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip, each
-from repli.tasks.items import Guess, ItemState, Label
+from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, Served, each
+from repli.tasks.items import Assets, Guess, Label
 from repli.tasks.models.imagenet_labels import labels, synonyms
-from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
+from repli.tasks.settings import Settings
 from repli.tasks.storage.blobs import Blobs
 
 NO_IMAGE = "the image was not fetched; see the error of the fetch stage"
@@ -25,55 +27,64 @@ class Picture:
     sha256: str | None
 
 
-def on_gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
-    """Classify with the larger model on the accelerator: `cuda` by default; the setting `cpu` emulates one."""
-    models = context.settings.models
-    return _by_model(pictures, context, models.image_gpu, models.gpu_device)
+def _input(item: EnrichedItem) -> Picture | None:
+    if item.image is None:
+        return None
+    fetched = item.value(Assets)
+    asset = fetched.image if fetched else None
+    return Picture(name=str(item.name), sha256=asset.sha256 if asset else None)
 
 
-def on_cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
-    """Classify with the smaller model on the CPU."""
-    return _by_model(pictures, context, context.settings.models.image_cpu, "cpu")
-
-
-def by_rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
-    """Classify without a model: by the one ImageNet class that the item's name contains, unless the image is blank."""
-    blobs = Blobs(context.settings.blobs)
-    return each(pictures, lambda picture: _by_words_and_pixels(picture, blobs))
-
-
-def check(answer: Label) -> None:
-    """Raise ValueError unless the answer is a consistent classification."""
-    if not isinstance(answer, Label):
-        raise ValueError("the answer is not a Label")
-    if answer.unknown != (answer.label is None):
-        raise ValueError("a label must be None exactly where the answer is unknown")
-    if any(not 0 <= guess.confidence <= 1 for guess in answer.top):
-        raise ValueError("a confidence is outside [0, 1]")
+def _check(answer: Label) -> None:
+    """Raise ValueError for a label that is not the one at its index in ImageNet's vocabulary."""
     if answer.vocabulary == "imagenet-1k":
         names = [(answer.label, answer.label_index), *((guess.label, guess.label_index) for guess in answer.top)]
         if unknown := [label for label, index in names if label and not _is_in_imagenet(label, index)]:
             raise ValueError(f"{unknown[0]!r} is not the label at its index in the vocabulary imagenet-1k")
 
 
-CHAIN = Chain(
+def _warm_up(settings: Settings) -> None:
+    from repli.tasks.models import image_classifier
+
+    image_classifier.load(settings.models.image_cpu, "cpu")
+
+
+STAGE = Stage(
     "classify_image",
-    Rung("gpu", on_gpu, breaker=Breaker(scope="host"), resources={"GPU": 1}, time_limit_s=300),
-    Rung("cpu", on_cpu, penalty="0.9", breaker=Breaker(scope="host"), time_limit_s=300),
-    Rung("rules", by_rules, penalty="0.8", time_limit_s=60),
-    Skip(penalty="0.7"),
-    check=check,
+    input=_input,
+    produces=Label,
+    check=_check,
+    comparison=replace(
+        LABELS,
+        is_empty=lambda picture: picture.sha256 is None,
+        unrelated_input=noise_picture,
+        mistakes=PICTURE_MISTAKES,
+    ),
+    hooks=StageHooks(warm_up=_warm_up),
 )
 
 
-def _input(state: ItemState) -> Picture | None:
-    if state.item.image is None:
-        return None
-    asset = (state.value("fetch") or {}).get("image")
-    return Picture(name=str(state.item.name), sha256=asset["sha256"] if asset else None)
+@STAGE.rung(time_limit_s=300, breaker=Breaker(scope="host"), resources={"GPU": 1})
+def gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
+    """Classify with the larger model on the accelerator: `cuda` by default; the setting `cpu` emulates one."""
+    models = context.settings.models
+    return _by_model(pictures, context, models.image_gpu, models.gpu_device)
 
 
-STAGE = Stage(CHAIN, _input, replace(LABELS, is_empty=lambda picture: picture.sha256 is None))
+@STAGE.rung(penalty="0.9", time_limit_s=300, breaker=Breaker(scope="host"))
+def cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
+    """Classify with the smaller model on the CPU."""
+    return _by_model(pictures, context, context.settings.models.image_cpu, "cpu")
+
+
+@STAGE.rung(penalty="0.8", time_limit_s=60)
+def rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
+    """Classify without a model: by the one ImageNet class that the item's name contains, unless the image is blank."""
+    blobs = Blobs(context.settings.blobs)
+    return each(pictures, lambda picture: _by_words_and_pixels(picture, blobs))
+
+
+STAGE.skip(penalty="0.7")
 
 
 def _by_model(pictures: Sequence[Picture], context: StageContext, source: str, device: str) -> Sequence[Outcome[Label]]:

@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import Breaker, Chain, Failed, ItemError, Outcome, Rung, Served, Skip
-from repli.tasks.items import Embedding, ItemState
-from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.fallback import Breaker, ItemError
+from repli.tasks.items import Embedding, Label, Text
+from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
+from repli.tasks.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,24 +36,61 @@ class Passage:
         return ". ".join(part for part in parts if part)
 
 
-def text_and_label(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
+def _input(item: EnrichedItem) -> Passage:
+    text, label = item.value(Text), item.value(Label)
+    return Passage(name=str(item.name), text=text.text if text else None, label=label.label if label else None)
+
+
+def query_passage(text: str) -> Passage:
+    """Return the passage of a search."""
+    return Passage(name=text, text=None, label=None)
+
+
+def _unrelated_passage(passage: Passage, context: StageContext) -> Passage:
+    """Return a passage that is unlike those of any catalogue."""
+    return query_passage("Nothing that a catalogue would say")
+
+
+def _warm_up(settings: Settings) -> None:
+    from repli.tasks.models import text_embedder
+
+    text_embedder.load(settings.models.text)
+
+
+STAGE = Stage(
+    "embed_text",
+    input=_input,
+    produces=Embedding,
+    query_input=query_passage,
+    comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
+    hooks=StageHooks(warm_up=_warm_up),
+)
+
+
+@STAGE.rung(time_limit_s=300, breaker=Breaker(scope="host"))
+def text_and_label(passages: Sequence[Passage], context: StageContext) -> Sequence[Embedding]:
     """Embed name, label and text as one vector. An item without an image needs no label."""
     return _by_model([passage.words(with_label=True) for passage in passages], context)
 
 
-def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
+@STAGE.rung(penalty="0.95", time_limit_s=300, breaker=Breaker(scope="host"))
+def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Embedding]:
     """Embed name and text with the same model, and so in the same space, without the label."""
     return _by_model([passage.words(with_label=False) for passage in passages], context)
 
 
-def hashed(passages: Sequence[Passage], context: StageContext) -> Sequence[Outcome[Embedding]]:
+@STAGE.rung(penalty="0.8", time_limit_s=60)
+def hashed(passages: Sequence[Passage]) -> Sequence[Embedding | ItemError]:
     """Hash the words without a model, into a space of their own (scikit-learn's HashingVectorizer)."""
     return [
-        Served(Embedding(space=HASHED_SPACE, vector=vector))
+        Embedding(HASHED_SPACE, vector)
         if vector.any()
-        else Failed.because(ItemError("name and text contain no word to hash; give the item a name in words"))
+        else ItemError("name and text contain no word to hash; give the item a name in words")
         for vector in hashed_words([passage.words(with_label=False) for passage in passages])
     ]
+
+
+STAGE.skip(penalty="0.7")
 
 
 def hashed_words(texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -63,54 +101,13 @@ def hashed_words(texts: Sequence[str]) -> npt.NDArray[np.float32]:
     return np.asarray(_vectorizer().transform(shortened).toarray(), dtype=np.float32)
 
 
-def check(embedding: Embedding) -> None:
-    """Raise ValueError unless the answer is a unit vector of a named space."""
-    import numpy as np
-
-    if not isinstance(embedding, Embedding):
-        raise ValueError("the answer is not an Embedding")
-    if not embedding.space:
-        raise ValueError("the space has no name, so the vector cannot be compared with others")
-    if embedding.vector.ndim != 1 or embedding.vector.dtype != np.float32:
-        raise ValueError("the vector is not a one-dimensional float32 array")
-    length = float(np.linalg.norm(embedding.vector))
-    if not abs(length - 1) < 1e-3:  # NaN too
-        raise ValueError(f"the vector has length {length}, not 1")
-
-
-CHAIN = Chain(
-    "embed_text",
-    Rung("text_and_label", text_and_label, breaker=Breaker(scope="host"), time_limit_s=300),
-    Rung("text_only", text_only, penalty="0.95", breaker=Breaker(scope="host"), time_limit_s=300),
-    Rung("hashed", hashed, penalty="0.8", time_limit_s=60),
-    Skip(penalty="0.7"),
-    check=check,
-)
-
-
-def _input(state: ItemState) -> Passage:
-    return Passage(
-        name=str(state.item.name),
-        text=(state.value("extract_text") or {}).get("text"),
-        label=(state.value("classify_image") or {}).get("label"),
-    )
-
-
-def _unrelated_passage(passage: Passage, context: StageContext) -> Passage:
-    """Return a passage that is unlike those of any catalogue."""
-    return Passage(name="Nothing that a catalogue would say", text=None, label=None)
-
-
-STAGE = Stage(CHAIN, _input, replace(VECTORS, unrelated_input=_unrelated_passage))
-
-
-def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Served[Embedding]]:
+def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Embedding]:
     if not texts:
         return []
     from repli.tasks.models import text_embedder
 
     embedder = text_embedder.load(context.settings.models.text)
-    return [Served(Embedding(space=embedder.space, vector=vector)) for vector in embedder.embed(texts)]
+    return [Embedding(embedder.space, vector) for vector in embedder.embed(texts)]
 
 
 @lru_cache(maxsize=1)

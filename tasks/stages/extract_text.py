@@ -11,9 +11,9 @@ from io import BytesIO
 from typing import Any
 
 from repli.tasks.comparison.metrics import TEXTS
-from repli.tasks.fallback import Chain, ItemError, Outcome, Rung, RungError, Served, Skip, each
-from repli.tasks.items import Asset, ItemState, Text, clean_text
-from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.fallback import ItemError, RungError
+from repli.tasks.items import Asset, Assets, Text, clean_text
+from repli.tasks.pipeline import EnrichedItem, Stage, StageContext
 from repli.tasks.storage.blobs import Blobs
 
 WEB_ENCODING = "cp1252"
@@ -28,48 +28,43 @@ class Document:
     asset: Asset | None
 
 
-def main_content(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
-    """Extract the main content: trafilatura for HTML, pypdfium2 for PDF; plain text is only decoded."""
-    return _each(documents, context, html=_html_main_content, pdf=_pdf_by_pdfium)
+def _input(item: EnrichedItem) -> Document | None:
+    if item.document is None:
+        return None
+    fetched = item.value(Assets)
+    asset = fetched.document if fetched else None
+    if asset:
+        asset = replace(asset, source="blob")  # the same bytes have the same text, whatever rung fetched them
+    return Document(name=str(item.name), asset=asset)
 
 
-def all_text(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
-    """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
-    return _each(documents, context, html=_html_all_text, pdf=_pdf_by_pypdf)
-
-
-def name_alone(documents: Sequence[Document], context: StageContext) -> Sequence[Outcome[Text]]:
-    """Return the item's name as its text: short, but correct."""
-    return [Served(Text(text=document.name)) for document in documents]
-
-
-def check(text: Text) -> None:
-    """Raise ValueError for a text without a visible character."""
-    if not (isinstance(text, Text) and text.text.strip()):
-        raise ValueError("the text has no visible character")
-
-
-CHAIN = Chain(
+STAGE = Stage(
     "extract_text",
-    Rung("full", main_content, per_item=True, time_limit_s=20),
-    Rung("plain", all_text, penalty="0.95", per_item=True, time_limit_s=20),
-    Rung("name_only", name_alone, penalty="0.85", time_limit_s=20),
-    Skip(penalty="0.8"),
-    check=check,
+    input=_input,
+    produces=Text,
+    comparison=replace(TEXTS, is_empty=lambda document: document.asset is None),
 )
 
 
-def _input(state: ItemState) -> Document | None:
-    fetched = state.results["fetch"]
-    if state.item.document is None:
-        return None
-    asset = (fetched.value or {}).get("document")
-    if asset:
-        asset = Asset(**{**asset, "source": "blob"})  # the same bytes have the same text, whatever rung fetched them
-    return Document(name=str(state.item.name), asset=asset)
+@STAGE.rung(time_limit_s=20, per_item=True)
+def full(document: Document, context: StageContext) -> Text:
+    """Extract the main content: trafilatura for HTML, pypdfium2 for PDF; plain text is only decoded."""
+    return _text(document, context, _html_main_content, _pdf_by_pdfium)
 
 
-STAGE = Stage(CHAIN, _input, replace(TEXTS, is_empty=lambda document: document.asset is None))
+@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True)
+def plain(document: Document, context: StageContext) -> Text:
+    """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
+    return _text(document, context, _html_all_text, _pdf_by_pypdf)
+
+
+@STAGE.rung(penalty="0.85", time_limit_s=20)
+def name_only(documents: Sequence[Document]) -> Sequence[Text]:
+    """Return the item's name as its text: short, but correct."""
+    return [Text(document.name) for document in documents]
+
+
+STAGE.skip(penalty="0.8")
 
 _Extract = Callable[[bytes], str | None]
 _PDFIUM = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still run in it
@@ -77,20 +72,13 @@ PDFIUM_WAIT_S = 2.0
 """Seconds to wait for another call to leave PDFium."""
 
 
-def _each(
-    documents: Sequence[Document], context: StageContext, *, html: _Extract, pdf: _Extract
-) -> list[Outcome[Text]]:
-    blobs = Blobs(context.settings.blobs)
-    return each(documents, lambda document: Served(_text(document, blobs, html, pdf)))
-
-
-def _text(document: Document, blobs: Blobs, html: _Extract, pdf: _Extract) -> Text:
+def _text(document: Document, context: StageContext, html: _Extract, pdf: _Extract) -> Text:
     if document.asset is None:
         raise ItemError("the document was not fetched; see the error of the fetch stage")
     media_type = document.asset.media_type.partition(";")[0].strip().lower()
     where = f"the document {_short(document.asset.uri)}"
     try:
-        content = blobs.read(document.asset.sha256)
+        content = Blobs(context.settings.blobs).read(document.asset.sha256)
     except OSError as error:
         raise ItemError(
             f"{where} was fetched, but its blob cannot be read ({error.strerror}); run again with --refresh"

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from repli.tasks.comparison.metrics import ASSETS
-from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rung, Served, Skip, StepError, StoreError
-from repli.tasks.items import Asset, Assets, ItemState
-from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.fallback import Failed, ItemError, Outcome, Served, StepError, StoreError
+from repli.tasks.items import Asset, Assets
+from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources import locate
 from repli.tasks.sources.locate import Content, Place
@@ -40,18 +39,29 @@ class Declared:
     folder: str
 
 
-def fetch_input(state: ItemState) -> Declared | None:
+def fetch_input(item: EnrichedItem) -> Declared | None:
     """Return the declared assets; None, so not applicable, where there are none. A blank string declares nothing."""
-    document, image = _none_if_blank(state.item.document), _none_if_blank(state.item.image)
+    document, image = _none_if_blank(item.document), _none_if_blank(item.image)
     if document is None and image is None:
         return None
-    return Declared(document=document, image=image, folder=state.item.folder)
+    return Declared(document=document, image=image, folder=item.state.item.folder)
 
 
-def from_origin(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
+STAGE = Stage(
+    "fetch",
+    input=fetch_input,
+    produces=Assets,
+    hooks=StageHooks(
+        must_be="first", because="a stage before it would see items without their document and image; insert after it"
+    ),
+)
+
+
+@STAGE.rung(time_limit_s=ORIGIN_LIMIT_S)
+def origin(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
     """Read every declared asset from its origin. An item is served only if all of its assets were read.
 
-    Assets that were read are kept as the last good copies of their URIs in any case, so that `from_cache` need not
+    Assets that were read are kept as the last good copies of their URIs in any case, so that `cached` need not
     read them again. Idempotent.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
@@ -63,7 +73,8 @@ def from_origin(items: Sequence[Declared], context: StageContext) -> Sequence[Ou
     return [_all_or_failed(_results(by_column, read, blobs)) for by_column in located]
 
 
-def from_cache(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
+@STAGE.rung(penalty="0.95", time_limit_s=120)
+def cached(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
     """Return the declared assets that have a good copy, or that the manifest itself contains.
 
     The confidence is their share of the declared assets. Idempotent.
@@ -73,27 +84,11 @@ def from_cache(items: Sequence[Declared], context: StageContext) -> Sequence[Out
     places = {one for by_column in located for one in by_column.values() if isinstance(one, Place)}
     copies = last_copies(context.database, [_copy_name(place, limits) for place in places])
     available = {name: copy for name, copy in copies.items() if blobs.path(copy.sha256).is_file()}
-    cached = {place: _copy_or_error(place, available.get(_copy_name(place, limits))) for place in places}
-    return [_some_or_failed(_results(by_column, cached, blobs)) for by_column in located]
+    found = {place: _copy_or_error(place, available.get(_copy_name(place, limits))) for place in places}
+    return [_some_or_failed(_results(by_column, found, blobs)) for by_column in located]
 
 
-def check_assets(value: Assets) -> None:
-    """Raise ValueError for an answer without a single asset."""
-    if not isinstance(value, Assets):
-        raise ValueError(f"the answer is of type {type(value).__name__}, not Assets")
-    assets = [asset for asset in (value.document, value.image) if asset is not None]
-    if not assets or not all(isinstance(asset, Asset) for asset in assets):
-        raise ValueError("the answer contains no asset")
-
-
-CHAIN = Chain(
-    "fetch",
-    Rung("origin", from_origin, time_limit_s=ORIGIN_LIMIT_S),
-    Rung("cached", from_cache, penalty="0.95", time_limit_s=120),
-    Skip(penalty="0.7"),
-    check=check_assets,
-)
-STAGE = Stage(CHAIN, fetch_input, ASSETS)
+STAGE.skip(penalty="0.7")
 
 
 def _copy_name(place: Place, limits: FetchLimits) -> str:

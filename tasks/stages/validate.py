@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VALIDATIONS
-from repli.tasks.fallback import Breaker, Chain, Failed, InvalidItem, Outcome, Rung, Served
-from repli.tasks.items import Item, ItemState, Validation, Violation
-from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.fallback import Breaker, Failed, InvalidItem, Outcome, Served
+from repli.tasks.items import Item, Validation, Violation
+from repli.tasks.pipeline import EnrichedItem, Stage, StageHooks
+from repli.tasks.settings import Settings
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -19,7 +20,24 @@ if TYPE_CHECKING:
 MAX_NAME_CHARACTERS = 500
 
 
-def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Outcome[Validation]]:
+def _input(item: EnrichedItem) -> Item:
+    return item.state.item
+
+
+def _warm_up(settings: Settings) -> None:
+    load_suite()
+
+
+STAGE = Stage(
+    "validate",
+    input=_input,
+    comparison=VALIDATIONS,
+    hooks=StageHooks(takes_unreadable=True, warm_up=_warm_up),
+)
+
+
+@STAGE.rung(time_limit_s=120, breaker=Breaker(scope="host"))
+def expectations(items: Sequence[Item]) -> Sequence[Outcome[Validation]]:
     """Validate the batch as one DataFrame with the Great Expectations suite, and map unexpected rows back to items."""
     import pandas as pd
 
@@ -45,26 +63,14 @@ def by_expectations(items: Sequence[Item], context: StageContext) -> Sequence[Ou
     return [_outcome(item, violations) for item, violations in zip(items, broken, strict=True)]
 
 
-def by_required_fields(items: Sequence[Item], context: StageContext) -> Sequence[Outcome[Validation]]:
+@STAGE.rung(penalty="0.95", time_limit_s=30)
+def basic(items: Sequence[Item]) -> Sequence[Outcome[Validation]]:
     """Validate only the required fields, without a library."""
     return [
         Failed.because(InvalidItem(problem)) if (problem := _required_problem(item)) else Served(Validation())
         for item in items
     ]
 
-
-CHAIN = Chain(
-    "validate",
-    Rung("expectations", by_expectations, breaker=Breaker(scope="host"), time_limit_s=120),
-    Rung("basic", by_required_fields, penalty="0.95", time_limit_s=30),
-)
-
-
-def _input(state: ItemState) -> Item:
-    return state.item
-
-
-STAGE = Stage(CHAIN, _input, VALIDATIONS)
 
 _TYPE, _TEXT = "_type", "_text"
 
@@ -86,7 +92,7 @@ def load_suite() -> _Suite:
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     required, soft = {"required": True}, {"required": False}
-    expectations = [
+    declared = [
         gxe.ExpectColumnValuesToBeNull(column="problem", meta=required),
         gxe.ExpectColumnValuesToNotBeNull(column="name", meta=required),
         gxe.ExpectColumnValuesToBeInSet(column=f"name{_TYPE}", value_set=["str", "NoneType"], meta=required),
@@ -100,7 +106,7 @@ def load_suite() -> _Suite:
     context.variables.progress_bars = ProgressBarsConfig(globally=False)  # stderr is for the run's own progress
     asset = context.data_sources.add_pandas("items").add_dataframe_asset("batch")
     return _Suite(
-        suite=context.suites.add(gx.ExpectationSuite("items", expectations=expectations)),
+        suite=context.suites.add(gx.ExpectationSuite("items", expectations=declared)),
         batch_definition=asset.add_batch_definition_whole_dataframe("whole"),
     )
 

@@ -18,7 +18,7 @@ from repli.tasks.fallback import StoreError, UsageError
 from repli.tasks.storage.outages import StoreUnavailable, TransactionConflict, retried
 from repli.tasks.storage.storable import dumps
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
@@ -56,6 +56,7 @@ class Database:
 
     def __init__(self, url: str, *, is_read_only: bool = False, patience_s: float = 0.0) -> None:
         self.patience_s = patience_s
+        self.is_read_only = is_read_only
         try:
             parsed = sa.make_url(url)
             if parsed.drivername == "postgresql":

@@ -11,12 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
-from repli.tasks.items import Embedding, Item, ItemState, Stored
+from repli.tasks.items import STORE, Embedding, Item, ItemState, Stored
 from repli.tasks.json_values import as_json
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
-from repli.tasks.storage.retry.needs import STORE
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.search import documents
 
@@ -93,7 +92,7 @@ def save(
         stale = _write(database, connection, results, discard)
         failed = {result.item_id for result in results if result.status is Status.FAILED}
         _mark_failed(connection, failed)
-        _mark_pending(connection, had_failed - failed)
+        mark_pending(connection, had_failed - failed)
         if changed := sorted({*failed, *had_failed, *stale}):
             retry_queue.review(database, connection, changed, below=None)
     return results
@@ -263,7 +262,7 @@ def _mark_failed(connection: sa.Connection, item_ids: Collection[str]) -> None:
         connection.execute(sa.update(items).where(*is_failed).values(state="failed", quality=None))
 
 
-def _mark_pending(connection: sa.Connection, item_ids: Collection[str]) -> None:
+def mark_pending(connection: sa.Connection, item_ids: Collection[str]) -> None:
     """Mark the failed items pending that have no failed result any more."""
     if item_ids:
         has_failed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)

@@ -94,6 +94,18 @@ incoming = Table(
     Column("fingerprint", StorableString(64), nullable=False),
 )
 
+# The stages of the pipeline that fills the store, in their order. `produces` is text, label, embedding or assets;
+# `chain` describes the rungs; `pipeline` is how the pipeline was chosen, the same in each row.
+stages = Table(
+    "stages",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("name", StorableString(64), nullable=False, unique=True),
+    Column("produces", StorableString(16)),
+    Column("chain", JSON, nullable=False),
+    Column("pipeline", StorableText, nullable=False),
+)
+
 # The items of each run, in the manifest's order.
 run_items = Table(
     "run_items",

@@ -17,7 +17,9 @@ from repli.flows.cli.output import print_note
 from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.flows.server.dask_cluster import cluster, visible_devices
 from repli.flows.server.environment import environment
+from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.fallback.breaker import Cause
+from repli.tasks.pipeline.registry import DEFAULT
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import Report
 from repli.tasks.settings import Settings
@@ -128,23 +130,26 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
     variables = {"REPLI_RETRY_BELOW": RETRY_BELOW}
     if not visible_devices():
         variables["REPLI_GPU_DEVICE"] = os.environ.get("REPLI_GPU_DEVICE", "cpu")
-    settings = Settings.from_environment({**os.environ, **variables})
+    settings = Settings.from_environment({**os.environ, **variables, "REPLI_PIPELINE": DEFAULT})
     console.print(f"{items} items in {catalogue}" + (", accelerator emulated" if settings.is_gpu_emulated else ""))
     outcomes = {}
     with environment(variables), cluster(settings) as dask_address:  # the flows read the variables
         for act, faults in (("healthy", ()), ("outage", (OUTAGE,))):
-            directives = parse_directives(faults=faults)
-            request = RunRequest(source=catalogue, batch_size=settings.batch_size, directives=directives)
-            act_settings = replace(settings, database_url=urls[act])
-            Database(act_settings.database_url).migrate()
+            database = Database(urls[act])
+            chosen = choose(replace(settings, database_url=urls[act]), database)
+            directives = parse_directives(chosen.declared.chains, faults=faults)
+            request = RunRequest(
+                source=catalogue, batch_size=settings.batch_size, directives=directives, pipeline=chosen.active
+            )
+            database.migrate()
             console.print(f"{act} run" + (f", with {', '.join(faults)}" if faults else ""))
-            with run_commands.show_progress(act_settings, request):
-                outcomes[act] = run_commands.run_on(dask_address, act_settings, request)
-        retry = RetryRequest(batch_size=settings.batch_size)
+            with run_commands.show_progress(chosen.settings, request):
+                outcomes[act] = run_commands.run_on(dask_address, chosen, request)
+        retry = RetryRequest(batch_size=settings.batch_size, pipeline=chosen.active)
         console.print(f"the GPU has room again: repli breakers reset {PRIMARY}, repli reprocess")
-        store_commands.override_breaker(act_settings, PRIMARY, Cause.RESET, print_note)
-        with run_commands.show_progress(act_settings, retry):
-            recovery = run_commands.reprocess_on(dask_address, act_settings, retry)
+        store_commands.override_breaker(chosen.settings, PRIMARY, Cause.RESET, print_note)
+        with run_commands.show_progress(chosen.settings, retry):
+            recovery = run_commands.reprocess_on(dask_address, chosen, retry)
     return Story(
         home=settings.home,
         catalogue=catalogue,

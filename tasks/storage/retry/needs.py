@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from repli.tasks.fallback import Status
+from repli.tasks.items import STORE
 
 FAILED, RETRYABLE, STALE = "!", "?", "~"
 
@@ -32,8 +33,6 @@ class Need:
 Needs = Mapping[str, Need]
 """The needs of an item, by stage."""
 
-STORE = "store"
-"""The stage that ends an item."""
 UNFINISHED = Need(rung=None, is_failed=True, is_retryable=True, is_stale=False)
 
 

@@ -190,6 +190,14 @@ def _enqueue(
     )
 
 
+def enqueue_unfinished(database: Database, connection: sa.Connection, item_ids: Sequence[str]) -> None:
+    """Queue these pending items, so that `reprocess` takes them to their end. The caller holds their locks."""
+    for chunk in chunks(item_ids):
+        _lock_entries(connection, chunk)
+        free = {"state": READY, "due_at": None, "holder": None, "claim_id": None}
+        _enqueue(database, connection, _candidates(connection, chunk), database_time(connection), tries=0, **free)
+
+
 @retried
 def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Queue items with priority HIGH, parked ones too, and reset their tries.

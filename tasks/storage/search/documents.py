@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.schema import documents, items, step_results
+from repli.tasks.storage.schema import documents, items, stages, step_results
 
 MAX_INDEXED_DIMENSIONS = 2000
 """The limit of pgvector's HNSW index; longer vectors are compared one by one."""
@@ -27,21 +27,16 @@ _VECTOR_INDEX_LOCK = 0x726F6F6D
 
 def index(database: Database, connection: sa.Connection, item_ids: Sequence[str]) -> None:
     """Update the documents of these stored items. Idempotent."""
-    text, label, vector = (step_results.alias() for _ in range(3))
     next_revision = sa.select(sa.func.coalesce(sa.func.max(documents.c.revision), 0) + 1).scalar_subquery()
     found = (
         sa.select(
             items.c.id,
             items.c.name,
-            label.c.value["label"].as_string(),
-            text.c.value["text"].as_string(),
-            vector.c.value["space"].as_string(),
+            _produced("label", "label"),
+            _produced("text", "text"),
+            _produced("embedding", "space"),
             next_revision,
         )
-        .select_from(items)
-        .outerjoin(text, _is_result_of(text, "extract_text"))
-        .outerjoin(label, _is_result_of(label, "classify_image"))
-        .outerjoin(vector, _is_result_of(vector, "embed_text"))
         .where(items.c.id.in_(item_ids))
         .order_by(items.c.id)
     )
@@ -56,19 +51,28 @@ def index(database: Database, connection: sa.Connection, item_ids: Sequence[str]
         _index_vectors(connection, item_ids)
 
 
-def _is_result_of(result: sa.FromClause, stage: str) -> sa.ColumnElement[bool]:
-    return sa.and_(result.c.item_id == items.c.id, result.c.stage == stage)
+def _produced(role: str, field: str) -> sa.ScalarSelect[str]:
+    """Return a query for a field of the item's value of this role: that of the last stage that has one."""
+    value = step_results.c.value[field].as_string()
+    query = sa.select(value).join(stages, stages.c.name == step_results.c.stage)
+    is_produced = step_results.c.item_id == items.c.id, stages.c.produces == role, value.is_not(None)
+    return query.where(*is_produced).order_by(stages.c.position.desc()).limit(1).correlate(items).scalar_subquery()
+
+
+def is_embedding() -> sa.ColumnElement[bool]:
+    """Return the condition on `step_results` that a result is a vector of the stage that produces embeddings."""
+    embedding = sa.select(stages.c.name).where(stages.c.produces == "embedding")
+    return sa.and_(step_results.c.stage.in_(embedding), step_results.c.vector.is_not(None))
 
 
 def is_vector_of_document() -> sa.ColumnElement[bool]:
     """Return the condition on `step_results` that a result is the vector with which a document was stored.
 
-    `embed_text` saves its vector before `store` updates the document: in between the two may be of different spaces.
+    A vector is saved before `store` updates the document: in between the two may be of different spaces.
     """
     return sa.and_(
         step_results.c.item_id == documents.c.item_id,
-        step_results.c.stage == "embed_text",
-        step_results.c.vector.is_not(None),
+        is_embedding(),
         step_results.c.value["space"].as_string() == documents.c.space,
     )
 
@@ -152,9 +156,8 @@ def create_vector_indexes(database: Database, item_ids: Sequence[str]) -> None:
     if not has_pgvector(database):
         return
     query = sa.select(step_results.c.value["space"].as_string(), step_results.c.value["dimensions"].as_integer())
-    is_vector = step_results.c.stage == "embed_text", step_results.c.vector.is_not(None)
     with database.read() as connection:
-        rows = connection.execute(query.where(step_results.c.item_id.in_(item_ids), *is_vector).distinct()).all()
+        rows = connection.execute(query.where(step_results.c.item_id.in_(item_ids), is_embedding()).distinct()).all()
     new = [(str(space), int(dimensions)) for space, dimensions in rows if (database.url, space) not in _indexed]
     if not new:
         return

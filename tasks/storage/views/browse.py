@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Status, UsageError
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.views.lookup import ItemView
 
@@ -83,14 +84,14 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Browsed:
-    """An item with its state in the store and the vector of its `embed_text` result, if there is one."""
+    """An item with its state in the store and its vector, if there is one."""
 
     view: ItemView
     state: str
     vector: npt.NDArray[np.float32] | None
 
 
-def browse(database: Database, stages: Sequence[str], selection: Selection) -> Iterator[Browsed]:
+def browse(database: Database, pipeline: StoredPipeline, selection: Selection) -> Iterator[Browsed]:
     """Yield the selected items in the order of their ids, from one snapshot of the store."""
     with database.read() as connection:
         last = ""
@@ -105,7 +106,7 @@ def browse(database: Database, stages: Sequence[str], selection: Selection) -> I
             states = results.load_with(connection, ids)
             vectors = _vectors(connection, ids)
             for row, state in zip(found, states, strict=True):
-                yield Browsed(ItemView.of(state, row.quality, stages), row.state, vectors.get(row.id))
+                yield Browsed(ItemView.of(state, row.quality, pipeline), row.state, vectors.get(row.id))
             last = ids[-1]
 
 

@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Breaker, RepliError
+from repli.tasks.fallback import RepliError
 from repli.tasks.storage import breakers, counts, drills, runs
 from repli.tasks.storage.breakers import BreakerView, Move
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import HEAD, Database, database_time
 from repli.tasks.storage.drills import Drill
+from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import PARKED, Entry, Priority, QueueTally
 from repli.tasks.storage.runs import DEAD_AFTER_S, Run
@@ -72,6 +73,7 @@ class DashboardStats:
     """The stats of the first page, all from about the same time."""
 
     at: datetime
+    pipeline: StoredPipeline
     tally: Tally
     last_run: Run | None
     is_running: bool
@@ -85,13 +87,8 @@ class DashboardStats:
     lowest: Sequence[FlaggedItem]
 
 
-def collect_stats(database: Database, stages: Sequence[str], declared: Mapping[str, Breaker]) -> DashboardStats:
-    """Collect the present stats of a store.
-
-    Args:
-        stages: the names of the stages, in their order.
-        declared: the declared breakers, by name.
-    """
+def collect_stats(database: Database, pipeline: StoredPipeline) -> DashboardStats:
+    """Collect the present stats of a store that this pipeline fills."""
     with database.read() as connection:
         now = database_time(connection)
     last = max(
@@ -101,11 +98,12 @@ def collect_stats(database: Database, stages: Sequence[str], declared: Mapping[s
     )
     return DashboardStats(
         at=now,
-        tally=counts.tally(database, stages),
+        pipeline=pipeline,
+        tally=counts.tally(database, pipeline.names),
         last_run=last,
         is_running=last is not None and is_at_work(last, now),
         quality_over_time=quality_over_time(database, RUNS),
-        breakers=breakers.views(database, declared),
+        breakers=breakers.views(database, pipeline.breakers),
         moves=breakers.last_moves(database, MOVES),
         queue=retry_queue.tally(database),
         waiting=waiting(database, now),

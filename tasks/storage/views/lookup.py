@@ -14,6 +14,7 @@ from repli.tasks.storage import results
 from repli.tasks.storage.counts import of_run
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
+from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.schema import items, step_results
 
 _BELOW_BEST = (Status.DEGRADED.value, Status.SKIPPED.value)
@@ -26,16 +27,23 @@ class ItemView:
     state: ItemState
     quality: float | None
     stages: Mapping[str, StepResult]
+    pipeline: StoredPipeline
 
     @classmethod
-    def of(cls, state: ItemState, quality: float | None, stages: Sequence[str]) -> ItemView:
-        """Return the view of an item, with its `stages` in their order."""
+    def of(cls, state: ItemState, quality: float | None, pipeline: StoredPipeline) -> ItemView:
+        """Return the view of an item, with the stages of its pipeline in their order."""
         saved = state.results
         return cls(
             state=state,
             quality=quality,
-            stages={name: saved.get(name) or StepResult.pending(state.item.id, name) for name in stages},
+            stages={name: saved.get(name) or StepResult.pending(state.item.id, name) for name in pipeline.names},
+            pipeline=pipeline,
         )
+
+    def produced(self, role: str) -> Mapping[str, Any]:
+        """Return the item's value of this role, as JSON: that of the last stage that has one; empty where none has."""
+        values = (self.state.value(stage) for stage in self.pipeline.stages_of(role))
+        return next((value for value in values if value is not None), {})
 
     @property
     def degraded(self) -> list[str]:
@@ -53,15 +61,15 @@ class ItemView:
 
 
 @retried
-def view(database: Database, item_id: str, stages: Sequence[str]) -> ItemView | None:
-    """Return the view of the item of this id, with its `stages` in their order; None where there is no such item."""
+def view(database: Database, item_id: str, pipeline: StoredPipeline) -> ItemView | None:
+    """Return the view of the item of this id, with the pipeline's stages; None where there is no such item."""
     item_id = clean_text(item_id)
     states = results.load(database, [item_id])
     if not states:
         return None
     with database.read() as connection:
         quality = connection.scalar(sa.select(items.c.quality).where(items.c.id == item_id))
-    return ItemView.of(states[0], quality, stages)
+    return ItemView.of(states[0], quality, pipeline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.schema import items, step_results
+from repli.tasks.storage.schema import items, stages, step_results
 
 Stratum = tuple[float, str, str]
 """A quality, and the media types of the document and the image."""
@@ -22,10 +22,11 @@ def stratified(database: Database, size: int) -> list[str]:
     Each stratum gives at least one item, as far as `size` allows, and beyond that in proportion to its items.
     """
     kind = (items.c.quality, _media_type("document"), _media_type("image"))
+    fetching = sa.select(stages.c.name).where(stages.c.produces == "assets").order_by(stages.c.position).limit(1)
     rank = sa.func.row_number().over(partition_by=kind, order_by=sa.func.random())
     listed = (
         sa.select(items.c.id, *kind, rank.label("rank"), sa.func.count().over(partition_by=kind).label("stratum_size"))
-        .outerjoin(step_results, sa.and_(step_results.c.item_id == items.c.id, step_results.c.stage == "fetch"))
+        .outerjoin(step_results, sa.and_(step_results.c.item_id == items.c.id, step_results.c.stage.in_(fetching)))
         .where(items.c.state == "stored")
         .subquery()
     )

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 
-from repli.tasks.fallback import (
-    Chain,
-    Incompatible,
-    ItemError,
-    Outcome,
-    Rules,
-    Rung,
-    Served,
-    StepResult,
-    quality,
-)
-from repli.tasks.items import ItemState, Stored
-from repli.tasks.pipeline import Stage, StageContext, quality_so_far
+from repli.tasks.fallback import Incompatible, InvalidItem, ItemError, Rules, StepResult, quality
+from repli.tasks.items import STORE, ItemState, Stored
+from repli.tasks.pipeline.context import StageContext
+from repli.tasks.pipeline.enriched_item import EnrichedItem
+from repli.tasks.pipeline.stage import Stage, StageHooks
 from repli.tasks.storage import results as step_results
 from repli.tasks.storage.results import Basis
 
@@ -32,12 +24,7 @@ class Enriched:
     quality: Decimal
 
 
-def in_database(enriched: Sequence[Enriched], context: StageContext) -> Sequence[Outcome[Stored]]:
-    """Return the quality of each item. `save` writes it: the result and the stored item are one transaction."""
-    return [Served(Stored(quality=float(item.quality))) for item in enriched]
-
-
-def save(
+def _save(
     context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
 ) -> Sequence[StepResult]:
     """Save the results and mark the items stored, in one transaction.
@@ -53,6 +40,11 @@ def save(
     )
 
 
+def quality_so_far(state: ItemState) -> Decimal | None:
+    """Return the quality of an item's results, without `store`, whose penalty is 1; None where a stage failed."""
+    return quality(result for stage, result in state.results.items() if stage != STORE)
+
+
 def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
     """Return the quality of an item's results: the product of their penalties, in (0, 1].
 
@@ -60,7 +52,7 @@ def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
         Incompatible: two results are incompatible by a rule.
         ItemError: an earlier stage is not done, or has failed.
     """
-    if missing := [stage for stage in rules.stages if stage not in steps and stage != "store"]:
+    if missing := [stage for stage in rules.stages if stage not in steps and stage != STORE]:
         raise ItemError(f"{missing[0]} has no result any more: the item's record has changed; run the item again")
     served = {stage: step.rung for stage, step in steps.items() if step.rung}
     if violated := rules.violated(served):
@@ -71,20 +63,34 @@ def merge(rules: Rules, steps: Mapping[str, StepResult]) -> Decimal:
     return merged
 
 
-def check(stored: Stored) -> None:
-    """Raise ValueError for an answer without a quality in (0, 1]."""
+def _check(stored: Stored) -> None:
     if not (isinstance(stored, Stored) and 0 < stored.quality <= 1):
         raise ValueError("the quality is not in (0, 1]")
 
 
-CHAIN = Chain("store", Rung("database", in_database, time_limit_s=180), check=check)
-
-
-def _input(state: ItemState) -> Enriched:
-    current = quality_so_far(state)
+def _input(item: EnrichedItem) -> Enriched:
+    if item.state.item.problem:
+        raise InvalidItem(item.state.item.problem)
+    current = quality_so_far(item.state)
     if current is None:  # the stage runner calls this only for items whose earlier stages are done
-        raise AssertionError(f"item {state.item.id} reached store with a failed stage")
-    return Enriched(item_id=state.item.id, quality=current)
+        raise AssertionError(f"item {item.id} reached store with a failed stage")
+    return Enriched(item_id=item.id, quality=current)
 
 
-STAGE = Stage(CHAIN, _input, save=save)
+STAGE = Stage(
+    STORE,
+    input=_input,
+    check=_check,
+    hooks=StageHooks(
+        save=_save,
+        must_be="last",
+        because="it merges the results of all others and makes the item searchable; insert before it",
+        takes_unreadable=True,
+    ),
+)
+
+
+@STAGE.rung(time_limit_s=180)
+def database(enriched: Sequence[Enriched]) -> Sequence[Stored]:
+    """Return the quality of each item. The stage saves it: the result and the stored item are one transaction."""
+    return [Stored(quality=float(item.quality)) for item in enriched]

@@ -1,0 +1,108 @@
+"""The pipeline of a run: chosen once, recorded in the store, and imported by each worker."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from dataclasses import dataclass, replace
+
+from repli.tasks.fallback import UsageError
+from repli.tasks.pipeline import Pipeline, registry
+from repli.tasks.pipeline.registry import PipelineMismatch
+from repli.tasks.settings import Settings
+from repli.tasks.storage import pipelines
+from repli.tasks.storage.database import HEAD, Database
+from repli.tasks.storage.pipelines import StoredPipeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPipeline:
+    """The pipeline that a run has chosen.
+
+    Args:
+        settings: the run's settings, which name the pipeline from here on.
+        declared: the pipeline as its module declares it.
+    """
+
+    settings: Settings
+    declared: Pipeline
+
+    @property
+    def active(self) -> Pipeline:
+        """Return the pipeline under the policy of the settings."""
+        return self.declared.with_policy(self.settings.policy)
+
+    @property
+    def stored(self) -> StoredPipeline:
+        """Return what the store keeps of the pipeline."""
+        return self.declared.described(str(self.settings.pipeline))
+
+
+def choose(settings: Settings, database: Database) -> RunPipeline:
+    """Return the pipeline that the settings name; else the store's own; else the installed or the default one.
+
+    Args:
+        database: the store, which need not exist yet.
+
+    Raises:
+        UsageError: there is no such pipeline, or it cannot be imported.
+    """
+    name = settings.pipeline
+    if name is None:
+        stored = _stored(database)
+        name = stored.name if stored else registry.installed_pipeline()
+    pipeline = registry.load(name, settings.pipeline_folder)
+    named = replace(settings, pipeline=name, pipeline_version=version_of(pipeline))
+    return RunPipeline(settings=named, declared=pipeline)
+
+
+def store_pipeline(settings: Settings, database: Database) -> StoredPipeline:
+    """Return the store's own pipeline; before its first run, the one that a run would choose.
+
+    Raises:
+        UsageError: the store has none, and there is none to choose.
+    """
+    return _stored(database) or choose(settings, database).stored
+
+
+def _stored(database: Database) -> StoredPipeline | None:
+    version = database.version()
+    if version is None:
+        return None
+    if version < HEAD and not database.is_read_only:
+        database.migrate()
+    return pipelines.read(database)
+
+
+def pipeline_of(settings: Settings) -> Pipeline:
+    """Return the run's pipeline in a worker, under the run's policy.
+
+    Raises:
+        PipelineMismatch: this worker cannot import it, or has another version of it.
+    """
+    if settings.pipeline is None:
+        raise AssertionError("no pipeline was chosen")
+    try:
+        pipeline = registry.load(settings.pipeline, settings.pipeline_folder)
+    except UsageError as error:
+        raise PipelineMismatch(f"the worker on {socket.gethostname()} cannot import the pipeline: {error}") from None
+    if version_of(pipeline) != settings.pipeline_version:
+        raise PipelineMismatch(
+            f"the worker on {socket.gethostname()} has another version of the pipeline {settings.pipeline} than the "
+            "run; restart it"
+        )
+    return pipeline.with_policy(settings.policy)
+
+
+def version_of(pipeline: Pipeline) -> str:
+    """Return a digest of the pipeline's stages, rungs and rules, which differs where a worker would run other ones."""
+    parts = [
+        *(
+            f"{chain.stage}.{rung.name} {rung.penalty} {rung.time_limit_s} {rung.per_item} {rung.breaker}"
+            for chain in pipeline.chains
+            for rung in chain.rungs
+        ),
+        *(f"{chain.stage}.skip {chain.skip}" for chain in pipeline.chains),
+        *map(str, pipeline.rules.table),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

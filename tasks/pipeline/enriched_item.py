@@ -1,0 +1,78 @@
+"""An item as a stage sees it: its record, and the values of the stages before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from repli.tasks.items import ItemState
+from repli.tasks.json_values import from_json
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class EnrichedItem:
+    """The argument of a stage's `input`: an item's record, and the values of the stages before.
+
+    Args:
+        state: the record and the results.
+        produces: what each earlier stage produces, in the order of the stages.
+
+    Example:
+        >>> def text_of(item: EnrichedItem) -> str | None:
+        ...     text = item.value(Text)
+        ...     return text.text if text else None
+    """
+
+    state: ItemState
+    produces: Mapping[str, type | None]
+
+    @property
+    def id(self) -> str:
+        """Return the item's id."""
+        return self.state.item.id
+
+    @property
+    def name(self) -> Any:
+        """Return the name, as the manifest has it: a text, unless no stage has validated it."""
+        return self.state.item.name
+
+    @property
+    def document(self) -> Any:
+        """Return the document that the manifest declares: a URI, a path or a text."""
+        return self.state.item.document
+
+    @property
+    def image(self) -> Any:
+        """Return the image that the manifest declares: a URI or a path."""
+        return self.state.item.image
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Return the other columns of the manifest."""
+        return self.state.item.attributes
+
+    @overload
+    def value(self, of: str) -> Any: ...
+    @overload
+    def value(self, of: type[R]) -> R | None: ...
+    def value(self, of: str | type[Any]) -> Any:
+        """Return the value of an earlier stage, None where it has none.
+
+        Args:
+            of: the name of a stage, for its value as JSON; or a role such as `Text`, for the value of the last stage
+                that produces it and has one.
+
+        Raises:
+            LookupError: there is no earlier stage of this name.
+        """
+        if isinstance(of, str):
+            if of not in self.produces:
+                earlier = ", ".join(self.produces) or "none"
+                raise LookupError(f"{of!r} is no stage before this one; the earlier ones are {earlier}")
+            return self.state.value(of)
+        stages = [stage for stage, role in self.produces.items() if role is of]
+        values = (self.state.value(stage) for stage in reversed(stages))
+        return next((from_json(of, value) for value in values if value is not None), None)

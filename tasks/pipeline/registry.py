@@ -1,0 +1,100 @@
+"""Find a pipeline by its name: `MODULE:NAME`, or the name of an entry point of the group `repli.pipelines`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.pipeline.declaration import DeclarationError
+from repli.tasks.pipeline.pipeline import Pipeline
+
+DEFAULT = "repli:default_pipeline"
+GROUP = "repli.pipelines"
+
+
+def installed_pipeline() -> str:
+    """Return the name of the installed pipeline, or of the default one where no package brings one.
+
+    Raises:
+        UsageError: several are installed.
+    """
+    names = sorted({entry.name for entry in entry_points(group=GROUP)})
+    if len(names) > 1:
+        raise UsageError(f"several pipelines are installed; choose one with --pipeline: {', '.join(names)}")
+    return names[0] if names else DEFAULT
+
+
+@lru_cache(maxsize=16)
+def load(name: str, folder: Path) -> Pipeline:
+    """Return the pipeline of this name, imported once per process.
+
+    Args:
+        name: `MODULE:NAME`, or the name of an entry point.
+        folder: the folder in which the command was started; Python looks for the module there first.
+
+    Raises:
+        UsageError: there is no such pipeline, or its module cannot be imported; the message names file and line.
+    """
+    module, colon, attribute = (name if ":" in name else _entry_point(name).value).partition(":")
+    if not (module and colon and attribute):
+        raise UsageError(f"pipeline {name!r}: write MODULE:NAME, such as translate:pipeline")
+    found: Any = _import(module, name, folder)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = get_close_matches(part, [one for one in vars(found) if not one.startswith("_")], n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; define it there"
+            raise UsageError(f"pipeline {name!r}: {module} has no {part!r}{hint}")
+        found = getattr(found, part)
+    if not isinstance(found, Pipeline):
+        raise UsageError(
+            f"pipeline {name!r} is a {type(found).__name__}, not a Pipeline; write repli.Pipeline([...]) in {module}"
+        )
+    return found
+
+
+def _entry_point(name: str) -> EntryPoint:
+    found = entry_points(group=GROUP)
+    if name not in found.names:
+        installed = ", ".join(sorted(found.names)) or "none is installed"
+        raise UsageError(f"pipeline {name!r}: write MODULE:NAME, or the name of an installed pipeline ({installed})")
+    return found[name]
+
+
+def _import(module: str, name: str, folder: Path) -> ModuleType:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module)
+    except DeclarationError as error:
+        raise UsageError(f"pipeline {name!r}: {error}") from None
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"pipeline {name!r}: there is no module {error.name!r} in {folder} or on Python's path; start the "
+                "command in its folder, or install it"
+            ) from None
+        raise UsageError(f"pipeline {name!r}: {_where(error)}{error}; install it") from None
+    except Exception as error:
+        raise UsageError(f"pipeline {name!r}: {_where(error)}{type(error).__name__}: {error}") from error
+
+
+def _where(error: BaseException) -> str:
+    """Return the file and line that raised, as far as the frames of the import system let see."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: "
+    own = [frame for frame in frames[2:] if frame.filename != __file__]
+    return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+
+
+class PipelineMismatch(RepliError):
+    """A worker has another pipeline than the run, or cannot import it. The message names the worker's host."""

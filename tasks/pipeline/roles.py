@@ -1,0 +1,115 @@
+"""What a stage may produce: text, a label, an embedding, fetched assets, or any JSON value. Each has its own check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from repli.tasks.comparison.metrics import ANYTHING, ASSETS, LABELS, TEXTS, VECTORS, Comparison
+from repli.tasks.items import ROLES, Asset, Assets, Embedding, Label, Text
+from repli.tasks.json_values import as_json
+
+UNIT_TOLERANCE = 1e-3
+"""How far the length of an embedding may be from 1: float32 rounds."""
+
+
+def check_text(value: Any) -> None:
+    """Raise ValueError for a text without a visible character."""
+    if not (isinstance(value, Text) and isinstance(value.text, str) and value.text.strip()):
+        raise ValueError("the text has no visible character")
+
+
+def check_label(value: Any) -> None:
+    """Raise ValueError unless the value is a label, or says that it is unknown."""
+    if not isinstance(value, Label):
+        raise ValueError("the answer is not a Label")
+    if value.unknown != (value.label is None):
+        raise ValueError("a label must be None exactly where the answer is unknown")
+    if value.label is not None and not (isinstance(value.label, str) and value.label.strip()):
+        raise ValueError("the label is not a text with a visible character")
+    if any(not 0 <= guess.confidence <= 1 for guess in value.top):
+        raise ValueError("a confidence is outside [0, 1]")
+
+
+def check_embedding(value: Any) -> None:
+    """Raise ValueError unless the value is a unit vector of a named space."""
+    import numpy as np
+
+    if not isinstance(value, Embedding):
+        raise ValueError("the answer is not an Embedding")
+    if not value.space:
+        raise ValueError("the space has no name, so the vector cannot be compared with others")
+    if value.vector.ndim != 1:
+        raise ValueError(f"the vector has the shape {value.vector.shape}, not one dimension")
+    length = float(np.linalg.norm(value.vector))
+    if not abs(length - 1) < UNIT_TOLERANCE:  # NaN too
+        raise ValueError(f"the vector has length {length:g}, not 1; divide it by its length")
+
+
+def check_assets(value: Any) -> None:
+    """Raise ValueError for an answer without a single asset."""
+    if not isinstance(value, Assets):
+        raise ValueError(f"the answer is of type {type(value).__name__}, not Assets")
+    assets = [asset for asset in (value.document, value.image) if asset is not None]
+    if not assets or not all(isinstance(asset, Asset) for asset in assets):
+        raise ValueError("the answer contains no asset")
+
+
+def check_json(value: Any) -> None:
+    """Raise ValueError for a value that has no JSON form."""
+    try:
+        json.dumps(as_json(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the answer has no JSON form ({error}); return strings, numbers, lists and dicts") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What a stage produces, as far as the pipeline needs to know it.
+
+    Args:
+        check: raises ValueError for a value that no rung may return.
+        comparison: how a drill compares the answers of two rungs.
+        convert: turns a plain answer into a value of the role.
+    """
+
+    check: Callable[[Any], None]
+    comparison: Comparison[Any]
+    convert: Callable[[Any], Any] = lambda answer: answer
+
+
+def _text_of(answer: Any) -> Any:
+    return Text(answer) if isinstance(answer, str) else answer
+
+
+def _label_of(answer: Any) -> Any:
+    return Label(answer) if isinstance(answer, str) else answer
+
+
+_JSON = Role(check=check_json, comparison=ANYTHING)
+_ROLES: Mapping[type, Role] = {
+    Text: Role(check=check_text, comparison=TEXTS, convert=_text_of),
+    Label: Role(check=check_label, comparison=LABELS, convert=_label_of),
+    Embedding: Role(check=check_embedding, comparison=VECTORS),
+    Assets: Role(check=check_assets, comparison=ASSETS),
+}
+
+
+def role_of(produces: type | None) -> Role:
+    """Return the role of this class; that of any JSON value for None.
+
+    Raises:
+        ValueError: there is no such role.
+    """
+    if produces is None:
+        return _JSON
+    if produces not in _ROLES:
+        raise ValueError(f"produces={produces!r} is no role; choose Text, Label or Embedding, or leave it out for JSON")
+    return _ROLES[produces]
+
+
+def name_of(produces: type | None) -> str | None:
+    """Return the name under which the store keeps a role; None for any JSON value."""
+    return next((name for name, role in ROLES.items() if role is produces), None)

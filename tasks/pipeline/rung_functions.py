@@ -1,0 +1,105 @@
+"""Make a rung of a plain function: of a batch or of one item, with or without the context, that answers or raises."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+from repli.tasks.fallback import BadAnswer, Failed, ItemError, Outcome, Served
+
+Run = Callable[[Sequence[Any], Any], Sequence[Outcome[Any]]]
+"""A rung as a chain calls it: with a batch of inputs and the context."""
+
+
+def run_of(function: Callable[..., Any], name: str, *, per_item: bool, convert: Callable[[Any], Any]) -> Run:
+    """Return the function as a chain calls it.
+
+    A function of a batch gets a list of inputs, and returns as many answers in their order. With `per_item` it gets
+    one input and returns one answer. A second parameter gets the context. An answer is a value, a `Served` with a
+    confidence, or an exception, which fails its item.
+
+    Args:
+        name: the rung, as `stage.rung`, for the messages.
+        convert: turns a plain value into the stage's own type, such as a string into a `Text`.
+
+    Raises:
+        ValueError: the function cannot be called so.
+    """
+    takes_context = _takes_context(function, name)
+
+    def call(argument: Any, context: Any) -> Any:
+        return function(argument, context) if takes_context else function(argument)
+
+    def outcome_of(answer: Any) -> Outcome[Any]:
+        if isinstance(answer, Failed):
+            return answer
+        if isinstance(answer, Exception):
+            return Failed.because(answer)
+        served = answer if isinstance(answer, Served) else Served(answer)
+        if served.value is None:
+            return Failed.because(
+                BadAnswer(f"{name} answered None; return Declined(...) for an item that it has no answer for")
+            )
+        return Served(convert(served.value), served.confidence)
+
+    @wraps(function)
+    def run_batch(inputs: Sequence[Any], context: Any) -> Sequence[Outcome[Any]]:
+        return [outcome_of(answer) for answer in _answers(call(list(inputs), context), len(inputs), name)]
+
+    @wraps(function)
+    def run_each(inputs: Sequence[Any], context: Any) -> Sequence[Outcome[Any]]:
+        outcomes: list[Outcome[Any]] = []
+        for value in inputs:
+            try:
+                outcomes.append(outcome_of(call(value, context)))
+            except ItemError as error:
+                outcomes.append(Failed.because(error))
+        return outcomes
+
+    run = run_each if per_item else run_batch
+    run.takes_context = takes_context  # type: ignore[attr-defined]  # for `Stage.try_on`
+    return run
+
+
+def _answers(answered: Any, wanted: int, name: str) -> list[Any]:
+    """Return the answers of a call as a list.
+
+    Raises:
+        BadAnswer: they are no list of the wanted length.
+    """
+    one_each = f"one answer for each of the {wanted} items, in their order"
+    if isinstance(answered, str | bytes | Mapping) or not isinstance(answered, Iterable):
+        raise BadAnswer(f"{name} returned a {type(answered).__name__}; return a list with {one_each}, or set per_item")
+    answers = list(answered)
+    if len(answers) != wanted:
+        raise BadAnswer(f"{name} returned {len(answers)} answers for {wanted} items; return {one_each}")
+    return answers
+
+
+def _takes_context(function: Callable[..., Any], name: str) -> bool:
+    """Return whether the function has a second parameter without a default, for the context.
+
+    Raises:
+        ValueError: the function is asynchronous or a generator, or has no parameter, or too many.
+    """
+    if not callable(function):
+        raise ValueError(f"{name} is a {type(function).__name__}, not a function")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError(f"{name} is async; write a plain function, and call asyncio.run in it")
+    if inspect.isgeneratorfunction(function):
+        raise ValueError(f"{name} is a generator; return a list, so that an error in it is seen where it happens")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a function of C without a signature
+        return False
+    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    takes_any = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
+    required = [one for one in parameters if one.default is inspect.Parameter.empty]
+    wanted = [one for one in required if one.kind in positional]
+    has_one = takes_any or any(one.kind in positional for one in parameters)
+    has_keywords = any(one.kind is inspect.Parameter.KEYWORD_ONLY for one in required)
+    if len(wanted) > 2 or has_keywords or not has_one:
+        raise ValueError(f"{name} takes {inspect.signature(function)}; write (inputs) or (inputs, context)")
+    return len(wanted) == 2

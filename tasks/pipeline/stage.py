@@ -1,0 +1,236 @@
+"""Declare a stage: its rungs, best first, each a plain function, and an explicit skip."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from repli.tasks.comparison.metrics import Comparison
+from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, StepResult
+from repli.tasks.pipeline.context import StageContext
+from repli.tasks.pipeline.declaration import refused_in_place
+from repli.tasks.pipeline.enriched_item import EnrichedItem
+from repli.tasks.pipeline.roles import role_of
+from repli.tasks.pipeline.rung_functions import run_of
+from repli.tasks.pipeline.trial import Trial, try_on
+from repli.tasks.settings import Settings
+from repli.tasks.storage import results as step_results
+from repli.tasks.storage.results import Basis
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+"""Names stand in commands (`STAGE.RUNG=KIND`), in columns of an export and in the store's columns of 64 characters."""
+
+
+class Save(Protocol):
+    """Save the results of a stage on one batch, in one transaction."""
+
+    def __call__(
+        self, context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
+    ) -> Sequence[StepResult]:
+        """Return the results as they were saved, without dropped ones.
+
+        Args:
+            discard: saved results to delete first, so that even a worse result can take their place.
+            basis: what the results were computed from.
+        """
+        ...
+
+
+def save_results(
+    context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
+) -> Sequence[StepResult]:
+    """Save the results of a stage as they are."""
+    return step_results.save(context.database, results, discard=discard, basis=basis)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageHooks:
+    """What only a stage of this package needs.
+
+    Args:
+        save: saves the results.
+        must_be: the place of the stage in each pipeline that has it, and
+        because: the reason.
+        takes_unreadable: whether `input` is called for a record that could not be read, too.
+        warm_up: loads what the rungs need, in a worker ahead of its first batch.
+    """
+
+    save: Save = save_results
+    must_be: Literal["first", "last"] | None = None
+    because: str = ""
+    takes_unreadable: bool = False
+    warm_up: Callable[[Settings], object] = lambda settings: None
+
+
+class Stage:
+    """One step of a pipeline. Its rungs are added by the decorator `rung`, best first, and by `skip`.
+
+    Without a `skip` the stage is required: an item that no rung serves has failed.
+
+    Args:
+        name: the name in commands, reports and the store: letters, digits and underscores.
+        input: returns what a rung gets for an item; None where the stage is not applicable to the item.
+        produces: what the stage makes for search, export and the dashboard: `Text`, `Label` or `Embedding`. A string
+            is turned into a `Text` or a `Label`. None: any value that has a JSON form.
+        check: raises ValueError for a value that no rung may return, beside the check of what the stage produces.
+        query_input: of a stage that produces embeddings: returns what a rung gets for the text of a search.
+        comparison: how a drill compares the answers of the rungs; by default, as for what the stage produces.
+
+    Raises:
+        DeclarationError: a name or a rung cannot be used so; the message has the line.
+
+    Example:
+        >>> translate = Stage("translate", input=lambda item: item.name)
+        >>> @translate.rung(time_limit_s=5, per_item=True)
+        ... def dictionary(name: str) -> str:
+        ...     return {"cat": "chat", "dog": "chien"}[name]
+        >>> translate.skip(penalty="0.7")
+        >>> [result.value for result in translate.try_on(["cat", "axolotl"])]
+        ['chat', None]
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: Callable[[EnrichedItem], Any],  # noqa: A002  the word of the design
+        produces: type | None = None,
+        check: Callable[[Any], None] | None = None,
+        query_input: Callable[[str], Any] | None = None,
+        comparison: Comparison[Any] | None = None,
+        hooks: StageHooks = StageHooks(),
+    ) -> None:
+        with refused_in_place():
+            self.name = _checked_name(name, "stage")
+            if not callable(input):
+                raise ValueError(f"stage {name}: input is a {type(input).__name__}, not a function of an item")
+            role = role_of(produces)
+        self.input = input
+        self.produces = produces
+        self.query_input = query_input
+        self.comparison = comparison or role.comparison
+        self.hooks = hooks
+        self._role = role
+        self._check = check
+        self._rungs: tuple[Rung[Any, Any, Any] | Skip, ...] = ()
+        self._chain: AnyChain | None = None
+        self._is_in_pipeline = False
+
+    def rung(
+        self,
+        *misplaced: object,
+        time_limit_s: float,
+        penalty: str = "1",
+        per_item: bool = False,
+        breaker: Breaker | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> Callable[[F], F]:
+        """Add the decorated function as the next rung, named after it. The function itself is unchanged.
+
+        The function gets the inputs of a batch as a list and returns as many answers, in their order; with `per_item`
+        it gets one input and returns one answer. A second parameter, if it has one, gets the `StageContext`. It must be
+        idempotent: it is called again on halves of a batch that did not fit. What it raises decides what follows:
+        `OutOfMemory` splits the batch, `Unavailable` and `TimedOut` go to the next rung at once, `Declined` and
+        `ItemError` fail one item, and any other exception is isolated. In the answers of a batch, an exception stands
+        for the item that failed.
+
+        Args:
+            time_limit_s: seconds after which one call is cut off.
+            penalty: the exact factor in (0, 1], as a string, on the quality of the items that the rung serves.
+            per_item: call the function with one item at a time.
+            breaker: stops calls of the rung while it keeps failing.
+            resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
+        """
+
+        def add(function: F) -> F:
+            with refused_in_place():
+                name = _checked_name(getattr(function, "__name__", ""), f"rung of {self.name}")
+                run = run_of(function, f"{self.name}.{name}", per_item=per_item, convert=self._role.convert)
+                rung: Rung[Any, Any, Any] = Rung(
+                    name,
+                    run,
+                    penalty=str(penalty),
+                    time_limit_s=time_limit_s,
+                    per_item=per_item,
+                    breaker=breaker,
+                    resources=resources or {},
+                )
+                self._add(rung)
+            return function
+
+        with refused_in_place():
+            if misplaced:
+                raise ValueError(f"stage {self.name}: write @{self.name}.rung(time_limit_s=...), with its options")
+        return add
+
+    def skip(self, *, penalty: str) -> None:
+        """End the chain with a skip: an item that no rung serves has no value here, confidence 0, and goes on."""
+        with refused_in_place():
+            self._add(Skip(penalty=str(penalty)))
+
+    @property
+    def chain(self) -> AnyChain:
+        """Return the rungs as a chain.
+
+        Raises:
+            DeclarationError: the stage has no rung.
+        """
+        if self._chain is None:
+            with refused_in_place():
+                raise ValueError(f"stage {self.name} has no rung; add one with @{self.name}.rung(time_limit_s=...)")
+        return self._chain
+
+    def with_chain(self, chain: AnyChain) -> Stage:
+        """Return this stage with another chain, for example of fewer rungs."""
+        changed = copy.copy(self)
+        changed._chain = chain
+        changed._is_in_pipeline = True
+        return changed
+
+    def join_pipeline(self) -> None:
+        """Refuse later rungs: the pipelines that have this stage would not know them."""
+        self._is_in_pipeline = bool(self.chain)
+
+    def try_on(self, inputs: Sequence[Any]) -> Trial:
+        """Return the result of each input, as a run would compute it: without Prefect, Dask or a store.
+
+        For tests and notebooks: the results print as a table. Faults, breakers and policies of a run do not apply.
+
+        Args:
+            inputs: what a rung takes, one for each item; None gives `not_applicable`.
+        """
+        return try_on(self.chain, inputs)
+
+    def _add(self, rung: Rung[Any, Any, Any] | Skip) -> None:
+        if self._is_in_pipeline:
+            raise ValueError(f"stage {self.name} is in a pipeline already; declare its rungs before the pipeline")
+        rungs = (*self._rungs, rung)
+        if isinstance(rung, Skip) and not self._rungs:
+            raise ValueError(f"stage {self.name}: declare at least one rung before skip")
+        self._chain = Chain(self.name, *rungs, check=self._checked)
+        self._rungs = rungs
+
+    def _checked(self, value: Any) -> None:
+        """Raise ValueError for a value that no rung may return."""
+        self._role.check(value)
+        if self._check is not None:
+            try:
+                self._check(value)
+            except ValueError:
+                raise
+            except Exception as error:
+                raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r}: {' · '.join(self._chain.rung_names) if self._chain else 'no rung'})"
+
+
+def _checked_name(name: Any, what: str) -> str:
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise ValueError(f"{what} {name!r}: a name begins with a letter and has letters, digits and underscores")
+    return name
