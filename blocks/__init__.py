@@ -13,7 +13,7 @@ from repli.blocks.cluster import Cluster
 from repli.blocks.item_store import ItemStore
 
 if TYPE_CHECKING:
-    from repli.blocks.enrichment_policy import EnrichmentPolicy
+    from repli.blocks.enrichment_policy import PolicyBlock as EnrichmentPolicy
 
 __all__ = ["Cluster", "EnrichmentPolicy", "ItemStore"]
 

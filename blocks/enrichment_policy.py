@@ -7,6 +7,8 @@ rung is a number with bounds instead of a name to type, and a stage that may be 
 from __future__ import annotations
 
 import inspect
+import types
+import warnings
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import lru_cache
@@ -186,25 +188,16 @@ class RetryQueue(Form, title="Retry queue"):
     )
 
 
-class EnrichmentPolicy(Block):
-    """The rungs of each stage with their penalties, the breakers, the retry queue, and the coverage of a drill.
+class PolicyBlock(Block):
+    """The block of any pipeline; `policy_block` makes the one of a pipeline, with the forms of its stages.
 
     Raises:
         ValidationError: The policy is invalid; the message names the stage and the rung.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-    _block_type_name = "Enrichment Policy"
-    _block_type_slug = "enrichment-policy"
-    _description = (
-        "The fallbacks of Repli: the rungs of each stage with their penalties, the breakers, the retry queue, and the "
-        "rungs that a drill must cover. Each run uses the document named `default`; a change takes effect with the "
-        "next run."
-    )
+    pipeline: ClassVar[Pipeline]
 
-    _pipeline: ClassVar[Pipeline]
-
-    # `policy_block` gives both their forms.
     chains: Form
     breakers: Form
     retry_queue: RetryQueue = Field(
@@ -220,7 +213,7 @@ class EnrichmentPolicy(Block):
     @model_validator(mode="after")
     def _check_policy(self) -> Self:
         try:
-            self._pipeline.with_policy(self.policy())
+            self.pipeline.with_policy(self.policy())
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self
@@ -256,39 +249,48 @@ def _best_first(penalties: Mapping[str, float]) -> Choice:
 
 
 @lru_cache(maxsize=8)
-def policy_block(pipeline: Pipeline) -> type[EnrichmentPolicy]:
-    """Return the block whose form has the stages, rungs and breakers of this pipeline."""
+def policy_block(pipeline: Pipeline) -> type[PolicyBlock]:
+    """Return the block `EnrichmentPolicy` with the stages, rungs and breakers of this pipeline."""
     chains, breakers = _chains_form(pipeline), _breakers_form(pipeline)
     expected = [ALL, *(f"{chain.stage}.{rung}" for chain in pipeline.chains for rung in chain.rung_names)]
-    fields: dict[str, Any] = {
-        "chains": (
-            chains,
-            Field(
-                default_factory=chains,
-                title="Chains",
-                description="The penalty is the factor, up to 1, by which a rung multiplies an item's quality. Rungs "
-                "are tried by falling penalty, and the first must have 1. 0 disables a rung.",
-            ),
+    body = {
+        "__module__": __name__,
+        "__qualname__": "EnrichmentPolicy",
+        "__doc__": "The rungs of each stage with their penalties, the breakers, the retry queue, and the drill.",
+        "__annotations__": {
+            "pipeline": ClassVar[Pipeline],
+            "chains": chains,
+            "breakers": breakers,
+            "expect": tuple[Annotated[str, Field(json_schema_extra={"enum": expected})], ...],
+        },
+        "_block_type_name": "Enrichment Policy",
+        "_block_type_slug": "enrichment-policy",
+        "_description": "The fallbacks of Repli: the rungs of each stage with their penalties, the breakers, the retry "
+        "queue, and the rungs that a drill must cover. Each run uses the document named `default`; a change takes "
+        "effect with the next run.",
+        "pipeline": pipeline,
+        "chains": Field(
+            default_factory=chains,
+            title="Chains",
+            description="The penalty is the factor, up to 1, by which a rung multiplies an item's quality. Rungs are "
+            "tried by falling penalty, and the first must have 1. 0 disables a rung.",
         ),
-        "breakers": (
-            breakers,
-            Field(
-                default_factory=breakers,
-                title="Breakers",
-                description="When to stop calling a failing rung, and for how long.",
-            ),
+        "breakers": Field(
+            default_factory=breakers,
+            title="Breakers",
+            description="When to stop calling a failing rung, and for how long.",
         ),
-        "expect": (
-            tuple[Annotated[str, Field(json_schema_extra={"enum": expected})], ...],
-            Field(
-                default=(),
-                title="Expected in a drill",
-                description="Rungs that fail the drill if they are not covered: they cannot run there (no device, no "
-                "model), or the sample has no item for their stage. `all` is every rung. Empty: a rung that is not "
-                "covered is reported, and fails nothing.",
-            ),
+        "expect": Field(
+            default=(),
+            title="Expected in a drill",
+            description="Rungs that fail the drill if they are not covered: they cannot run there (no device, no "
+            "model), or the sample has no item for their stage. `all` is every rung. Empty: a rung that is not covered "
+            "is reported, and fails nothing.",
         ),
     }
-    block = create_model(EnrichmentPolicy.__name__, __base__=EnrichmentPolicy, __module__=__name__, **fields)
-    block._pipeline = pipeline
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Prefect's, where the process has the block of another pipeline
+        block: type[PolicyBlock] = types.new_class(
+            "EnrichmentPolicy", (PolicyBlock,), exec_body=lambda own: own.update(body)
+        )
     return block

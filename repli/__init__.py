@@ -31,7 +31,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repli.flows.run import run
+    from repli.flows.cli.run_from_python import run
     from repli.tasks.execution.prefect_fallback import fallback
     from repli.tasks.fallback import (
         Breaker,
@@ -72,7 +72,7 @@ _HOMES = {
     "Unavailable": "repli.tasks.fallback",
     "default_pipeline": "repli.tasks.stages.default",
     "fallback": "repli.tasks.execution.prefect_fallback",
-    "run": "repli.flows.run",
+    "run": "repli.flows.cli.run_from_python",
 }
 """The module of each name, so that `import repli` loads none of them: a pipeline's libraries take seconds."""
 

@@ -52,7 +52,7 @@ class Batch:
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Run one stage over one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
     pipeline = pipeline_of(settings)
-    breakers = process_breakers(settings.database_url, _report_move)
+    breakers = process_breakers(settings.database_url, report_move)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of)
     try:
         report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime)
@@ -66,7 +66,8 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     return Completed(message=str(report), data=report)
 
 
-def _report_move(move: Move) -> None:
+def report_move(move: Move) -> None:
+    """Log the move of a breaker, and send it to Prefect as an event."""
     get_run_logger().warning("breaker %s%s", move, f": {move.why}" if move.why else "")
     events.emit_breaker_move(move)
 

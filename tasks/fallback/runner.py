@@ -325,10 +325,12 @@ def _step_result(
 def _reason(attempts: Sequence[Attempt]) -> StepError | None:
     """Return the error of the best rung whose call failed, else of the best that declined, else the first error.
 
-    A missing device or an open breaker says nothing about the item, so the error of a call comes first.
+    A missing device or an open breaker says nothing about the item, so the error of a call comes first. Where all
+    declined, the message says that no rung was sure.
     """
     failed = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
     declined = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.DECLINED and attempt.error]
-    if declined and not failed:
+    errors = [attempt.error for attempt in attempts if attempt.error]
+    if declined and len(declined) == len(errors):
         return replace(declined[0], message=f"no rung was sure: {declined[0].message}")
-    return next(iter(failed or [attempt.error for attempt in attempts if attempt.error]), None)
+    return next(iter(failed or declined or errors), None)

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import repli
 from repli.tasks.fallback import UsageError
 
-_PACKAGE = Path(repli.__file__).parent
+_PACKAGE = Path(__file__).parents[2]
 
 
 class DeclarationError(UsageError, ValueError):

@@ -106,7 +106,7 @@ class Stage:
         hooks: StageHooks = StageHooks(),
     ) -> None:
         with refused_in_place():
-            self.name = _checked_name(name, "stage")
+            self.name = checked_name(name, "stage")
             if not callable(input):
                 raise ValueError(f"stage {name}: input is a {type(input).__name__}, not a function of an item")
             role = role_of(produces)
@@ -149,7 +149,7 @@ class Stage:
 
         def add(function: F) -> F:
             with refused_in_place():
-                name = _checked_name(getattr(function, "__name__", ""), f"rung of {self.name}")
+                name = checked_name(getattr(function, "__name__", ""), f"rung of {self.name}")
                 run = run_of(function, f"{self.name}.{name}", per_item=per_item, convert=self._role.convert)
                 rung: Rung[Any, Any, Any] = Rung(
                     name,
@@ -230,7 +230,8 @@ class Stage:
         return f"Stage({self.name!r}: {' · '.join(self._chain.rung_names) if self._chain else 'no rung'})"
 
 
-def _checked_name(name: Any, what: str) -> str:
+def checked_name(name: Any, what: str) -> str:
+    """Return the name of a stage or rung, or raise ValueError where it cannot be one."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ValueError(f"{what} {name!r}: a name begins with a letter and has letters, digits and underscores")
     return name

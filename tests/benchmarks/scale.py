@@ -45,7 +45,7 @@ from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.reporting.run_report import build_report
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.stages import store
+from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims

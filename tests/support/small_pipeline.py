@@ -36,7 +36,7 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Embedding, Item, ItemState, Text
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.settings import Settings
-from repli.tasks.stages import store
+from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims

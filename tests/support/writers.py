@@ -31,7 +31,7 @@ from repli.tasks.fallback import (
 from repli.tasks.items import ItemState
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.settings import Settings
-from repli.tasks.stages import store
+from repli.tasks.pipeline import store
 from repli.tasks.storage import results
 from tests.support import stores
 from tests.support.fakes import runtime

@@ -32,9 +32,9 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import Settings
-from repli.tasks.stages import store
+from repli.tasks.pipeline import store
 from repli.tasks.stages.default import PIPELINE
-from repli.tasks.stages.store import merge
+from repli.tasks.pipeline.store import merge
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue

@@ -44,7 +44,7 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item, ItemState, Stored
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages import store
+from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.results import Basis
