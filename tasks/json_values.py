@@ -34,7 +34,7 @@ def from_json(role: type, value: Mapping[str, Any]) -> Any:
     if role is Text:
         return Text(value["text"])
     if role is Label:
-        return Label(**{**value, "top": tuple(Guess(**guess) for guess in value["top"])})
+        return Label(**{**value, "top": tuple(Guess(**guess) for guess in value.get("top", ()))})
     if role is Assets:
         return Assets(**{name: asset and Asset(**asset) for name, asset in value.items()})
     raise ValueError(f"a value of the role {role.__name__} cannot be made from its JSON form")

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.items import Item
-from repli.tasks.stages.default import declared_breakers
 from repli.tasks.stages.embed_text import HASHED_SPACE
 from repli.tasks.storage import breakers, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, retry_queue, step_results
 from repli.tasks.storage.search import documents
+from tests.support.default_pipeline import declared_breakers
 
 SPACE, DIMENSIONS, HASHED_DIMENSIONS = "made-up:1:384", 384, 1024
 PORTION = 2000

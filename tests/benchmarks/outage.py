@@ -218,8 +218,8 @@ def repli(manifest: Path, healthy: int, calls: Path) -> None:
     from repli.flows.server.dask_cluster import cluster
     from repli.tasks.fallback import Position
     from repli.tasks.settings import Settings
-    from repli.tasks.stages.default import declared_breakers
     from repli.tasks.storage.database import Database
+    from tests.support.default_pipeline import declared_breakers
 
     settings = Settings.from_environment()
     Database(settings.database_url).migrate()

@@ -41,16 +41,16 @@ import sqlalchemy as sa
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
 from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Status, Unavailable
 from repli.tasks.items import Item, ItemState, Text
-from repli.tasks.pipeline import Pipeline, Stage, StageContext
+from repli.tasks.pipeline import Pipeline, Stage, StageContext, store
 from repli.tasks.reporting.run_report import build_report
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.needs import RetryTarget
 from repli.tasks.storage.runs import Progress
+from tests.support.stages import stage_of
 
 SIZES = (10_000, 100_000)
 BATCH = 128
@@ -415,8 +415,8 @@ def _label(item_id: str) -> dict[str, Any]:
     return {"label": f"label{_number(item_id) % 100}"}
 
 
-def _stage(name: str, *rungs: Rung[str, Any, StageContext] | Skip) -> Stage[str, Any]:
-    return Stage(Chain(name, *rungs), _input)
+def _stage(name: str, *rungs: Rung[str, Any, StageContext] | Skip) -> Stage:
+    return stage_of(Chain(name, *rungs), _input)
 
 
 def _input(state: ItemState) -> str:

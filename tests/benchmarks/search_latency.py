@@ -18,7 +18,6 @@ from functools import partial
 
 import numpy as np
 
-from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
 from repli.tasks.stages.embed_text import HASHED_SPACE
 from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.database import Database, database_time
@@ -27,6 +26,7 @@ from repli.tasks.storage.search import neighbours
 from repli.tasks.storage.search.query import search
 from repli.tasks.storage.views import dashboard_stats, lookup
 from tests.benchmarks.large_store import HASHED_DIMENSIONS, SPACE, VOCABULARY, make, unit
+from tests.support.default_pipeline import STAGE_NAMES, STORED, declared_breakers
 
 QUERIES = 200
 WARM_UP = 10
@@ -117,8 +117,8 @@ def _figures(database: Database) -> dict[str, Callable[[], object]]:
             breakers.last_moves(database, dashboard_stats.MOVES),
         ),
         "lowest quality": lambda: lookup.lowest(database, None, dashboard_stats.LISTED),
-        "one item": lambda: lookup.view(database, "item-0000042", STAGE_NAMES),
-        "all of the first page": lambda: dashboard_stats.collect_stats(database, STAGE_NAMES, declared_breakers()),
+        "one item": lambda: lookup.view(database, "item-0000042", STORED),
+        "all of the first page": lambda: dashboard_stats.collect_stats(database, STORED),
     }
 
 

@@ -13,11 +13,11 @@ from repli.tasks.pipeline import StageContext
 from repli.tasks.reporting import events
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import CHAINS
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage.breakers import Key, Move
 from repli.tasks.storage.database import Database
 from tests.support import ROOT
+from tests.support.default_pipeline import CHAINS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

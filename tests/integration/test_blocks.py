@@ -20,10 +20,10 @@ from repli.blocks import EnrichmentPolicy
 from repli.flows.config.resolve import configured_settings
 from repli.tasks.fallback import UsageError
 from repli.tasks.fallback.policy import NO_OVERRIDES
-from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage import counts
 from repli.tasks.storage.database import Database
 from tests.support.command_line import Repli, environment, write_manifest
+from tests.support.default_pipeline import STAGE_NAMES
 from tests.support.preloaded import Preloaded, Shop
 
 pytestmark = pytest.mark.timeout(300)

@@ -28,12 +28,12 @@ FULL_OUTAGE = ("classify_image.gpu=oom", "embed_text.text_and_label=error", "emb
 
 def snapshot(store: Database, items: int) -> dict[str, Any]:
     """What a store has of every item, less what no two runs share: times, run ids."""
-    from repli.tasks.stages.default import STAGE_NAMES
     from repli.tasks.storage.views import lookup
+    from tests.support.default_pipeline import STORED
 
     views = {}
     for number in range(items):
-        view = lookup.view(store, f"item-{number}", STAGE_NAMES)
+        view = lookup.view(store, f"item-{number}", STORED)
         assert view is not None
         document = view.as_json()
         for step in document["stages"].values():

@@ -21,7 +21,6 @@ from playwright.sync_api import Page, expect
 
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.items import Item
-from repli.tasks.stages.default import STAGE_NAMES, declared_breakers
 from repli.tasks.storage import breakers, catalogue, counts, drills, runs
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import Key
@@ -31,6 +30,7 @@ from repli.tasks.storage.views import lookup
 from tests.support.browser import open_page, picture
 from tests.support.command_line import Repli, command, environment
 from tests.support.dashboard_store import GPU, HOSTILE_ID, HOSTILE_NAME, HOSTILE_TEXT, PHOTO, make
+from tests.support.default_pipeline import STAGE_NAMES, STORED, declared_breakers
 from tests.support.prefect_api import free_port
 
 pytest.importorskip("streamlit", reason="the extra `dashboard` is not installed")
@@ -181,7 +181,7 @@ def test_a_search_finds_and_leads_to_an_item(served: Served) -> None:
 
 def test_an_item_is_shown_whole(served: Served) -> None:
     """Its picture, text and label, what each stage left, and every rung that was considered."""
-    view = lookup.view(served.database, PHOTO, STAGE_NAMES)
+    view = lookup.view(served.database, PHOTO, STORED)
     assert view
     with watched_page() as page:
         page.goto(served.at(item=PHOTO))
@@ -203,7 +203,7 @@ def test_an_item_is_shown_whole(served: Served) -> None:
 
 def test_a_picture_that_is_gone_is_told(served: Served) -> None:
     """In its place; the rest of the item's page is as it was."""
-    view = lookup.view(served.database, PHOTO, STAGE_NAMES)
+    view = lookup.view(served.database, PHOTO, STORED)
     assert view
     blob = served.blobs.path(view.state.value("fetch")["image"]["sha256"])
     put_away = blob.rename(blob.with_suffix(".away"))

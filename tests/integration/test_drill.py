@@ -17,11 +17,11 @@ from repli.flows.cli.demo.catalogue import build
 from repli.flows.drill import run_stage_drills
 from repli.tasks.drill.task import StageVerdict
 from repli.tasks.drill.verdict import RungVerdict
-from repli.tasks.stages.default import CHAINS, STAGES
 from repli.tasks.storage import drills
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import breaker_failures, breakers, items, retry_queue, step_results
 from tests.support.command_line import Repli, write_manifest
+from tests.support.default_pipeline import CHAINS, STAGES
 from tests.support.prefect_api import events
 
 pytestmark = pytest.mark.timeout(300)

@@ -18,13 +18,13 @@ from repli.flows.cli.demo.catalogue import package_data
 from repli.flows.dispatch.retry_planner import PROBE_ITEMS
 from repli.tasks.fallback import Fault, UsageError
 from repli.tasks.fallback.policy import RetryPolicy
-from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, retries, retry_queue, step_results
 from repli.tasks.storage.views import lookup
 from tests.integration.test_breakers import ask
 from tests.support.command_line import write_manifest
+from tests.support.default_pipeline import STAGE_NAMES, STORED
 from tests.support.preloaded import Preloaded, Shop
 
 pytestmark = pytest.mark.timeout(300)
@@ -423,7 +423,7 @@ def documents(store: Database) -> dict[str, Any]:
     """What `repli show` says of each item, less what no two runs share."""
     found = {}
     for item_id in qualities(store):
-        view = lookup.view(store, item_id, STAGE_NAMES)
+        view = lookup.view(store, item_id, STORED)
         assert view
         document = found[item_id] = view.as_json()
         for step in document["stages"].values():

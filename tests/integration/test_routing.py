@@ -23,13 +23,13 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from repli.flows.dispatch.dispatcher import RESULT_LIMIT_S, full_width, result_of
 from repli.flows.dispatch.routing import Routing
 from repli.tasks.fallback.breaker import Cause
-from repli.tasks.stages.default import PIPELINE, declared_breakers
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import step_results
 from repli.tasks.storage.views import lookup
 from tests.support.command_line import command, environment, write_manifest
+from tests.support.default_pipeline import PIPELINE, declared_breakers
 from tests.support.locations import Whereabouts, seen
 
 pytestmark = pytest.mark.timeout(300)

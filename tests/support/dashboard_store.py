@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from repli.flows.cli.demo.catalogue import build
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import CHAINS, declared_breakers
 from repli.tasks.storage import breakers, drills, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
+from tests.support.default_pipeline import CHAINS, declared_breakers
 from tests.support.in_process import enrich
 
 ITEMS = 60

@@ -13,17 +13,18 @@ from typing import Any
 
 from repli.tasks.execution.stage_runner import RunOptions, run_stage
 from repli.tasks.fallback import AnyChain, ChainInput, Directives, Runtime, StepResult, WorkingSizes, run_chain
-from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
+from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
-from repli.tasks.stages.default import STAGES
 from repli.tasks.stages.rules import RULES
 from repli.tasks.stages.validate import load_suite
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views import lookup
 from repli.tasks.storage.views.lookup import ItemView
+from tests.support.default_pipeline import STAGES
+from tests.support.stores import fill_with
 
 with warnings.catch_warnings():  # Great Expectations imports what the standard library is about to lose
     warnings.simplefilter("ignore")
@@ -37,22 +38,24 @@ def enrich(
     source: Path,
     *,
     forced: Mapping[str, str] = NO_MODELS,
-    stages: Sequence[AnyStage] = STAGES,
+    stages: Sequence[Stage] = STAGES,
     refresh: bool = False,
 ) -> dict[str, ItemView]:
     """Take the manifest through the stages; its items as they stand after that, by id, in its order."""
     database = Database(settings.database_url)
     database.migrate()
+    names = {stage.name for stage in stages}
+    pipeline = Pipeline(stages, [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names])
+    stored = pipeline.described("tests:pipeline")
+    fill_with(database, stored)
     run_id = runs.start(database, str(uuid.uuid4()), str(source), {}, datetime.now(UTC))
     catalogue.register(database, run_id, manifest.read(source))
     options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
-    names = {stage.name for stage in stages}
-    pipeline = Pipeline(stages, [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names])
     listed = catalogue.batches(database, run_id, 10_000, refresh=True)
     ids = [id_ for batch in listed for id_ in batch]
     for name in pipeline.names:
         run_stage(pipeline, name, ids, options, settings, fresh_runtime())
-    views = {id_: lookup.view(database, id_, pipeline.names) for id_ in ids}
+    views = {id_: lookup.view(database, id_, stored) for id_ in ids}
     return {id_: view for id_, view in views.items() if view is not None}
 
 

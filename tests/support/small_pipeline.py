@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -33,10 +33,9 @@ from repli.tasks.fallback import (
     Unavailable,
 )
 from repli.tasks.fallback.policy import RetryPolicy
-from repli.tasks.items import Embedding, Item, ItemState, Text
-from repli.tasks.pipeline import Pipeline, Stage
+from repli.tasks.items import Embedding, Item, ItemState, Label, Text
+from repli.tasks.pipeline import Pipeline, Stage, store
 from repli.tasks.settings import Settings
-from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
@@ -46,8 +45,11 @@ from repli.tasks.storage.runs import Progress
 from repli.tasks.storage.schema import retry_queue
 from repli.tasks.storage.schema import runs as runs_table
 from tests.support.fakes import runtime
+from tests.support.stages import stage_of
+from tests.support.stores import fill_with
 
 LABEL, TEXT, VECTOR, STORE = NAMES = ("classify_image", "extract_text", "embed_text", "store")
+PRODUCES: Mapping[str, type] = {LABEL: Label, TEXT: Text, VECTOR: Embedding}
 GPU, MODEL = f"{LABEL}.gpu", f"{VECTOR}.model"
 RUNGS = {
     LABEL: {"gpu": "1", "cpu": "0.8"},
@@ -103,9 +105,9 @@ def pipeline(down: Collection[str] = ()) -> Pipeline:
     def vector(rung: str, told: str) -> Any:
         return Embedding(space=rung, vector=np.array(vector_of(told, rung), np.float32))
 
-    def stage(name: str, answer: Callable[[str, Any], Any], input_of: Callable[[ItemState], Any]) -> Stage[Any, Any]:
+    def stage(name: str, answer: Callable[[str, Any], Any], input_of: Callable[[ItemState], Any]) -> Stage:
         rungs = [_rung(name, rung, penalty, answer, down) for rung, penalty in RUNGS[name].items()]
-        return Stage(Chain(name, *rungs), input_of)
+        return stage_of(Chain(name, *rungs), input_of, produces=PRODUCES[name])
 
     def told(state: ItemState) -> Sequence[str]:
         return [state.item.id, state.item.name, state.value(LABEL)["label"]]
@@ -202,6 +204,7 @@ Run = EnrichRun | ReprocessRun
 
 
 def _begin(database: Database, kind: str, source: str) -> str:
+    fill_with(database, pipeline().described("small_pipeline:pipeline"))
     return runs.start(database, str(uuid.uuid4()), source, {}, database.now(), kind=kind)
 
 

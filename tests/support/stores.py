@@ -12,9 +12,11 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import Status, StepError, StepResult
 from repli.tasks.items import Stored
-from repli.tasks.storage import results
+from repli.tasks.storage import pipelines, results
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.schema import metadata
+from tests.support.default_pipeline import STORED
 
 
 def mark_stored(
@@ -46,11 +48,19 @@ def store_at(database: Database, run_id: str, qualities: Mapping[str, Decimal], 
 
 
 def emptied(database: Database) -> Database:
-    """The store without anything in it: to make a new one takes longer than most tests."""
+    """The store with nothing but the default pipeline in it: to make a new one takes longer than most tests."""
     with database.write() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(sa.delete(table))
+    pipelines.declare(database, STORED)
     return database
+
+
+def fill_with(database: Database, pipeline: StoredPipeline) -> None:
+    """Make this the store's pipeline, unless it is already."""
+    present = pipelines.read(database)
+    if present is None or not present.has_stages_of(pipeline):
+        pipelines.change(database, pipeline)
 
 
 @contextmanager

@@ -19,9 +19,8 @@ from repli.tasks.execution.stage_runner import RunOptions, Upgrade, run_stage
 from repli.tasks.fallback import SKIP, Failed, ItemError, Outcome, Served
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
-from repli.tasks.pipeline import Pipeline
+from repli.tasks.pipeline import Pipeline, store
 from repli.tasks.settings import Settings
-from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims

@@ -29,13 +29,13 @@ from repli.tasks.fallback import (
     StepResult,
 )
 from repli.tasks.items import ItemState
-from repli.tasks.pipeline import Pipeline, Stage
+from repli.tasks.pipeline import Pipeline, Stage, store
 from repli.tasks.settings import Settings
-from repli.tasks.pipeline import store
 from repli.tasks.storage import results
 from tests.support import stores
 from tests.support.fakes import runtime
 from tests.support.fleet import Job
+from tests.support.stages import stage_of
 
 PENALTIES = {
     "look": {"best": "1", "fair": "0.97", "poor": "0.89", SKIP: "0.83"},
@@ -56,7 +56,7 @@ ON_WHAT_IS_BETTER = (*ON_WHAT_IS_POOR, Rule("read", {"fair"}, forbids="tell.best
 Call = Callable[[str, Sequence[Any]], Sequence[Outcome[str]]]
 
 
-def stages(call: Call) -> list[Stage[Any, str]]:
+def stages(call: Call) -> list[Stage]:
     """The stages, each rung of which does what `call` does under its name. `tell` is told what `look` has seen."""
 
     def rung(name: str, penalty: str) -> AnyRung:
@@ -70,7 +70,7 @@ def stages(call: Call) -> list[Stage[Any, str]]:
         return [state.item.id, state.value("look")]
 
     chains = [chain(stage, penalties) for stage, penalties in PENALTIES.items()]
-    return [Stage(one, what_is_told if one.stage == "tell" else lambda state: state.item.id) for one in chains]
+    return [stage_of(one, what_is_told if one.stage == "tell" else lambda state: state.item.id) for one in chains]
 
 
 def rules(table: Sequence[Rule]) -> Rules:

@@ -54,7 +54,7 @@ def index(database: Database, connection: sa.Connection, item_ids: Sequence[str]
 def _produced(role: str, field: str) -> sa.ScalarSelect[str]:
     """Return a query for a field of the item's value of this role: that of the last stage that has one."""
     value = step_results.c.value[field].as_string()
-    query = sa.select(value).join(stages, stages.c.name == step_results.c.stage)
+    query = sa.select(value).select_from(step_results.join(stages, stages.c.name == step_results.c.stage))
     is_produced = step_results.c.item_id == items.c.id, stages.c.produces == role, value.is_not(None)
     return query.where(*is_produced).order_by(stages.c.position.desc()).limit(1).correlate(items).scalar_subquery()
 
@@ -81,6 +81,7 @@ def _index_vectors(connection: sa.Connection, item_ids: Sequence[str]) -> None:
     is_listed = documents.c.item_id.in_(item_ids)
     query = (
         sa.select(documents.c.number, documents.c.space, step_results.c.vector)
+        .select_from(documents)
         .join(step_results, is_vector_of_document())
         .where(is_listed)
     )

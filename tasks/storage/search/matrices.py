@@ -112,6 +112,7 @@ class Matrices:
         numbers = {space: np.array(matrix.numbers) for space, matrix in kept.items()}
         query = (
             sa.select(documents.c.number, documents.c.revision, documents.c.space, step_results.c.vector)
+            .select_from(documents)
             .outerjoin(step_results, is_vector_of_document())
             .where(documents.c.revision > state["revision"])
             .order_by(documents.c.revision, documents.c.number)

@@ -140,6 +140,7 @@ class _InResults:
     def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
         query = (
             sa.select(documents.c.number, step_results.c.vector)
+            .select_from(documents)
             .join(step_results, is_vector_of_document())
             .where(documents.c.space == space)
             .execution_options(yield_per=ROWS_PER_READ)

@@ -19,9 +19,9 @@ import pytest
 from distributed import Client
 
 from infra.compose_file import parts
-from repli.tasks.stages.default import STAGE_NAMES
 from tests.campaigns.infra.conftest import Native, RestartablePostgres, declare, environment
 from tests.support.command_line import command, write_manifest
+from tests.support.default_pipeline import STAGE_NAMES
 from tests.support.locations import Whereabouts, seen
 from tests.support.prefect_api import ENDED, Deployments, ask, free_port
 

@@ -23,12 +23,12 @@ import sqlalchemy as sa
 
 from infra.postgres import installed, prepare
 from repli.tasks.fallback import RepliError, StoreError
-from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.schema import documents, incoming, items, runs, step_results
 from tests.campaigns.infra.conftest import RestartablePostgres
 from tests.support.command_line import command, environment, write_manifest
+from tests.support.default_pipeline import STAGE_NAMES
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import blocks
 from repli.blocks import Cluster, EnrichmentPolicy, ItemStore
 from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Policy, RetryPolicy
-from repli.tasks.stages.default import CHAINS, declared_breakers
+from tests.support.default_pipeline import CHAINS, declared_breakers
 
 KINDS: tuple[type[Block], ...] = (ItemStore, EnrichmentPolicy, Cluster)
 HALVED = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import AttemptOutcome
 from repli.tasks.items import Embedding
+from repli.tasks.pipeline.roles import check_embedding as check
 from repli.tasks.settings import Settings
-from repli.tasks.stages.embed_text import check
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import step_results
 from tests.support.files import png

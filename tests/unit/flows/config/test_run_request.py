@@ -10,6 +10,7 @@ import pytest
 from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
 from repli.tasks.fallback import FaultKind, UsageError
 from repli.tasks.settings import Settings
+from tests.support.default_pipeline import CHAINS, PIPELINE
 
 
 @pytest.fixture
@@ -22,20 +23,21 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_request_knows_its_items(source: Path) -> None:
     """All of them, or as many as the limit says; each look begins at the first."""
-    request = RunRequest(source=source, batch_size=2)
+    request = RunRequest(pipeline=PIPELINE, source=source, batch_size=2)
     assert [item.id for item in request.records()] == ["0", "1", "2", "3", "4"]
-    limited = RunRequest(source=source, batch_size=2, limit=3)
+    limited = RunRequest(pipeline=PIPELINE, source=source, batch_size=2, limit=3)
     assert [item.id for item in limited.records()] == [item.id for item in limited.records()] == ["0", "1", "2"]
-    assert len(list(RunRequest(source=source, batch_size=2, limit=10**30).records())) == 5
+    assert len(list(RunRequest(pipeline=PIPELINE, source=source, batch_size=2, limit=10**30).records())) == 5
 
 
 def test_a_request_knows_its_directives(source: Path) -> None:
     """Forced rungs by stage, and faults in their order; the same rung twice is still one."""
     directives = parse_directives(
+        CHAINS,
         ("classify_image=skip", "embed_text=hashed", "classify_image=skip"),
         ("fetch.origin=error@0.5", "classify_image.gpu=oom"),
     )
-    assert RunRequest(source=source, batch_size=1, directives=directives).directives is directives
+    assert RunRequest(pipeline=PIPELINE, source=source, batch_size=1, directives=directives).directives is directives
     assert directives.forced == {"classify_image": "skip", "embed_text": "hashed"}
     assert [(fault.stage, fault.rung, fault.kind, fault.rate) for fault in directives.faults] == [
         ("fetch", "origin", FaultKind.ERROR, 0.5),
@@ -71,9 +73,9 @@ def test_a_request_knows_its_directives(source: Path) -> None:
 def test_what_cannot_be_done_is_refused(source: Path, options: dict[str, Any], message: str) -> None:
     """The message names the option as it was typed and what there is to choose from."""
     with pytest.raises(UsageError) as told:
-        directives = parse_directives(options.get("force", ()), options.get("faults", ()))
+        directives = parse_directives(CHAINS, options.get("force", ()), options.get("faults", ()))
         sizes = {name: value for name, value in options.items() if name not in {"force", "faults"}}
-        RunRequest(**{"source": source, "batch_size": 128, "directives": directives, **sizes})
+        RunRequest(**{"pipeline": PIPELINE, "source": source, "batch_size": 128, "directives": directives, **sizes})
     assert message in str(told.value)
 
 
@@ -84,14 +86,14 @@ def test_a_manifest_that_holds_nothing_is_refused(tmp_path: Path, content: str |
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match=r"there is no manifest|holds no items"):
-        RunRequest(source=path, batch_size=128)
+        RunRequest(pipeline=PIPELINE, source=path, batch_size=128)
 
 
 def test_a_manifest_of_bad_lines_is_a_run(tmp_path: Path) -> None:
     """They are items that fail, and counted as such: nothing is refused for them."""
     path = tmp_path / "items.jsonl"
     path.write_text("not json\n")
-    [item] = RunRequest(source=path, batch_size=128).records()
+    [item] = RunRequest(pipeline=PIPELINE, source=path, batch_size=128).records()
     assert item.problem is not None
 
 
@@ -112,8 +114,8 @@ def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> Non
 
 def test_a_request_to_do_again_knows_its_directives() -> None:
     """Faults in their order; nothing is forced, since only what is better than before is called."""
-    directives = parse_directives(faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"))
-    assert RetryRequest(batch_size=4, directives=directives).directives is directives
+    directives = parse_directives(CHAINS, faults=("fetch.origin=error@0.5", "classify_image.gpu=oom"))
+    assert RetryRequest(pipeline=PIPELINE, batch_size=4, directives=directives).directives is directives
     assert directives.forced == {}
     assert [(fault.stage, fault.rung, fault.kind, fault.rate) for fault in directives.faults] == [
         ("fetch", "origin", FaultKind.ERROR, 0.5),
@@ -135,15 +137,17 @@ def test_a_request_to_do_again_knows_its_directives() -> None:
 def test_what_cannot_be_done_again_is_refused(options: dict[str, Any], message: str) -> None:
     """Before anything is started, and with the option as it was typed."""
     with pytest.raises(UsageError) as told:
-        directives = parse_directives(faults=options.get("faults", ()))
+        directives = parse_directives(CHAINS, faults=options.get("faults", ()))
         sizes = {name: value for name, value in options.items() if name != "faults"}
-        RetryRequest(**{"batch_size": 128, "directives": directives, **sizes})
+        RetryRequest(**{"pipeline": PIPELINE, "batch_size": 128, "directives": directives, **sizes})
     assert message in str(told.value)
 
 
 def test_the_store_notes_what_was_asked_to_be_done_again(settings: Settings) -> None:
     """As of any run."""
-    request = RetryRequest(batch_size=2, limit=3, directives=parse_directives(faults=["fetch.origin=error"]))
+    request = RetryRequest(
+        pipeline=PIPELINE, batch_size=2, limit=3, directives=parse_directives(CHAINS, faults=["fetch.origin=error"])
+    )
     assert request.options(settings) == {
         "batch_size": 2,
         "limit": 3,

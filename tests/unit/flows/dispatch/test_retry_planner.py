@@ -16,9 +16,9 @@ from repli.flows.dispatch.retry_planner import (
 )
 from repli.tasks.execution.stage_runner import StageReport
 from repli.tasks.fallback import Rules
-from repli.tasks.stages.default import CHAINS, PIPELINE
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage.retry.claims import RetryTarget
+from tests.support.default_pipeline import CHAINS, PIPELINE
 
 
 def sent(items: int, *, upgraded: int = 0, failed_by_rung: int = 0, **rungs: int) -> StageReport:

@@ -10,10 +10,10 @@ from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, WorkerCrash
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import Directives, Position, Status
 from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, PermitRequested, Verdict
-from repli.tasks.stages.default import PIPELINE, declared_breakers
 from repli.tasks.storage import breakers, results
 from repli.tasks.storage.breakers import Key, Move
 from repli.tasks.storage.database import Database
+from tests.support.default_pipeline import PIPELINE, declared_breakers
 
 
 def batch(*item_ids: str, deaths: int = 0) -> Batch:

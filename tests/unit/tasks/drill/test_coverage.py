@@ -15,11 +15,11 @@ from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
 from repli.tasks.fallback import Chain, Failed, Outcome, Rung, Served, Skip, Unavailable
 from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Embedding, Label
-from repli.tasks.pipeline import AnyStage, Pipeline, StageContext
+from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.stages import classify_image, embed_text
-from repli.tasks.stages.default import PIPELINE, STAGES
 from tests.support import files
+from tests.support.default_pipeline import PIPELINE, STAGES
 from tests.support.in_process import enrich, fresh_runtime
 
 pytestmark = pytest.mark.timeout(300)
@@ -79,7 +79,7 @@ def drilled(shop: Shop, *runs: Run, policy: Policy = Policy()) -> dict[str, Rung
     names = zip(("first", "second", "third"), ("1", "0.9", "0.8"), runs, strict=False)
     rungs = [Rung(name, run, penalty=penalty, time_limit_s=60) for name, penalty, run in names]
     chain = Chain(STAGE.name, *rungs, Skip(penalty="0.7"), check=STAGE.chain.check)
-    stages: list[AnyStage] = [replace(one, chain=chain) if one is STAGE else one for one in STAGES]
+    stages: list[Stage] = [replace(one, chain=chain) if one is STAGE else one for one in STAGES]
     settings, ids = shop
     verdicts, _ = judge_stage(Pipeline(stages), STAGE.name, ids, replace(settings, policy=policy), fresh_runtime())
     return {verdict.rung: verdict for verdict in verdicts}
@@ -221,7 +221,7 @@ def test_one_vector_for_everything_is_found_without_the_primary(named: Shop) -> 
 
     rungs = (Rung("first", gone, time_limit_s=60), Rung("second", stuck, penalty="0.9", time_limit_s=60))
     chain = Chain("embed_text", *rungs, Skip(penalty="0.7"), check=embed_text.CHAIN.check)
-    stages: list[AnyStage] = [replace(one, chain=chain) if one is embed_text.STAGE else one for one in STAGES]
+    stages: list[Stage] = [replace(one, chain=chain) if one is embed_text.STAGE else one for one in STAGES]
     settings, ids = named
     _, second, _ = judge_stage(Pipeline(stages), "embed_text", ids, settings, fresh_runtime())[0]
     assert second.reason == f"it gave the same answer for all {len(PICTURES)} items"

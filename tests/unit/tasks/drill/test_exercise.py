@@ -24,18 +24,19 @@ from repli.tasks.drill.shadow import ABANDONED_AFTER_S, shadow
 from repli.tasks.drill.verdict import RungVerdict
 from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
 from repli.tasks.items import Asset, Embedding, Label
-from repli.tasks.pipeline import AnyStage, Pipeline, Stage, StageContext
+from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.sources.locate import Place
 from repli.tasks.stages import classify_image, embed_text
-from repli.tasks.stages.default import PIPELINE, STAGES
 from repli.tasks.stages.fetch import _copy_name
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage import results
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import good_copies, metadata
+from tests.support.default_pipeline import PIPELINE, STAGES
 from tests.support.in_process import enrich, fresh_runtime
+from tests.support.stages import stage_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -61,7 +62,7 @@ class Ticks:
     now: float = 0.0
 
 
-def planted(stage: AnyStage, primary: Run, *others: Run) -> Pipeline:
+def planted(stage: Stage, primary: Run, *others: Run) -> Pipeline:
     """The pipeline with a chain of these rungs in the place of one stage's: `first`, `second`, `third`, and skip."""
     names = zip(("first", "second", "third"), ("1", "0.9", "0.8"), (primary, *others), strict=False)
     rungs = [Rung(name, run, penalty=penalty, time_limit_s=60) for name, penalty, run in names]
@@ -70,7 +71,7 @@ def planted(stage: AnyStage, primary: Run, *others: Run) -> Pipeline:
 
 
 def drill(
-    pipeline: Pipeline, stage: AnyStage, shop: tuple[Settings, list[str]], items: int = FEW
+    pipeline: Pipeline, stage: Stage, shop: tuple[Settings, list[str]], items: int = FEW
 ) -> dict[str, RungVerdict]:
     """The verdict on each rung of a stage, over the first of the items."""
     settings, ids = shop
@@ -88,7 +89,7 @@ def content(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=[stage.name for stage in STAGES])
-def test_what_is_sound_passes_and_nothing_is_touched(stage: AnyStage, shop: tuple[Settings, list[str]]) -> None:
+def test_what_is_sound_passes_and_nothing_is_touched(stage: Stage, shop: tuple[Settings, list[str]]) -> None:
     """Every rung of every stage is reached and passes, every rule holds, and the store is the same after it."""
     settings, ids = shop
     database = Database(settings.database_url)
@@ -316,7 +317,7 @@ def test_no_agreement_at_all_justifies_the_least_penalty(shop: tuple[Settings, l
         return [Served(name[::-1] + "!") for name in names]
 
     rungs = (Rung("loud", shout, time_limit_s=5), Rung("back", backwards, penalty="0.9", time_limit_s=5))
-    stage: Stage[str, str] = Stage(Chain("shout", *rungs), lambda state: str(state.item.name))
+    stage: Stage = stage_of(Chain("shout", *rungs), lambda state: str(state.item.name))
     verdicts = drill(Pipeline([*STAGES[:-1], stage, STAGES[-1]], RULES), stage, shop)
     assert (verdicts["back"].agreement, verdicts["back"].penalty_justified) == (0, 0.01)
 
@@ -331,7 +332,7 @@ def test_a_stage_of_ones_own_is_drilled(shop: tuple[Settings, list[str]]) -> Non
         return [Served(name.upper() if number % 4 else name) for number, name in enumerate(names)]
 
     rungs = (Rung("loud", shout, time_limit_s=5), Rung("low", whisper, penalty="0.9", time_limit_s=5))
-    stage: Stage[str, str] = Stage(Chain("shout", *rungs), lambda state: str(state.item.name))
+    stage: Stage = stage_of(Chain("shout", *rungs), lambda state: str(state.item.name))
     verdicts = drill(Pipeline([*STAGES[:-1], stage, STAGES[-1]], RULES), stage, shop)
     assert verdicts["low"].agreement == 0.75
     assert verdicts["low"].penalty_justified == 0.75

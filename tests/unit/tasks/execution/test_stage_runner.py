@@ -36,18 +36,24 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.fallback.breaker import Cause, Overridden
 from repli.tasks.items import Item, ItemState
-from repli.tasks.pipeline import Pipeline, Stage, StageContext, quality_so_far
+from repli.tasks.pipeline import Pipeline, Stage, StageContext
+from repli.tasks.pipeline.store import quality_so_far
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import CHAINS, PIPELINE, STAGE_NAMES, STAGES
 from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import RetryTarget
+from tests.support.default_pipeline import CHAINS, PIPELINE, STAGE_NAMES, STAGES
 from tests.support.in_process import enrich, fresh_runtime, kept
+from tests.support.stages import stage_of
 from tests.support.stores import store_at
 
 IDS = ("a", "b", "c")
+
+
+def _name(state: ItemState) -> Any:
+    return state.item.name
 
 
 @dataclass(slots=True)
@@ -70,13 +76,13 @@ class Price:
         missing = Failed.because(ItemError("it is not in the table yet"))
         return [Served(9.0, confidence=0.5) if self.has_table else missing for _ in names]
 
-    def stage(self, *, is_required: bool = False) -> Stage[str, float]:
+    def stage(self, *, is_required: bool = False) -> Stage:
         rungs: tuple[Rung[str, float, StageContext], ...] = (
             Rung("service", self.from_service, time_limit_s=10),
             Rung("table", self.from_table, penalty="0.9", time_limit_s=10),
         )
         chain = Chain("price", *rungs) if is_required else Chain("price", *rungs, Skip(penalty="0.6"))
-        return Stage(chain, lambda state: state.item.name)
+        return stage_of(chain, _name)
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def run(settings: Settings) -> Callable[..., StageReport]:
     database.migrate()
 
     def run(
-        stage: Stage[str, float],
+        stage: Stage,
         earlier: Sequence[str] = (),
         *,
         run_id: str | None = None,
@@ -99,9 +105,7 @@ def run(settings: Settings) -> Callable[..., StageReport]:
             catalogue.register(database, run_id, records)
         options = RunOptions(run_id=run_id, refresh=refresh, directives=directives)
         ids = [record.id for record in records]
-        before = [
-            Stage(Chain(name, Rung("r", stage.chain.rungs[0].run, time_limit_s=1)), stage.input) for name in earlier
-        ]
+        before = [stage_of(Chain(name, Rung("r", stage.chain.rungs[0].run, time_limit_s=1)), _name) for name in earlier]
         return run_stage(Pipeline([*before, stage]), stage.name, ids, options, settings, fresh_runtime())
 
     return run
@@ -239,7 +243,7 @@ class TestDue:
             database,
             [earlier_result(Status.FAILED, "a", retryable=True), earlier_result(Status.SKIPPED, "b", **done)],
         )
-        other = Stage(Chain("after", *price.stage().chain.rungs, Skip(penalty="0.5")), price.stage().input)
+        other = stage_of(Chain("after", *price.stage().chain.rungs, Skip(penalty="0.5")), _name)
         report = run(other, ["before"], records=[Item(id=id_, name=id_) for id_ in "abcd"])
         assert report.items == 1
         assert price.asked == Counter(["b"])
@@ -257,7 +261,7 @@ class TestDue:
     def test_a_failure_for_good_is_left_alone(self, settings: Settings, run: Callable[..., StageReport]) -> None:
         """What is wrong in itself is not asked for again, not even by a refresh, until its record changes."""
         price = Price(is_valid=False, has_table=False)
-        failing = Stage(Chain("price", price.stage().chain.rungs[0]), price.stage().input)
+        failing = stage_of(Chain("price", price.stage().chain.rungs[0]), _name)
         run(failing)
         assert kept(settings, "a")["price"].retryable is False
         assert run(failing).items == run(failing, refresh=True).items == 0
@@ -356,7 +360,7 @@ class Rungs:
             for rung, penalty in zip(rungs, ("1", "0.9", "0.8"), strict=False)
         ]
         chain: Chain[Any, Any, StageContext] = Chain(name, *declared, *([Skip(penalty=skip)] if skip else []))
-        self.stage = Stage(chain, self._input)
+        self.stage = stage_of(chain, self._input)
 
     def serve_all(self, **answers: Any) -> None:
         """From here on these rungs serve every item, each with its answer; the other rungs are not here."""

@@ -24,7 +24,7 @@ from repli.tasks.fallback import (
     StepResult,
     run_chain,
 )
-from repli.tasks.stages.default import PIPELINE
+from tests.support.default_pipeline import PIPELINE
 from tests.support.fakes import RUN_ID, ManualClock, ScriptedRung, chain_of, runtime
 from tests.unit.tasks.fallback.test_properties import Behaviour, batchings, behaviours, without_seconds
 

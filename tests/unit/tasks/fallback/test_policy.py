@@ -15,8 +15,9 @@ from repli.tasks.fallback import Chain, Rule, Rung, UsageError
 from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Choice, Policy
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import PIPELINE
+from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import enrich
+from tests.support.stages import stage_of
 
 GPU = "classify_image.gpu"
 HALVED: Choice = (("gpu", "1"), ("cpu", "0.5"), ("rules", "0.45"), ("skip", "0.4"))
@@ -207,8 +208,8 @@ def test_a_breaker_that_cannot_work_is_refused(name: str, settings: BreakerPolic
     assert message in str(told.value)
 
 
-def required(stage: str, *rungs: str) -> Stage[str, str]:
-    return Stage(
+def required(stage: str, *rungs: str) -> Stage:
+    return stage_of(
         Chain(stage, *(Rung(name, lambda inputs, context: [], time_limit_s=1) for name in rungs)), lambda item: ""
     )
 

@@ -19,12 +19,12 @@ from repli.tasks.fallback import Attempt, AttemptOutcome, RepliError, Status, St
 from repli.tasks.items import Embedding, Item, ItemState, Label, Text
 from repli.tasks.reporting.export import ROWS_PER_GROUP, export
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import STAGE_NAMES
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views.browse import ITEMS_PER_READ, Browsed, Selection, browse
 from repli.tasks.storage.views.lookup import ItemView
 from tests.support.command_line import command, environment
+from tests.support.default_pipeline import STAGE_NAMES, STORED
 from tests.support.in_process import enrich
 from tests.support.stores import store_at
 
@@ -68,7 +68,7 @@ def store(database: Database, registered: Callable[..., str]) -> Database:
 
 
 def write(store: Database, path: Path, selection: Selection = Selection(), **options: Any) -> int:
-    return export(browse(store, STAGE_NAMES, selection), STAGE_NAMES, path, **options)
+    return export(browse(store, STORED, selection), STAGE_NAMES, path, **options)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -197,14 +197,14 @@ def test_the_store_is_read_in_portions(database: Database, registered: Callable[
     registered(*ids)
     results.save(database, [step(id_, "embed_text", value=Embedding(space="model:1", vector=VECTOR)) for id_ in ids])
     held = Held()
-    assert [one.view.state.item.id for one in held.watch(browse(database, STAGE_NAMES, Selection()))] == ids
+    assert [one.view.state.item.id for one in held.watch(browse(database, STORED, Selection()))] == ids
     assert held.most <= ITEMS_PER_READ + 1
 
 
 @SUFFIXES
 def test_the_file_is_written_in_portions(tmp_path: Path, suffix: str) -> None:
     """Of many items no more are held than are written at a time, and the next ones."""
-    view = ItemView.of(ItemState(item=Item(id="cat"), results={}), None, STAGE_NAMES)
+    view = ItemView.of(ItemState(item=Item(id="cat"), results={}), None, STORED)
     many = (Browsed(view, "pending", VECTOR.copy()) for _ in range(3 * ROWS_PER_GROUP))
     held = Held()
     assert export(held.watch(many), STAGE_NAMES, tmp_path / f"items{suffix}") == 3 * ROWS_PER_GROUP
@@ -218,7 +218,7 @@ def test_a_file_is_there_whole_or_not_at_all(store: Database, tmp_path: Path, su
     path.write_text("older")
 
     def broken() -> Iterator[Browsed]:
-        yield from browse(store, STAGE_NAMES, Selection())
+        yield from browse(store, STORED, Selection())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -233,11 +233,11 @@ def test_all_items_are_of_one_moment(database: Database, registered: Callable[..
     """What is written while an export reads is not in it, though it has not come to that item yet."""
     ids = [f"item-{number:05}" for number in range(ITEMS_PER_READ + 1)]
     registered(*ids)
-    found = browse(database, STAGE_NAMES, Selection())
+    found = browse(database, STORED, Selection())
     next(found)
     results.save(database, [step(ids[-1], "validate", Status.FAILED, error=GONE)])
     assert {one.state for one in found} == {"pending"}
-    assert [one.state for one in browse(database, STAGE_NAMES, Selection())][-1] == "failed"
+    assert [one.state for one in browse(database, STORED, Selection())][-1] == "failed"
 
 
 @SUFFIXES

@@ -21,12 +21,12 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
 from repli.tasks.reporting.retry_report import MAX_LISTED_ITEMS, RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import declared_breakers
 from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import RetryTarget
+from tests.support.default_pipeline import declared_breakers
 from tests.support.stores import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

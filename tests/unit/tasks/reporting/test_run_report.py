@@ -19,7 +19,6 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, build_report, colour, markdown, quality_chart
 from repli.tasks.settings import Settings
-from repli.tasks.stages.default import CHAINS, STAGE_NAMES, declared_breakers
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
@@ -27,6 +26,7 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.claims import RetryTarget
 from repli.tasks.storage.views import lookup
+from tests.support.default_pipeline import CHAINS, STAGE_NAMES, STORED, declared_breakers
 from tests.support.stores import store_at
 
 BEGAN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -260,7 +260,7 @@ def test_the_terminal_shows_a_store(database: Database, report: Report) -> None:
 @pytest.mark.parametrize("item_id", ["whole", "fallen", "failed", "pending"])
 def test_the_terminal_shows_an_item(database: Database, report: Report, item_id: str) -> None:
     """Every stage with its status, the trail, and the reasons in full."""
-    view = lookup.view(database, item_id, STAGE_NAMES)
+    view = lookup.view(database, item_id, STORED)
     assert view is not None
     page = shown(item_page(view))
     assert all(stage in page for stage in STAGE_NAMES)

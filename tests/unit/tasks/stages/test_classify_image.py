@@ -29,10 +29,17 @@ from repli.tasks.models import image_classifier, torchvision_ops
 from repli.tasks.models.image_classifier import open_image, raise_out_of_memory
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.classify_image import CHAIN, STAGE, Picture, by_rules, check, classes_named_in, on_cpu, on_gpu
+from repli.tasks.stages.classify_image import STAGE, Picture, classes_named_in
 from repli.tasks.storage.blobs import Blobs
 from tests.support import files
+from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import open_context, run_rungs
+
+CHAIN = STAGE.chain
+check = CHAIN.check
+on_gpu = CHAIN.rungs[0].run
+on_cpu = CHAIN.rungs[1].run
+by_rules = CHAIN.rungs[2].run
 
 ON_CPU = Directives(forced={"classify_image": "cpu"})
 THRESHOLDS = {"gpu": 0.25, "cpu": 0.3}
@@ -443,5 +450,6 @@ def test_what_is_no_classification_is_refused(answer: Any) -> None:
 
 def test_an_item_without_an_image_is_not_concerned() -> None:
     """Nothing declared is nothing to do; an image that could not be fetched is."""
-    assert STAGE.input(ItemState(item=Item(id="a", name="n"), results={})) is None
-    assert STAGE.input(ItemState(item=Item(id="a", name="n", image="i"), results={})) == Picture(name="n", sha256=None)
+    assert PIPELINE.input("classify_image", ItemState(item=Item(id="a", name="n"), results={})) is None
+    made = PIPELINE.input("classify_image", ItemState(item=Item(id="a", name="n", image="i"), results={}))
+    assert made == Picture(name="n", sha256=None)

@@ -11,10 +11,14 @@ from repli.tasks.fallback import Directives, Status, StepResult
 from repli.tasks.items import Asset, Item, ItemState, Text
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.extract_text import CHAIN, STAGE, Document, check, decode
+from repli.tasks.stages.extract_text import STAGE, Document, decode
 from repli.tasks.storage.blobs import Blobs
 from tests.support import files
+from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import open_context, run_rungs
+
+CHAIN = STAGE.chain
+check = CHAIN.check
 
 LATIN = "Café crème à la française, servi dans une tasse en grès."
 GREEK = "Λάμπα από ορείχαλκο στέκεται στο τραπέζι"  # too short to be guessed
@@ -211,4 +215,4 @@ def test_an_item_without_a_document_is_not_concerned() -> None:
     """Nothing declared is nothing to do; the rest of the item is looked at by others."""
     fetched = StepResult(item_id="a", stage="fetch", status=Status.SUCCEEDED, value={"document": None, "image": {}})
     state = ItemState(item=Item(id="a", name="n", image="i.png"), results={"fetch": fetched})
-    assert STAGE.input(state) is None
+    assert PIPELINE.input("extract_text", state) is None

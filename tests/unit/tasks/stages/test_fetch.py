@@ -21,10 +21,16 @@ from repli.tasks.items import Asset, Assets, Item, ItemState
 from repli.tasks.pipeline import StageContext
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import FetchLimits, Settings
-from repli.tasks.stages.fetch import CHAIN, STAGE, Declared, check_assets, fetch_input, from_cache, from_origin
+from repli.tasks.stages.fetch import STAGE, Declared
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import good_copies
+from tests.support.default_pipeline import PIPELINE
+
+CHAIN = STAGE.chain
+check = CHAIN.check
+from_origin = CHAIN.rungs[0].run
+from_cache = CHAIN.rungs[1].run
 
 PNG = b"\x89PNG\r\n\x1a\n and more"
 HTML = b"<html>a lamp</html>"
@@ -120,14 +126,16 @@ def run(items: list[Declared], context: StageContext, directives: Directives = D
 def test_an_item_is_its_document_and_its_image() -> None:
     """The stage's input carries both, and the folder that paths start in."""
     item = Item(id="1", document="a.html", image="a.png", folder="/f")
-    assert STAGE.input(ItemState(item=item, results={})) == Declared(document="a.html", image="a.png", folder="/f")
+    assert PIPELINE.input("fetch", ItemState(item=item, results={})) == Declared(
+        document="a.html", image="a.png", folder="/f"
+    )
 
 
 @pytest.mark.parametrize("nothing", [None, "", " \n"])
 def test_an_item_that_declares_nothing_is_not_applicable(nothing: str | None) -> None:
     """No value and a blank one are no declaration; one asset is enough for the stage to apply."""
-    assert fetch_input(ItemState(item=Item(id="1", document=nothing, image=nothing), results={})) is None
-    only_image = fetch_input(ItemState(item=Item(id="1", document=nothing, image="a.png"), results={}))
+    assert PIPELINE.input("fetch", ItemState(item=Item(id="1", document=nothing, image=nothing), results={})) is None
+    only_image = PIPELINE.input("fetch", ItemState(item=Item(id="1", document=nothing, image="a.png"), results={}))
     assert only_image == Declared(document=None, image="a.png", folder="")
 
 
@@ -348,7 +356,7 @@ def test_a_forced_fallback_asks_no_origin(context: StageContext, declare: Callab
 def test_an_answer_without_an_asset_is_refused(answer: Any) -> None:
     """Nonsense falls to the next rung instead of into the store."""
     with pytest.raises(ValueError, match=r"asset|Assets"):
-        check_assets(answer)
+        check(answer)
 
 
 def test_the_primary_has_time_for_a_full_batch() -> None:

@@ -30,16 +30,15 @@ from repli.tasks.fallback import (
     StepError,
     StepResult,
 )
-from repli.tasks.pipeline import Pipeline
-from repli.tasks.settings import Settings
-from repli.tasks.pipeline import store
-from repli.tasks.stages.default import PIPELINE
+from repli.tasks.pipeline import Pipeline, store
 from repli.tasks.pipeline.store import merge
+from repli.tasks.settings import Settings
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items
 from tests.support import stores, writers
+from tests.support.default_pipeline import PIPELINE
 from tests.support.fleet import Fleet
 from tests.support.in_process import fresh_runtime
 from tests.support.writers import ON_WHAT_IS_BETTER, ON_WHAT_IS_POOR, PENALTIES, Call, Order

@@ -12,8 +12,10 @@ from repli.tasks.fallback import AttemptOutcome, Directives, Status, parse_fault
 from repli.tasks.items import Item, Validation
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.validate import CHAIN, MAX_NAME_CHARACTERS
+from repli.tasks.stages.validate import MAX_NAME_CHARACTERS, STAGE
 from tests.support.in_process import open_context, run_rungs
+
+CHAIN = STAGE.chain
 
 GOOD = Item(id="good", name="A brass lamp", document="lamp.html", image="lamp.png")
 REQUIRED = [

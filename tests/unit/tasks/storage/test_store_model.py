@@ -42,9 +42,8 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item, ItemState, Stored
-from repli.tasks.pipeline import Pipeline, Stage, StageContext
+from repli.tasks.pipeline import EnrichedItem, Pipeline, StageContext, StageHooks, store
 from repli.tasks.settings import Settings
-from repli.tasks.pipeline import store
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.results import Basis
@@ -56,6 +55,7 @@ from repli.tasks.storage.schema import items
 from repli.tasks.storage.schema import retry_queue as queue_table
 from repli.tasks.storage.schema import runs as runs_table
 from tests.support.fakes import ManualClock, runtime
+from tests.support.stages import stage_of
 from tests.support.stores import emptied
 
 IDS = ("a", "b", "c")
@@ -181,9 +181,17 @@ class Stages:
         look = Chain("look", self.rung("look", "best", "1"), self.rung("look", "fair", "0.97"), Skip(penalty="0.83"))
         read = Chain("read", self.rung("read", "best", "1"), self.rung("read", "fair", "0.79"))
         stages = [
-            Stage(look, lambda state: [state.item.name], save=partial(self.keep, "look")),
-            Stage(read, lambda state: [state.item.name, state.value("look")], save=partial(self.keep, "read")),
-            replace(store.STAGE, save=partial(self.keep, "store")),
+            stage_of(look, lambda state: [state.item.name], hooks=StageHooks(save=partial(self.keep, "look"))),
+            stage_of(
+                read,
+                lambda state: [state.item.name, state.value("look")],
+                hooks=StageHooks(save=partial(self.keep, "read")),
+            ),
+            stage_of(
+                store.STAGE.chain,
+                lambda state: store.STAGE.input(EnrichedItem(state, {})),
+                hooks=replace(store.STAGE.hooks, save=partial(self.keep, "store")),
+            ),
         ]
         self.pipeline = Pipeline(stages, [RULE])
 

@@ -1,0 +1,162 @@
+"""Give a task of any Prefect flow a chain of fallbacks: statuses, shared breakers and a trail, without a catalogue."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import Any
+
+from prefect import Task, task
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run, task_run
+from prefect.states import Completed, Failed
+
+from repli.tasks.execution.shared_breakers import process_breakers
+from repli.tasks.execution.stage_task import as_subtask, report_move
+from repli.tasks.fallback import (
+    AnyChain,
+    Breaker,
+    Chain,
+    ChainInput,
+    Rung,
+    RungError,
+    Skip,
+    Status,
+    StepResult,
+    run_chain,
+)
+from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
+from repli.tasks.pipeline.declaration import refused_in_place
+from repli.tasks.pipeline.rung_functions import run_of
+from repli.tasks.pipeline.stage import checked_name
+from repli.tasks.runtime.process import process_runtime
+from repli.tasks.settings import Settings
+from repli.tasks.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The arguments of one call of the task, which each rung gets."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def fallback(
+    fallbacks: Mapping[Callable[..., Any], str],
+    *,
+    time_limit_s: float,
+    skip: str | None = None,
+    breaker: Breaker | None = None,
+    store: str | None = None,
+) -> Callable[[Task[..., Any] | Callable[..., Any]], Task[..., Any]]:
+    """Decorate a task, or a plain function, which becomes the primary of a chain.
+
+    A call of the decorated task returns a `StepResult`: the value, the rung that served, the penalty and the trail. Its
+    state is named *Degraded* where a fallback served, and *Skipped* where none did; without `skip` it fails then. Each
+    fallback is shown as a sub-task.
+
+    Args:
+        fallbacks: the other rungs, best first, each with its penalty, such as `"0.8"`. They take the task's arguments.
+        time_limit_s: seconds after which one call of a rung is cut off.
+        skip: the penalty of giving up. None: the task is required.
+        breaker: the settings of a breaker for each rung, shared by all processes that use the store.
+        store: the URL of the store that keeps the breakers; by default, that of the environment. Not used without a
+            breaker.
+
+    Raises:
+        DeclarationError: the rungs cannot form a chain, or the task is asynchronous; the message has the line.
+
+    Example:
+        >>> @fallback({dictionary: "0.8"}, skip="0.7", time_limit_s=30, breaker=Breaker(scope="fleet"))
+        ... @task
+        ... def translate(name: str) -> str:
+        ...     return ask_the_service(name)
+        >>> @flow
+        ... def nightly(names: list[str]) -> list[StepResult]:
+        ...     return translate.map(names).result()
+    """
+
+    def decorate(primary: Task[..., Any] | Callable[..., Any]) -> Task[..., Any]:
+        decorated: Task[..., Any] = primary if isinstance(primary, Task) else task(primary)
+        with refused_in_place():
+            rungs = {decorated.fn: "1", **fallbacks}
+            name = checked_name(getattr(decorated.fn, "__name__", ""), "task")
+            chain = Chain(
+                name,
+                *(_rung(name, function, penalty, time_limit_s, breaker) for function, penalty in rungs.items()),
+                *([Skip(penalty=skip)] if skip is not None else []),
+            )
+        return _with_chain(decorated, chain, breaker is not None, store)
+
+    return decorate
+
+
+def _rung(
+    stage: str, function: Callable[..., Any], penalty: str, time_limit_s: float, breaker: Breaker | None
+) -> Rung[_Call, Any, Any]:
+    name = checked_name(getattr(function, "__name__", ""), f"rung of {stage}")
+    if inspect.iscoroutinefunction(function):
+        raise ValueError(f"{stage}.{name} is async; write a plain function, and call asyncio.run in it")
+    called = run_of(_spread(function), f"{stage}.{name}", per_item=True, convert=lambda value: value)
+    return Rung(name, called, penalty=penalty, time_limit_s=time_limit_s, per_item=True, breaker=breaker)
+
+
+def _spread(function: Callable[..., Any]) -> Callable[[_Call], Any]:
+    def call(arguments: _Call) -> Any:
+        return function(*arguments.args, **arguments.kwargs)
+
+    return call
+
+
+def _with_chain(decorated: Task[..., Any], chain: AnyChain, has_breakers: bool, store: str | None) -> Task[..., Any]:
+    """Return the task with the chain in the place of its function."""
+
+    @wraps(decorated.fn)
+    def run(*args: Any, **kwargs: Any) -> State[StepResult]:
+        breaker_of = _breakers(store) if has_breakers else without_breakers
+        runtime = process_runtime(may_exit=False, around_fallback=as_subtask, breaker_of=breaker_of)
+        call = ChainInput(str(task_run.get_id() or task_run.get_name()), _Call(args, kwargs))
+        [result] = run_chain(chain, [call], None, run_id=str(flow_run.get_id()), runtime=runtime)
+        return _state(result)
+
+    changed = copy.copy(decorated)
+    changed.fn = run
+    changed.__class__ = FallbackTask
+    return changed
+
+
+class FallbackTask(Task[Any, Any]):
+    """A task whose call returns the result in its state: Prefect's own returns a state that a task returns as it is."""
+
+    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+        """Run the chain and return a `StepResult`, or the state with `return_state`."""
+        state = super().__call__(*args, return_state=True, **kwargs)
+        return state if return_state else state.result()
+
+    def with_options(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the task with other options."""
+        changed = super().with_options(*args, **kwargs)
+        changed.__class__ = FallbackTask
+        return changed
+
+
+@lru_cache(maxsize=8)
+def _breakers(store: str | None) -> BreakerOf:
+    """Return the breakers of this store, which is made where it does not exist."""
+    url = store or Settings.from_environment().database_url
+    Database(url).migrate()
+    return process_breakers(url, report_move).of
+
+
+def _state(result: StepResult) -> State[StepResult]:
+    reason = result.error.line if result.error else ""
+    if result.status is Status.FAILED:
+        return Failed(message=reason, data=RungError(f"{result.stage}: no rung served: {reason}"))
+    if result.status is Status.SUCCEEDED:
+        return Completed(message=f"{result.stage}.{result.rung} served", data=result)
+    name = "Skipped" if result.status is Status.SKIPPED else "Degraded"
+    return Completed(name=name, message=f"{result.stage}.{result.rung} served: {reason}", data=result)
