@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -23,7 +23,7 @@ from repli.blocks import Cluster, ItemStore
 from repli.blocks.enrichment_policy import policy_block
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.tasks.execution.run_pipeline import RunPipeline, choose
-from repli.tasks.fallback import UsageError
+from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.settings import Settings
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
@@ -81,7 +81,10 @@ def _with_policy(chosen: RunPipeline, environ: Mapping[str, str]) -> Settings:
 
 @contextmanager
 def _configured_cluster() -> Iterator[str]:
-    with dask_cluster(configured_settings()) as address:
+    settings = configured_settings()
+    with suppress(RepliError):  # the flow says why; without a pipeline the workers import later what they need
+        settings = choose(settings, Database(settings.database_url)).settings
+    with dask_cluster(settings) as address:
         yield address
 
 

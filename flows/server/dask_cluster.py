@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from repli.flows.server.discovery import find
-from repli.flows.server.environment import QUIET, environment
+from repli.flows.server.environment import QUIET, STAGE_IMPORTS, environment
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, check_server
 from repli.flows.server.private_server import PrivateServer
+from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.fallback import UsageError
 from repli.tasks.settings import Settings
 
@@ -86,7 +87,7 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
     import dask.config
     from distributed import Nanny, Scheduler, SpecCluster
 
-    with dask.config.set(_dask_options()):
+    with dask.config.set(_dask_options()), environment({STAGE_IMPORTS: _stage_imports(settings)}):
         _preload_workers()
         # On loopback only: a client that reaches a worker can run any code there.
         loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
@@ -115,6 +116,14 @@ def _dask_options() -> dict[str, Any]:
     if sys.platform == "linux":  # the default from Python 3.14 on; elsewhere some libraries break
         options["distributed.worker.multiprocessing-method"] = "forkserver"
     return options
+
+
+def _stage_imports(settings: Settings) -> str:
+    """Return the modules that the stages of the run's pipeline need, separated by commas; '' without a pipeline."""
+    if settings.pipeline is None:
+        return ""
+    modules = [module for stage in pipeline_of(settings).stages for module in stage.hooks.imports]
+    return ",".join(dict.fromkeys(modules))
 
 
 def _preload_workers() -> None:

@@ -11,6 +11,9 @@ from repli.tasks.settings import Settings
 # The terminal shows progress and summaries; the logs are in the Prefect UI.
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "critical"}
 
+STAGE_IMPORTS = "_REPLI_STAGE_IMPORTS"
+"""The variable with the modules that the stages of a pipeline need, separated by commas, for `worker_imports`."""
+
 
 def run_variables(settings: Settings) -> dict[str, str]:
     """Return the variables that name the home, the store and the pipeline of the settings.

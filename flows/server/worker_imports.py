@@ -8,12 +8,16 @@ worker has its own.
 from __future__ import annotations
 
 import importlib
+import os
 from contextlib import suppress
 
+from repli.flows.server.environment import STAGE_IMPORTS
 from repli.tasks.models import torchvision_ops
 
-with suppress(Exception):  # the rung that needs the module reports it
-    torchvision_ops.declare()
-for _name in ("distributed", "great_expectations", "sentence_transformers", "sqlalchemy", "timm", "trafilatura"):
+_named = [name for name in os.environ.get(STAGE_IMPORTS, "").split(",") if name]
+if _named:
+    with suppress(Exception):  # the rung that needs the module reports it
+        torchvision_ops.declare()
+for _name in ("distributed", "sqlalchemy", *_named):
     with suppress(Exception):
         importlib.import_module(_name)

@@ -13,7 +13,6 @@ from repli.tasks.fallback.breaker import Breaker, Position
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
 from repli.tasks.fallback.compatibility import Rule, Rules
 from repli.tasks.fallback.errors import (
-    BadAnswer,
     Declined,
     Incompatible,
     InvalidItem,
@@ -40,7 +39,6 @@ __all__ = [
     "AnyRung",
     "Attempt",
     "AttemptOutcome",
-    "BadAnswer",
     "Breaker",
     "Chain",
     "ChainInput",

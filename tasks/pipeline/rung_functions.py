@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
-from repli.tasks.fallback import BadAnswer, Failed, ItemError, Outcome, Served
+from repli.tasks.fallback import Failed, ItemError, Outcome, Served
+from repli.tasks.fallback.errors import BadAnswer
 
 Run = Callable[[Sequence[Any], Any], Sequence[Outcome[Any]]]
 """A rung as a chain calls it: with a batch of inputs and the context."""

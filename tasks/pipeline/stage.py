@@ -57,6 +57,8 @@ class StageHooks:
         must_be: the place of the stage in each pipeline that has it, and
         because: the reason.
         takes_unreadable: whether `input` is called for a record that could not be read, too.
+        imports: modules that take long to import, and that worker processes may inherit from the process that forks
+            them.
         warm_up: loads what the rungs need, in a worker ahead of its first batch.
     """
 
@@ -64,6 +66,7 @@ class StageHooks:
     must_be: Literal["first", "last"] | None = None
     because: str = ""
     takes_unreadable: bool = False
+    imports: tuple[str, ...] = ()
     warm_up: Callable[[Settings], object] = lambda settings: None
 
 

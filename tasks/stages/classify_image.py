@@ -60,7 +60,7 @@ STAGE = Stage(
         unrelated_input=noise_picture,
         mistakes=PICTURE_MISTAKES,
     ),
-    hooks=StageHooks(warm_up=_warm_up),
+    hooks=StageHooks(imports=("timm",), warm_up=_warm_up),
 )
 
 

@@ -63,7 +63,7 @@ STAGE = Stage(
     produces=Embedding,
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
-    hooks=StageHooks(warm_up=_warm_up),
+    hooks=StageHooks(imports=("sentence_transformers",), warm_up=_warm_up),
 )
 
 

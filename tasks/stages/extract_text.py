@@ -13,7 +13,7 @@ from typing import Any
 from repli.tasks.comparison.metrics import TEXTS
 from repli.tasks.fallback import ItemError, RungError
 from repli.tasks.items import Asset, Assets, Text, clean_text
-from repli.tasks.pipeline import EnrichedItem, Stage, StageContext
+from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.storage.blobs import Blobs
 
 WEB_ENCODING = "cp1252"
@@ -43,6 +43,7 @@ STAGE = Stage(
     input=_input,
     produces=Text,
     comparison=replace(TEXTS, is_empty=lambda document: document.asset is None),
+    hooks=StageHooks(imports=("trafilatura",)),
 )
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import types
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from repli.tasks.fallback import SKIP, ChainInput, Position, Rule, Rules, Status, run_chain
+from repli.tasks.fallback import SKIP, Position, Rule, Rules, Status
 from repli.tasks.fallback.breaker import MOVES, Cause
-from repli.tasks.pipeline import StageContext
 from repli.tasks.reporting import events
-from repli.tasks.runtime.process import process_runtime
-from repli.tasks.settings import Settings
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage.breakers import Key, Move
-from repli.tasks.storage.database import Database
 from tests.support import ROOT
 from tests.support.default_pipeline import CHAINS
 
@@ -96,18 +93,12 @@ def test_every_variable_is_one_that_is_read() -> None:
     assert set(re.findall(r"`(REPLI_[A-Z_]+)`", README)) == read
 
 
-def test_the_example_stage_works(settings: Settings, tmp_path: Path) -> None:
-    """The stage that the README shows serves what it can, falls back where it says, and skips the rest."""
-    source = re.search(r"```python\n((?:(?!```).)*STAGE = (?:(?!```).)*)```", README, re.DOTALL)
+def test_the_example_program_works(tmp_path: Path) -> None:
+    """The program that the README shows prints what the README says."""
+    source = re.search(r"```python\n(# translate\.py\n.*?)```", README, re.DOTALL)
+    printed = re.search(r"```console\n\$ python translate\.py\n(.*?)\$ repli run", README, re.DOTALL)
     assert source
-    example = types.ModuleType("example")
-    exec(source[1], example.__dict__)
-    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
-    context = StageContext(settings=settings, database=database, run_id="r", now=datetime.now(UTC))
-    works = [ChainInput(name, name) for name in ("cat", "dog", "axolotl")]
-    cat, dog, axolotl = run_chain(
-        example.STAGE.chain, works, context, run_id="r", runtime=process_runtime(may_exit=False)
-    )
-    assert (cat.status, cat.value, cat.rung) == (Status.DEGRADED, "chat", "dictionary")
-    assert dog.value == "chien"
-    assert (axolotl.status, axolotl.confidence) == (Status.SKIPPED, 0.0)
+    assert printed
+    (tmp_path / "translate.py").write_text(source[1])
+    done = subprocess.run([sys.executable, "translate.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == printed[1]

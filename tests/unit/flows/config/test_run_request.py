@@ -99,9 +99,8 @@ def test_a_manifest_of_bad_lines_is_a_run(tmp_path: Path) -> None:
 
 def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> None:
     """All that may explain the results later, and whether the accelerator was real."""
-    request = RunRequest(
-        source=source, batch_size=2, limit=3, directives=parse_directives(["embed_text=hashed"]), refresh=True
-    )
+    directives = parse_directives(CHAINS, ["embed_text=hashed"])
+    request = RunRequest(pipeline=PIPELINE, source=source, batch_size=2, limit=3, directives=directives, refresh=True)
     assert request.options(settings) == {
         "batch_size": 2,
         "limit": 3,
