@@ -89,8 +89,8 @@ def declare(database: Database, pipeline: StoredPipeline) -> None:
         if stored and not stored.has_stages_of(pipeline):
             raise PipelineConflict(
                 f"{database} was filled by the pipeline {stored}, and this run has {pipeline}; choose "
-                f"--pipeline {stored.name}, name another store with --database, or add --change-pipeline to go on with "
-                "the new one: results of stages that both have are kept"
+                f"--pipeline {stored.name}, or another store with --database; `repli run SOURCE --change-pipeline` "
+                "goes on with the new one and keeps the results of stages that both have"
             )
         _write(connection, pipeline)
 

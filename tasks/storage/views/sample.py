@@ -26,6 +26,7 @@ def stratified(database: Database, size: int) -> list[str]:
     rank = sa.func.row_number().over(partition_by=kind, order_by=sa.func.random())
     listed = (
         sa.select(items.c.id, *kind, rank.label("rank"), sa.func.count().over(partition_by=kind).label("stratum_size"))
+        .select_from(items)
         .outerjoin(step_results, sa.and_(step_results.c.item_id == items.c.id, step_results.c.stage.in_(fetching)))
         .where(items.c.state == "stored")
         .subquery()
