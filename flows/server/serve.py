@@ -119,6 +119,7 @@ def _variables(settings: Settings) -> Mapping[str, str]:
         url = url.set(database=str(Path(str(url.database)).absolute()))
     return {
         **run_variables(settings),
+        **settings.models.as_variables(),
         "REPLI_DATABASE_URL": url.render_as_string(hide_password=False),
         "PREFECT_WORKER_QUERY_SECONDS": str(POLL_FOR_WORK_S),
     }

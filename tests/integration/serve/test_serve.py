@@ -150,6 +150,16 @@ def test_flow_runs_work_on_the_store_of_the_home(tmp_path: Path, monkeypatch: py
     assert told["REPLI_HOME"] == str(tmp_path / "home")
 
 
+def test_flow_runs_use_the_models_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint and a folder that were named from here are found from folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    told = _variables(
+        Settings.from_environment({"REPLI_IMAGE_MODEL_CPU": "timm:resnet18@pets.pth", "REPLI_TEXT_MODEL": "./mine"})
+    )
+    assert told["REPLI_IMAGE_MODEL_CPU"] == f"timm:resnet18@{tmp_path}/pets.pth"
+    assert told["REPLI_TEXT_MODEL"] == str(tmp_path / "mine")
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     """One line says which, and how to choose another."""
     with socket.socket() as taken:

