@@ -120,7 +120,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """One label of a ranking. `label_index` is its number in the vocabulary, or None where it has none."""
+    """One label of a ranking. `label_index` is its number in the vocabulary; None where the labels have no numbers."""
 
     label: str
     label_index: int | None

@@ -1,6 +1,9 @@
 """The default pipeline in the forms that tests compare with."""
 
-from repli.tasks.fallback import Breaker
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from repli.tasks.fallback import Breaker, Outcome
 from repli.tasks.pipeline.registry import DEFAULT
 from repli.tasks.stages.default import default_pipeline
 
@@ -15,3 +18,9 @@ STORED = PIPELINE.described(DEFAULT)
 def declared_breakers() -> dict[str, Breaker]:
     """Its breakers by rung."""
     return PIPELINE.breakers
+
+
+def rung_of(name: str) -> Callable[[Sequence[Any], Any], Sequence[Outcome[Any]]]:
+    """The rung of this name, STAGE.RUNG, as its chain calls it: with a batch and the context."""
+    stage, _, rung = name.partition(".")
+    return next(one.run for one in PIPELINE.stage(stage).chain.rungs if one.name == rung)

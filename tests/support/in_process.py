@@ -14,6 +14,7 @@ from typing import Any
 from repli.tasks.execution.stage_runner import RunOptions, run_stage
 from repli.tasks.fallback import AnyChain, ChainInput, Directives, Runtime, StepResult, WorkingSizes, run_chain
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
+from repli.tasks.pipeline.registry import DEFAULT
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.sources import manifest
@@ -46,7 +47,7 @@ def enrich(
     database.migrate()
     names = {stage.name for stage in stages}
     pipeline = Pipeline(stages, [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names])
-    stored = pipeline.described("tests:pipeline")
+    stored = pipeline.described(DEFAULT)
     fill_with(database, stored)
     run_id = runs.start(database, str(uuid.uuid4()), str(source), {}, datetime.now(UTC))
     catalogue.register(database, run_id, manifest.read(source))

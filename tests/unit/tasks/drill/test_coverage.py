@@ -19,8 +19,12 @@ from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import Settings
 from repli.tasks.stages import classify_image, embed_text
 from tests.support import files
-from tests.support.default_pipeline import PIPELINE, STAGES
+from tests.support.default_pipeline import PIPELINE, STAGES, rung_of
 from tests.support.in_process import enrich, fresh_runtime
+
+BY_RULES = rung_of("classify_image.rules")
+ON_CPU = rung_of("classify_image.cpu")
+HASHED = rung_of("embed_text.hashed")
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -79,7 +83,7 @@ def drilled(shop: Shop, *runs: Run, policy: Policy = Policy()) -> dict[str, Rung
     names = zip(("first", "second", "third"), ("1", "0.9", "0.8"), runs, strict=False)
     rungs = [Rung(name, run, penalty=penalty, time_limit_s=60) for name, penalty, run in names]
     chain = Chain(STAGE.name, *rungs, Skip(penalty="0.7"), check=STAGE.chain.check)
-    stages: list[Stage] = [replace(one, chain=chain) if one is STAGE else one for one in STAGES]
+    stages: list[Stage] = [one.with_chain(chain) if one is STAGE else one for one in STAGES]
     settings, ids = shop
     verdicts, _ = judge_stage(Pipeline(stages), STAGE.name, ids, replace(settings, policy=policy), fresh_runtime())
     return {verdict.rung: verdict for verdict in verdicts}
@@ -92,7 +96,7 @@ def summary(verdicts: dict[str, RungVerdict]) -> dict[str, str]:
 @pytest.mark.parametrize("gone", [unavailable, answers_unavailable])
 def test_a_rung_that_cannot_run_here_is_not_covered(gone: Run, named: Shop) -> None:
     """Whether it raises that it is unavailable, or answers so for each item. The rungs beside it are judged as ever."""
-    verdicts = drilled(named, classify_image.by_rules, gone, classify_image.by_rules)
+    verdicts = drilled(named, BY_RULES, gone, BY_RULES)
     assert summary(verdicts) == {"first": "passed", "second": "not_covered", "third": "passed", "skip": "passed"}
     second = verdicts["second"]
     assert (second.not_covered, second.reason, second.is_reached) == (GONE, "", False)
@@ -104,7 +108,7 @@ def test_a_rung_that_cannot_run_here_is_not_covered(gone: Run, named: Shop) -> N
 @pytest.mark.parametrize("gone", [unavailable, answers_unavailable])
 def test_without_the_primary_there_is_nothing_to_compare_with(gone: Run, named: Shop) -> None:
     """The others run, are reached, and pass; their agreement is unknown."""
-    verdicts = drilled(named, gone, classify_image.by_rules, classify_image.by_rules)
+    verdicts = drilled(named, gone, BY_RULES, BY_RULES)
     assert summary(verdicts) == {"first": "not_covered", "second": "passed", "third": "passed", "skip": "passed"}
     for name in ("second", "third"):
         verdict = verdicts[name]
@@ -119,7 +123,7 @@ def test_where_no_rung_runs_skip_is_still_judged(named: Shop) -> None:
 
 def test_another_error_than_unavailable_is_a_failure(named: Shop) -> None:
     """A rung that breaks ran; only its author can say that it cannot run here."""
-    verdicts = drilled(named, broken, classify_image.by_rules)
+    verdicts = drilled(named, broken, BY_RULES)
     assert summary(verdicts) == {"first": "failed", "second": "passed", "skip": "passed"}
     assert "ImportError: no module named 'onnx'" in verdicts["first"].reason
 
@@ -132,9 +136,9 @@ def test_a_rung_that_is_unavailable_at_times_is_a_failure(named: Shop) -> None:
         calls.append(len(pictures))
         if len(calls) == 1:
             raise Unavailable(GONE)
-        return classify_image.by_rules(pictures, context)
+        return BY_RULES(pictures, context)
 
-    verdict = drilled(named, classify_image.by_rules, flickering)["second"]
+    verdict = drilled(named, BY_RULES, flickering)["second"]
     assert verdict.verdict == "failed"
     assert verdict.reason.startswith("it raised in 1 of ")
     assert not verdict.not_covered
@@ -153,7 +157,7 @@ def test_what_the_policy_expects_fails_where_it_is_not_covered(
     expect: tuple[str, ...], failed: list[str], named: Shop
 ) -> None:
     """It is named as not covered all the same."""
-    verdicts = drilled(named, unavailable, classify_image.by_rules, policy=Policy(expect=expect))
+    verdicts = drilled(named, unavailable, BY_RULES, policy=Policy(expect=expect))
     assert [name for name, verdict in verdicts.items() if verdict.verdict == "failed"] == failed
     whole = DrillVerdict(sample=len(PICTURES), rungs=list(verdicts.values()), rules=[])
     report = whole.as_json()
@@ -166,21 +170,21 @@ def test_what_the_policy_expects_fails_where_it_is_not_covered(
 @pytest.mark.parametrize("shop", ["named", "nameless"])
 def test_one_label_for_everything_is_found_without_the_primary(shop: str, request: pytest.FixtureRequest) -> None:
     """Also where no other rung tells the items apart; and the rung beside it is not suspected."""
-    verdicts = drilled(request.getfixturevalue(shop), unavailable, tench, classify_image.by_rules)
+    verdicts = drilled(request.getfixturevalue(shop), unavailable, tench, BY_RULES)
     assert summary(verdicts) == {"first": "not_covered", "second": "failed", "third": "passed", "skip": "passed"}
     assert verdicts["second"].reason == f"it gave the same answer for all {len(PICTURES)} items"
 
 
 def test_a_primary_that_answers_one_label_for_everything_is_found(named: Shop) -> None:
     """It has no other to be compared with, and does not look at what it is shown."""
-    verdicts = drilled(named, tench, classify_image.by_rules)
+    verdicts = drilled(named, tench, BY_RULES)
     assert verdicts["first"].reason == f"it gave the same answer for all {len(PICTURES)} items"
 
 
 def test_one_label_that_all_names_name_is_right(tmp_path: Path) -> None:
     """Names of one class have one answer: no fault of the rules, which answer another name otherwise."""
     tenches = store_of(tmp_path / "tenches", [f"Tench, photo {number}" for number in range(8)])
-    verdicts = drilled(tenches, classify_image.on_cpu, classify_image.by_rules)
+    verdicts = drilled(tenches, ON_CPU, BY_RULES)
     assert summary(verdicts) == {"first": "passed", "second": "passed", "skip": "passed"}
     assert not verdicts["second"].note
 
@@ -188,7 +192,7 @@ def test_one_label_that_all_names_name_is_right(tmp_path: Path) -> None:
 def test_one_picture_for_all_items_has_one_answer(tmp_path: Path) -> None:
     """A catalogue of placeholders is drilled without a suspicion against the models."""
     shop = store_of(tmp_path / "same", PICTURES, image="0.png")
-    verdicts = drilled(shop, classify_image.on_cpu, classify_image.by_rules)
+    verdicts = drilled(shop, ON_CPU, BY_RULES)
     assert summary(verdicts) == {"first": "passed", "second": "passed", "skip": "passed"}
 
 
@@ -205,7 +209,7 @@ def test_names_that_name_no_class_are_no_fault_of_the_rules(nameless: Shop) -> N
 
 def test_one_label_for_everything_is_found_among_names_that_name_none(nameless: Shop) -> None:
     """A constant is not excused by what the rules do not know."""
-    verdicts = drilled(nameless, classify_image.on_cpu, tench)
+    verdicts = drilled(nameless, ON_CPU, tench)
     assert verdicts["second"].reason == f"it gave the same answer for all {verdicts['second'].items} items"
     assert not verdicts["second"].note
 
@@ -217,11 +221,11 @@ def test_one_vector_for_everything_is_found_without_the_primary(named: Shop) -> 
         raise Unavailable(GONE)
 
     def stuck(passages: Sequence[Any], context: StageContext) -> Sequence[Outcome[Embedding]]:
-        return embed_text.hashed([replace(passages[0], name="stuck", text=None) for _ in passages], context)
+        return HASHED([replace(passages[0], name="stuck", text=None) for _ in passages], context)
 
     rungs = (Rung("first", gone, time_limit_s=60), Rung("second", stuck, penalty="0.9", time_limit_s=60))
-    chain = Chain("embed_text", *rungs, Skip(penalty="0.7"), check=embed_text.CHAIN.check)
-    stages: list[Stage] = [replace(one, chain=chain) if one is embed_text.STAGE else one for one in STAGES]
+    chain = Chain("embed_text", *rungs, Skip(penalty="0.7"), check=embed_text.STAGE.chain.check)
+    stages: list[Stage] = [one.with_chain(chain) if one is embed_text.STAGE else one for one in STAGES]
     settings, ids = named
     _, second, _ = judge_stage(Pipeline(stages), "embed_text", ids, settings, fresh_runtime())[0]
     assert second.reason == f"it gave the same answer for all {len(PICTURES)} items"

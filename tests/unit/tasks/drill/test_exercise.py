@@ -34,9 +34,14 @@ from repli.tasks.storage import results
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import good_copies, metadata
-from tests.support.default_pipeline import PIPELINE, STAGES
+from tests.support.default_pipeline import PIPELINE, STAGES, rung_of
 from tests.support.in_process import enrich, fresh_runtime
 from tests.support.stages import stage_of
+
+BY_RULES = rung_of("classify_image.rules")
+ON_CPU = rung_of("classify_image.cpu")
+ON_GPU = rung_of("classify_image.gpu")
+HASHED = rung_of("embed_text.hashed")
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -66,7 +71,7 @@ def planted(stage: Stage, primary: Run, *others: Run) -> Pipeline:
     """The pipeline with a chain of these rungs in the place of one stage's: `first`, `second`, `third`, and skip."""
     names = zip(("first", "second", "third"), ("1", "0.9", "0.8"), (primary, *others), strict=False)
     rungs = [Rung(name, run, penalty=penalty, time_limit_s=60) for name, penalty, run in names]
-    other = replace(stage, chain=Chain(stage.name, *rungs, Skip(penalty="0.7"), check=stage.chain.check))
+    other = stage.with_chain(Chain(stage.name, *rungs, Skip(penalty="0.7"), check=stage.chain.check))
     return Pipeline([other if one is stage else one for one in STAGES])
 
 
@@ -108,9 +113,9 @@ def test_swapped_colour_channels_are_found(shop: tuple[Settings, list[str]]) -> 
 
     def swapped(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         swap = PICTURE_MISTAKES["swapping the colour channels"]
-        return classify_image.on_cpu([swap(picture, context) for picture in pictures], context)
+        return ON_CPU([swap(picture, context) for picture in pictures], context)
 
-    pipeline = planted(classify_image.STAGE, classify_image.on_gpu, classify_image.on_cpu, swapped)
+    pipeline = planted(classify_image.STAGE, ON_GPU, ON_CPU, swapped)
     verdicts = drill(pipeline, classify_image.STAGE, shop, PHOTOS)
     assert "swapping the colour channels brings it nearer to the primary" in verdicts["third"].reason
     assert {name for name, verdict in verdicts.items() if verdict.reason} == {"third"}
@@ -131,7 +136,7 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
         answer = Label(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
-    verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, tench), classify_image.STAGE, shop, PHOTOS)
+    verdicts = drill(planted(classify_image.STAGE, BY_RULES, tench), classify_image.STAGE, shop, PHOTOS)
     assert verdicts["second"].reason == f"it gave the same answer for all {verdicts['second'].items} items"
 
 
@@ -142,7 +147,7 @@ def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]
         answer = Label(label="tench", label_index=1, unknown=False, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
-    pipeline = planted(classify_image.STAGE, classify_image.by_rules, shifted)
+    pipeline = planted(classify_image.STAGE, BY_RULES, shifted)
     verdict = drill(pipeline, classify_image.STAGE, shop)["second"]
     assert "'tench' is not the label at its index in the vocabulary" in verdict.reason
     assert not verdict.is_reached
@@ -154,7 +159,7 @@ def test_vectors_that_are_no_numbers_are_found(shop: tuple[Settings, list[str]])
     def nan(passages: Sequence[Any], context: StageContext) -> Sequence[Outcome[Embedding]]:
         return [Served(Embedding(space="s", vector=np.full(384, np.nan, dtype=np.float32))) for _ in passages]
 
-    verdict = drill(planted(embed_text.STAGE, embed_text.hashed, nan), embed_text.STAGE, shop)["second"]
+    verdict = drill(planted(embed_text.STAGE, HASHED, nan), embed_text.STAGE, shop)["second"]
     assert f"it served none of {FEW} items: BadAnswer: embed_text.second: the vector has length nan" in verdict.reason
 
 
@@ -162,11 +167,11 @@ def test_vectors_of_another_space_than_the_stores_are_found(shop: tuple[Settings
     """The store's items were embedded by `hashed`: its vectors may not come from somewhere else today."""
 
     def moved(passages: Sequence[Any], context: StageContext) -> Sequence[Outcome[Embedding]]:
-        found = embed_text.hashed(passages, context)
+        found = HASHED(passages, context)
         return [Served(replace(one.value, space="hashing:2")) for one in found if isinstance(one, Served)]
 
     chain = Chain("embed_text", Rung("hashed", moved, time_limit_s=60), Skip(penalty="0.7"))
-    stages = [replace(stage, chain=chain) if stage is embed_text.STAGE else stage for stage in STAGES]
+    stages = [stage.with_chain(chain) if stage is embed_text.STAGE else stage for stage in STAGES]
     verdict = drill(Pipeline(stages), embed_text.STAGE, shop)["hashed"]
     assert verdict.reason.startswith("its vectors are of the space hashing:2, those in the store of hashing-vectorizer")
 
@@ -179,9 +184,9 @@ def test_a_first_call_that_raises_is_found(shop: tuple[Settings, list[str]]) -> 
         calls.append(len(pictures))
         if len(calls) == 1:
             raise AttributeError("the model is not loaded")
-        return classify_image.by_rules(pictures, context)
+        return BY_RULES(pictures, context)
 
-    pipeline = planted(classify_image.STAGE, classify_image.by_rules, forgetful)
+    pipeline = planted(classify_image.STAGE, BY_RULES, forgetful)
     verdict = drill(pipeline, classify_image.STAGE, shop)["second"]
     assert verdict.items == FEW
     assert verdict.reason.startswith("it raised in 1 of ")
@@ -196,9 +201,9 @@ def test_a_rung_that_is_not_reached_by_falling_is_found(shop: tuple[Settings, li
         calls.append(len(pictures))
         if len(calls) == 1:
             return [Failed.because(ItemError("not yet")) for _ in pictures]
-        return classify_image.by_rules(pictures, context)
+        return BY_RULES(pictures, context)
 
-    verdicts = drill(planted(classify_image.STAGE, classify_image.by_rules, late), classify_image.STAGE, shop)
+    verdicts = drill(planted(classify_image.STAGE, BY_RULES, late), classify_image.STAGE, shop)
     assert verdicts["second"].items == FEW
     assert verdicts["second"].reason == "it was not reached when every better rung failed"
     assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
@@ -281,7 +286,7 @@ def test_a_large_sample_is_called_in_batches(shop: tuple[Settings, list[str]]) -
 
     def counted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
-        return classify_image.by_rules(pictures, context)
+        return BY_RULES(pictures, context)
 
     settings, ids = shop
     small = replace(settings, batch_size=3)
@@ -298,10 +303,10 @@ def test_loading_a_model_is_not_timed(shop: tuple[Settings, list[str]]) -> None:
     def loading(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
         clock.now += 1000 if len(calls) == 1 else len(pictures)
-        return classify_image.by_rules(pictures, context)
+        return BY_RULES(pictures, context)
 
     settings, ids = shop
-    pipeline = planted(classify_image.STAGE, classify_image.by_rules, loading)
+    pipeline = planted(classify_image.STAGE, BY_RULES, loading)
     runtime = replace(fresh_runtime(), timer=lambda: clock.now)
     rungs, _ = judge_stage(pipeline, "classify_image", ids[:FEW], settings, runtime)
     assert [rung.seconds_per_item for rung in rungs if rung.rung == "second"] == [1]
