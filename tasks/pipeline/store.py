@@ -24,7 +24,7 @@ class Enriched:
     quality: Decimal
 
 
-def _save(
+def save(
     context: StageContext, results: Sequence[StepResult], discard: Sequence[StepResult], basis: Basis
 ) -> Sequence[StepResult]:
     """Save the results and mark the items stored, in one transaction.
@@ -82,7 +82,7 @@ STAGE = Stage(
     input=_input,
     check=_check,
     hooks=StageHooks(
-        save=_save,
+        save=save,
         must_be="last",
         because="it merges the results of all others and makes the item searchable; insert before it",
         takes_unreadable=True,

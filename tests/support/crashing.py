@@ -26,7 +26,7 @@ from repli.tasks.storage.schema import metadata
 from repli.tasks.storage.search import documents
 from tests.support.invariants import broken_at_rest, broken_claims, broken_when_healed
 from tests.support.small_pipeline import BROKEN, GPU, MODEL, EnrichRun, ReprocessRun, Run, pass_time, record
-from tests.support.stores import emptied
+from tests.support.stores import delete_all
 
 PATIENCE_S = 60.0
 ENDS_WITHIN_S = 60.0
@@ -180,7 +180,7 @@ def snapshot(database: Database) -> Snapshot:
 
 def restore(database: Database, rows: Snapshot) -> None:
     """Have these rows in the store, and no others."""
-    emptied(database)
+    delete_all(database)
     with database.write() as connection:
         for table in metadata.sorted_tables:
             if rows[table.name]:

@@ -49,11 +49,16 @@ def store_at(database: Database, run_id: str, qualities: Mapping[str, Decimal], 
 
 def emptied(database: Database) -> Database:
     """The store with nothing but the default pipeline in it: to make a new one takes longer than most tests."""
+    delete_all(database)
+    pipelines.declare(database, STORED)
+    return database
+
+
+def delete_all(database: Database) -> None:
+    """Delete every row."""
     with database.write() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(sa.delete(table))
-    pipelines.declare(database, STORED)
-    return database
 
 
 def fill_with(database: Database, pipeline: StoredPipeline) -> None:

@@ -176,7 +176,7 @@ def look(database: Database, ids: Sequence[str]) -> tuple[list[str], int]:
         id_, steps, row = state.item.id, state.results, rows[state.item.id]
         if any(one.revision != state.revision for one in steps.values()):
             wrong.append(f"{id_} has a result of an old record")
-        if row.state != "stored" or (store.CHAIN.stage in steps and steps["store"].is_stale):
+        if row.state != "stored" or (store.STAGE.name in steps and steps["store"].is_stale):
             continue
         if [stage for stage in (*PENALTIES, "store") if stage not in steps]:
             wrong.append(f"{id_} is stored, with results of {sorted(steps)} only")

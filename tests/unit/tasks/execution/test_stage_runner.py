@@ -413,7 +413,7 @@ class Two:
                 self.settings,
                 within,
             )
-            for name in stages or pipeline.names
+            for name in stages or pipeline.names[:-1]
         ]
 
     def kept(self, stage: str, item_id: str = "a") -> StepResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -255,20 +255,22 @@ class TestRequests:
 
     def test_a_rung_that_is_left_out_cannot_be_forced_or_made_to_fail(self, source: Path) -> None:
         """It is told as one that there is not."""
-        fault = parse_directives(faults=["classify_image.cpu=oom"])
-        for directives in (parse_directives(force=["classify_image=cpu"]), fault):
-            RunRequest(source=source, batch_size=1, directives=directives)
+        without_cpu = PIPELINE.with_policy(classify(*NO_CPU))
+        fault = parse_directives(PIPELINE.chains, faults=["classify_image.cpu=oom"])
+        for directives in (parse_directives(PIPELINE.chains, force=["classify_image=cpu"]), fault):
+            RunRequest(pipeline=PIPELINE, source=source, batch_size=1, directives=directives)
             with pytest.raises(UsageError, match=r"classify_image has no rung 'cpu'; choose from gpu, rules, skip"):
-                RunRequest(source=source, batch_size=1, policy=classify(*NO_CPU), directives=directives)
+                RunRequest(pipeline=without_cpu, source=source, batch_size=1, directives=directives)
         with pytest.raises(UsageError, match=r"classify_image has no rung 'cpu'; choose from gpu, rules, skip"):
-            RetryRequest(batch_size=1, directives=fault, policy=classify(*NO_CPU))
+            RetryRequest(pipeline=without_cpu, batch_size=1, directives=fault)
 
     def test_the_store_notes_the_policy(self, source: Path, settings: Settings) -> None:
         """It explains the results later; where there is none, there is nothing to note."""
         policy = classify(*NO_CPU)
-        assert RunRequest(source=source, batch_size=1, policy=policy).options(settings)["policy"] == str(policy)
-        assert RetryRequest(batch_size=1, policy=policy).options(settings)["policy"] == str(policy)
-        assert "policy" not in RunRequest(source=source, batch_size=1).options(settings)
+        enrich_request = RunRequest(pipeline=PIPELINE, source=source, batch_size=1)
+        for request in (enrich_request, RetryRequest(pipeline=PIPELINE, batch_size=1)):
+            assert request.options(replace(settings, policy=policy))["policy"] == str(policy)
+            assert "policy" not in request.options(settings)
 
 
 def test_an_item_has_the_quality_that_the_policy_gives_it(settings: Settings, tmp_path: Path) -> None:

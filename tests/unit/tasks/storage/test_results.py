@@ -22,6 +22,7 @@ from repli.tasks.storage.results import Basis
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.views import lookup
+from tests.support.default_pipeline import STORED
 from tests.support.stores import mark_stored, store_at
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -252,12 +253,12 @@ def test_an_item_is_shown_with_every_stage(database: Database, registered: Calla
     """A stage that has not run is shown as pending, never as nothing."""
     registered("a")
     results.save(database, [step(**ENDS[1])])
-    view = lookup.view(database, "a", ["classify_image", "embed_text"])
+    view = lookup.view(database, "a", STORED)
     assert view is not None
     assert view.degraded == ["classify_image"]
     assert view.as_json()["stages"]["embed_text"]["status"] == "pending"
-    assert lookup.view(database, "nobody", []) is None
-    assert lookup.view(database, "no\0body", []) is None
+    assert lookup.view(database, "nobody", STORED) is None
+    assert lookup.view(database, "no\0body", STORED) is None
 
 
 def store(database: Database, item_id: str = "a", run_id: str = "run") -> None:

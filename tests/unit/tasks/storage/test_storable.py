@@ -18,6 +18,7 @@ from repli.tasks.storage import results, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.storable import dumps
 from repli.tasks.storage.views import lookup
+from tests.support.default_pipeline import STORED
 
 BAD = [
     "a null \0 byte",
@@ -89,7 +90,7 @@ def test_an_error_that_quotes_it_breaks_no_view(database: Database, registered: 
     results.save(database, [result])
     run_id = runs.start(database, bad[-20:], f"manifest {bad}", {"limit": bad}, now)
     runs.finish(database, run_id, now, notes=[bad], summary={"ending": bad})
-    view = lookup.view(database, "a", ["classify_image"])
+    view = lookup.view(database, "a", STORED)
     assert view is not None
     assert "\ufffd" in str(view.stages["classify_image"].error)
     assert "\ufffd" in runs.find(database, run_id).source

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Breaker, RepliError, StoreError
+from repli.tasks.fallback import Breaker, Chain, RepliError, Rung, StoreError
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.storage import breakers, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import HEAD, Database
+from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.retry.retry_queue import Priority
 from repli.tasks.storage.views import dashboard_stats
 from repli.tasks.storage.views.dashboard_stats import RunQuality, Waiting, open_read_only
@@ -22,6 +23,13 @@ from tests.support.queue import STAGE, Queue
 
 BREAKER = Breaker(scope="fleet")
 NAME = f"{STAGE}.gpu"
+
+
+PIPELINE = StoredPipeline(
+    name="shop:pipeline",
+    chains=(Chain(STAGE, Rung(NAME.partition(".")[2], lambda inputs, context: [], time_limit_s=1, breaker=BREAKER)),),
+    produces={},
+)
 
 
 @pytest.fixture
@@ -44,7 +52,7 @@ def test_the_figures_are_those_of_the_store(database: Database, reader: Database
     second = queue.begin_run()
     breakers.override(database, BREAKER, Key(NAME), Cause.FORCED_OPEN)
     breakers.override(database, BREAKER, Key(NAME), Cause.RESET)
-    shown = dashboard_stats.collect_stats(reader, [STAGE, "store"], {NAME: BREAKER})
+    shown = dashboard_stats.collect_stats(reader, PIPELINE)
 
     assert (shown.tally.items, shown.tally.stored, shown.tally.failed, shown.tally.pending) == (5, 3, 1, 1)
     assert shown.tally.quality == {1.0: 1, 0.9: 1, 0.5: 1}
@@ -106,7 +114,7 @@ def test_quality_over_time_begins_with_the_oldest(database: Database, reader: Da
 
 def test_an_empty_store_has_figures_too(reader: Database) -> None:
     """Nothing is divided by zero, and nothing is missing."""
-    shown = dashboard_stats.collect_stats(reader, [STAGE], {NAME: BREAKER})
+    shown = dashboard_stats.collect_stats(reader, PIPELINE)
     assert (shown.tally.items, shown.last_run, shown.is_running, list(shown.waiting)) == (0, None, False, [])
 
 
