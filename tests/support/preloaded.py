@@ -27,6 +27,7 @@ PRELOADED = (
     "repli.flows.cli.store_commands",
     "repli.flows.enrich",
     "repli.flows.reprocess",
+    "repli.tasks.stages.default",
     "repli.flows.cli.render",
     "matplotlib.figure",
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from repli.tasks.items import STORE
 from tests.support import ROOT
 
 PACKAGES = ("flows", "tasks", "blocks")
@@ -88,3 +89,19 @@ def test_the_stages_start_without_the_models() -> None:
 def test_the_packages_say_that_they_are_typed() -> None:
     """`py.typed` is in what others import."""
     assert (ROOT / "repli" / "py.typed").exists()
+
+
+def test_only_the_stages_know_their_names() -> None:
+    """Storage, search, export, flows and dashboard go by what a stage produces: a pipeline may have other stages."""
+    names = {"fetch", "validate", "extract_text", "classify_image", "embed_text", STORE}
+    of_the_stages = ("tasks/stages", "tasks/storage/migrations", "flows/cli/demo")
+    named = [
+        f"{where}:{node.lineno}"
+        for folder in ("tasks", "flows", "blocks")
+        for path in (ROOT / folder).rglob("*.py")
+        if not (where := str(path.relative_to(ROOT))).startswith(of_the_stages)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if node.value.partition(".")[0].partition("=")[0] in names
+    ]
+    assert [place.partition(":")[0] for place in named] == ["tasks/items.py"], named  # the constant `STORE`
