@@ -8,13 +8,16 @@ A rung is *not covered* if it cannot run here. That is a failure only if the pol
 - The sample has no item for its stage: no item declares an input, none got this far, or the declared inputs were never
   fetched.
 
+A rung that *declines* an item has answered: it says that it does not know, and the next rung may. That it declines many
+items is a note, not a failure, because a narrow rung is right to do so.
+
 If the primary has no answers, nothing can be compared with them: agreement is None.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -41,7 +44,7 @@ from repli.tasks.settings import Settings
 MIN_ITEMS_FOR_CONSTANT = 5
 """Items with one answer in common from which on a rung is suspected of answering all inputs the same."""
 MIN_SERVED_SHARE = 0.5
-"""The share of the primary's items that a fallback must serve."""
+"""The share of the primary's items that a fallback must serve or decline."""
 MIN_PENALTY = 0.01
 """The lowest penalty that an agreement can justify: 0 is not a penalty."""
 SIGNIFICANCE = 0.05
@@ -114,20 +117,22 @@ class _StageJudge:
     ) -> RungVerdict:
         rung = self._exercise.rung(verdict.rung)
         answers = _answers(forced, rung.name)
+        declined = _declined(forced, rung.name)
         common = [id_ for id_ in self._primary if id_ in answers]
         agreements: Sequence[float] = []
         if common and rung.name != self._chain.primary.name:
             values = [[by_item[id_].value for id_ in common] for by_item in (self._primary, answers)]
             agreements = self._stage.comparison.agreement(*values)
         agreement = fmean(agreements) if agreements else None
-        is_walked = any(result.rung == rung.name for result in walked)
+        is_walked = bool(_answers(walked, rung.name) or _declined(walked, rung.name))
+        is_answered = bool(answers or declined)
         reason = first_reason(
             (
                 self._check_called(rung.name, forced),
                 self._check_errors(rung.name),
-                f"it served none of {len(forced)} items: {_first_error(forced, rung.name)}" if not answers else None,
+                None if is_answered else f"it served none of {len(forced)} items: {_first_error(forced, rung.name)}",
                 None if is_walked else "it was not reached when every better rung failed",
-                self._check_served_share(common, rung.name, forced),
+                self._check_served_share(rung.name, answers.keys() | declined, forced),
                 self._check_constant(rung.name, answers),
                 self._check_space(answers, rung.name),
                 self._check_mistakes(rung, answers) if common and agreements else None,
@@ -137,8 +142,8 @@ class _StageJudge:
         return replace(
             verdict,
             reason=reason,
-            note=self._note(answers),
-            is_reached=bool(answers) and is_walked,
+            note=self._note(answers) or _declined_note(declined, forced, rung.name),
+            is_reached=is_answered and is_walked,
             items=len(answers),
             agreement=agreement,
             interval=interval(agreements) if agreements else None,
@@ -188,11 +193,13 @@ class _StageJudge:
             return None
         return f"it raised in {len(errors)} of {log.calls} calls: {StepError.of(errors[0]).line}"
 
-    def _check_served_share(self, common: Sequence[str], rung: str, forced: Sequence[StepResult]) -> str | None:
+    def _check_served_share(self, rung: str, answered: Collection[str], forced: Sequence[StepResult]) -> str | None:
+        """Return that the rung failed on too many of the primary's items, or None. `answered`: served or declined."""
+        common = self._primary.keys() & answered
         if len(common) >= MIN_SERVED_SHARE * len(self._primary):
             return None
         share = f"{len(common)} of the {len(self._primary)} items that the primary serves"
-        return f"it served {share}: {_first_error(forced, rung)}"
+        return f"it served or declined {share}: {_first_error(forced, rung)}"
 
     def _check_constant(self, rung: str, answers: Mapping[str, StepResult]) -> str | None:
         """Return why the rung seems to ignore its input, or None.
@@ -262,6 +269,19 @@ class _StageJudge:
 def _answers(results: Sequence[StepResult], rung: str) -> dict[str, StepResult]:
     """Return the results that the rung served, by item."""
     return {result.item_id: result for result in results if result.rung == rung}
+
+
+def _declined(results: Sequence[StepResult], rung: str) -> set[str]:
+    """Return the ids of the items that the rung declined."""
+    is_declined = AttemptOutcome.DECLINED
+    return {r.item_id for r in results if any(a.rung == rung and a.outcome is is_declined for a in r.attempts)}
+
+
+def _declined_note(declined: Collection[str], forced: Sequence[StepResult], rung: str) -> str:
+    """Return a note on a rung that declined at least half of the sample, or ''."""
+    if not declined or len(declined) < len(forced) / 2:
+        return ""
+    return f"it declined {len(declined)} of {len(forced)} items: {_first_error(forced, rung)}"
 
 
 def _justified_penalty(agreement: float | None) -> float | None:
