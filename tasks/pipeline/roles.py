@@ -81,11 +81,11 @@ class Role:
 
 
 def _text_of(answer: Any) -> Any:
-    return Text(answer) if isinstance(answer, str) else answer
+    return Text(str(answer)) if isinstance(answer, str) else answer  # `str` of a NumPy string, too
 
 
 def _label_of(answer: Any) -> Any:
-    return Label(answer) if isinstance(answer, str) else answer
+    return Label(str(answer)) if isinstance(answer, str) else answer
 
 
 _JSON = Role(check=check_json, comparison=ANYTHING)

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from repli.tasks.fallback import AnyChain, ChainInput, Status, StepResult, run_chain
+from repli.tasks.items import Label, Text
 from repli.tasks.json_values import as_json
 from repli.tasks.pipeline.context import StageContext
 from repli.tasks.runtime.process import process_runtime
@@ -29,9 +30,9 @@ class Trial(tuple[StepResult, ...]):
 
     Example:
         >>> print(translate.try_on(["cat", "axolotl"]))
-        status    rung        value  confidence  penalty  reason
-        degraded  dictionary  'chat'        1.0      0.8  Unavailable: no service is configured
-        skipped   skip                      0.0      0.7  Unavailable: no service is configured
+        status    rung        value   confidence  penalty  reason
+        degraded  dictionary  'chat'  1           0.8      Unavailable: the translation service is not configured
+        skipped   skip                0           0.7      Declined: no translation of 'axolotl'
     """
 
     __slots__ = ()
@@ -43,7 +44,7 @@ class Trial(tuple[StepResult, ...]):
             (
                 result.status.value,
                 result.rung or "",
-                "" if result.value is None else _short(repr(as_json(result.value))),
+                "" if result.value is None else _short(_shown(result.value)),
                 "" if result.confidence is None else f"{result.confidence:g}",
                 "" if result.penalty is None else str(result.penalty),
                 _short(result.error.line) if result.error else "",
@@ -97,6 +98,17 @@ def _not_applicable(item_id: str, stage: str) -> StepResult:
         run_id=RUN_ID,
         finished_at=datetime.now(UTC),
     )
+
+
+def _shown(value: Any) -> str:
+    """Return a value for the table: the text or the label alone, where it is one."""
+    match value:
+        case Text():
+            return repr(value.text)
+        case Label(label=str(label)):
+            return repr(label)
+        case _:
+            return repr(as_json(value))
 
 
 def _short(text: str) -> str:
