@@ -60,12 +60,13 @@ class Preloaded:
     def __exit__(self, *error: object) -> None:
         self._process.__exit__(None, None, None)  # closes its standard input, which ends it
 
-    def begin(self, *arguments: str | Path, **variables: str) -> Command:
-        """Begin a command, with these variables in its environment too."""
+    def begin(self, *arguments: str | Path, cwd: Path | None = None, **variables: str) -> Command:
+        """Begin a command, in the folder `cwd` if one is given, with these variables in its environment too."""
         self._begun += 1
         out, err = self._folder / f"{self._begun}.out", self._folder / f"{self._begun}.err"
         words = [str(argument) for argument in arguments]
-        begun = self.ask({"begin": words, "variables": variables, "out": str(out), "err": str(err)})
+        order = {"begin": words, "variables": variables, "cwd": cwd and str(cwd), "out": str(out), "err": str(err)}
+        begun = self.ask(order)
         return Command(self, words, begun["pid"], out, err)
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,17 +120,18 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """Commands about the store of one home."""
+    """Commands about the store of one home, typed in the folder `cwd` if one is given."""
 
     forker: Preloaded
     home: Path
+    cwd: Path | None = None
 
     @property
     def store(self) -> Database:
         return Database(f"sqlite:///{self.home / 'repli.db'}")
 
     def begin(self, *arguments: str | Path, **variables: str) -> Command:
-        return self.forker.begin(*arguments, REPLI_HOME=str(self.home), **variables)
+        return self.forker.begin(*arguments, cwd=self.cwd, REPLI_HOME=str(self.home), **variables)
 
     def repli(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """How the command ended."""
@@ -169,6 +171,8 @@ def _become(order: Mapping[str, Any]) -> NoReturn:
     writes = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, order["out"], writes), (2, order["err"], writes)):
         os.dup2(os.open(path, flags), number)
+    if order["cwd"]:
+        os.chdir(order["cwd"])
     os.environ.update(order["variables"])
     sys.argv = ["repli", *order["begin"]]
     from repli.flows.cli.app import main

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,17 @@ from tests.support.server_logs import ServerLogs
 from tests.support.serving import Serving
 
 
-@pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory, server_logs: ServerLogs) -> Iterator[dict[str, str]]:
-    """The environment that names a standing Prefect server and Dask cluster."""
-    server_logs.watch(folder := tmp_path_factory.mktemp("standing"))
+@contextmanager
+def standing_cluster(folder: Path, **variables: str) -> Iterator[dict[str, str]]:
+    """Start a Prefect server and a Dask cluster; the environment that names them.
+
+    Args:
+        folder: their home.
+        variables: what the workers have in their environment, too.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.prefect_cluster"],
-        env=environment(folder),
+        env={**environment(folder), **variables},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -32,9 +37,19 @@ def standing(tmp_path_factory: pytest.TempPathFactory, server_logs: ServerLogs) 
         assert process.stdout
         assert process.stdin
         line = next(line for line in process.stdout if line.startswith("{"))
-        yield json.loads(line)
-        process.stdin.close()
-        process.wait(60)
+        try:
+            yield json.loads(line)
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory, server_logs: ServerLogs) -> Iterator[dict[str, str]]:
+    """The environment that names a standing Prefect server and Dask cluster."""
+    server_logs.watch(folder := tmp_path_factory.mktemp("standing"))
+    with standing_cluster(folder) as variables:
+        yield variables
 
 
 @pytest.fixture(scope="session")
