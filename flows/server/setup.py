@@ -28,7 +28,7 @@ from repli.blocks import Cluster, ItemStore
 from repli.blocks.enrichment_policy import policy_block
 from repli.deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
 from repli.flows.server.rung_choices import with_choices
-from repli.tasks.execution.run_pipeline import choose, version_of
+from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
@@ -45,7 +45,7 @@ async def set_up(nightly: str | None) -> None:
     settings = Settings.from_environment()
     pipeline = choose(settings, Database(settings.database_url)).declared
     async with get_client() as client:
-        version = package_version() + version_of(pipeline)
+        version = package_version() + pipeline.version
         if await Variable.aget(REGISTERED_VERSION) != version:
             await _register_blocks(client, pipeline)
             await _create_work_pool(client)

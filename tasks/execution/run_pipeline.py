@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from dataclasses import dataclass, replace
 
@@ -52,7 +51,7 @@ def choose(settings: Settings, database: Database) -> RunPipeline:
         stored = _stored(database)
         name = stored.name if stored else registry.installed_pipeline()
     pipeline = registry.load(name, settings.pipeline_folder)
-    named = replace(settings, pipeline=name, pipeline_version=version_of(pipeline))
+    named = replace(settings, pipeline=name, pipeline_version=pipeline.version)
     return RunPipeline(settings=named, declared=pipeline)
 
 
@@ -86,23 +85,9 @@ def pipeline_of(settings: Settings) -> Pipeline:
         pipeline = registry.load(settings.pipeline, settings.pipeline_folder)
     except UsageError as error:
         raise PipelineMismatch(f"the worker on {socket.gethostname()} cannot import the pipeline: {error}") from None
-    if version_of(pipeline) != settings.pipeline_version:
+    if pipeline.version != settings.pipeline_version:
         raise PipelineMismatch(
             f"the worker on {socket.gethostname()} has another version of the pipeline {settings.pipeline} than the "
             "run; restart it"
         )
     return pipeline.with_policy(settings.policy)
-
-
-def version_of(pipeline: Pipeline) -> str:
-    """Return a digest of the pipeline's stages, rungs and rules, which differs where a worker would run other ones."""
-    parts = [
-        *(
-            f"{chain.stage}.{rung.name} {rung.penalty} {rung.time_limit_s} {rung.per_item} {rung.breaker}"
-            for chain in pipeline.chains
-            for rung in chain.rungs
-        ),
-        *(f"{chain.stage}.skip {chain.skip}" for chain in pipeline.chains),
-        *map(str, pipeline.rules.table),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

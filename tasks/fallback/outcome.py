@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
-from repli.tasks.fallback.errors import Declined, ItemError
+from repli.tasks.fallback.errors import Declined, ItemError, Unavailable
 from repli.tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -57,6 +57,7 @@ class Failed:
         error: The reason.
         is_item_error: The item caused the failure, not the rung, so the rung's breaker does not count it.
         is_declined: The rung does not know the answer for the item.
+        is_unavailable: The device, model or service is not here.
 
     Example:
         >>> from repli.tasks.fallback import ItemError
@@ -67,6 +68,7 @@ class Failed:
     error: StepError
     is_item_error: bool = False
     is_declined: bool = False
+    is_unavailable: bool = False
 
     @classmethod
     def because(cls, error: Exception) -> Failed:
@@ -75,6 +77,7 @@ class Failed:
             StepError.of(error),
             is_item_error=isinstance(error, ItemError),
             is_declined=isinstance(error, Declined),
+            is_unavailable=isinstance(error, Unavailable),
         )
 
 

@@ -220,7 +220,8 @@ def _failed_outcome(item_id: str, failed: Failed, result: RungResult[Any]) -> At
         return AttemptOutcome.DECLINED
     if item_id in result.refused:
         return AttemptOutcome.REFUSED
-    return AttemptOutcome.UNAVAILABLE if item_id in result.unavailable else AttemptOutcome.FAILED
+    is_unavailable = failed.is_unavailable or item_id in result.unavailable
+    return AttemptOutcome.UNAVAILABLE if is_unavailable else AttemptOutcome.FAILED
 
 
 def _run_rung(
@@ -311,26 +312,30 @@ def _step_result(
             confidence=0.0,
             rung=SKIP,
             penalty=chain.skip.factor,
-            error=None if is_policy else _reason(attempts),
+            error=None if is_policy else _reason(chain, attempts),
             retryable=not is_policy and can_improve,
         )
     return result(
         status=Status.FAILED,
         confidence=0.0,
-        error=_reason(attempts),
+        error=_reason(chain, attempts),
         retryable=all(error.retryable for error in errors),
     )
 
 
-def _reason(attempts: Sequence[Attempt]) -> StepError | None:
-    """Return the error of the best rung whose call failed, else of the best that declined, else the first error.
+def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
+    """Return the error that says most about an item that no rung served.
 
-    A missing device or an open breaker says nothing about the item, so the error of a call comes first. Where all
-    declined, the message says that no rung was sure.
+    It is that of the best rung whose call failed; else of the best service that was unavailable or refused, which a
+    retry may reach; else of the best rung that declined; else of a device that is not here, which says nothing about
+    the item. Where every rung declined, the message says that none was sure.
     """
-    failed = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.FAILED]
-    declined = [attempt.error for attempt in attempts if attempt.outcome is AttemptOutcome.DECLINED and attempt.error]
-    errors = [attempt.error for attempt in attempts if attempt.error]
-    if declined and len(declined) == len(errors):
-        return replace(declined[0], message=f"no rung was sure: {declined[0].message}")
-    return next(iter(failed or declined or errors), None)
+    devices = {rung.name for rung in chain.rungs if rung.resources}
+    declined = AttemptOutcome.DECLINED
+    missed = [attempt for attempt in attempts if attempt.error]
+    if missed and all(attempt.outcome is declined for attempt in missed) and missed[0].error:
+        return replace(missed[0].error, message=f"no rung was sure: {missed[0].error.message}")
+    failed = [attempt for attempt in missed if attempt.outcome is AttemptOutcome.FAILED]
+    out_of_reach = [one for one in missed if one.outcome is not declined and one.rung not in devices]
+    unsure = [attempt for attempt in missed if attempt.outcome is declined]
+    return next((attempt.error for attempt in [*failed, *out_of_reach, *unsure, *missed]), None)

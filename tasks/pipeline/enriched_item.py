@@ -62,8 +62,8 @@ class EnrichedItem:
         """Return the value of an earlier stage, None where it has none.
 
         Args:
-            of: the name of a stage, for its value as JSON; or a role such as `Text`, for the value of the last stage
-                that produces it and has one.
+            of: the name of a stage, for its value as JSON; or `Text` or `Label`, for the value of the last stage that
+                produces it and has one. Vectors are not loaded.
 
         Raises:
             LookupError: there is no earlier stage of this name.

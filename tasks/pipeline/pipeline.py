@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from repli.tasks.fallback import Breaker, ItemError, Rule, Rules, UsageError
@@ -21,6 +24,9 @@ from repli.tasks.storage.pipelines import StoredPipeline
 
 class Pipeline:
     """Stages in their order, and the rules on which rungs are incompatible. Its methods return changed copies.
+
+    `version` is a digest of the stages, rungs and rules, and of the source files of their functions as they are when
+    the pipeline is made: a process that has imported an older file has another version.
 
     Args:
         stages: the stages. Where none is named `store`, that stage is added at the end.
@@ -53,6 +59,7 @@ class Pipeline:
         self.rules = Rules(self.chains, *rules)
         self._by_name = dict(zip(self.names, self.stages, strict=True))
         produces = {stage.name: stage.produces for stage in self.stages}
+        self.version = _version(self.stages, self.rules)
         self._produced_before = {name: {other: produces[other] for other in self.before(name)} for name in self.names}
 
     def insert(
@@ -176,6 +183,22 @@ def _check_stages(stages: Sequence[Stage]) -> None:
             f"{' and '.join(embedding)} both produce embeddings, and search has one vector for each item; leave "
             "`produces` out of one"
         )
+
+
+def _version(stages: Sequence[Stage], rules: Rules) -> str:
+    digest = hashlib.sha256()
+    for stage in stages:
+        for rung in stage.chain.rungs:
+            options = f"{rung.penalty} {rung.time_limit_s} {rung.per_item} {rung.breaker} {rung.resources}"
+            digest.update(f"{stage.name}.{rung.name} {options}\n".encode())
+        digest.update(f"{stage.name}.skip {stage.chain.skip} {stage.produces}\n".encode())
+    digest.update("\n".join(map(str, rules.table)).encode())
+    modules = {getattr(function, "__module__", "") for stage in stages for function in stage.functions}
+    for module in sorted(modules):
+        path = getattr(sys.modules.get(module), "__file__", None)
+        if path and Path(path).is_file():
+            digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=16)

@@ -77,7 +77,8 @@ class Stage:
 
     Args:
         name: the name in commands, reports and the store: letters, digits and underscores.
-        input: returns what a rung gets for an item; None where the stage is not applicable to the item.
+        input: returns what a rung gets for an item; None where the stage is not applicable to the item. Where it has no
+            JSON form, a later change of it is not seen, and its results are never stale.
         produces: what the stage makes for search, export and the dashboard: `Text`, `Label` or `Embedding`. A string
             is turned into a `Text` or a `Label`. None: any value that has a JSON form.
         check: raises ValueError for a value that no rung may return, beside the check of what the stage produces.
@@ -140,11 +141,12 @@ class Stage:
         idempotent: it is called again on halves of a batch that did not fit. What it raises decides what follows:
         `OutOfMemory` splits the batch, `Unavailable` and `TimedOut` go to the next rung at once, `Declined` and
         `ItemError` fail one item, and any other exception is isolated. In the answers of a batch, an exception stands
-        for the item that failed.
+        for the item that failed, and the others are served.
 
         Args:
             time_limit_s: seconds after which one call is cut off.
-            penalty: the exact factor in (0, 1], as a string, on the quality of the items that the rung serves.
+            penalty: the exact factor in (0, 1], as a string, on the quality of the items that the rung serves. Items
+                below 0.8, unless the settings say otherwise, are queued for a retry.
             per_item: call the function with one item at a time.
             breaker: stops calls of the rung while it keeps failing.
             resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
@@ -187,6 +189,13 @@ class Stage:
             with refused_in_place():
                 raise ValueError(f"stage {self.name} has no rung; add one with @{self.name}.rung(time_limit_s=...)")
         return self._chain
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """Return the functions that the stage is made of."""
+        rungs = [getattr(rung.run, "__wrapped__", rung.run) for rung in self.chain.rungs]
+        own: list[Callable[..., Any] | None] = [self.input, self.query_input, self._check, *rungs]
+        return [function for function in own if function is not None]
 
     def with_chain(self, chain: AnyChain) -> Stage:
         """Return this stage with another chain, for example of fewer rungs."""

@@ -32,7 +32,7 @@ class Trial(tuple[StepResult, ...]):
         >>> print(translate.try_on(["cat", "axolotl"]))
         status    rung        value   confidence  penalty  reason
         degraded  dictionary  'chat'  1           0.8      Unavailable: the translation service is not configured
-        skipped   skip                0           0.7      Declined: no translation of 'axolotl'
+        skipped   skip                0           0.7      Unavailable: the translation service is not configured
     """
 
     __slots__ = ()
