@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import URL
 
 from repli.blocks import EnrichmentPolicy
-from repli.flows.config.resolve import configured_settings
+from repli.flows.config.resolve import configured_run, configured_settings
 from repli.tasks.fallback import UsageError
 from repli.tasks.fallback.policy import NO_OVERRIDES
 from repli.tasks.storage import counts
@@ -199,12 +199,13 @@ def test_what_cannot_work_is_refused_by_the_next_run(shop: Shop, server: Server,
     assert shop.json("status")["items"] == 0
 
 
-def test_a_block_is_saved_by_python_as_by_the_form(server: Server, standing: dict[str, str]) -> None:
+def test_a_block_is_saved_by_python_as_by_the_form(server: Server, standing: dict[str, str], tmp_path: Path) -> None:
     """What is saved is what a run reads, and what is not the person's to set stays as declared."""
+    environ = {"REPLI_HOME": str(tmp_path)}
     with temporary_settings({PREFECT_API_URL: standing["PREFECT_API_URL"]}):
-        assert configured_settings({}).policy == NO_OVERRIDES
+        assert configured_run(environ=environ)[0].settings.policy == NO_OVERRIDES
         EnrichmentPolicy(chains={"classify_image": LEAVE_OUT_NOTHING}).save("default")
-        read = configured_settings({})
+        read = configured_run(environ=environ)[0].settings
         assert read.policy.chains["classify_image"][1] == ("cpu", "0.5")
         assert (read.dask_address, read.retry.below) == (None, 0.8)
 

@@ -47,7 +47,7 @@ class Topology:
         self._env = env
         file = folder / "scheduler.json"
         self._start(["scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)])
-        while not file.exists():
+        while not file.exists() or not file.read_text():
             time.sleep(0.05)
         self.address = json.loads(file.read_text())["address"]
         self.client = stack.enter_context(Client(self.address, set_as_default=False))
