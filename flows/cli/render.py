@@ -222,6 +222,8 @@ def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
             f"{len(state.failures)} of {view.breaker.failures}",
             Text("\n".join([*details, *([_short(state.why, 100)] if state.why else [])])),
         )
+    if not views:
+        return Text("The pipeline declares no breaker.")
     hint = "Times are UTC. `repli breakers open|close NAME` forces a state, `reset NAME` removes it."
     return Group(table, "", Text(hint))
 

@@ -24,11 +24,13 @@ class Serving(Deployments):
     """One `repli serve` on a home of its own, once it answers.
 
     Args:
+        cwd: the folder that it, and the commands beside it, are started in.
         variables: set in its environment, and in that of the commands beside it.
     """
 
-    def __init__(self, home: Path, *options: str, **variables: str) -> None:
+    def __init__(self, home: Path, *options: str, cwd: Path | None = None, **variables: str) -> None:
         self.home = home
+        self._cwd = cwd
         port = free_port()
         self.ui_url = f"http://127.0.0.1:{port}"
         super().__init__(f"{self.ui_url}/api")
@@ -37,6 +39,7 @@ class Serving(Deployments):
         self._process = subprocess.Popen(
             command("serve", "--port", str(port), *options),
             env=self.environment,
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -65,7 +68,13 @@ class Serving(Deployments):
     def repli(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """A command beside it, on the same home."""
         return subprocess.run(
-            command(*arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=200
+            command(*arguments),
+            env=self.environment,
+            cwd=self._cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
         )
 
     def store(self) -> Database:
