@@ -27,6 +27,8 @@ I = TypeVar("I")  # noqa: E741  a rung's input for one item; V its value, C the 
 V = TypeVar("V")
 C = TypeVar("C")
 
+LONGEST_LIMIT_S = 30 * 24 * 3600.0
+
 
 def _factor(penalty: str, owner: str) -> Decimal:
     try:
@@ -54,7 +56,7 @@ class Rung(Generic[I, V, C]):
         resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
 
     Raises:
-        ValueError: The name is `skip`, or the penalty or the time limit is out of range.
+        ValueError: The name is `skip`, the penalty or the time limit is out of range, or the breaker is no `Breaker`.
 
     Example:
         >>> from repli.tasks.fallback import Served
@@ -77,8 +79,15 @@ class Rung(Generic[I, V, C]):
     def __post_init__(self) -> None:
         if self.name == SKIP:
             raise ValueError("a rung cannot be named 'skip'; end the chain with Skip(penalty=...)")
-        if self.time_limit_s <= 0:
-            raise ValueError(f"rung {self.name}: the time limit must be above 0 s; set time_limit_s")
+        if not (isinstance(self.time_limit_s, int | float) and 0 < self.time_limit_s <= LONGEST_LIMIT_S):
+            raise ValueError(
+                f"rung {self.name}: the time limit must be above 0 s and at most 30 days, not {self.time_limit_s!r}; "
+                "set time_limit_s"
+            )
+        if not (self.breaker is None or isinstance(self.breaker, Breaker)):
+            raise ValueError(
+                f"rung {self.name}: breaker is a {type(self.breaker).__name__}; write breaker=Breaker(scope=...)"
+            )
         object.__setattr__(self, "factor", _factor(self.penalty, f"rung {self.name}"))
 
     @property

@@ -43,17 +43,19 @@ class Pipeline:
 
     def __init__(self, stages: Sequence[Stage], rules: Iterable[Rule] = ()) -> None:
         with refused_in_place():
-            if wrong := [stage for stage in stages if not isinstance(stage, Stage)]:
-                raise ValueError(f"a pipeline is made of stages, not of a {type(wrong[0]).__name__}")
+            if not isinstance(stages, Iterable):
+                raise ValueError(f"a pipeline takes a list of stages, not a {type(stages).__name__}")
+            if isinstance(rules, Rule):
+                raise ValueError("a pipeline takes a list of rules; write [Rule(...)]")
+            stages = list(stages)
+            _check_types(stages)
             if STORE not in {stage.name for stage in stages}:
-                stages = [*stages, STORE_STAGE]
+                stages.append(STORE_STAGE)
             _check_stages(stages)
             self._set(stages, rules)
 
     def _set(self, stages: Iterable[Stage], rules: Iterable[Rule]) -> None:
         self.stages = tuple(stages)
-        for stage in self.stages:
-            stage.join_pipeline()
         self.names = tuple(stage.name for stage in self.stages)
         self.chains = tuple(stage.chain for stage in self.stages)
         self.rules = Rules(self.chains, *rules)
@@ -61,6 +63,8 @@ class Pipeline:
         produces = {stage.name: stage.produces for stage in self.stages}
         self.version = _version(self.stages, self.rules)
         self._produced_before = {name: {other: produces[other] for other in self.before(name)} for name in self.names}
+        for stage in self.stages:  # last: stages that were refused are in no pipeline
+            stage.join_pipeline()
 
     def insert(
         self, stage: Stage, *, after: str | None = None, before: str | None = None, rules: Iterable[Rule] = ()
@@ -76,9 +80,11 @@ class Pipeline:
             DeclarationError: neither or both are given, there is no such stage, or the new stage cannot stand there.
         """
         with refused_in_place():
+            _check_types([stage])
             if (after is None) == (before is None):
                 raise ValueError(f"insert {stage.name}: give the name of one stage, as after=... or before=...")
-            position = self._position(str(after or before), f"insert {stage.name}") + (after is not None)
+            name = before if after is None else after
+            position = self._position(str(name), f"insert {stage.name}") + (after is not None)
             stages = [*self.stages[:position], stage, *self.stages[position:]]
             return Pipeline(stages, [*self.rules.table, *rules])
 
@@ -91,10 +97,13 @@ class Pipeline:
             rules: rules to add.
 
         Raises:
-            DeclarationError: there is no such stage, or the new one cannot stand there.
+            DeclarationError: there is no such stage, it is `store`, or the new one cannot stand there.
         """
         with refused_in_place():
+            _check_types([stage])
             position = self._position(name, f"replace {name}")
+            if name == STORE:
+                raise ValueError(f"{STORE} cannot be replaced: it makes the item searchable, with its quality")
             stages = [*self.stages[:position], stage, *self.stages[position + 1 :]]
             return Pipeline(stages, [*_remaining_rules(self.rules.table, stages), *rules])
 
@@ -166,6 +175,12 @@ class Pipeline:
         return f"Pipeline({' → '.join(self.names)})"
 
 
+def _check_types(stages: Iterable[Stage]) -> None:
+    """Raise ValueError unless these are stages."""
+    if wrong := [stage for stage in stages if not isinstance(stage, Stage)]:
+        raise ValueError(f"a pipeline is made of stages, not of a {type(wrong[0]).__name__}")
+
+
 def _check_stages(stages: Sequence[Stage]) -> None:
     """Raise ValueError unless these stages can be a pipeline."""
     names = [stage.name for stage in stages]
@@ -174,6 +189,8 @@ def _check_stages(stages: Sequence[Stage]) -> None:
     if len(names) < 2:
         raise ValueError(f"a pipeline has at least one stage beside {STORE}")
     for position, stage in enumerate(stages):
+        if stage.name == STORE and stage.hooks.must_be != "last":
+            raise ValueError(f"{STORE} is the name of the last stage, which is added by itself; rename yours")
         wanted = {"first": 0, "last": len(stages) - 1}.get(stage.hooks.must_be or "", position)
         if position != wanted:
             raise ValueError(f"{stage.name} must be the {stage.hooks.must_be} stage: {stage.hooks.because}")

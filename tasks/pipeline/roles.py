@@ -105,7 +105,7 @@ def role_of(produces: type | None) -> Role:
     """
     if produces is None:
         return _JSON
-    if produces not in _ROLES:
+    if not (isinstance(produces, type) and produces in _ROLES):
         raise ValueError(f"produces={produces!r} is no role; choose Text, Label or Embedding, or leave it out for JSON")
     return _ROLES[produces]
 

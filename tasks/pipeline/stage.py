@@ -113,6 +113,9 @@ class Stage:
             self.name = checked_name(name, "stage")
             if not callable(input):
                 raise ValueError(f"stage {name}: input is a {type(input).__name__}, not a function of an item")
+            for option, given in (("check", check), ("query_input", query_input)):
+                if not (given is None or callable(given)):
+                    raise ValueError(f"stage {name}: {option} is a {type(given).__name__}, not a function")
             role = role_of(produces)
         self.input = input
         self.produces = produces
@@ -128,7 +131,7 @@ class Stage:
     def rung(
         self,
         *misplaced: object,
-        time_limit_s: float,
+        time_limit_s: float = 0.0,
         penalty: str = "1",
         per_item: bool = False,
         breaker: Breaker | None = None,
@@ -137,14 +140,14 @@ class Stage:
         """Add the decorated function as the next rung, named after it. The function itself is unchanged.
 
         The function gets the inputs of a batch as a list and returns as many answers, in their order; with `per_item`
-        it gets one input and returns one answer. A second parameter, if it has one, gets the `StageContext`. It must be
-        idempotent: it is called again on halves of a batch that did not fit. What it raises decides what follows:
+        it gets one input and returns one answer. A second parameter without a default gets the `StageContext`. It must
+        be idempotent: it is called again on halves of a batch that did not fit. What it raises decides what follows:
         `OutOfMemory` splits the batch, `Unavailable` and `TimedOut` go to the next rung at once, `Declined` and
         `ItemError` fail one item, and any other exception is isolated. In the answers of a batch, an exception stands
         for the item that failed, and the others are served.
 
         Args:
-            time_limit_s: seconds after which one call is cut off.
+            time_limit_s: seconds after which one call is cut off. Required.
             penalty: the exact factor in (0, 1], as a string, on the quality of the items that the rung serves. Items
                 below 0.8, unless the settings say otherwise, are queued for a retry.
             per_item: call the function with one item at a time.
@@ -154,7 +157,7 @@ class Stage:
 
         def add(function: F) -> F:
             with refused_in_place():
-                name = checked_name(getattr(function, "__name__", ""), f"rung of {self.name}")
+                name = name_of_function(function, f"rung of {self.name}")
                 run = run_of(function, f"{self.name}.{name}", per_item=per_item, convert=self._role.convert)
                 rung: Rung[Any, Any, Any] = Rung(
                     name,
@@ -215,6 +218,9 @@ class Stage:
 
         Args:
             inputs: what a rung takes, one for each item; None gives `not_applicable`.
+
+        Raises:
+            UsageError: `inputs` is one string.
         """
         return try_on(self.chain, inputs)
 
@@ -232,14 +238,23 @@ class Stage:
         self._role.check(value)
         if self._check is not None:
             try:
-                self._check(value)
+                answer: object = self._check(value)
             except ValueError:
                 raise
             except Exception as error:
                 raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
+            if answer is False:  # a check that returns whether the value is valid would let all values pass
+                raise ValueError("its check returned False; raise ValueError with the reason")
 
     def __repr__(self) -> str:
         return f"Stage({self.name!r}: {' · '.join(self._chain.rung_names) if self._chain else 'no rung'})"
+
+
+def name_of_function(function: Any, what: str) -> str:
+    """Return the name of a function that is to be a stage or rung, or raise ValueError where it has none."""
+    if not hasattr(function, "__name__"):
+        raise ValueError(f"{what}: a {type(function).__name__} has no name; write a function with def")
+    return checked_name(function.__name__, what)
 
 
 def checked_name(name: Any, what: str) -> str:
