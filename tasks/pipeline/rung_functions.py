@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import Any
 
@@ -71,7 +72,8 @@ def _answers(answered: Any, wanted: int, name: str) -> list[Any]:
         BadAnswer: they are no list of the wanted length.
     """
     one_each = f"one answer for each of the {wanted} items, in their order"
-    if isinstance(answered, str | bytes | Mapping) or not isinstance(answered, Iterable):
+    has_no_order = isinstance(answered, Mapping | AbstractSet)
+    if has_no_order or isinstance(answered, str | bytes) or not isinstance(answered, Iterable):
         raise BadAnswer(f"{name} returned a {type(answered).__name__}; return a list with {one_each}, or set per_item")
     answers = list(answered)
     if len(answers) != wanted:
