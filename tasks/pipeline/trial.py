@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from repli.tasks.fallback import AnyChain, ChainInput, Status, StepResult, run_chain
+from repli.tasks.fallback import AnyChain, ChainInput, Status, StepResult, UsageError, run_chain
 from repli.tasks.items import Label, Text
 from repli.tasks.json_values import as_json
 from repli.tasks.pipeline.context import StageContext
@@ -67,6 +67,8 @@ class Trial(tuple[StepResult, ...]):
 
 def try_on(chain: AnyChain, inputs: Sequence[Any]) -> Trial:
     """Return the result of each input; see `Stage.try_on`. Ids are the positions of the inputs, from 1."""
+    if isinstance(inputs, str | bytes):
+        raise UsageError("try_on takes a list of inputs, one for each item; write try_on([...])")
     given = {str(number): value for number, value in enumerate(inputs, 1)}
     to_run = [ChainInput(id_, value) for id_, value in given.items() if value is not None]
     with _context(chain) as context:
