@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.fallback import RepliError, StepError, UsageError
 from repli.tasks.pipeline.declaration import DeclarationError
 from repli.tasks.pipeline.pipeline import Pipeline
 
@@ -49,7 +49,7 @@ def load(name: str, folder: Path) -> Pipeline:
     found: Any = _import(module, name, folder)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = get_close_matches(part, [one for one in vars(found) if not one.startswith("_")], n=1)
+            near = get_close_matches(part, [one for one in dir(found) if not one.startswith("_")], n=1)
             hint = f"; did you mean {near[0]}?" if near else "; define it there"
             raise UsageError(f"pipeline {name!r}: {module} has no {part!r}{hint}")
         found = getattr(found, part)
@@ -82,18 +82,27 @@ def _import(module: str, name: str, folder: Path) -> ModuleType:
                 f"pipeline {name!r}: there is no module {error.name!r} in {folder} or on Python's path; start the "
                 "command in its folder, or install it"
             ) from None
-        raise UsageError(f"pipeline {name!r}: {_where(error)}{error}; install it") from None
-    except Exception as error:
-        raise UsageError(f"pipeline {name!r}: {_where(error)}{type(error).__name__}: {error}") from error
+        raise UsageError(f"pipeline {name!r}: {_where(error, folder)}{error}; install it") from None
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"pipeline {name!r}: {_where(error, folder)}{StepError.of(error).line}") from error
 
 
-def _where(error: BaseException) -> str:
-    """Return the file and line that raised, as far as the frames of the import system let see."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+def _where(error: BaseException, folder: Path) -> str:
+    """Return the file and line that raised: the last in the folder, so that no line of a library hides it."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: "
-    own = [frame for frame in frames[2:] if frame.filename != __file__]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import_system(frame.filename)]
+    own = [frame for frame in frames if _is_in(folder, frame.filename)] or frames
     return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+
+
+def _is_in(folder: Path, filename: str) -> bool:
+    path = Path(filename)
+    return path.is_relative_to(folder) and "site-packages" not in path.parts  # a virtual environment in the folder
+
+
+def _is_import_system(filename: str) -> bool:
+    return filename in {__file__, importlib.__file__} or filename.startswith("<frozen importlib")
 
 
 class PipelineMismatch(RepliError):
