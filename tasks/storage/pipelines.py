@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, UsageError
+from repli.tasks.items import STORE
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
@@ -98,32 +99,45 @@ def declare(database: Database, pipeline: StoredPipeline) -> None:
 def change(database: Database, pipeline: StoredPipeline) -> None:
     """Make this the store's pipeline, whatever it was. Idempotent: a change that was cut off is completed.
 
-    Results of stages that the pipeline does not have are deleted, the others stay. All stored items become pending,
-    and are queued: the next run of their source, or of `reprocess`, does what is missing.
+    Results of stages that both pipelines have, and that produce the same in both, stay; but those of `store` are
+    deleted, as all others are. All stored items become pending, and so do failed ones of which no failed result stays.
+    They are queued: the next run of their source, or of `reprocess`, does what is missing.
     """
     stored = read(database)
     if stored and not stored.has_stages_of(pipeline):
+        kept = [name for name in stored.names if name != STORE and _is_same_stage(name, stored, pipeline)]
         last: str | None = ""
         while last is not None:
-            last = _reopen(database, pipeline.names, last)
+            last = _reopen(database, kept, last)
     _replace(database, pipeline)
 
 
+def _is_same_stage(name: str, old: StoredPipeline, new: StoredPipeline) -> bool:
+    return name in new.names and old.produces.get(name) == new.produces.get(name)
+
+
 @retried
-def _reopen(database: Database, names: Sequence[str], after: str) -> str | None:
-    """Reopen the next items in the order of their ids; return the last of these ids, None at the end."""
+def _reopen(database: Database, kept: Sequence[str], after: str) -> str | None:
+    """Reopen the next items in the order of their ids; return the last of these ids, None at the end.
+
+    Args:
+        kept: the stages whose results stay.
+    """
     query = sa.select(items.c.id).where(items.c.id > after).order_by(items.c.id).limit(ITEMS_PER_WRITE)
     with database.write() as connection:
         ids = list(connection.scalars(query))
         if not ids:
             return None
         locked = retry_queue.lock_items(connection, ids)
-        is_gone = step_results.c.item_id.in_(ids), step_results.c.stage.not_in(names)
+        is_gone = step_results.c.item_id.in_(ids), step_results.c.stage.not_in(kept)
         connection.execute(sa.delete(step_results).where(*is_gone))
         stored = [id_ for id_ in ids if locked[id_].state == "stored"]
         connection.execute(sa.update(items).where(items.c.id.in_(stored)).values(state="pending", quality=None))
-        results.mark_pending(connection, [id_ for id_ in ids if locked[id_].state == "failed"])
-        retry_queue.enqueue_unfinished(database, connection, stored)
+        failed = [id_ for id_ in ids if locked[id_].state == "failed"]
+        results.mark_pending(connection, failed)
+        is_reopened = items.c.id.in_([*stored, *failed]), items.c.state == "pending"
+        reopened = list(connection.scalars(sa.select(items.c.id).where(*is_reopened).order_by(items.c.id)))
+        retry_queue.enqueue_unfinished(database, connection, reopened)
         return str(ids[-1])
 
 

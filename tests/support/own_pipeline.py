@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -16,7 +18,7 @@ import repli
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
 from repli.tasks.fallback import StepResult, WorkingSizes
 from repli.tasks.items import Item
-from repli.tasks.pipeline import DeclarationError, Pipeline, Stage
+from repli.tasks.pipeline import DeclarationError, Pipeline, Stage, registry
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.storage import catalogue, results, runs
@@ -44,6 +46,18 @@ def refusal(folder: Path, source: str) -> str:
     place = f"{path}, line {line}: "
     assert str(raised.value).startswith(place)
     return str(raised.value).removeprefix(place)
+
+
+@contextmanager
+def modules_of(folder: Path) -> Iterator[Path]:
+    """Forget the modules of this folder, which is a test's own, at the end of the block."""
+    path, names = list(sys.path), set(sys.modules)
+    yield folder
+    sys.path[:] = path
+    for name in set(sys.modules) - names:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[name]
+    registry.load.cache_clear()
 
 
 def stage_by(

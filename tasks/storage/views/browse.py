@@ -14,6 +14,7 @@ from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.schema import items, step_results
+from repli.tasks.storage.search.documents import is_embedding
 from repli.tasks.storage.views.lookup import ItemView
 
 ITEMS_PER_READ = 500
@@ -112,6 +113,6 @@ def browse(database: Database, pipeline: StoredPipeline, selection: Selection) -
 
 def _vectors(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
     query = sa.select(step_results.c.item_id, step_results.c.vector).where(
-        step_results.c.item_id.in_(item_ids), step_results.c.vector.is_not(None)
+        step_results.c.item_id.in_(item_ids), is_embedding()
     )
     return {row.item_id: np.frombuffer(row.vector, np.float32) for row in connection.execute(query)}

@@ -12,6 +12,7 @@ import pytest
 from repli.tasks.fallback import UsageError
 from repli.tasks.pipeline import Pipeline, registry
 from repli.tasks.stages.default import default_pipeline
+from tests.support.own_pipeline import modules_of
 
 OWN = """
     import repli
@@ -29,14 +30,10 @@ OWN = """
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder whose modules are forgotten after the test."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
-            del sys.modules[name]
+    with modules_of(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture
@@ -146,6 +143,19 @@ class TestNotFound:
         message = str(raised.value)
         assert message.startswith(f"pipeline 'wrong_module:pipeline': {path}, line {line}: {reason}")
         assert "\n" not in message
+
+    def test_a_library_in_the_folder_hides_no_line(
+        self, folder: Path, load: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its virtual environment often lies in it."""
+        library = write(
+            folder / ".venv" / "site-packages" / "own_library.py", "def fail():\n    raise OSError('deep')\n"
+        )
+        monkeypatch.syspath_prepend(library.parent)
+        path = write(folder / "wrong_call.py", "import own_library\n\nown_library.fail()\n")
+        with pytest.raises(UsageError) as raised:
+            load("wrong_call:pipeline")
+        assert str(raised.value) == f"pipeline 'wrong_call:pipeline': {path}, line 3: OSError: deep"
 
     def test_a_module_that_was_mended_is_found(self, folder: Path, load: Callable[[str], Pipeline]) -> None:
         """A refusal is not kept: a notebook goes on in the same process."""
