@@ -125,7 +125,10 @@ def _query_vectors(
     if stage is None or stage.query_input is None:
         return {}, [_explain_no_query(stage)]
     context = StageContext(settings=settings, database=database, run_id="search", now=database.now())
-    value = stage.query_input(text)
+    try:
+        value = stage.query_input(text)
+    except Exception as error:  # noqa: BLE001  the pipeline's own function; keywords are still searched
+        return {}, [f"no vector search: the query_input of {stage.name} raised {type(error).__name__}: {error}"]
     vectors: Vectors = {}
     notes: list[str] = []
     for rung in reversed(stage.chain.rungs):  # the last are the cheapest: a model is loaded where it is needed
