@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
 
 from prefect import Task, task
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Completed, Failed
 
-from repli.tasks.execution.shared_breakers import process_breakers
+from repli.tasks.execution.shared_breakers import BreakerRegistry, process_breakers
 from repli.tasks.execution.stage_task import as_subtask, report_move
 from repli.tasks.fallback import (
     AnyChain,
@@ -26,15 +28,19 @@ from repli.tasks.fallback import (
     Skip,
     Status,
     StepResult,
+    StoreError,
     run_chain,
 )
-from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
+from repli.tasks.fallback.breaker_client import without_breakers
 from repli.tasks.pipeline.declaration import refused_in_place
 from repli.tasks.pipeline.rung_functions import run_of
-from repli.tasks.pipeline.stage import checked_name
+from repli.tasks.pipeline.stage import name_of_function
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
+
+NO_FLOW = "no flow run"
+"""The run id of the result of a task that was called outside of a flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def fallback(
     fallback is shown as a sub-task.
 
     Args:
-        fallbacks: the other rungs, best first, each with its penalty, such as `"0.8"`. They take the task's arguments.
+        fallbacks: the other rungs, best first, each with its penalty, such as `"0.8"`. They have the task's parameters.
         time_limit_s: seconds after which one call of a rung is cut off.
         skip: the penalty of giving up. None: the task is required.
         breaker: the settings of a breaker for each rung, shared by all processes that use the store.
@@ -68,7 +74,8 @@ def fallback(
             breaker.
 
     Raises:
-        DeclarationError: the rungs cannot form a chain, or the task is asynchronous; the message has the line.
+        DeclarationError: the rungs cannot form a chain, a fallback does not take what the task takes, or one of them is
+            asynchronous; the message has the line.
 
     Example:
         >>> @fallback({dictionary: "0.8"}, skip="0.7", time_limit_s=30, breaker=Breaker(scope="fleet"))
@@ -83,12 +90,16 @@ def fallback(
     def decorate(primary: Task[..., Any] | Callable[..., Any]) -> Task[..., Any]:
         decorated: Task[..., Any] = primary if isinstance(primary, Task) else task(primary)
         with refused_in_place():
-            rungs = {decorated.fn: "1", **fallbacks}
-            name = checked_name(getattr(decorated.fn, "__name__", ""), "task")
+            if not isinstance(fallbacks, Mapping):
+                raise ValueError(f"fallback takes a dict of functions and penalties, not a {type(fallbacks).__name__}")
+            name = name_of_function(decorated.fn, "task")
+            for function in fallbacks:
+                _check_parameters(name, function, decorated.fn)
+            rungs = [(decorated.fn, "1"), *fallbacks.items()]
             chain = Chain(
                 name,
-                *(_rung(name, function, penalty, time_limit_s, breaker) for function, penalty in rungs.items()),
-                *([Skip(penalty=skip)] if skip is not None else []),
+                *(_rung(name, function, penalty, time_limit_s, breaker) for function, penalty in rungs),
+                *([Skip(penalty=str(skip))] if skip is not None else []),
             )
         return _with_chain(decorated, chain, breaker is not None, store)
 
@@ -98,11 +109,30 @@ def fallback(
 def _rung(
     stage: str, function: Callable[..., Any], penalty: str, time_limit_s: float, breaker: Breaker | None
 ) -> Rung[_Call, Any, Any]:
-    name = checked_name(getattr(function, "__name__", ""), f"rung of {stage}")
-    if inspect.iscoroutinefunction(function):
+    name = name_of_function(function, f"rung of {stage}")
+    plain = function.fn if isinstance(function, Task) else function
+    if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
         raise ValueError(f"{stage}.{name} is async; write a plain function, and call asyncio.run in it")
+    if inspect.isgeneratorfunction(plain):
+        raise ValueError(f"{stage}.{name} is a generator; return a list, so that an error in it is seen in the rung")
     called = run_of(_spread(function), f"{stage}.{name}", per_item=True, convert=lambda value: value)
-    return Rung(name, called, penalty=penalty, time_limit_s=time_limit_s, per_item=True, breaker=breaker)
+    return Rung(name, called, penalty=str(penalty), time_limit_s=time_limit_s, per_item=True, breaker=breaker)
+
+
+def _check_parameters(stage: str, function: Callable[..., Any], primary: Callable[..., Any]) -> None:
+    """Raise ValueError where a fallback cannot take what Prefect passes to the task: each parameter that it has."""
+    try:
+        taken, given = inspect.signature(function), inspect.signature(primary)
+    except (TypeError, ValueError):  # no function, which is refused later, or one of C without a signature
+        return
+    parameters = given.parameters.values()
+    positional = [one for one in parameters if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}]
+    keywords = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
+    try:
+        taken.bind(*positional, **keywords)
+    except TypeError:
+        name = getattr(function, "__name__", "a fallback")
+        raise ValueError(f"{stage}.{name} takes {taken}, and the task takes {given}; give it the same") from None
 
 
 def _spread(function: Callable[..., Any]) -> Callable[[_Call], Any]:
@@ -117,10 +147,13 @@ def _with_chain(decorated: Task[..., Any], chain: AnyChain, has_breakers: bool, 
 
     @wraps(decorated.fn)
     def run(*args: Any, **kwargs: Any) -> State[StepResult]:
-        breaker_of = _breakers(store) if has_breakers else without_breakers
+        breakers = _breakers(store) if has_breakers else None
+        breaker_of = breakers.of if breakers else without_breakers
         runtime = process_runtime(may_exit=False, around_fallback=as_subtask, breaker_of=breaker_of)
         call = ChainInput(str(task_run.get_id() or task_run.get_name()), _Call(args, kwargs))
-        [result] = run_chain(chain, [call], None, run_id=str(flow_run.get_id()), runtime=runtime)
+        [result] = run_chain(chain, [call], None, run_id=str(flow_run.get_id() or NO_FLOW), runtime=runtime)
+        for note in breakers.drain_notes() if breakers else ():
+            get_run_logger().warning(note)
         return _state(result)
 
     changed = copy.copy(decorated)
@@ -135,7 +168,9 @@ class FallbackTask(Task[Any, Any]):
     def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
         """Run the chain and return a `StepResult`, or the state with `return_state`."""
         state = super().__call__(*args, return_state=True, **kwargs)
-        return state if return_state else state.result()
+        if return_state:
+            return state
+        return state.result(_sync=True)  # an async flow would get a coroutine
 
     def with_options(self, *args: Any, **kwargs: Any) -> Any:
         """Return the task with other options."""
@@ -144,12 +179,20 @@ class FallbackTask(Task[Any, Any]):
         return changed
 
 
-@lru_cache(maxsize=8)
-def _breakers(store: str | None) -> BreakerOf:
-    """Return the breakers of this store, which is made where it does not exist."""
+def _breakers(store: str | None) -> BreakerRegistry:
+    """Return the breakers of this store, which is made where it does not exist.
+
+    Where it cannot be reached, this process counts failures by itself until it can, and a note says so.
+    """
     url = store or Settings.from_environment().database_url
+    with suppress(StoreError):
+        _migrate(url)
+    return process_breakers(url, report_move)
+
+
+@lru_cache(maxsize=8)
+def _migrate(url: str) -> None:
     Database(url).migrate()
-    return process_breakers(url, report_move).of
 
 
 def _state(result: StepResult) -> State[StepResult]:
@@ -158,5 +201,6 @@ def _state(result: StepResult) -> State[StepResult]:
         return Failed(message=reason, data=RungError(f"{result.stage}: no rung served: {reason}"))
     if result.status is Status.SUCCEEDED:
         return Completed(message=f"{result.stage}.{result.rung} served", data=result)
-    name = "Skipped" if result.status is Status.SKIPPED else "Degraded"
-    return Completed(name=name, message=f"{result.stage}.{result.rung} served: {reason}", data=result)
+    if result.status is Status.SKIPPED:
+        return Completed(name="Skipped", message=f"{result.stage}: no rung served: {reason}", data=result)
+    return Completed(name="Degraded", message=f"{result.stage}.{result.rung} served: {reason}", data=result)
