@@ -28,7 +28,7 @@ LONGEST_S = 30 * 24 * 3600.0
 class Form(BaseModel):
     """A group of fields. An unknown field is refused, with the names of the known ones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
