@@ -210,7 +210,7 @@ def _version(stages: Sequence[Stage], rules: Rules) -> str:
             digest.update(f"{stage.name}.{rung.name} {options}\n".encode())
         digest.update(f"{stage.name}.skip {stage.chain.skip} {stage.produces}\n".encode())
     digest.update("\n".join(map(str, rules.table)).encode())
-    modules = {getattr(function, "__module__", "") for stage in stages for function in stage.functions}
+    modules = {getattr(function, "__module__", None) or "" for stage in stages for function in stage.functions}
     for module in sorted(modules):
         path = getattr(sys.modules.get(module), "__file__", None)
         if path and Path(path).is_file():

@@ -227,6 +227,12 @@ class TestStages:
         assert pipeline.replace("second", stage_by("new")).names == ("first", "new", "store")
         assert PIPELINE.remove("fetch", "classify_image").names == ("validate", "extract_text", "embed_text", "store")
 
+    def test_a_rung_may_be_a_method_of_a_dict(self) -> None:
+        """A function of C is of no module, and has no source file that could change."""
+        stage = Stage("words", input=len)
+        stage.rung(time_limit_s=5, per_item=True)({"cat": "chat"}.get)
+        assert [result.value for result in Pipeline([stage]).stage("words").try_on(["cat", "dog"])] == ["chat", None]
+
     def test_a_refused_pipeline_leaves_its_stages_open(self) -> None:
         """In a notebook, the stage can be completed after the rule was corrected."""
         stage = stage_by("own", skip=None)
