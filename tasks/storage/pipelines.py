@@ -37,7 +37,8 @@ class StoredPipeline:
     produces: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"{self.name} ({' → '.join(self.names)})"
+        stages = [f"{name}: {role}" if (role := self.produces.get(name)) else name for name in self.names]
+        return f"{self.name} ({' → '.join(stages)})"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -525,7 +525,7 @@ class TestBreaker:
     def test_by_default_it_is_in_the_store_of_the_environment(
         self, server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where commands show it; the store is made where there is none."""
+        """The store is made where there is none."""
         monkeypatch.setenv("REPLI_DATABASE_URL", url := f"sqlite:///{tmp_path / 'own.db'}")
         service = self.service([], None)
         assert {service(name).value for name in ("a", "b")} == {"chat"}

@@ -245,7 +245,7 @@ class TestStages:
         """The chosen name, the chains, and what each stage produces that has a role."""
         pipeline = Pipeline([stage_by("a", produces=repli.Text), stage_by("b"), stage_by("c", produces=repli.Label)])
         described = pipeline.described("own:pipeline")
-        assert str(described) == "own:pipeline (a → b → c → store)"
+        assert str(described) == "own:pipeline (a: text → b → c: label → store)"
         assert described.produces == {"a": "text", "c": "label"}
         assert described.chains == pipeline.chains
 

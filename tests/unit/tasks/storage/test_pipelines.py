@@ -93,7 +93,7 @@ class TestDeclare:
         given = described(first, stage_by("second", skip=None))
         pipelines.declare(empty, given)
         stored = read(empty)
-        assert str(stored) == "own:pipeline (first → second → store)"
+        assert str(stored) == "own:pipeline (first: text → second → store)"
         assert (stored.names, stored.produces) == (("first", "second", "store"), {"first": "text"})
         assert stored.breakers == {"first.max": Breaker(scope="fleet", failures=2)}
         for chain, declared in zip(stored.chains, given.chains, strict=True):
@@ -136,9 +136,10 @@ class TestDeclare:
         with pytest.raises(PipelineConflict) as raised:
             pipelines.declare(empty, described(*other, name="other:pipeline"))
         message = str(raised.value)
-        names = " → ".join([*(stage.name for stage in other), "store"])
         assert "was filled by the pipeline own:pipeline (first → second → store), and this run has " in message
-        assert f"other:pipeline ({names}); choose --pipeline own:pipeline, or another store with --database" in message
+        expected = described(*other, name="other:pipeline")
+        assert str(expected) != str(read(empty)).replace("own", "other")
+        assert f"{expected}; choose --pipeline own:pipeline, or another store with --database" in message
         assert "--change-pipeline" in message
         assert isinstance(raised.value, UsageError)
         assert str(read(empty)) == "own:pipeline (first → second → store)"
