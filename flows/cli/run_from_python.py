@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from repli.flows.cli import run_commands
 from repli.flows.cli.options import resolve_settings
 from repli.flows.config.run_request import RunRequest, parse_directives
-from repli.tasks.fallback import RepliError
+from repli.tasks.fallback import RepliError, UsageError
 
 if TYPE_CHECKING:
     from repli.tasks.reporting.run_report import Report
@@ -53,6 +53,8 @@ def run(
         >>> run("catalogue.jsonl", pipeline="translate:pipeline").as_json()["mean_quality"]
         0.94
     """
+    if not (pipeline is None or isinstance(pipeline, str)):
+        raise UsageError("pipeline: give its name, such as 'translate:pipeline': the workers import it by that")
     settings = resolve_settings(database, dask, batch_size, pipeline)
     chosen = run_commands.choose_pipeline(settings)
     request = RunRequest(

@@ -43,7 +43,7 @@ NAMES = [
     "run",
 ]
 STARTS_A_RUN = {"run"}
-"""Names whose example needs a catalogue and a cluster: tests/integration runs them."""
+"""Names whose example needs a catalogue and a cluster: it is read here, and not run."""
 IMPORT_LIMIT_S = 0.3
 
 
