@@ -78,7 +78,7 @@ class Settings:
     dask_address: str | None = None
     keep_runs: int = 5
     pipeline: str | None = None
-    pipeline_folder: Path = field(default_factory=Path.cwd)
+    pipeline_folder: Path = field(default_factory=lambda: _working_folder())
     pipeline_version: str = ""
     fetch: FetchLimits = FetchLimits()
     models: ModelSettings = ModelSettings()
@@ -111,7 +111,7 @@ class Settings:
             dask_address=environ.get("REPLI_DASK_ADDRESS") or None,
             keep_runs=_read_positive_int(environ, "REPLI_KEEP_RUNS", 5),
             pipeline=environ.get("REPLI_PIPELINE") or None,
-            pipeline_folder=Path(environ.get("REPLI_PIPELINE_FOLDER") or Path.cwd()).absolute(),
+            pipeline_folder=Path(environ.get("REPLI_PIPELINE_FOLDER") or _working_folder()).absolute(),
             fetch=FetchLimits(
                 max_bytes=_read_positive_int(environ, "REPLI_FETCH_MAX_BYTES", fetch.max_bytes),
                 time_limit_s=_read_positive_int(environ, "REPLI_FETCH_TIME_LIMIT_S", int(fetch.time_limit_s)),
@@ -127,6 +127,14 @@ class Settings:
             retry=RetryPolicy(below=_read_fraction(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
             policy=Policy(expect=rung_names(environ.get("REPLI_DRILL_EXPECT") or "")),
         )
+
+
+def _working_folder() -> Path:
+    """Return the folder in which this process works; the root, if that folder has been deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/")
 
 
 def _read_positive_int(environ: Mapping[str, str], name: str, default: int) -> int:
