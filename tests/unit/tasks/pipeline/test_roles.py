@@ -171,7 +171,7 @@ class TestAnyValue:
             [Price(1)],
             ValueError,
         ],
-        ids=repr,
+        ids=lambda answer: type(answer).__name__,
     )
     def test_what_has_none(self, answer: Any) -> None:
         """The reason says which types have one."""
