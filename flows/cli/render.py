@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -13,6 +14,7 @@ from rich.text import Text
 from repli.tasks.drill.report import HEADERS, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import AttemptOutcome, Position, Status
+from repli.tasks.items import STORE
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
 from repli.tasks.search import SearchResult
@@ -273,7 +275,22 @@ def item_page(view: ItemView) -> RenderableType:
             trail,
         )
     head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
-    return Group(head, "", table, *([""] if reasons else []), *reasons)
+    return Group(head, *_values(view), "", table, *([""] if reasons else []), *reasons)
+
+
+def _values(view: ItemView) -> list[Text]:
+    """Return one line for each value that people look for: labels, texts and JSON, not assets, vectors or quality."""
+    lines = []
+    for name, result in view.stages.items():
+        role = view.pipeline.produces.get(name)
+        if result.value is None or name == STORE or role in {"assets", "embedding"}:
+            continue
+        shown = result.value.get(role) if role in {"label", "text"} else result.value
+        is_empty = not any(shown.values()) if isinstance(shown, dict) else shown is None
+        if not is_empty:
+            text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+            lines.append(Text(f"{name}: {_short(' '.join(text.split()), 300)}"))
+    return lines
 
 
 def _item_column() -> Column:

@@ -13,11 +13,11 @@ import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
 from repli.tasks.execution.run_pipeline import store_pipeline
-from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.fallback import Breaker, RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
-from repli.tasks.storage import breakers, counts, runs
+from repli.tasks.storage import breakers, counts, pipelines, runs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
@@ -89,7 +89,13 @@ def list_breakers(settings: Settings) -> list[BreakerView]:
         RepliError: There is no store.
     """
     database = existing_store(settings)
-    return breakers.views(database, store_pipeline(settings, database).breakers)
+    return breakers.views(database, _declared_breakers(settings, database))
+
+
+def _declared_breakers(settings: Settings, database: Database) -> dict[str, Breaker]:
+    """Return the breakers of the store's pipeline, and of the tasks of other flows that use the store."""
+    declared = store_pipeline(settings, database).breakers  # migrates an older store
+    return declared if database.version() is None else {**declared, **pipelines.task_breakers(database)}
 
 
 def override_breaker(
@@ -110,7 +116,7 @@ def override_breaker(
     """
     rung, _, place = name.partition("@")
     database = Database(settings.database_url)
-    declared = store_pipeline(settings, database).breakers
+    declared = _declared_breakers(settings, database)
     if rung not in declared:
         raise UsageError(f"there is no breaker {name[:200]!r}; choose from {', '.join(declared)}")
     if place and declared[rung].scope == "fleet":

@@ -132,7 +132,8 @@ def _parse_forced(specs: Iterable[str], chains: Sequence[AnyChain]) -> dict[str,
     for spec in specs:
         stage, equals, rung = spec.partition("=")
         if not equals:
-            raise UsageError(f"--force {spec!r} is not of the form STAGE=RUNG, such as classify_image=cpu")
+            example = f"{chains[0].stage}={chains[0].rung_names[-1]}"
+            raise UsageError(f"--force {spec!r} is not of the form STAGE=RUNG, such as {example}")
         check_rung_exists(stage, rung, chains, f"--force {spec!r}")
         if forced.setdefault(stage, rung) != rung:
             raise UsageError(f"--force {spec!r}: {stage} is forced to {forced[stage]} already; choose one")

@@ -37,6 +37,7 @@ from repli.tasks.pipeline.rung_functions import run_of
 from repli.tasks.pipeline.stage import name_of_function
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
+from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 
 NO_FLOW = "no flow run"
@@ -147,7 +148,7 @@ def _with_chain(decorated: Task[..., Any], chain: AnyChain, has_breakers: bool, 
 
     @wraps(decorated.fn)
     def run(*args: Any, **kwargs: Any) -> State[StepResult]:
-        breakers = _breakers(store) if has_breakers else None
+        breakers = _breakers(store, chain) if has_breakers else None
         breaker_of = breakers.of if breakers else without_breakers
         runtime = process_runtime(may_exit=False, around_fallback=as_subtask, breaker_of=breaker_of)
         call = ChainInput(str(task_run.get_id() or task_run.get_name()), _Call(args, kwargs))
@@ -179,20 +180,23 @@ class FallbackTask(Task[Any, Any]):
         return changed
 
 
-def _breakers(store: str | None) -> BreakerRegistry:
+def _breakers(store: str | None, chain: AnyChain) -> BreakerRegistry:
     """Return the breakers of this store, which is made where it does not exist.
 
     Where it cannot be reached, this process counts failures by itself until it can, and a note says so.
     """
     url = store or Settings.from_environment().database_url
     with suppress(StoreError):
-        _migrate(url)
+        _declare(url, chain)
     return process_breakers(url, report_move)
 
 
-@lru_cache(maxsize=8)
-def _migrate(url: str) -> None:
-    Database(url).migrate()
+@lru_cache(maxsize=256)
+def _declare(url: str, chain: AnyChain) -> None:
+    """Make the store where it does not exist, and record the chain there, once per process."""
+    database = Database(url)
+    database.migrate()
+    pipelines.declare_task(database, chain)
 
 
 def _state(result: StepResult) -> State[StepResult]:

@@ -71,7 +71,7 @@ class Fault:
         match = re.fullmatch(r"(?P<stage>\w+)\.(?P<rung>\w+)=(?P<kind>\w+)(?:@(?P<rate>[0-9.eE+-]+))?", spec)
         if not match:
             raise UsageError(
-                f"fault {spec!r} is not of the form STAGE.RUNG=KIND[@RATE], such as classify_image.gpu=oom@0.1"
+                f"fault {spec!r} is not of the form STAGE.RUNG=KIND[@RATE], such as translate.service=oom@0.1"
             )
         if match["kind"] not in set(FaultKind):
             raise UsageError(f"fault {spec!r}: there is no kind {match['kind']!r}; choose from {', '.join(FaultKind)}")

@@ -102,7 +102,8 @@ def run_chain(
 
     No rung is called for an item that a better rung has served. A result depends on the other items of the batch only
     where they end the rung's calls: more of them break a whole call than isolation has a budget for, one hangs a rung
-    that is not `per_item`, a call finds the rung unavailable, or failures open its breaker.
+    that is not `per_item` or makes it answer for too few, a call finds the rung unavailable, or failures open its
+    breaker.
 
     Args:
         context: Passed to each rung.

@@ -7,6 +7,8 @@ returns outcomes            each item has its own outcome
 `OutOfMemory`               free memory, halve, try both halves, down to one item
 `Unavailable`               this rung serves none of the remaining items; no further call
 `TimedOut`                  the call's items are not served; no split, which would only time out again
+`BadAnswer`                 the call's items are not served: the rung does not answer for each item, and a smaller call
+                            might return the right number of wrong answers
 any other exception         bisection within a budget, so that a broken rung costs a few calls
 ==========================  ======================================================================
 
@@ -29,7 +31,7 @@ from zlib import crc32
 from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
-from repli.tasks.fallback.errors import BreakerOpen, OutOfMemory, StoreError, TimedOut, Unavailable
+from repli.tasks.fallback.errors import BadAnswer, BreakerOpen, OutOfMemory, StoreError, TimedOut, Unavailable
 from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -172,7 +174,7 @@ class _Calls(Generic[I, V]):
                 unserved = [*chunk, *self.drain()]
                 self.result.unavailable.update(item.item_id for item in unserved)
                 self.fail(unserved, error)
-            case TimedOut():
+            case TimedOut() | BadAnswer():
                 pass
             case _ if self.per_item:  # the call carries one item, so there is nothing to isolate
                 pass

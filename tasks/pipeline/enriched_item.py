@@ -61,9 +61,11 @@ class EnrichedItem:
     def value(self, of: str | type[Any]) -> Any:
         """Return the value of an earlier stage, None where it has none.
 
+        A value of a stage with a role is a `Text`, a `Label` or fetched assets; any other is JSON.
+
         Args:
-            of: the name of a stage, for its value as JSON; or `Text` or `Label`, for the value of the last stage that
-                produces it and has one. Vectors are not loaded.
+            of: the name of a stage; or `Text` or `Label`, for the last stage that produces it and has a value. Vectors
+                are not loaded.
 
         Raises:
             LookupError: there is no earlier stage of this name.
@@ -72,7 +74,11 @@ class EnrichedItem:
             if of not in self.produces:
                 earlier = ", ".join(self.produces) or "none"
                 raise LookupError(f"{of!r} is no stage before this one; the earlier ones are {earlier}")
-            return self.state.value(of)
+            return self._value_of(of)
         stages = [stage for stage, role in self.produces.items() if role is of]
-        values = (self.state.value(stage) for stage in reversed(stages))
-        return next((from_json(of, value) for value in values if value is not None), None)
+        values = (self._value_of(stage) for stage in reversed(stages))
+        return next((value for value in values if value is not None), None)
+
+    def _value_of(self, stage: str) -> Any:
+        value, role = self.state.value(stage), self.produces[stage]
+        return value if value is None or role is None else from_json(role, value)

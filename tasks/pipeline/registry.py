@@ -44,6 +44,8 @@ def load(name: str, folder: Path) -> Pipeline:
         UsageError: there is no such pipeline, or its module cannot be imported; the message names file and line.
     """
     module, colon, attribute = (name if ":" in name else _entry_point(name).value).partition(":")
+    if module.endswith(".py"):
+        raise UsageError(f"pipeline {name!r}: write the module's name without .py, as Python imports it")
     if not (module and colon and attribute):
         raise UsageError(f"pipeline {name!r}: write MODULE:NAME, such as translate:pipeline")
     found: Any = _import(module, name, folder)

@@ -30,6 +30,8 @@ def run_of(function: Callable[..., Any], name: str, *, per_item: bool, convert: 
         ValueError: the function cannot be called so.
     """
     takes_context = _takes_context(function, name)
+    if not per_item:
+        _check_takes_batch(function, name)
 
     def call(argument: Any, context: Any) -> Any:
         return function(argument, context) if takes_context else function(argument)
@@ -42,7 +44,7 @@ def run_of(function: Callable[..., Any], name: str, *, per_item: bool, convert: 
         served = answer if isinstance(answer, Served) else Served(answer)
         if served.value is None:
             return Failed.because(
-                BadAnswer(f"{name} answered None; return Declined(...) for an item that it has no answer for")
+                BadAnswer(f"{name} answered None; raise or return Declined(...) for an item that it has no answer for")
             )
         return Served(convert(served.value), served.confidence)
 
@@ -106,3 +108,14 @@ def _takes_context(function: Callable[..., Any], name: str) -> bool:
     if len(wanted) > 2 or has_keywords or not has_one:
         raise ValueError(f"{name} takes {inspect.signature(function)}; write (inputs) or (inputs, context)")
     return len(wanted) == 2
+
+
+def _check_takes_batch(function: Callable[..., Any], name: str) -> None:
+    """Raise ValueError where a function says that it takes a single value, and not a list of them."""
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()))
+    except (ValueError, StopIteration):
+        return
+    for single in (str, int, float, bool, bytes):
+        if first.annotation in {single, single.__name__}:
+            raise ValueError(f"{name} takes one {single.__name__}, and is called with a batch; add per_item=True")

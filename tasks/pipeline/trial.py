@@ -22,7 +22,7 @@ from repli.tasks.storage.database import Database
 
 RUN_ID = "try_on"
 MAX_WIDTH = 60
-"""Characters of a value or an error in the table."""
+"""Characters of a value in the table."""
 
 
 class Trial(tuple[StepResult, ...]):
@@ -47,7 +47,7 @@ class Trial(tuple[StepResult, ...]):
                 "" if result.value is None else _short(_shown(result.value)),
                 "" if result.confidence is None else f"{result.confidence:g}",
                 "" if result.penalty is None else str(result.penalty),
-                _short(result.error.line) if result.error else "",
+                result.error.line if result.error else "",
             )
             for result in self
         ]

@@ -5,7 +5,7 @@ Search, export, the dashboard and `repli show` read it here, so that none of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
-from repli.tasks.storage.schema import items, stages, step_results
+from repli.tasks.storage.schema import items, stages, step_results, task_chains
 
 ITEMS_PER_WRITE = 1000
 
@@ -48,12 +48,7 @@ class StoredPipeline:
     @property
     def breakers(self) -> dict[str, Breaker]:
         """Return the declared breakers by rung, `STAGE.RUNG`, in the order of the chains."""
-        return {
-            f"{chain.stage}.{rung.name}": rung.breaker
-            for chain in self.chains
-            for rung in chain.rungs
-            if rung.breaker is not None
-        }
+        return _breakers_of(self.chains)
 
     def stages_of(self, role: str) -> tuple[str, ...]:
         """Return the stages that produce this, the last first: its value is the item's, where it has one."""
@@ -62,6 +57,15 @@ class StoredPipeline:
     def has_stages_of(self, other: StoredPipeline) -> bool:
         """Return whether both have the same stages in the same order, and each produces the same."""
         return (self.names, self.produces) == (other.names, other.produces)
+
+
+def _breakers_of(chains: Iterable[AnyChain]) -> dict[str, Breaker]:
+    return {
+        f"{chain.stage}.{rung.name}": rung.breaker
+        for chain in chains
+        for rung in chain.rungs
+        if rung.breaker is not None
+    }
 
 
 class PipelineConflict(UsageError):
@@ -115,6 +119,29 @@ def change(database: Database, pipeline: StoredPipeline) -> None:
 
 def _is_same_stage(name: str, old: StoredPipeline, new: StoredPipeline) -> bool:
     return name in new.names and old.produces.get(name) == new.produces.get(name)
+
+
+@retried
+def declare_task(database: Database, chain: AnyChain) -> None:
+    """Record the chain of a task of another flow, so that its breakers can be shown and overridden. Idempotent."""
+    row = {"name": chain.stage, "chain": _as_json(chain)}
+    with database.read() as connection:
+        known = connection.execute(sa.select(task_chains).where(task_chains.c.name == chain.stage)).mappings().first()
+    if known and dict(known) == row:
+        return
+    with database.write() as connection:
+        insert = database.insert(task_chains).values(**row)
+        connection.execute(
+            insert.on_conflict_do_update(index_elements=[task_chains.c.name], set_={"chain": insert.excluded.chain})
+        )
+
+
+@retried
+def task_breakers(database: Database) -> dict[str, Breaker]:
+    """Return the breakers of the tasks of other flows that use this store, by rung, `TASK.RUNG`."""
+    with database.read() as connection:
+        rows = connection.execute(sa.select(task_chains).order_by(task_chains.c.name)).all()
+    return _breakers_of(_chain(row.name, row.chain) for row in rows)
 
 
 @retried

@@ -106,6 +106,14 @@ stages = Table(
     Column("pipeline", StorableText, nullable=False),
 )
 
+# The chains of tasks of other flows, which share their breakers through this store; see `repli.fallback`.
+task_chains = Table(
+    "task_chains",
+    metadata,
+    Column("name", StorableString(64), primary_key=True),
+    Column("chain", JSON, nullable=False),
+)
+
 # The items of each run, in the manifest's order.
 run_items = Table(
     "run_items",

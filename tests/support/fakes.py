@@ -73,7 +73,7 @@ class Does(StrEnum):
     MISCOUNT = "miscount"  # the whole call answers for one item too few
 
 
-POISONS = frozenset({Does.BREAK, Does.MISCOUNT})
+POISONS = frozenset({Does.BREAK})
 
 
 @dataclass(slots=True, eq=False)

@@ -31,7 +31,7 @@ from repli.tasks.fallback import Status
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry.needs import Needs, encode, needs_of, needs_store
-from repli.tasks.storage.schema import items, order_of_quality, retry_queue, step_results
+from repli.tasks.storage.schema import is_ready, items, order_of_quality, retry_queue, step_results
 
 IDS_PER_STATEMENT = 10_000
 """Databases limit the parameters of a statement: SQLite to 32,766, PostgreSQL's protocol to 65,535."""
@@ -323,6 +323,17 @@ def entries(database: Database, limit: int) -> list[Entry]:
         )
         for row in rows
     ]
+
+
+@retried
+def next_due(database: Database) -> datetime | None:
+    """Return when the first of the delayed items is due, if none is ready; None where no item is delayed."""
+    c = retry_queue.c
+    with database.read() as connection:
+        if connection.execute(sa.select(c.item_id).where(is_ready).limit(1)).first():
+            return None
+        due: datetime | None = connection.scalar(sa.select(sa.func.min(c.due_at)).where(c.state == DELAYED))
+    return due
 
 
 def is_claimed(now: datetime) -> sa.ColumnElement[bool]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from repli.tasks.fallback import RepliError
-from repli.tasks.storage import breakers, counts, drills, runs
+from repli.tasks.storage import breakers, counts, drills, pipelines, runs
 from repli.tasks.storage.breakers import BreakerView, Move
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import HEAD, Database, database_time
@@ -103,7 +103,7 @@ def collect_stats(database: Database, pipeline: StoredPipeline) -> DashboardStat
         last_run=last,
         is_running=last is not None and is_at_work(last, now),
         quality_over_time=quality_over_time(database, RUNS),
-        breakers=breakers.views(database, pipeline.breakers),
+        breakers=breakers.views(database, {**pipeline.breakers, **pipelines.task_breakers(database)}),
         moves=breakers.last_moves(database, MOVES),
         queue=retry_queue.tally(database),
         waiting=waiting(database, now),

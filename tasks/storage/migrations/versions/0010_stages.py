@@ -1,4 +1,4 @@
-"""The stages of the store's pipeline, so that text, label and vector are found by what a stage produces."""
+"""The stages of the store's pipeline, by which text, label and vector are found, and the chains of other tasks."""
 
 from collections.abc import Callable
 
@@ -30,6 +30,12 @@ def upgrade() -> None:
         sa.Column("pipeline", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("position"),
         sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "task_chains",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("chain", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
     )
     if op.get_bind().execute(sa.text("SELECT 1 FROM runs LIMIT 1")).first():
         op.bulk_insert(_stages, _default_stages())
@@ -141,4 +147,5 @@ FROM items
 def downgrade() -> None:
     op.execute("DROP VIEW repli_items")
     op.execute(f"CREATE VIEW repli_items AS {_items(_by_stage)}")
+    op.drop_table("task_chains")
     op.drop_table("stages")

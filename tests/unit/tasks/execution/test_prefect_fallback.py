@@ -340,7 +340,10 @@ class TestAnswers:
         [
             (
                 None,
-                "BadAnswer: service.service answered None; return Declined(...) for an item that it has no answer for",
+                (
+                    "BadAnswer: service.service answered None; raise or return Declined(...) for an item that it has "
+                    "no answer for"
+                ),
             ),
             (repli.Declined("not sure"), "Declined: not sure"),
             (

@@ -263,10 +263,11 @@ def test_rung_that_answers_nonsense_is_dead_too() -> None:
 
 
 def test_wrong_number_of_answers_counts() -> None:
-    """A rung that miscounts fails like one that raises."""
+    """A rung that miscounts has failed, once a batch: it is not asked again with fewer items."""
     stage = Stage(ScriptedRung("gpu", {work.item_id: Does.MISCOUNT for work in works(128)}))
-    stage.run()
-    assert stage.primary.sizes == [128, 64, 64, 32, 32]
+    for _ in range(7):
+        assert on_primary(stage.run()) == 0
+    assert stage.primary.sizes == [128] * 5
 
 
 def test_refused_items_say_why() -> None:
@@ -348,12 +349,11 @@ def all_of(count: int, does: Does) -> dict[str, Does]:
 
 
 @pytest.mark.parametrize("poison", ["0", "1", "63", "64", "77", "126", "127"])
-@pytest.mark.parametrize("does", [Does.BREAK, Does.MISCOUNT])
-def test_poison_item_leaves_no_trace(poison: str, does: Does) -> None:
+def test_poison_item_leaves_no_trace(poison: str) -> None:
     """One item of 128 that breaks whole calls costs eight failed ones a batch. Those before the first that is served
     count, and are excused; of the others nobody is told: the breaker stays closed, its window empty, and 127 items
     stay on the primary."""
-    stage = Stage(ScriptedRung("gpu", {poison: does}))
+    stage = Stage(ScriptedRung("gpu", {poison: Does.BREAK}))
     for batch in range(1, 11):
         assert on_primary(stage.run()) == 127
         assert stage.failed_calls == 8 * batch
@@ -364,10 +364,9 @@ def test_poison_item_leaves_no_trace(poison: str, does: Does) -> None:
 
 
 @pytest.mark.parametrize("poison", ["0", "1", "63", "64", "77", "126", "127"])
-@pytest.mark.parametrize("does", [Does.BREAK, Does.MISCOUNT])
-def test_poison_item_is_not_told_of_a_rung_that_served(poison: str, does: Does) -> None:
+def test_poison_item_is_not_told_of_a_rung_that_served(poison: str) -> None:
     """Wherever it sits: no other worker can add its failed calls to theirs."""
-    stage = Stage(ScriptedRung("gpu", {poison: does})).trusted()
+    stage = Stage(ScriptedRung("gpu", {poison: Does.BREAK})).trusted()
     for batch in range(1, 4):
         assert on_primary(stage.run()) == 127
         assert stage.failed_calls == 8 * batch

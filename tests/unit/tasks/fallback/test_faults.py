@@ -82,7 +82,7 @@ def test_spec_of_another_form_is_refused(spec: str) -> None:
     with pytest.raises(UsageError) as raised:
         Fault.parse(spec)
     assert repr(spec) in str(raised.value)
-    assert "STAGE.RUNG=KIND[@RATE], such as classify_image.gpu=oom@0.1" in str(raised.value)
+    assert "STAGE.RUNG=KIND[@RATE], such as translate.service=oom@0.1" in str(raised.value)
 
 
 def test_unknown_kind_is_refused() -> None:

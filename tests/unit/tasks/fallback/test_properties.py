@@ -63,6 +63,11 @@ class Scenario:
     skip: str | None
     forced: str | None
 
+    @property
+    def miscounts(self) -> bool:
+        """Whether a rung may answer a call for one item too few."""
+        return any(Does.MISCOUNT in one.script.values() for one in self.behaviours)
+
     def rungs(self) -> list[ScriptedRung]:
         """New rungs, with empty memories, on one clock."""
         clock = ManualClock()

@@ -202,7 +202,6 @@ def test_rung_that_is_not_here_is_a_different_outcome_from_failing() -> None:
         (Does.ANSWER_NONE, "stage.gpu returned a NoneType, not a Served or a Failed"),
         (Does.ANSWER_NAN, "stage.gpu returned a confidence of nan, not in [0, 1]"),
         (Does.ANSWER_NONSENSE, "stage.gpu: the answer is nonsense"),
-        (Does.MISCOUNT, "stage.gpu returned 0 outcomes for 1 items"),
     ],
 )
 def test_nonsense_falls_to_the_next_rung(does: Does, message: str) -> None:
@@ -210,6 +209,15 @@ def test_nonsense_falls_to_the_next_rung(does: Does, message: str) -> None:
     bad, good = run(gpu(does), cpu(), batch=works(2))
     assert error_of(bad) == StepError(type="BadAnswer", message=message)
     assert (bad.rung, good.rung) == ("cpu", "gpu")
+
+
+def test_a_wrong_number_of_answers_is_nobodys() -> None:
+    """No item is told an answer that may be another's, however few items a call would carry."""
+    primary = gpu(Does.MISCOUNT)
+    results = run(primary, cpu(), batch=works(2))
+    assert [error_of(result).message for result in results] == ["stage.gpu returned 1 outcomes for 2 items"] * 2
+    assert [result.rung for result in results] == ["cpu"] * 2
+    assert primary.sizes == [2]
 
 
 @pytest.mark.parametrize("confidence", [-0.01, 1.01, float("inf"), float("-inf"), None, "high", 10**400, 1j])

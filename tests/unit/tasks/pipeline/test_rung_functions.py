@@ -180,7 +180,7 @@ class TestAnswersOfABatch:
         """The item has none from this rung, and the reason says what to return."""
         first, second, _ = outcomes(answering([nothing, "y", "z"]))
         assert first == Failed.because(
-            BadAnswer("stage.rung answered None; return Declined(...) for an item that it has no answer for")
+            BadAnswer("stage.rung answered None; raise or return Declined(...) for an item that it has no answer for")
         )
         assert second == Served("y")
 
@@ -254,8 +254,8 @@ class TestInAChain:
         assert results[1].error
         assert (results[1].error.line, results[1].retryable) == (reason, retryable)
 
-    def test_a_batch_that_leaves_items_out_serves_the_others(self) -> None:
-        """A function that returns fewer answers is called with fewer items, until the miscount is one item's."""
+    def test_a_batch_that_leaves_items_out_serves_none(self) -> None:
+        """Nobody knows whose the answers are: the whole call has failed, and says how many there were."""
 
         def filtered(names: list[str]) -> list[str]:
             return [name for name in names if name != "b"]
@@ -264,6 +264,7 @@ class TestInAChain:
         stage.rung(time_limit_s=5)(filtered)
         stage.skip(penalty="0.5")
         results = stage.try_on(INPUTS)
-        assert [result.value for result in results] == ["a", None, "c"]
-        assert results[1].error
-        assert results[1].error.message.startswith("s.filtered returned 0 answers for 1 items")
+        assert [result.value for result in results] == [None] * 3
+        reasons = {result.error.message for result in results if result.error}
+        [reason] = reasons
+        assert reason.startswith("s.filtered returned 2 answers for 3 items")

@@ -111,8 +111,8 @@ def test_the_inputs_may_come_one_after_the_other() -> None:
     assert [result.value for result in translate().try_on(WORDS.keys())] == ["chat", "chien"]  # type: ignore[arg-type]
 
 
-def test_long_values_and_reasons_are_cut() -> None:
-    """The table stays readable; the results have all of it."""
+def test_long_values_are_cut() -> None:
+    """The results have all of it; a reason is shown whole, for its end says what to do."""
     long = "x" * 500
 
     def fail(name: str) -> str:
@@ -122,7 +122,7 @@ def test_long_values_and_reasons_are_cut() -> None:
     assert f"'{'x' * (MAX_WIDTH - 2)}…" in str(trial)
     assert trial[0].value == long
     failed = stage_by("s", fail).try_on(["cat"])
-    assert max(map(len, str(failed).splitlines())) < 2 * MAX_WIDTH
+    assert str(failed).endswith(long)
     assert failed[0].error
     assert failed[0].error.message == long
 
