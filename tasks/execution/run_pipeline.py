@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 
-from repli.tasks.fallback import UsageError
+from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.pipeline import Pipeline, registry
-from repli.tasks.pipeline.registry import PipelineMismatch
 from repli.tasks.settings import Settings
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import HEAD, Database
 from repli.tasks.storage.pipelines import StoredPipeline
+
+
+class PipelineMismatch(RepliError):
+    """A worker has another pipeline than the run, or cannot import it. The message names the worker's host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from repli.tasks.fallback import RepliError, StepError, UsageError
+from repli.tasks.fallback import StepError, UsageError
 from repli.tasks.pipeline.declaration import DeclarationError
 from repli.tasks.pipeline.pipeline import Pipeline
 
@@ -71,7 +71,8 @@ def _entry_point(name: str) -> EntryPoint:
 
 
 def _import(module: str, name: str, folder: Path) -> ModuleType:
-    if str(folder) not in sys.path:
+    is_own = module.partition(".")[0] != __name__.partition(".")[0]
+    if is_own and str(folder) not in sys.path:  # files of a folder that is not needed could hide those of libraries
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
     try:
@@ -105,7 +106,3 @@ def _is_in(folder: Path, filename: str) -> bool:
 
 def _is_import_system(filename: str) -> bool:
     return filename in {__file__, importlib.__file__} or filename.startswith("<frozen importlib")
-
-
-class PipelineMismatch(RepliError):
-    """A worker has another pipeline than the run, or cannot import it. The message names the worker's host."""

@@ -15,11 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 import repli
-from repli.tasks.execution.run_pipeline import choose, pipeline_of, store_pipeline
+from repli.tasks.execution.run_pipeline import PipelineMismatch, choose, pipeline_of, store_pipeline
 from repli.tasks.fallback import UsageError
 from repli.tasks.fallback.policy import Policy
 from repli.tasks.pipeline import Pipeline, Stage, registry
-from repli.tasks.pipeline.registry import PipelineMismatch
 from repli.tasks.settings import Settings
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
