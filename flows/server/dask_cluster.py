@@ -16,8 +16,8 @@ from repli.flows.server.discovery import find
 from repli.flows.server.environment import QUIET, STAGE_IMPORTS, environment
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, check_server
 from repli.flows.server.private_server import PrivateServer
-from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.fallback import UsageError
+from repli.tasks.pipeline import registry
 from repli.tasks.settings import Settings
 
 MAX_WORKERS = 8
@@ -122,7 +122,8 @@ def _stage_imports(settings: Settings) -> str:
     """Return the modules that the stages of the run's pipeline need, separated by commas; '' without a pipeline."""
     if settings.pipeline is None:
         return ""
-    modules = [module for stage in pipeline_of(settings).stages for module in stage.hooks.imports]
+    pipeline = registry.load(settings.pipeline, settings.pipeline_folder)
+    modules = [module for stage in pipeline.stages for module in stage.hooks.imports]
     return ",".join(dict.fromkeys(modules))
 
 

@@ -131,6 +131,7 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
     if not visible_devices():
         variables["REPLI_GPU_DEVICE"] = os.environ.get("REPLI_GPU_DEVICE", "cpu")
     settings = Settings.from_environment({**os.environ, **variables, "REPLI_PIPELINE": DEFAULT})
+    settings = choose(settings, Database(urls["healthy"])).settings
     console.print(f"{items} items in {catalogue}" + (", accelerator emulated" if settings.is_gpu_emulated else ""))
     outcomes = {}
     with environment(variables), cluster(settings) as dask_address:  # the flows read the variables
