@@ -167,12 +167,11 @@ class _ReprocessRun:
             return "the stages that were tried stopped improving, so the other items wait"
         if probed:
             return f"the probe of {probed} items improved nothing, so the other items wait"
-        if not self._improvable():
-            return "no better rung is available now"
+        if retry_queue.tally(self._database).waiting == 0:
+            return f"the queue is empty: stored items are queued below quality {self._settings.retry.below:g}"
         if due_at := retry_queue.next_due(self._database):
             return f"no queued item is due before {due_at:%Y-%m-%d %H:%M:%S} UTC"
-        below = f"stored items are queued below quality {self._settings.retry.below:g}"
-        return f"no queued item has a result that an available rung may improve; {below}"
+        return "no better rung is available now"
 
     def _stages_that_are(self, decision: RetryDecision) -> frozenset[str]:
         return frozenset(stage for stage, progress in self._progress.items() if progress.decision is decision)

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
 from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, StepResult
@@ -176,22 +176,10 @@ class Stage:
                 raise ValueError(f"stage {self.name}: write @{self.name}.rung(time_limit_s=...), with its options")
         return add
 
-    def skip(self, *, penalty: str) -> Callable[[object], NoReturn]:
-        """End the chain with a skip: an item that no rung serves has no value here, confidence 0, and goes on.
-
-        It decorates nothing: what is returned refuses to.
-        """
+    def skip(self, *, penalty: str) -> None:
+        """End the chain with a skip: an item that no rung serves has no value here, confidence 0, and goes on."""
         with refused_in_place():
             self._add(Skip(penalty=str(penalty)))
-
-        def refuse(decorated: object) -> NoReturn:
-            with refused_in_place():
-                raise ValueError(
-                    f"stage {self.name}: skip gives no value; write {self.name}.skip(penalty=...) on its own"
-                )
-            raise AssertionError
-
-        return refuse
 
     @property
     def chain(self) -> AnyChain:

@@ -206,7 +206,7 @@ def test_a_second_run_finds_nothing(night: Night) -> None:
     assert (night.queues[3]["queued"], night.queues[3]["items"]) == (0, [])
     outcome = night.once_more
     assert (outcome["claimed"], outcome["mean_quality_before"], outcome["mean_quality_after"]) == (0, None, None)
-    assert outcome["ending"] == "no better rung is available now"
+    assert outcome["ending"] == "the queue is empty: stored items are queued below quality 0.8"
 
 
 @pytest.mark.parametrize(

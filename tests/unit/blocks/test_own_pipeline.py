@@ -226,8 +226,9 @@ class TestOfTheEnvironment:
         monkeypatch.setenv("REPLI_PIPELINE", "of_store:pipeline")
         assert self.rungs() == ["table", "skip"]
 
-    def test_else_it_is_that_of_the_store(self, folder: Path) -> None:
+    def test_else_it_is_that_of_the_store(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Else the default one."""
+        monkeypatch.delenv("REPLI_PIPELINE", raising=False)
         assert "classify_image" in field(repli.blocks.EnrichmentPolicy, "chains")["properties"]
         settings = Settings.from_environment()
         database = Database(settings.database_url)
