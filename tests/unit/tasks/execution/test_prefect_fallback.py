@@ -287,7 +287,7 @@ class TestInAFlow:
 
         @flow
         async def nightly() -> list[StepResult]:
-            return [*(translate(name) for name in NAMES[:2]), *translate.map(NAMES[2:]).result()]
+            return [translate(name) for name in NAMES]
 
         is_of_names(asyncio.run(nightly()))
         gc.collect()  # here, where its warning is ignored: Prefect leaves a connection of async flows open

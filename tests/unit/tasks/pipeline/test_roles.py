@@ -146,7 +146,7 @@ class TestAnyValue:
             np.float64(1.5),
             np.str_("a"),
         ],
-        ids=repr,
+        ids=lambda answer: type(answer).__name__,
     )
     def test_what_has_a_json_form(self, answer: Any) -> None:
         """Plain values, and dataclasses of them; of numpy's scalars those that are a float or a str of Python."""
