@@ -172,6 +172,7 @@ def test_the_model_sorts_every_ticket(shop: Shop, chat: ChatServer, cluster: dic
     assert words["note"].startswith("it declined 9 of 12 items")
 
 
+@pytest.mark.campaign
 def test_an_outage_and_what_heals_it(shop: Shop, chat: ChatServer) -> None:
     """While connections are refused, each ticket is sorted as well as it can be, at a known quality and with the
     reason. The breaker opens: the model is called for its five failures, and the calls in flight. A drill says that the
@@ -211,6 +212,7 @@ def test_an_outage_and_what_heals_it(shop: Shop, chat: ChatServer) -> None:
     assert labels(shown(shop)) == MODEL
 
 
+@pytest.mark.campaign
 def test_a_model_that_talks_is_declined(shop: Shop, chat: ChatServer) -> None:
     """An answer that is no queue is declined: the breaker stays closed, and no ticket is to be tried again."""
     chat.reply = talks
@@ -227,6 +229,7 @@ def test_a_model_that_talks_is_declined(shop: Shop, chat: ChatServer) -> None:
     assert len(chat.questions) == len(TICKETS)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("refusal", "asked", "outcome", "reason"),
     [
@@ -256,6 +259,7 @@ def test_what_a_refusal_costs(
     assert len(chat.questions) == asked
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("missing", ["OPENAI_BASE_URL", "OPENAI_API_KEY"])
 def test_without_a_model_nothing_is_called(
     missing: str, chat: ChatServer, shop: Shop, tickets: ModuleType, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,7 @@ def test_a_person_forces_a_breaker(quick_repli: Repli, tmp_path: Path, standing:
     assert events(standing, "repli.breaker.closed", lambda payload: payload["new"] == "forced_closed")
 
 
+@pytest.mark.campaign
 def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(quick_repli: Repli, tmp_path: Path) -> None:
     """Where every item kills, deaths open the breaker, and the items fall back instead of being set aside."""
     manifest = write_manifest(tmp_path / "items", 12)

@@ -246,6 +246,7 @@ def test_what_cannot_be_shown_is_told(served: Served) -> None:
         expect(page.get_by_role("alert")).to_contain_text("there is no word in '!?'; give one")
 
 
+@pytest.mark.campaign
 def test_an_open_page_follows_the_store(served: Served) -> None:
     """Of a run that begins, and a breaker that is let go, an open page tells by itself."""
     with watched_page() as page:
