@@ -43,8 +43,10 @@ if TYPE_CHECKING:
         Rule,
         Served,
         StepResult,
+        StoreError,
         TimedOut,
         Unavailable,
+        UsageError,
     )
     from repli.tasks.items import Embedding, Label, Text
     from repli.tasks.pipeline import DeclarationError, EnrichedItem, Pipeline, Stage, StageContext
@@ -67,9 +69,11 @@ _HOMES = {
     "Stage": "repli.tasks.pipeline",
     "StageContext": "repli.tasks.pipeline",
     "StepResult": "repli.tasks.fallback",
+    "StoreError": "repli.tasks.fallback",
     "Text": "repli.tasks.items",
     "TimedOut": "repli.tasks.fallback",
     "Unavailable": "repli.tasks.fallback",
+    "UsageError": "repli.tasks.fallback",
     "default_pipeline": "repli.tasks.stages.default",
     "fallback": "repli.tasks.execution.prefect_fallback",
     "run": "repli.flows.cli.run_from_python",
@@ -93,22 +97,26 @@ __all__ = [
     "Stage",
     "StageContext",
     "StepResult",
+    "StoreError",
     "Text",
     "TimedOut",
     "Unavailable",
+    "UsageError",
     "default_pipeline",
     "fallback",
     "run",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Return a public name, imported at its first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"repli has no {name!r}; it has {', '.join(__all__)}")
-    found = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        """Return a public name, imported at its first use."""
+        if name not in _HOMES:
+            raise AttributeError(f"repli has no {name!r}; it has {', '.join(__all__)}")
+        found = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

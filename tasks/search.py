@@ -7,15 +7,18 @@ them reaches now, for example because its model is missing, is not searched; key
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from repli.tasks.execution.run_pipeline import choose
-from repli.tasks.fallback import AnyRung, Failed, RepliError, UsageError
+from repli.tasks.fallback import AnyChain, AnyRung, Failed, RepliError, UsageError
 from repli.tasks.items import Embedding, clean_text
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
+from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
+from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import query as store
 from repli.tasks.storage.search.neighbours import spaces
@@ -118,7 +121,8 @@ def _query_vectors(
     if not remaining:
         return {}, []
     try:
-        pipeline = choose(settings, database).declared
+        stored = pipelines.read(database)
+        pipeline = choose(replace(settings, pipeline=stored.name if stored else None), database).declared
     except UsageError as error:
         return {}, [f"no vector search: {error}"]
     stage = _embedding_stage(pipeline)
@@ -134,7 +138,7 @@ def _query_vectors(
     for rung in reversed(stage.chain.rungs):  # the last are the cheapest: a model is loaded where it is needed
         if not remaining:
             break
-        embedded = _embed(rung, value, context)
+        embedded = _embed(stage.chain, rung, value, context)
         if isinstance(embedded, str):
             notes.append(f"no vector search by {stage.name}.{rung.name}: {embedded}")
         elif embedded.space in remaining:
@@ -151,16 +155,20 @@ def _embedding_stage(pipeline: Pipeline) -> Stage | None:
 
 def _explain_no_query(stage: Stage | None) -> str:
     if stage is None:
-        return "no vector search: no stage of the pipeline produces embeddings; choose the store's with --pipeline"
+        return "no vector search: no stage of the store's pipeline produces embeddings"
     return f"no vector search: the stage {stage.name} does not say how to embed a query; give it a `query_input`"
 
 
-def _embed(rung: AnyRung, value: Any, context: StageContext) -> Embedding | str:
+def _embed(chain: AnyChain, rung: AnyRung, value: Any, context: StageContext) -> Embedding | str:
     """Return the embedding of a query by one rung, or why there is none."""
+    name = f"{chain.stage}.{rung.name}"
+    call_within = process_runtime(may_exit=False).call_within
     try:
-        [outcome] = rung.run([value], context)
+        [outcome] = call_within(partial(rung.run, [value], context), rung.time_limit_s, name)
+        if isinstance(outcome, Failed):
+            return str(outcome.error.message)
+        chain.check(outcome.value)
     except Exception as error:  # noqa: BLE001  any failure of a rung leaves its space unsearched
-        return f"{type(error).__name__}: {error}" if not isinstance(error, RepliError) else str(error)
-    if isinstance(outcome, Failed):
-        return outcome.error.message
-    return outcome.value if isinstance(outcome.value, Embedding) else "its answer is not an Embedding"
+        return str(error) if isinstance(error, RepliError) else f"{type(error).__name__}: {error}"
+    embedded: Embedding = outcome.value
+    return embedded

@@ -18,7 +18,7 @@ DaskOption = Annotated[
 ]
 PipelineOption = Annotated[
     str | None,
-    typer.Option(metavar="MODULE:NAME", help="The pipeline; default: the store's own, else Repli's six stages."),
+    typer.Option(metavar="MODULE:NAME", help="The pipeline; default: the store's own, else the installed one."),
 ]
 BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items per batch; default: 128.")]
 FaultOption = Annotated[

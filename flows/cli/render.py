@@ -286,7 +286,8 @@ def _values(view: ItemView) -> list[Text]:
         if result.value is None or name == STORE or role in {"assets", "embedding"}:
             continue
         shown = result.value.get(role) if role in {"label", "text"} else result.value
-        is_empty = not any(shown.values()) if isinstance(shown, dict) else shown is None
+        parts = shown.values() if isinstance(shown, dict) else [shown]
+        is_empty = all(part in (None, "", [], {}) for part in parts)
         if not is_empty:
             text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
             lines.append(Text(f"{name}: {_short(' '.join(text.split()), 300)}"))

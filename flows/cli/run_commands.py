@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -169,10 +170,13 @@ def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters:
     Raises:
         RepliError: The Prefect server stopped answering.
     """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect_dask import DaskTaskRunner
 
     runner = cast(Any, DaskTaskRunner(address=dask_address))
-    with environment(run_variables(settings)), server_errors():
+    # Prefect has read its settings when it was imported: an earlier run of this process had another server.
+    server = {PREFECT_API_URL: url} if (url := os.environ.get("PREFECT_API_URL")) else {}
+    with environment(run_variables(settings)), temporary_settings(server), server_errors():
         return flow.with_options(task_runner=runner)(**parameters, return_state=True)
 
 

@@ -26,6 +26,7 @@ def run(
     refresh: bool = False,
     force: Sequence[str] = (),
     faults: Sequence[str] = (),
+    change_pipeline: bool = False,
 ) -> Report:
     """Enrich the items of a source, as `repli run` does, and return the run's report.
 
@@ -41,6 +42,7 @@ def run(
         refresh: process all stages again; better results are kept.
         force: rungs to begin with, as `STAGE=RUNG`.
         faults: failures to inject, as `STAGE.RUNG=KIND[@RATE]`.
+        change_pipeline: go on with another pipeline than the store's; results of stages that both have are kept.
 
     Returns:
         The report; its `as_json` is what `repli run --json` prints.
@@ -65,7 +67,7 @@ def run(
         directives=parse_directives(chosen.declared.chains, force, faults),
         pipeline=chosen.active,
     )
-    outcome = run_commands.run(chosen, request)
+    outcome = run_commands.run(chosen, request, change_pipeline=change_pipeline)
     if outcome.problem:
         raise RepliError(outcome.problem)
     return outcome.report

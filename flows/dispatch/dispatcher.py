@@ -20,6 +20,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
 from repli.flows.dispatch.worker_deaths import WorkerCrashes, split_after_crash
+from repli.tasks.execution.run_pipeline import PipelineMismatch
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
 from repli.tasks.fallback import RepliError, StoreError
@@ -153,6 +154,8 @@ class BatchDispatcher:
                     suspected.extend(self._pieces_of(batch, stage, error))
                 else:
                     problems.append(f"{stage}, {batch}: {error}")
+                    if isinstance(error, PipelineMismatch):  # that worker would take the other batches too
+                        self._fresh = iter(())
             except StoreError as lost:
                 self.store_error = self.store_error or lost
 

@@ -81,7 +81,11 @@ def retry_targets(
         is_best = rung is chain.primary
         found.append(
             RetryTarget(
-                stage=chain.stage, rungs=(None, *worse, *left_out), excluded_by=excluded_by, include_stale=is_best
+                stage=chain.stage,
+                rungs=(None, *worse, *left_out),
+                excluded_by=excluded_by,
+                include_stale=is_best,
+                declared=tuple(declared),
             )
         )
         if not rules_against:

@@ -116,7 +116,7 @@ def _rung(
         raise ValueError(f"{stage}.{name} is async; write a plain function, and call asyncio.run in it")
     if inspect.isgeneratorfunction(plain):
         raise ValueError(f"{stage}.{name} is a generator; return a list, so that an error in it is seen in the rung")
-    called = run_of(_spread(function), f"{stage}.{name}", per_item=True, convert=lambda value: value)
+    called = run_of(_spread(function), f"{stage}.{name}", per_item=True, convert=lambda value: value, takes_none=True)
     return Rung(name, called, penalty=str(penalty), time_limit_s=time_limit_s, per_item=True, breaker=breaker)
 
 

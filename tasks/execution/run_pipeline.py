@@ -64,7 +64,7 @@ def store_pipeline(settings: Settings, database: Database) -> StoredPipeline:
     Raises:
         UsageError: the store has none, and there is none to choose.
     """
-    return _stored(database) or choose(settings, database).stored
+    return _stored(database) or pipelines.as_stored(choose(settings, database).stored)
 
 
 def _stored(database: Database) -> StoredPipeline | None:

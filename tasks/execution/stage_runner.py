@@ -193,12 +193,18 @@ def _work_on(state: ItemState, pipeline: Pipeline, name: str, options: RunOption
 
 
 def _input_of(pipeline: Pipeline, name: str, state: ItemState) -> tuple[Any, ItemError | None, str | None]:
-    """Return the input of the stage for an item, or the error that it has none; and the hash of either."""
+    """Return the input of the stage for an item, or the error that it has none; and the hash of either.
+
+    An input without a JSON form has the hash of all that it may be made from: the record and the earlier values.
+    """
     try:
         value = pipeline.input(name, state)
     except ItemError as error:
         return None, error, fingerprint(str(error))
-    return value, None, fingerprint(value)
+    if (input_hash := fingerprint(value)) is None:
+        earlier = {other: state.value(other) for other in pipeline.before(name)}
+        input_hash = fingerprint([state.item.fingerprint, earlier])
+    return value, None, input_hash
 
 
 def _do_work(

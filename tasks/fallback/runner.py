@@ -292,7 +292,7 @@ def _step_result(
         StepResult, item_id=item.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
     )
     errors = [attempt.error for attempt in attempts if attempt.error]
-    can_improve = any(one.error and one.outcome is not AttemptOutcome.DECLINED for one in attempts)
+    can_improve = any(one.error and not _is_declined(one) for one in attempts)
     if served:
         rung = next(rung for rung in chain.rungs if rung.name == attempts[-1].rung)
         is_primary = rung is chain.primary
@@ -320,8 +320,12 @@ def _step_result(
         status=Status.FAILED,
         confidence=0.0,
         error=_reason(chain, attempts),
-        retryable=all(error.retryable for error in errors),
+        retryable=can_improve and all(one.error.retryable for one in attempts if one.error and not _is_declined(one)),
     )
+
+
+def _is_declined(attempt: Attempt) -> bool:
+    return attempt.outcome is AttemptOutcome.DECLINED
 
 
 def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:

@@ -31,7 +31,15 @@ from zlib import crc32
 from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
-from repli.tasks.fallback.errors import BadAnswer, BreakerOpen, OutOfMemory, StoreError, TimedOut, Unavailable
+from repli.tasks.fallback.errors import (
+    BadAnswer,
+    BreakerOpen,
+    ItemError,
+    OutOfMemory,
+    StoreError,
+    TimedOut,
+    Unavailable,
+)
 from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -162,6 +170,12 @@ class _Calls(Generic[I, V]):
         self.result.outcomes.update(zip((item.item_id for item in chunk), outcomes, strict=True))
 
     def record_error(self, chunk: list[ChainInput[I]], error: Exception) -> None:
+        if isinstance(error, ItemError) and len(chunk) > 1:  # of one of them: the others have no error of their own
+            what = f"{self.name} raised {type(error).__name__} ({error}) in a call with {len(chunk)} items"
+            error = BadAnswer(f"{what}; put it in the list of answers, in the item's place, or set per_item")
+            self.fail(chunk, error)
+            self.isolate(chunk, error)
+            return
         self.fail(chunk, error)  # replaced if a smaller call serves them
         match error:
             case OutOfMemory() | MemoryError():

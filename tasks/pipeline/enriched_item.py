@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from repli.tasks.items import ItemState
+from repli.tasks.items import Embedding, ItemState
 from repli.tasks.json_values import from_json
 
 R = TypeVar("R")
@@ -81,4 +81,6 @@ class EnrichedItem:
 
     def _value_of(self, stage: str) -> Any:
         value, role = self.state.value(stage), self.produces[stage]
+        if value is not None and role is Embedding:
+            raise LookupError(f"the vector of {stage} is not loaded for other stages; compute what you need in {stage}")
         return value if value is None or role is None else from_json(role, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -72,11 +73,13 @@ def _entry_point(name: str) -> EntryPoint:
 
 def _import(module: str, name: str, folder: Path) -> ModuleType:
     is_own = module.partition(".")[0] != __name__.partition(".")[0]
-    if is_own and str(folder) not in sys.path:  # files of a folder that is not needed could hide those of libraries
+    if is_own:  # files of a folder that is not needed could hide those of libraries
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
     try:
-        return importlib.import_module(module)
+        imported = importlib.import_module(module)
     except DeclarationError as error:
         raise UsageError(f"pipeline {name!r}: {error}") from None
     except ModuleNotFoundError as error:
@@ -88,6 +91,20 @@ def _import(module: str, name: str, folder: Path) -> ModuleType:
         raise UsageError(f"pipeline {name!r}: {_where(error, folder)}{error}; install it") from None
     except (Exception, SystemExit) as error:
         raise UsageError(f"pipeline {name!r}: {_where(error, folder)}{StepError.of(error).line}") from error
+    if is_own:
+        _check_is_of(folder, imported, name)
+    return imported
+
+
+def _check_is_of(folder: Path, imported: ModuleType, name: str) -> None:
+    """Raise UsageError where another module of this name was imported before, from another folder or from Python."""
+    there = folder.joinpath(*imported.__name__.split(".")).with_suffix(".py")
+    file = getattr(imported, "__file__", None)
+    if there.is_file() and file and not there.samefile(file):
+        raise UsageError(
+            f"pipeline {name!r}: this process has imported {imported.__name__} from {file}, not from {there}; rename "
+            "it, or restart the worker"
+        )
 
 
 def _where(error: BaseException, folder: Path) -> str:

@@ -11,6 +11,8 @@ from repli.tasks.comparison.metrics import ANYTHING, ASSETS, LABELS, TEXTS, VECT
 from repli.tasks.items import ROLES, Asset, Assets, Embedding, Label, Text
 from repli.tasks.json_values import as_json
 
+MAX_SPACE_CHARACTERS = 255
+"""The width of the store's column."""
 UNIT_TOLERANCE = 1e-3
 """How far the length of an embedding may be from 1: float32 rounds."""
 
@@ -41,11 +43,23 @@ def check_embedding(value: Any) -> None:
         raise ValueError("the answer is not an Embedding")
     if not value.space:
         raise ValueError("the space has no name, so the vector cannot be compared with others")
+    if len(value.space) > MAX_SPACE_CHARACTERS:
+        raise ValueError(f"the name of the space has more than {MAX_SPACE_CHARACTERS} characters; shorten it")
     if value.vector.ndim != 1:
         raise ValueError(f"the vector has the shape {value.vector.shape}, not one dimension")
     length = float(np.linalg.norm(value.vector))
     if not abs(length - 1) < UNIT_TOLERANCE:  # NaN too
         raise ValueError(f"the vector has length {length:g}, not 1; divide it by its length")
+    dimensions = _dimensions.setdefault(value.space, value.dimensions)
+    if dimensions != value.dimensions:
+        raise ValueError(
+            f"the vector has {value.dimensions} dimensions, and others of the space {value.space} have {dimensions}; "
+            "give it a space of its own"
+        )
+
+
+_dimensions: dict[str, int] = {}
+"""The dimensions of each space, as this process has seen them first."""
 
 
 def check_assets(value: Any) -> None:

@@ -15,7 +15,9 @@ Run = Callable[[Sequence[Any], Any], Sequence[Outcome[Any]]]
 """A rung as a chain calls it: with a batch of inputs and the context."""
 
 
-def run_of(function: Callable[..., Any], name: str, *, per_item: bool, convert: Callable[[Any], Any]) -> Run:
+def run_of(
+    function: Callable[..., Any], name: str, *, per_item: bool, convert: Callable[[Any], Any], takes_none: bool = False
+) -> Run:
     """Return the function as a chain calls it.
 
     A function of a batch gets a list of inputs, and returns as many answers in their order. With `per_item` it gets
@@ -25,6 +27,7 @@ def run_of(function: Callable[..., Any], name: str, *, per_item: bool, convert: 
     Args:
         name: the rung, as `stage.rung`, for the messages.
         convert: turns a plain value into the stage's own type, such as a string into a `Text`.
+        takes_none: whether None is an answer.
 
     Raises:
         ValueError: the function cannot be called so.
@@ -42,7 +45,7 @@ def run_of(function: Callable[..., Any], name: str, *, per_item: bool, convert: 
         if isinstance(answer, Exception):
             return Failed.because(answer)
         served = answer if isinstance(answer, Served) else Served(answer)
-        if served.value is None:
+        if served.value is None and not takes_none:
             return Failed.because(
                 BadAnswer(f"{name} answered None; raise or return Declined(...) for an item that it has no answer for")
             )

@@ -77,8 +77,7 @@ class Stage:
 
     Args:
         name: the name in commands, reports and the store: letters, digits and underscores.
-        input: returns what a rung gets for an item; None where the stage is not applicable to the item. Where it has no
-            JSON form, a later change of it is not seen, and its results are never stale.
+        input: returns what a rung gets for an item; None where the stage is not applicable to the item.
         produces: what the stage makes for search, export and the dashboard: `Text`, `Label` or `Embedding`. A string
             is turned into a `Text` or a `Label`. None: any value that has a JSON form.
         check: raises ValueError for a value that no rung may return, beside the check of what the stage produces.
@@ -152,7 +151,8 @@ class Stage:
                 below 0.8, unless the settings say otherwise, are queued for a retry.
             per_item: call the function with one item at a time.
             breaker: stops calls of the rung while it keeps failing.
-            resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
+            resources: of the primary: Dask resources of the workers that its batches are sent to, where there are such
+                workers, such as ``{"GPU": 1}``.
         """
 
         def add(function: F) -> F:

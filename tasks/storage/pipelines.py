@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, UsageError
+from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, Status, UsageError
 from repli.tasks.items import STORE
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
@@ -69,7 +69,7 @@ def _breakers_of(chains: Iterable[AnyChain]) -> dict[str, Breaker]:
 
 
 class PipelineConflict(UsageError):
-    """The store was filled by a pipeline with other stages. The message says what to do."""
+    """The store was filled by another pipeline. The message says what to do."""
 
 
 @retried
@@ -84,7 +84,7 @@ def declare(database: Database, pipeline: StoredPipeline) -> None:
     """Record the pipeline of a run. Idempotent.
 
     Raises:
-        PipelineConflict: the store was filled by a pipeline with other stages. Nothing is changed.
+        PipelineConflict: the store was filled by a pipeline of another name, or with other stages. Nothing is changed.
     """
     stored = read(database)
     if stored == pipeline or (stored and _rows(stored) == _rows(pipeline)):
@@ -92,11 +92,12 @@ def declare(database: Database, pipeline: StoredPipeline) -> None:
     with database.write() as connection:
         _lock(database, connection)
         stored = _read(connection)
-        if stored and not stored.has_stages_of(pipeline):
+        if stored and not (stored.name == pipeline.name and stored.has_stages_of(pipeline)):
+            by_name = "" if stored.name == pipeline.name else f"--pipeline {stored.name}, or "
             raise PipelineConflict(
-                f"{database} was filled by the pipeline {stored}, and this run has {pipeline}; choose "
-                f"--pipeline {stored.name}, or another store with --database; `repli run SOURCE --change-pipeline` "
-                "goes on with the new one and keeps the results of stages that both have"
+                f"{database} was filled by the pipeline {stored}, and this run has {pipeline}; choose {by_name}another "
+                "store with --database; `repli run SOURCE --change-pipeline` goes on with the new one and keeps the "
+                "results of stages that both have"
             )
         _write(connection, pipeline)
 
@@ -104,9 +105,9 @@ def declare(database: Database, pipeline: StoredPipeline) -> None:
 def change(database: Database, pipeline: StoredPipeline) -> None:
     """Make this the store's pipeline, whatever it was. Idempotent: a change that was cut off is completed.
 
-    Results of stages that both pipelines have, and that produce the same in both, stay; but those of `store` are
-    deleted, as all others are. All stored items become pending, and so do failed ones of which no failed result stays.
-    They are queued: the next run of their source, or of `reprocess`, does what is missing.
+    Results of stages that both pipelines have, and that produce the same in both, stay; failed ones and those of
+    `store` are deleted, as all others are. All items become pending and are queued: the next run of their source, or
+    of `reprocess`, does what is missing.
     """
     stored = read(database)
     if stored and not stored.has_stages_of(pipeline):
@@ -157,7 +158,8 @@ def _reopen(database: Database, kept: Sequence[str], after: str) -> str | None:
         if not ids:
             return None
         locked = retry_queue.lock_items(connection, ids)
-        is_gone = step_results.c.item_id.in_(ids), step_results.c.stage.not_in(kept)
+        is_not_kept = sa.or_(step_results.c.stage.not_in(kept), step_results.c.status == Status.FAILED)
+        is_gone = step_results.c.item_id.in_(ids), is_not_kept
         connection.execute(sa.delete(step_results).where(*is_gone))
         stored = [id_ for id_ in ids if locked[id_].state == "stored"]
         connection.execute(sa.update(items).where(items.c.id.in_(stored)).values(state="pending", quality=None))
@@ -183,14 +185,21 @@ def _lock(database: Database, connection: sa.Connection) -> None:
 
 
 def _read(connection: sa.Connection) -> StoredPipeline | None:
-    rows = connection.execute(sa.select(stages).order_by(stages.c.position)).all()
-    if not rows:
-        return None
+    rows = connection.execute(sa.select(stages).order_by(stages.c.position)).mappings().all()
+    return _of_rows([dict(row) for row in rows]) if rows else None
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]]) -> StoredPipeline:
     return StoredPipeline(
-        name=rows[0].pipeline,
-        chains=tuple(_chain(row.name, row.chain) for row in rows),
-        produces={row.name: row.produces for row in rows if row.produces},
+        name=rows[0]["pipeline"],
+        chains=tuple(_chain(row["name"], row["chain"]) for row in rows),
+        produces={row["name"]: row["produces"] for row in rows if row["produces"]},
     )
+
+
+def as_stored(pipeline: StoredPipeline) -> StoredPipeline:
+    """Return the pipeline as `read` returns it: with rungs that cannot run, and that other processes can receive."""
+    return _of_rows(_rows(pipeline))
 
 
 def _write(connection: sa.Connection, pipeline: StoredPipeline) -> None:

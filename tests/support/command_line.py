@@ -16,8 +16,9 @@ Repli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment(home: Path) -> dict[str, str]:
-    """An environment of one's own, the accelerator emulated."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REPLI_", "PREFECT_"))}
+    """An environment of one's own, the accelerator emulated. The pipeline that is chosen from outside stays so."""
+    dropped = [name for name in os.environ if name.startswith(("REPLI_", "PREFECT_")) and name != "REPLI_PIPELINE"]
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "REPLI_HOME": str(home), "REPLI_GPU_DEVICE": "cpu"}
 
 

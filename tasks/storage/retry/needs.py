@@ -84,12 +84,14 @@ class RetryTarget:
         excluded_by: pairs of an earlier stage and its rungs. An item that one of these rungs served is excluded: the
             better rung is incompatible with it.
         include_stale: whether the best rung may be called, so that stale results are included too.
+        declared: the rungs that the stage has. A result of any other, such as one that was renamed, may be improved.
     """
 
     stage: str
     rungs: Collection[str | None]
     excluded_by: Sequence[tuple[str, Collection[str]]] = ()
     include_stale: bool = False
+    declared: Collection[str] = ()
 
     def matches(self, needs: Needs) -> bool:
         """Return whether an item with these needs has a result that the target improves."""
@@ -97,4 +99,5 @@ class RetryTarget:
         if need is None or any(stage in needs and needs[stage].rung in rungs for stage, rungs in self.excluded_by):
             return False
         is_listed = (None if need.is_failed else need.rung) in self.rungs
+        is_listed |= bool(self.declared and need.rung) and need.rung not in self.declared
         return (need.is_retryable and is_listed) or (need.is_stale and self.include_stale)

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(folder: Path, tmp_path_factory: pytest.TempPathFactory, server_logs: ServerLogs) -> Iterator[Serving]:
     """One on a fresh home."""
     server_logs.watch(home := tmp_path_factory.mktemp("own"))
-    with Serving(home, "--pipeline", "kinds:pipeline", cwd=folder) as serving:
+    with Serving(home, "--pipeline", "kinds:pipeline", cwd=folder, REPLI_PIPELINE="") as serving:
         yield serving
 
 
