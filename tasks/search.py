@@ -165,10 +165,13 @@ def _embed(chain: AnyChain, rung: AnyRung, value: Any, context: StageContext) ->
     call_within = process_runtime(may_exit=False).call_within
     try:
         [outcome] = call_within(partial(rung.run, [value], context), rung.time_limit_s, name)
-        if isinstance(outcome, Failed):
-            return str(outcome.error.message)
-        chain.check(outcome.value)
     except Exception as error:  # noqa: BLE001  any failure of a rung leaves its space unsearched
         return str(error) if isinstance(error, RepliError) else f"{type(error).__name__}: {error}"
+    if isinstance(outcome, Failed):
+        return str(outcome.error.message)
+    try:
+        chain.check(outcome.value)
+    except ValueError as error:
+        return str(error)
     embedded: Embedding = outcome.value
     return embedded

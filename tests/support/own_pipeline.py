@@ -82,7 +82,12 @@ def stage_by(
 
 
 def run(
-    pipeline: Pipeline, database: Database, records: Sequence[Item], *, stages: Sequence[str] | None = None
+    pipeline: Pipeline,
+    database: Database,
+    records: Sequence[Item],
+    *,
+    stages: Sequence[str] | None = None,
+    refresh: bool = False,
 ) -> dict[str, StageReport]:
     """Register the records as a run's and take them through these stages, all by default; return the reports."""
     run_id = runs.start(database, str(uuid.uuid4()), "manifest.jsonl", {}, database.now())
@@ -91,7 +96,7 @@ def run(
     runtime = replace(process_runtime(may_exit=False), sizes=WorkingSizes())
     ids = [record.id for record in records]
     return {
-        name: run_stage(pipeline, name, ids, RunOptions(run_id=run_id), settings, runtime)
+        name: run_stage(pipeline, name, ids, RunOptions(run_id=run_id, refresh=refresh), settings, runtime)
         for name in stages or pipeline.names
     }
 

@@ -7,7 +7,7 @@ wants, and reads only their rows.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from repli.tasks.fallback import Status
 from repli.tasks.items import STORE
@@ -91,7 +91,7 @@ class RetryTarget:
     rungs: Collection[str | None]
     excluded_by: Sequence[tuple[str, Collection[str]]] = ()
     include_stale: bool = False
-    declared: Collection[str] = ()
+    declared: Collection[str] = field(default=(), compare=False)
 
     def matches(self, needs: Needs) -> bool:
         """Return whether an item with these needs has a result that the target improves."""

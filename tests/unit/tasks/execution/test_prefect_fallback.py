@@ -338,13 +338,6 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            (
-                None,
-                (
-                    "BadAnswer: service.service answered None; raise or return Declined(...) for an item that it has "
-                    "no answer for"
-                ),
-            ),
             (repli.Declined("not sure"), "Declined: not sure"),
             (
                 repli.Served("chat", confidence=2),
@@ -353,7 +346,7 @@ class TestAnswers:
         ],
     )
     def test_no_answer_goes_to_the_fallback(self, answer: Any, reason: str) -> None:
-        """None, an exception that is returned, and a confidence that is none; penalties that are numbers are exact."""
+        """An exception that is returned, and a confidence that is none; penalties that are numbers are exact."""
 
         def service(name: str) -> Any:
             return answer
@@ -362,6 +355,15 @@ class TestAnswers:
         assert outline(result) == ("degraded", "fallback", "other", Decimal("0.8"))
         assert result.error
         assert result.error.line == reason
+
+    def test_a_task_may_return_nothing(self) -> None:
+        """It has done its work: no fallback does it again."""
+
+        def service(name: str) -> None:
+            """Do its work."""
+
+        result = self.result(service)
+        assert (result.status, result.rung, result.value) == (Status.SUCCEEDED, "service", None)
 
     def test_a_hang_goes_to_the_fallback(self) -> None:
         """At the time limit."""

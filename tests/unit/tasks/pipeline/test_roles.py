@@ -95,8 +95,15 @@ class TestEmbedding:
     @pytest.mark.parametrize("vector", [[0.6, 0.8], np.array([1.0]), np.array([0, 1, 0], np.int8)])
     def test_a_unit_vector(self, vector: Any) -> None:
         """Of any kind of number, as a list too; it is kept as float32."""
-        assert refused(Embedding, Embedding("axes:1", vector)) == ""
+        assert refused(Embedding, Embedding(f"axes:{len(vector)}", vector)) == ""
         assert Embedding("axes:1", vector).vector.dtype == np.float32
+
+    def test_a_space_has_one_number_of_dimensions(self) -> None:
+        """A vector of another number cannot be compared with them; nor can a name be kept that no column takes."""
+        assert refused(Embedding, Embedding("changing:1", np.array([0.6, 0.8]))) == ""
+        reason = refused(Embedding, Embedding("changing:1", np.array([1.0])))
+        assert reason.startswith("the vector has 1 dimensions, and others of the space changing:1 have 2")
+        assert "more than 255" in refused(Embedding, Embedding("s" * 256, np.array([1.0])))
 
     @pytest.mark.parametrize(
         ("answer", "reason"),

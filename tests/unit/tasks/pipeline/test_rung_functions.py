@@ -268,3 +268,39 @@ class TestInAChain:
         reasons = {result.error.message for result in results if result.error}
         [reason] = reasons
         assert reason.startswith("s.filtered returned 2 answers for 3 items")
+
+    def test_a_batch_that_raises_for_an_item_blames_no_other(self) -> None:
+        """Where too many items of a batch raise to be told apart, the others may be tried again; the error says how to
+        write the rung."""
+
+        def looped(names: list[str]) -> list[str]:
+            answers = []
+            for name in names:
+                if int(name) % 4 == 0:
+                    raise Declined(f"nothing is known of {name}")
+                answers.append(name)
+            return answers
+
+        stage = Stage("s", input=len)
+        stage.rung(time_limit_s=5)(looped)
+        stage.skip(penalty="0.5")
+        results = stage.try_on([str(number) for number in range(40)])
+        good = [result for number, result in enumerate(results) if number % 4]
+        assert all(result.value or result.retryable for result in good)
+        reasons = {result.error.message for result in good if result.error}
+        assert all("put it in the list of answers, in the item's place, or set per_item" in one for one in reasons)
+
+    def test_a_required_stage_waits_for_what_was_away(self) -> None:
+        """That a fallback does not know the answer is no reason not to ask the service again."""
+
+        def service(names: list[str]) -> list[str]:
+            raise Unavailable("down")
+
+        def guess(name: str) -> str:
+            raise Declined("not sure")
+
+        stage = Stage("s", input=len)
+        stage.rung(time_limit_s=5)(service)
+        stage.rung(time_limit_s=5, penalty="0.8", per_item=True)(guess)
+        [result] = stage.try_on(["cat"])
+        assert (result.status.value, result.retryable) == ("failed", True)

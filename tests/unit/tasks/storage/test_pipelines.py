@@ -111,14 +111,23 @@ class TestDeclare:
         with empty.write() if empty.is_sqlite else empty.read():  # SQLite has one writer: another would wait and fail
             pipelines.declare(Database(empty.url.render_as_string(hide_password=False)), given)
 
-    def test_rungs_and_names_may_change(self, empty: Database) -> None:
-        """The same stages under another name, or with other rungs: the store has the latest."""
+    def test_rungs_may_change(self, empty: Database) -> None:
+        """The same stages with other rungs: the store has the latest."""
         pipelines.declare(empty, described(stage_by("first")))
         changed = stage_by("first", skip=None)
         changed.rung(time_limit_s=5, penalty="0.5")(max)
-        pipelines.declare(empty, described(changed, name="installed"))
-        stored = read(empty)
-        assert (stored.name, stored.chains[0].rung_names) == ("installed", ("only", "max"))
+        pipelines.declare(empty, described(changed))
+        assert read(empty).chains[0].rung_names == ("only", "max")
+
+    def test_another_name_is_another_pipeline(self, empty: Database) -> None:
+        """Its stages may have the same names, and do something else. To be told is enough: all results are kept."""
+        pipelines.declare(empty, described(stage_by("first")))
+        run(Pipeline([stage_by("first")]), empty, ITEMS)
+        with pytest.raises(PipelineConflict, match="was filled by the pipeline"):
+            pipelines.declare(empty, described(stage_by("first"), name="poems:pipeline"))
+        pipelines.change(empty, described(stage_by("first"), name="poems:pipeline"))
+        assert read(empty).name == "poems:pipeline"
+        assert states(empty) == dict.fromkeys(IDS, "stored")
 
     @pytest.mark.parametrize(
         "other",
@@ -229,8 +238,8 @@ class TestChange:
         assert view(empty, "a").produced("text") == {"text": "name of a", "characters": 9}
         assert found(empty, "name") == IDS
 
-    def test_what_failed_in_a_stage_that_is_gone_is_pending(self, empty: Database) -> None:
-        """It is queued, so that `reprocess` stores it too; what failed in a stage that stays has failed."""
+    def test_what_failed_is_tried_again(self, empty: Database) -> None:
+        """It is queued, so that `reprocess` stores it: the change may be what mends it, in a stage that stays too."""
 
         def refuse(name: str) -> str:
             if name.endswith("a"):
@@ -247,10 +256,10 @@ class TestChange:
         assert states(empty) == {**dict.fromkeys(IDS, "stored"), "a": "failed", "b": "failed"}
         changed = Pipeline([kept])
         pipelines.change(empty, changed.described("own:pipeline"))
-        assert states(empty) == {**dict.fromkeys(IDS, "pending"), "b": "failed"}
+        assert states(empty) == dict.fromkeys(IDS, "pending")
         unfinished = [RetryTarget(stage="store", rungs=[None])]
         claimed = claims.claim(empty, "reprocess", unfinished, 10, 60)
-        assert sorted(claim.item_id for claim in claimed) == ["a", "c", "d", "e"]
+        assert sorted(claim.item_id for claim in claimed) == ["a", "b", "c", "d", "e"]
         run(changed, empty, ITEMS)
         assert states(empty) == {**dict.fromkeys(IDS, "stored"), "b": "failed"}
 
@@ -487,7 +496,7 @@ class TestQuery:
             ("query_input=str", "assert not texts", "no vector search by meaning.model: AssertionError"),
             ("query_input=str", 'raise repli.Unavailable("no model")', "no vector search by meaning.model: no model"),
             ("query_input=str", "return [repli.Declined('no word')]", "no vector search by meaning.model: no word"),
-            ("query_input=str", "return ['red']", "no vector search by meaning.model: its answer is not an Embedding"),
+            ("query_input=str", "return ['red']", "no vector search by meaning.model: the answer is not an Embedding"),
             ("query_input=str", "return []", "no vector search by meaning.model: meaning.model returned 0 answers"),
             (
                 "query_input=str",
@@ -511,5 +520,19 @@ class TestQuery:
         source = SEARCHED.format(options="", answer="").replace("produces=repli.Embedding, ", "")
         assert hits(source) == (
             IDS,
-            "no vector search: no stage of the pipeline produces embeddings; choose the store's with --pipeline",
+            "no vector search: no stage of the store's pipeline produces embeddings",
         )
+
+
+def test_a_result_of_an_input_without_a_json_form_follows_it(empty: Database) -> None:
+    """Bytes have no JSON form: what they may be made from is compared, so no result outlives its input."""
+    said = {"first": "old"}
+    first = stage_by("first", lambda name: said["first"], skip=None)
+    second = stage_by("second", bytes.decode, input=lambda item: item.value("first").encode(), skip=None)
+    pipeline = Pipeline([first, second])
+    run(pipeline, empty, ITEMS)
+    said["first"] = "new"
+    run(pipeline, empty, ITEMS, stages=["first"], refresh=True)
+    assert run(pipeline, empty, ITEMS)["second"].items == len(ITEMS)
+    assert {saved(empty, id_)["second"].value for id_ in IDS} == {"new"}
+    assert run(pipeline, empty, ITEMS)["second"].items == 0
