@@ -6,9 +6,10 @@ A variable that is set goes before a block, so that `--database` of a command, o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from distributed import Client
@@ -68,7 +69,7 @@ def configured_run(pipeline: str = "", environ: Mapping[str, str] = os.environ) 
 def _with_policy(chosen: RunPipeline, environ: Mapping[str, str]) -> Settings:
     """Return the settings with the policy of the block and the environment."""
     with get_client(sync_client=True) as client:
-        policy = _read_block(client, policy_block(chosen.declared))
+        policy = _read_block(client, policy_block(chosen.declared), is_of=partial(_is_policy_of, chosen.declared.names))
     settings = chosen.settings
     is_set = {name: value for name, value in environ.items() if value}
     retry, overrides = policy.retry_policy(), policy.policy()
@@ -101,12 +102,22 @@ def dask_client() -> Client:
     return cast(DaskTaskRunner, cast(FlowRunContext, FlowRunContext.get()).task_runner).client
 
 
-def _read_block(client: SyncPrefectClient, kind: type[B]) -> B:
-    """Return the block that the server has; an empty one where it has none."""
+def _is_policy_of(stages: Sequence[str], data: Mapping[str, Any]) -> bool:
+    """Return whether a policy is of a pipeline with these stages: it names one of them, or none at all."""
+    named = {*(data.get("chains") or {}), *(data.get("breakers") or {})}
+    return not named or not named.isdisjoint(stages)
+
+
+def _read_block(
+    client: SyncPrefectClient, kind: type[B], is_of: Callable[[Mapping[str, Any]], bool] = lambda data: True
+) -> B:
+    """Return the block that the server has; an empty one where it has none, or one of another pipeline."""
     slug = kind.get_block_type_slug()
     try:
         document = client.read_block_document_by_name(NAME, slug)
     except ObjectNotFound:
+        return kind()
+    if not is_of(document.data):
         return kind()
     try:
         return kind.model_validate(document.data)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Completed, Failed
 
-from repli.tasks.execution.shared_breakers import BreakerRegistry, process_breakers
+from repli.tasks.execution.shared_breakers import STORE_RETRY_S, BreakerRegistry, process_breakers
 from repli.tasks.execution.stage_task import as_subtask, report_move
 from repli.tasks.fallback import (
     AnyChain,
@@ -186,9 +186,16 @@ def _breakers(store: str | None, chain: AnyChain) -> BreakerRegistry:
     Where it cannot be reached, this process counts failures by itself until it can, and a note says so.
     """
     url = store or Settings.from_environment().database_url
-    with suppress(StoreError):
-        _declare(url, chain)
+    if time.monotonic() >= _retry_at.get(url, 0):
+        try:
+            _declare(url, chain)
+        except StoreError:
+            _retry_at[url] = time.monotonic() + STORE_RETRY_S
     return process_breakers(url, report_move)
+
+
+_retry_at: dict[str, float] = {}
+"""When a store that could not be reached is tried again, by its URL: a store that hangs must not hold up each call."""
 
 
 @lru_cache(maxsize=256)

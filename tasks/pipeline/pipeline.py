@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from repli.tasks.fallback import Breaker, ItemError, Rule, Rules, UsageError
@@ -210,12 +211,36 @@ def _version(stages: Sequence[Stage], rules: Rules) -> str:
             digest.update(f"{stage.name}.{rung.name} {options}\n".encode())
         digest.update(f"{stage.name}.skip {stage.chain.skip} {stage.produces}\n".encode())
     digest.update("\n".join(map(str, rules.table)).encode())
-    modules = {getattr(function, "__module__", None) or "" for stage in stages for function in stage.functions}
-    for module in sorted(modules):
-        path = getattr(sys.modules.get(module), "__file__", None)
-        if path and Path(path).is_file():
-            digest.update(Path(path).read_bytes())
+    modules = (
+        sys.modules.get(getattr(function, "__module__", None) or "") for one in stages for function in one.functions
+    )
+    for path in sorted(_sources(modules)):
+        digest.update(Path(path).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _sources(modules: Iterable[ModuleType | None]) -> set[str]:
+    """Return the files of these modules, and of those in the same folder that they have imported anything of."""
+    files: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or file in files or not Path(file).is_file():
+            continue
+        files.add(file)
+        for value in vars(module).values():
+            imported = (
+                value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+            )
+            if Path(getattr(imported, "__file__", None) or "/").is_relative_to(Path(file).parent):
+                waiting.append(imported)
+    return files
+
+
+def _module_of(value: object) -> ModuleType | None:
+    """Return the module that defines a function or a class."""
+    return sys.modules.get(str(getattr(value, "__module__", "")))
 
 
 @lru_cache(maxsize=16)
