@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repli.tasks.comparison.metrics import ANYTHING, ASSETS, LABELS, TEXTS, VECTORS, Comparison
-from repli.tasks.items import ROLES, Asset, Assets, Embedding, Label, Text
+from repli.tasks.items import ROLES, Asset, Assets, Embedding, Guess, Label, Text
 from repli.tasks.json_values import as_json
 
 MAX_SPACE_CHARACTERS = 255
@@ -31,6 +31,8 @@ def check_label(value: Any) -> None:
         raise ValueError("a label must be None exactly where the answer is unknown")
     if value.label is not None and not (isinstance(value.label, str) and value.label.strip()):
         raise ValueError("the label is not a text with a visible character")
+    if not (isinstance(value.top, tuple | list) and all(isinstance(guess, Guess) for guess in value.top)):
+        raise ValueError("the best guesses in `top` are not each a Guess")
     if any(not 0 <= guess.confidence <= 1 for guess in value.top):
         raise ValueError("a confidence is outside [0, 1]")
 
@@ -41,7 +43,7 @@ def check_embedding(value: Any) -> None:
 
     if not isinstance(value, Embedding):
         raise ValueError("the answer is not an Embedding")
-    if not value.space:
+    if not (isinstance(value.space, str) and value.space):
         raise ValueError("the space has no name, so the vector cannot be compared with others")
     if len(value.space) > MAX_SPACE_CHARACTERS:
         raise ValueError(f"the name of the space has more than {MAX_SPACE_CHARACTERS} characters; shorten it")

@@ -235,10 +235,11 @@ class Stage:
 
     def _checked(self, value: Any) -> None:
         """Raise ValueError for a value that no rung may return."""
-        self._role.check(value)
-        if self._check is not None:
+        for check in (self._role.check, self._check):
+            if check is None:
+                continue
             try:
-                answer: object = self._check(value)
+                answer: object = check(value)
             except ValueError:
                 raise
             except Exception as error:

@@ -73,6 +73,8 @@ class TestLabel:
             (" ", "the label is not a text with a visible character"),
             (Label(7), "the label is not a text with a visible character"),  # type: ignore[arg-type]
             (Label(None), "a label must be None exactly where the answer is unknown"),
+            (Label("b", top=("b",)), "the best guesses in `top` are not each a Guess"),  # type: ignore[arg-type]
+            (Label("b", top=None), "the best guesses in `top` are not each a Guess"),  # type: ignore[arg-type]
             (Label("billing", unknown=True), "a label must be None exactly where the answer is unknown"),
             (
                 Label("b", top=(Guess(label="b", label_index=None, confidence=1.5),)),
@@ -110,6 +112,10 @@ class TestEmbedding:
         [
             ([0.6, 0.8], "the answer is not an Embedding"),
             (Embedding("", [0.6, 0.8]), "the space has no name, so the vector cannot be compared with others"),  # type: ignore[arg-type]
+            (
+                Embedding(3, [0.6, 0.8]),  # type: ignore[arg-type]
+                "the space has no name, so the vector cannot be compared with others",
+            ),
             (Embedding("s", [[0.6, 0.8]]), "the vector has the shape (1, 2), not one dimension"),  # type: ignore[arg-type]
             (Embedding("s", 1.0), "the vector has the shape (), not one dimension"),  # type: ignore[arg-type]
             (Embedding("s", [3, 4]), "the vector has length 5, not 1; divide it by its length"),  # type: ignore[arg-type]

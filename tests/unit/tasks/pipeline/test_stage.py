@@ -11,6 +11,7 @@ import pytest
 
 import repli
 from repli.tasks.fallback import Chain, Status
+from repli.tasks.items import Guess
 from repli.tasks.pipeline import DeclarationError, Stage
 from tests.support.own_pipeline import refusal, stage_by
 
@@ -399,6 +400,14 @@ class TestCheck:
         expected = "BadAnswer: s.only: its check returned False; raise ValueError with the reason"
         assert self.reason(lambda value: len(value) > 3, "cat") == expected
         assert self.reason(lambda value: len(value) > 3, "chat") == ""
+
+    def test_a_value_that_breaks_the_check_of_its_role_serves_nothing(self) -> None:
+        """The item goes on, and so does the batch."""
+        guess = repli.Label("cat", top=({"label": "cat"},))  # type: ignore[arg-type]
+        assert "are not each a Guess" in self.reason(None, guess, produces=repli.Label)
+        wrong = Guess(label="cat", label_index=None, confidence="0.5")  # type: ignore[arg-type]
+        expected = "BadAnswer: s.only: its check raised TypeError: "
+        assert self.reason(None, repli.Label("cat", top=(wrong,)), produces=repli.Label).startswith(expected)
 
     def test_the_role_is_checked_first(self) -> None:
         """The stage's own check sees only values of the role."""
