@@ -133,12 +133,13 @@ class Matrices:
         vectors: dict[str, dict[int, npt.NDArray[np.float32]]] = {space: {} for space in numbers}
         for row in rows:
             if row.vector:
-                vectors.setdefault(row.space, {})[row.number] = np.frombuffer(row.vector, np.float32)
+                vector = np.frombuffer(row.vector, np.float32)
+                if len(vector) == state["dimensions"].setdefault(row.space, len(vector)):  # others cannot be compared
+                    vectors.setdefault(row.space, {})[row.number] = vector
         for space, by_number in vectors.items():
             before = numbers.get(space, np.empty(0, np.int64))
             numbers[space], assigned = _assign_rows(before, changed, list(by_number))
             if by_number:
-                state["dimensions"][space] = len(next(iter(by_number.values())))
                 self._write(space, np.stack(list(by_number.values())), assigned)
         state["revision"] = max(row.revision for row in rows)
 
