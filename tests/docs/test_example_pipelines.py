@@ -92,7 +92,7 @@ def cluster(
     """The environment that names a Prefect server, and a Dask cluster whose workers know the language model."""
     server_logs.watch(folder := tmp_path_factory.mktemp("cluster"))
     with standing_cluster(folder, **chat.variables) as variables:
-        yield {**environment(folder), **variables}
+        yield {**environment(folder), **variables, "REPLI_PIPELINE": ""}  # the examples choose their own
 
 
 @pytest.fixture(scope="module")
