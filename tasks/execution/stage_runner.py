@@ -215,7 +215,7 @@ def _do_work(
     finished = [
         unserved(stage.chain, work.item_id, work.error, run_id=run_id, finished_at=now)
         if work.error
-        else _not_applicable(work.item_id, stage.name, context)
+        else StepResult.not_applicable(work.item_id, stage.name, run_id=run_id, finished_at=now)
         for work in works
         if work.chain_input is None
     ]
@@ -298,14 +298,3 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
 
 def _is_better(result: StepResult, previous: StepResult) -> bool:
     return result.rank > previous.rank or (previous.is_stale and result.rank == previous.rank)
-
-
-def _not_applicable(item_id: str, stage: str, context: StageContext) -> StepResult:
-    return StepResult(
-        item_id=item_id,
-        stage=stage,
-        status=Status.NOT_APPLICABLE,
-        penalty=Decimal(1),
-        run_id=context.run_id,
-        finished_at=context.now,
-    )

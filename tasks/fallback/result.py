@@ -128,6 +128,18 @@ class StepResult:
         """Return the result of a stage that has not run."""
         return cls(item_id=item_id, stage=stage, status=Status.PENDING)
 
+    @classmethod
+    def not_applicable(cls, item_id: str, stage: str, *, run_id: str, finished_at: datetime) -> StepResult:
+        """Return the result of a stage that has nothing to do for the item."""
+        return cls(
+            item_id=item_id,
+            stage=stage,
+            status=Status.NOT_APPLICABLE,
+            penalty=Decimal(1),
+            run_id=run_id,
+            finished_at=finished_at,
+        )
+
     def become(self, new: StepResult) -> StepResult:
         """Return `new` if the table of moves allows it after this result.
 

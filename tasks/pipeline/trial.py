@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from functools import partial
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from repli.tasks.fallback import AnyChain, ChainInput, Status, StepResult, UsageError, run_chain
+from repli.tasks.fallback import AnyChain, ChainInput, StepResult, UsageError, run_chain
 from repli.tasks.items import Label, Text
 from repli.tasks.json_values import as_json
 from repli.tasks.pipeline.context import StageContext
@@ -74,7 +74,8 @@ def try_on(chain: AnyChain, inputs: Sequence[Any]) -> Trial:
     with _context(chain) as context:
         results = run_chain(chain, to_run, context, run_id=RUN_ID, runtime=process_runtime(may_exit=False))
     by_id = {result.item_id: result for result in results}
-    return Trial(by_id.get(id_) or _not_applicable(id_, chain.stage) for id_ in given)
+    nothing_to_do = partial(StepResult.not_applicable, stage=chain.stage, run_id=RUN_ID, finished_at=datetime.now(UTC))
+    return Trial(by_id.get(id_) or nothing_to_do(id_) for id_ in given)
 
 
 @contextmanager
@@ -89,17 +90,6 @@ def _context(chain: AnyChain) -> Iterator[StageContext | None]:
         database = Database(settings.database_url)
         database.migrate()
         yield StageContext(settings=settings, database=database, run_id=RUN_ID, now=datetime.now(UTC))
-
-
-def _not_applicable(item_id: str, stage: str) -> StepResult:
-    return StepResult(
-        item_id=item_id,
-        stage=stage,
-        status=Status.NOT_APPLICABLE,
-        penalty=Decimal(1),
-        run_id=RUN_ID,
-        finished_at=datetime.now(UTC),
-    )
 
 
 def _shown(value: Any) -> str:
