@@ -29,7 +29,7 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import step_results
 from repli.tasks.storage.views import lookup
 from tests.support.command_line import command, environment, write_manifest
-from tests.support.default_pipeline import PIPELINE, declared_breakers
+from tests.support.default_pipeline import PIPELINE, STORED, declared_breakers
 from tests.support.locations import Whereabouts, seen
 
 pytestmark = pytest.mark.timeout(300)
@@ -196,7 +196,7 @@ def test_the_only_worker_with_the_tag_dies_and_nothing_waits_for_it(
     assert process.returncode == 0, error.decode()[-2000:]
     assert json.loads(out)["stored"] == items
     assert moved_after_s < 30, "what waited for the tag is sent again without it, and the other worker serves it"
-    last = lookup.view(store, f"item-{items - 1}", ["classify_image"])
+    last = lookup.view(store, f"item-{items - 1}", STORED)
     assert last is not None
     assert last.stages["classify_image"].status.is_done
 
