@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from repli.tasks.fallback import AnyChain, StoreError
+from repli.tasks.fallback.chain import breakers_of
 from repli.tasks.settings import Settings
 from repli.tasks.storage import runs
 from repli.tasks.storage.clock import shorten_waits
@@ -54,9 +55,7 @@ class _Heart:
         self._retry = settings.retry
         self._progress = progress
         self._renew_at = 0.0
-        self._breakers = {
-            f"{chain.stage}.{rung.name}": rung.breaker for chain in chains for rung in chain.rungs if rung.breaker
-        }
+        self._breakers = breakers_of(chains)
 
     def beat_on(self) -> None:
         """Beat until the run is over."""

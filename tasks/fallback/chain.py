@@ -14,7 +14,7 @@ A chain that cannot work raises ValueError here, when it is declared, not during
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Generic, TypeVar
@@ -175,3 +175,8 @@ class Chain(Generic[I, V, C]):
 
 AnyRung = Rung[Any, Any, Any]
 AnyChain = Chain[Any, Any, Any]
+
+
+def breakers_of(chains: Iterable[AnyChain]) -> dict[str, Breaker]:
+    """Return the declared breakers by rung, `STAGE.RUNG`, in the order of the chains."""
+    return {f"{chain.stage}.{rung.name}": rung.breaker for chain in chains for rung in chain.rungs if rung.breaker}

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from repli.tasks.fallback import SKIP, AnyChain, AnyRung, Breaker, Chain, Skip, UsageError, check_rung_exists
+from repli.tasks.fallback.chain import breakers_of
 
 Choice = tuple[tuple[str, str], ...]
 """The rungs of a stage, best first, each with its penalty, such as `"0.9"`. An optional stage ends with `skip`."""
@@ -87,7 +88,7 @@ class Policy:
         stages = [chain.stage for chain in declared]
         if unknown := [stage for stage in self.chains if stage not in stages]:
             raise UsageError(f"policy: there is no stage {unknown[0]!r}; choose from {', '.join(stages)}")
-        breakers = [f"{chain.stage}.{rung.name}" for chain in declared for rung in chain.rungs if rung.breaker]
+        breakers = list(breakers_of(declared))
         if unknown := [name for name in self.breakers if name not in breakers]:
             raise UsageError(f"policy: there is no breaker {unknown[0]!r}; choose from {', '.join(breakers)}")
         rungs = [f"{chain.stage}.{rung}" for chain in declared for rung in chain.rung_names]

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from repli.tasks.fallback import Breaker, ItemError, Rule, Rules, UsageError
+from repli.tasks.fallback.chain import breakers_of
 from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
 from repli.tasks.items import STORE, Embedding, ItemState
 from repli.tasks.pipeline.declaration import refused_in_place
@@ -157,7 +158,7 @@ class Pipeline:
     @property
     def breakers(self) -> dict[str, Breaker]:
         """Return the declared breakers by rung, `STAGE.RUNG`, in the order of the stages."""
-        return self.described("").breakers
+        return breakers_of(self.chains)
 
     def with_policy(self, policy: Policy) -> Pipeline:
         """Return this pipeline with its chains changed by `policy`; the same object for equal policies.

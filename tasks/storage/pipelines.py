@@ -5,13 +5,14 @@ Search, export, the dashboard and `repli show` read it here, so that none of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, Status, UsageError
+from repli.tasks.fallback.chain import breakers_of
 from repli.tasks.items import STORE
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
@@ -48,7 +49,7 @@ class StoredPipeline:
     @property
     def breakers(self) -> dict[str, Breaker]:
         """Return the declared breakers by rung, `STAGE.RUNG`, in the order of the chains."""
-        return _breakers_of(self.chains)
+        return breakers_of(self.chains)
 
     def stages_of(self, role: str) -> tuple[str, ...]:
         """Return the stages that produce this, the last first: its value is the item's, where it has one."""
@@ -57,15 +58,6 @@ class StoredPipeline:
     def has_stages_of(self, other: StoredPipeline) -> bool:
         """Return whether both have the same stages in the same order, and each produces the same."""
         return (self.names, self.produces) == (other.names, other.produces)
-
-
-def _breakers_of(chains: Iterable[AnyChain]) -> dict[str, Breaker]:
-    return {
-        f"{chain.stage}.{rung.name}": rung.breaker
-        for chain in chains
-        for rung in chain.rungs
-        if rung.breaker is not None
-    }
 
 
 class PipelineConflict(UsageError):
@@ -142,7 +134,7 @@ def task_breakers(database: Database) -> dict[str, Breaker]:
     """Return the breakers of the tasks of other flows that use this store, by rung, `TASK.RUNG`."""
     with database.read() as connection:
         rows = connection.execute(sa.select(task_chains).order_by(task_chains.c.name)).all()
-    return _breakers_of(_chain(row.name, row.chain) for row in rows)
+    return breakers_of(_chain(row.name, row.chain) for row in rows)
 
 
 @retried
