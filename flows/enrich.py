@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -158,12 +157,13 @@ class _EnrichRun:
         return BatchDispatcher(
             context,
             self._pipeline.stages,
-            on_done=self._batch_done,
+            on_stage_done=self._stage_done,
+            on_done=self._count,
             mark_poison_item=self._mark_poison_item,
         )
 
-    def _batch_done(self, batch: Batch, reports: Sequence[StageReport]) -> None:
-        self._count(batch)
+    def _stage_done(self, batch: Batch, report: StageReport) -> None:
+        """Do nothing yet."""
 
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
         mark_poison_item(self._database, self.run_id, batch, stage)

@@ -121,6 +121,7 @@ class _ReprocessRun:
         self._routing = Routing(client, database.without_patience())
         self._remaining = request.limit
         self._claims: dict[str, Claim] = {}
+        self._tried: set[str] = set()
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
         self._progress: dict[str, StageProgress] = {}
@@ -197,6 +198,7 @@ class _ReprocessRun:
         dispatcher = BatchDispatcher(
             context,
             through,
+            on_stage_done=self._stage_done,
             on_done=self._batch_done,
             mark_poison_item=self._mark_poison_item,
             width=self._width,
@@ -248,13 +250,15 @@ class _ReprocessRun:
                 found += retry_targets(chain, declared, callable_now, self._pipeline.rules)
         return found
 
-    def _batch_done(self, batch: Batch, reports: Sequence[StageReport]) -> None:
-        tried: set[str] = set()
-        for report in reports:
-            tried |= report.tried
-            self.calls[report.stage] += len(report.tried)
-            if report.stage in self._stages and report.stage in self._progress:
-                self._progress[report.stage] = self._progress[report.stage].after(report)
+    def _stage_done(self, batch: Batch, report: StageReport) -> None:
+        self._tried |= report.tried
+        self.calls[report.stage] += len(report.tried)
+        if report.stage in self._stages and report.stage in self._progress:
+            self._progress[report.stage] = self._progress[report.stage].after(report)
+
+    def _batch_done(self, batch: Batch) -> None:
+        tried = self._tried.intersection(batch.item_ids)
+        self._tried -= tried
         self._settle(batch, tried)
 
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
@@ -275,8 +279,8 @@ class _ReprocessRun:
         size = self._request.batch_size
         return max(1, size // SLOWDOWN_BESIDE_ENRICH) if self._is_enrich_alive() else size
 
-    def _width(self, workers: int) -> int:
-        return 1 if self._is_enrich_alive() else full_width(workers)
+    def _width(self, threads: int) -> int:
+        return 1 if self._is_enrich_alive() else full_width(threads)
 
     def _is_enrich_alive(self) -> bool:
         return runs.is_any_alive(self._database, runs.ENRICH)

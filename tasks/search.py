@@ -164,7 +164,7 @@ def _embed(chain: AnyChain, rung: AnyRung, value: Any, context: StageContext) ->
     name = f"{chain.stage}.{rung.name}"
     call_within = process_runtime(may_exit=False).call_within
     try:
-        [outcome] = call_within(partial(rung.run, [value], context), rung.time_limit_s, name)
+        [outcome] = call_within(partial(rung.call, [value], context), rung.time_limit_s, name)
     except Exception as error:  # noqa: BLE001  any failure of a rung leaves its space unsearched
         return str(error) if isinstance(error, RepliError) else f"{type(error).__name__}: {error}"
     if isinstance(outcome, Failed):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from queue import Empty, SimpleQueue
 
 import dask
 from distributed import Client, KilledWorker
@@ -19,11 +20,12 @@ from prefect.states import Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
-from repli.flows.dispatch.worker_deaths import WorkerCrashes, split_after_crash
+from repli.flows.dispatch.worker_deaths import WorkerCrashes, WorkerDeaths, split_after_crash
 from repli.tasks.execution.run_pipeline import PipelineMismatch
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
-from repli.tasks.fallback import RepliError, StoreError
+from repli.tasks.execution.worker_notes import TOPIC, Begun, LetGo, Note, ProcessEnds, read_note
+from repli.tasks.fallback import ProcessPoisoned, RepliError, StoreError
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
@@ -31,15 +33,17 @@ from repli.tasks.storage.database import Database
 
 FIRST_WORKER_LIMIT_S = 60
 POLL_EVERY_S = 2.0
-"""Seconds between two looks at the workers while the dispatcher waits for a batch."""
+"""Seconds between two looks at the workers."""
 RESULT_LIMIT_S = 10.0
 """Seconds after the end of a task by which its report has arrived, or was lost."""
 BATCHES_AHEAD = 2
+SLOW_PER_WIDTH = 4
+"""Slow tasks in flight, for each batch in flight, at which no fresh batch is submitted: each holds a thread."""
 
 
-def full_width(workers: int) -> int:
-    """Return two batches per worker and some ahead, so that no worker waits for the flow."""
-    return 2 * workers + BATCHES_AHEAD
+def full_width(threads: int) -> int:
+    """Return two batches per thread of a worker and some ahead, so that no worker waits for the flow."""
+    return 2 * threads + BATCHES_AHEAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,29 +63,47 @@ class RunContext:
     pipeline: Pipeline
 
 
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """One batch and its stage tasks, in the order of the stages.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A batch, and the position of the stage that it is to pass next.
 
     Args:
-        resource_stages: The stages whose tasks ask for a resource.
+        must_be_alone: Run it with nothing else in flight, so that a death has one possible cause.
     """
 
     batch: Batch
-    futures: tuple[PrefectDaskFuture[StageReport], ...]
-    resource_stages: frozenset[str]
+    position: int
+    must_be_alone: bool = False
+
+
+@dataclass(slots=True)
+class _Running:
+    """A submitted step.
+
+    Args:
+        resources: The resources that its task asks for.
+        worker: The worker that has begun it; None while it waits.
+        is_slow: It has let its other items go, and holds up no worker.
+    """
+
+    step: _Step
+    future: PrefectDaskFuture[StageReport]
+    resources: Mapping[str, float]
+    worker: str | None = None
+    is_slow: bool = False
 
 
 class BatchDispatcher:
-    """Dispatcher of the batches of one run to the cluster.
+    """Dispatcher of the batches of one run to the cluster: each goes to its next stage when the one before ends.
 
     `notes` are the lines for the run's report; `store_error` is the outage of the store that ended the run, or None.
 
     Args:
         stages: The stages of the pipeline that the batches pass, in their order.
-        on_done: Called with each batch that passed, and the report of each stage.
+        on_stage_done: Called with each batch that passed a stage, and the stage's report.
+        on_done: Called with each batch that passed the last stage.
         mark_poison_item: Called with each batch of one item that kills workers, and the stage.
-        width: Returns how many batches may be in flight for a number of workers.
+        width: Returns how many batches may be in flight for a number of threads of workers.
     """
 
     def __init__(
@@ -89,12 +111,19 @@ class BatchDispatcher:
         context: RunContext,
         stages: Sequence[Stage],
         *,
-        on_done: Callable[[Batch, Sequence[StageReport]], None],
+        on_stage_done: Callable[[Batch, StageReport], None],
+        on_done: Callable[[Batch], None],
         mark_poison_item: Callable[[Batch, str], None],
         width: Callable[[int], int] = full_width,
     ) -> None:
         self._context = context
         self._routing = context.routing
+        self._stages = tuple(stages)
+        self._tasks = {stage.name: task_of(stage.name) for stage in stages}
+        self._on_stage_done = on_stage_done
+        self._on_done = on_done
+        self._mark_poison_item = mark_poison_item
+        self._width = width
         self._crashes = WorkerCrashes(
             context.database,
             context.options.directives,
@@ -102,81 +131,43 @@ class BatchDispatcher:
             scope_of=context.routing.scope_of,
             on_move=events.emit_breaker_move,
         )
-        self._on_done = on_done
-        self._mark_poison_item = mark_poison_item
-        self.notes: list[str] = []
-        self._stages = tuple(stages)
-        self._width = width
-        self._tasks = {stage.name: task_of(stage.name) for stage in stages}
+        self._deaths = WorkerDeaths()
+        self._messages: SimpleQueue[Note | str] = SimpleQueue()
         self._fresh: Iterator[Batch] = iter(())
+        self._ready: deque[_Step] = deque()
+        self._alone: deque[_Step] = deque()
+        self._running: dict[str, _Running] = {}
+        self._problems: list[str] = []
+        self._check_at = 0.0
+        self.notes: list[str] = []
         self.store_error: StoreError | None = None
 
     def run(self, batches: Iterable[Batch]) -> list[str]:
         """Take every batch through every stage.
 
-        If the store is unavailable for longer than the stages wait for it, no further batch is submitted; those in
-        flight end, so that no result is lost that can still be saved.
+        If the store is unavailable for longer than the stages wait for it, nothing more is submitted; what runs ends,
+        so that no result is lost that can still be saved.
 
         Returns:
-            A line for each batch that failed. A worker's death is not among them: its batches run again, and an item
-            that kills workers is handed to `mark_poison_item`. Nor is the store's outage: see `store_error`.
+            A line for each batch that failed. A worker's death is not among them: what it had begun runs again in
+            pieces, and an item that kills workers is handed to `mark_poison_item`. Nor is the store's outage: see
+            `store_error`.
 
         Raises:
             RepliError: The cluster has no worker, or was lost.
         """
         self._wait_for_a_worker()
         self._fresh = iter(batches)
-        suspected: deque[Batch] = deque()
-        in_flight: deque[InFlight] = deque()
-        problems: list[str] = []
-        self.store_error = None
-        while True:
-            self._routing.refresh_worker_locations()
-            if suspected and not in_flight and not self.store_error:
-                in_flight.append(self._submit(suspected.popleft()))
-            is_suspect_running = bool(in_flight) and in_flight[0].batch.is_suspect
-            while not (suspected or is_suspect_running) and len(in_flight) < self._width(len(self._routing.workers())):
-                if (batch := self._next_batch()) is None:
-                    break
-                in_flight.append(self._submit(batch))
-            if not in_flight:
-                return problems
-            reports: list[StageReport] = []
-            stage, error = self._wait(in_flight, reports)
-            batch = in_flight.popleft().batch
-            try:
-                if isinstance(error, StoreError):
-                    raise error
-                if error is None:
-                    self._crashes.batch_succeeded(batch)
-                    self._on_done(batch, reports)
-                elif isinstance(error, KilledWorker):
-                    suspected.extend(self._pieces_of(batch, stage, error))
-                else:
-                    problems.append(f"{stage}, {batch}: {error}")
-                    if isinstance(error, PipelineMismatch):  # that worker would take the other batches too
-                        self._fresh = iter(())
-            except StoreError as lost:
-                self.store_error = self.store_error or lost
-
-    def _next_batch(self) -> Batch | None:
-        """Return the next batch to submit; None where there is none, or the store is unavailable."""
-        if self.store_error:
-            return None
+        client = self._context.client
+        client.subscribe_topic(TOPIC, lambda event: self._messages.put(read_note(event)))
         try:
-            return next(self._fresh, None)
-        except StoreError as error:
-            self.store_error = error
-            return None
-
-    def _pieces_of(self, batch: Batch, stage: str, error: KilledWorker) -> list[Batch]:
-        """Return the pieces in which to run a batch again whose worker died; mark an item that kills workers."""
-        worker = error.last_worker.address if error.last_worker else None
-        may_be_item_error = self._crashes.worker_died(batch, stage, worker)
-        pieces = split_after_crash(batch, is_blamed=batch.is_suspect and may_be_item_error)
-        if not pieces:
-            self._mark_poison_item(batch, stage)
-        return pieces
+            while self._submit_what_may_run():
+                self._look_at_the_cluster()
+                with suppress(Empty):
+                    self._handle(self._messages.get(timeout=POLL_EVERY_S))
+        finally:
+            client.unsubscribe_topic(TOPIC)
+        return self._problems
 
     def _wait_for_a_worker(self) -> None:
         client = self._context.client
@@ -188,82 +179,171 @@ class BatchDispatcher:
                 f"no worker joined the Dask scheduler {address} in {FIRST_WORKER_LIMIT_S} s; start one"
             ) from None
 
-    def _submit(self, batch: Batch) -> InFlight:
-        resources = {stage.name: self._routing.resources_for(stage) for stage in self._stages}
-        futures: list[PrefectDaskFuture[StageReport]] = []
-        for stage in self._stages:
-            wanted = dict(resources[stage.name])
-            with dask.annotate(resources=wanted) if wanted else nullcontext():
-                futures.append(self._submit_stage(stage, batch, futures[-1:]))
-        return InFlight(batch, tuple(futures), frozenset(name for name, wanted in resources.items() if wanted))
+    def _submit_what_may_run(self) -> bool:
+        """Submit the steps that may run now, and return whether any is in flight.
 
-    def _submit_stage(
-        self, stage: Stage, batch: Batch, after: list[PrefectDaskFuture[StageReport]]
-    ) -> PrefectDaskFuture[StageReport]:
-        task = self._tasks[stage.name]
-        return task.submit(  # type: ignore[return-value]  # the runner is Dask's, and so are its futures
-            stage.name, batch, self._context.options, self._context.settings, wait_for=after
-        )
-
-    def _wait(self, in_flight: deque[InFlight], reports: list[StageReport]) -> tuple[str, Exception | None]:
-        """Wait for the first batch, and append the reports of its successful stages to `reports`.
-
-        Returns:
-            The first stage that failed, and its error; the last stage and None where all succeeded.
+        A step that must be alone waits until nothing is in flight, and all others wait for it.
         """
-        for position, stage in enumerate(self._stages):
-            try:
-                while (result := result_of(in_flight[0].futures[position])) is None:
-                    self._requeue_stuck_batches(in_flight)
-            except KilledWorker as error:
-                _mark_crashed(in_flight[0].futures[position], str(error))
-                return stage.name, error
-            except (OSError, CancelledError, FutureCancelledError) as error:
-                why = str(error) or type(error).__name__
-                raise RepliError(
-                    f"the Dask cluster was lost ({why}); start the run again, it continues from here"
-                ) from error
-            if isinstance(result, Exception):
-                return stage.name, result
-            self.notes.extend(result.notes)
-            reports.append(result)
-        return self._stages[-1].name, None
+        if self._alone and not self._running and not self.store_error:
+            self._submit(self._alone.popleft())
+        is_reserved = self._alone or any(running.step.must_be_alone for running in self._running.values())
+        while not is_reserved and (step := self._next_step()):
+            self._submit(step)
+        return bool(self._running)
 
-    def _requeue_stuck_batches(self, in_flight: deque[InFlight]) -> None:
-        """Send tasks that wait for a resource again, to any worker, where the resource is lost.
+    def _next_step(self) -> _Step | None:
+        """Return the next step to submit; None where there is none, too much is in flight, or the store is away."""
+        if self.store_error:
+            return None
+        if self._ready:
+            return self._ready.popleft()
+        width = self._width(self._routing.threads())
+        slow = sum(running.is_slow for running in self._running.values())
+        if len(self._running) - slow >= width or slow >= SLOW_PER_WIDTH * width:
+            return None
+        try:
+            batch = next(self._fresh, None)
+        except StoreError as error:
+            self.store_error = error
+            return None
+        return _Step(batch=batch, position=0) if batch else None
+
+    def _submit(self, step: _Step) -> None:
+        stage = self._stages[step.position]
+        wanted = dict(self._routing.resources_for(stage))
+        with dask.annotate(resources=wanted) if wanted else nullcontext():
+            future: PrefectDaskFuture[StageReport] = self._tasks[stage.name].submit(  # type: ignore[assignment]  # Dask's
+                stage.name, step.batch, self._context.options, self._context.settings
+            )
+        self._running[str(future.wrapped_future.key)] = _Running(step, future, wanted)
+        self._tell_when_ended(future)
+
+    def _tell_when_ended(self, future: PrefectDaskFuture[StageReport]) -> None:
+        future.wrapped_future.add_done_callback(lambda ended: self._messages.put(str(ended.key)))
+
+    def _look_at_the_cluster(self) -> None:
+        """Send tasks again that wait for a resource which no worker carries any more; every `POLL_EVERY_S`.
 
         Raises:
             RepliError: There has been no worker at all for `NO_WORKERS_LIMIT_S`.
         """
+        if time.monotonic() < self._check_at:
+            return
+        self._check_at = time.monotonic() + POLL_EVERY_S
+        self._routing.refresh_worker_locations()
         if self._routing.has_no_workers():
             raise RepliError(
                 f"the Dask cluster has had no worker for {NO_WORKERS_LIMIT_S:g} s; start one, and the run again"
             )
-        stuck = {stage.name for stage in self._stages if self._routing.should_requeue_without_resource(stage)}
-        if any(sent.resource_stages & stuck for sent in in_flight):
-            running = self._routing.running_task_keys()
-            in_flight.extend(
-                [self._resubmit_anywhere(in_flight.popleft(), stuck, running) for _ in range(len(in_flight))]
-            )
+        for key, running in list(self._running.items()):
+            if running.resources and self._routing.is_lost(running.resources):
+                stage = self._stages[running.step.position].name
+                get_run_logger().warning("%s, %s: no worker could take it; sent to any", stage, running.step.batch)
+                del self._running[key]
+                self._context.client.cancel([running.future.wrapped_future], force=True)
+                self._ready.append(running.step)
 
-    def _resubmit_anywhere(self, sent: InFlight, stuck: set[str], running: set[Any]) -> InFlight:
-        """Return the batch, sent again to any worker from its first `stuck` stage on that is not running.
+    def _handle(self, message: Note | str) -> None:
+        """Take note of what a worker says, or of the end of a task, by its key."""
+        try:
+            match message:
+                case Begun(key, worker):
+                    self._deaths.begun(key, worker)
+                case ProcessEnds(worker):
+                    self._deaths.ends_itself(worker)
+                case LetGo():
+                    self._let_go(message)
+                case str(key):
+                    self._task_ended(key)
+        except StoreError as lost:
+            self.store_error = self.store_error or lost
 
-        A stage that was done before counts too: its result died with its worker, and the later stages wait for it.
-        """
-        for position, stage in enumerate(self._stages):
-            future = sent.futures[position].wrapped_future
-            if stage.name in sent.resource_stages & stuck and future.key not in running and not future.done():
-                break
+    def _let_go(self, note: LetGo) -> None:
+        """Send the items on that a slow task has let go, and leave it the others."""
+        running = self._running.get(note.key)
+        if running is None:  # of another run
+            return
+        batch, position = running.step.batch, running.step.position
+        gone = {*note.finished, *note.untouched}
+        kept = tuple(id_ for id_ in batch.item_ids if id_ not in gone)
+        running.step = replace(running.step, batch=replace(batch, item_ids=kept))
+        running.is_slow = True
+        if note.untouched:
+            self._ready.append(_Step(batch=replace(batch, item_ids=note.untouched), position=position))
+        if note.finished:
+            self._passed(replace(batch, item_ids=note.finished), position, note.report)
+
+    def _passed(self, batch: Batch, position: int, report: StageReport) -> None:
+        """Send a batch on to its next stage."""
+        self.notes.extend(report.notes)
+        self._on_stage_done(batch, report)
+        batch = replace(batch, deaths=0, is_suspect=False)
+        if position + 1 < len(self._stages):
+            self._ready.append(_Step(batch=batch, position=position + 1))
         else:
-            return sent
-        get_run_logger().warning("%s: no worker could take it; sent to any worker from %s on", sent.batch, stage.name)
-        self._context.client.cancel([future.wrapped_future for future in sent.futures[position:]], force=True)
-        futures = list(sent.futures[:position])
-        for stage in self._stages[position:]:
-            futures.append(self._submit_stage(stage, sent.batch, futures[-1:]))
-        kept = sent.resource_stages & {stage.name for stage in self._stages[:position]}
-        return replace(sent, futures=tuple(futures), resource_stages=kept)
+            self._on_done(batch)
+
+    def _task_ended(self, key: str) -> None:
+        running = self._running.get(key)
+        if running is None:  # it was sent again
+            return
+        step, stage = running.step, self._stages[running.step.position].name
+        try:
+            result = result_of(running.future)
+        except KilledWorker as error:
+            del self._running[key]
+            _mark_crashed(running.future, str(error))
+            self._worker_died(step, stage, key, error)
+            return
+        except (OSError, CancelledError, FutureCancelledError) as error:
+            why = str(error) or type(error).__name__
+            raise RepliError(
+                f"the Dask cluster was lost ({why}); start the run again, it continues from here"
+            ) from error
+        if result is None:
+            self._tell_when_ended(running.future)
+            return
+        del self._running[key]
+        self._deaths.ended(key)
+        match result:
+            case StoreError():
+                raise result
+            case ProcessPoisoned():
+                self._process_poisoned(step, stage, result)
+            case Exception():
+                self._problems.append(f"{stage}, {step.batch}: {result}")
+                if isinstance(result, PipelineMismatch):  # that worker would take the other batches too
+                    self._fresh = iter(())
+            case report:
+                self._crashes.batch_succeeded(step.batch)
+                self._passed(step.batch, step.position, report)
+
+    def _worker_died(self, step: _Step, stage: str, key: str, error: KilledWorker) -> None:
+        """Run a step again whose worker died: as it is where the worker had not begun it, else in pieces."""
+        worker = error.last_worker.address if error.last_worker else None
+        begun = self._deaths.begun_with(key, worker)
+        if not begun:
+            self._ready.append(step)
+            return
+        is_alone = begun == {key}
+        may_be_item_error = self._crashes.worker_died(step.batch, stage, worker) if is_alone else False
+        is_blamed = step.batch.is_suspect and is_alone and may_be_item_error
+        self._run_in_pieces(step, stage, is_blamed=is_blamed, must_be_alone=not is_alone)
+
+    def _process_poisoned(self, step: _Step, stage: str, error: ProcessPoisoned) -> None:
+        """Run a step again that left its process unusable: first as it is, elsewhere; then in pieces."""
+        get_run_logger().warning("%s, %s: %s; it runs again in another process", stage, step.batch, error)
+        if step.batch.deaths:
+            self._run_in_pieces(step, stage, is_blamed=True, must_be_alone=False)
+        else:
+            self._ready.append(replace(step, batch=replace(step.batch, deaths=1)))
+
+    def _run_in_pieces(self, step: _Step, stage: str, *, is_blamed: bool, must_be_alone: bool) -> None:
+        pieces = split_after_crash(step.batch, is_blamed=is_blamed)
+        if not pieces:
+            self._mark_poison_item(step.batch, stage)
+        waiting = self._alone if must_be_alone else self._ready
+        waiting.extend(replace(step, batch=piece, must_be_alone=must_be_alone) for piece in pieces)
 
 
 def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Worker
+from distributed import Client
 
 from repli.tasks.execution.shared_breakers import current_device_scope
 from repli.tasks.fallback import AnyRung, Breaker, StoreError
@@ -77,6 +77,10 @@ class Routing:
         workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
         return workers
 
+    def threads(self) -> int:
+        """Return the number of threads of all live workers."""
+        return sum(worker["nthreads"] for worker in self.workers().values())
+
     def scope_of(self, worker: str) -> str | None:
         """Return the device scope of a worker, None where it never answered."""
         return self._scopes.get(worker)
@@ -92,19 +96,10 @@ class Routing:
         carriers = self._carriers(rung.resources)
         return bool(carriers) and not self._breakers_of(stage, rung, carriers).all_refuse
 
-    def should_requeue_without_resource(self, stage: Stage) -> bool:
-        """Return whether tasks that wait for the stage's resource must be sent without it.
-
-        True where no worker has carried the resource for a while, or the breaker has opened on every worker that
-        does. False while a probe is in flight: it may close the breaker.
-        """
-        carriers = self._carriers(self._resources_of(stage))
-        is_lost = self._missing_for(stage.name, is_there=bool(carriers)) >= RESOURCE_LOST_AFTER_S
-        return is_lost or (bool(carriers) and self._primary_breakers(stage, carriers).all_open)
-
-    def running_task_keys(self) -> set[Any]:
-        """Return the keys of the tasks that are running."""
-        return set().union(*self._client.run(_running_keys, on_error="ignore").values())
+    def is_lost(self, resources: Mapping[str, float]) -> bool:
+        """Return whether no worker has carried these resources for `RESOURCE_LOST_AFTER_S`."""
+        what = ", ".join(sorted(resources))
+        return self._missing_for(what, is_there=bool(self._carriers(resources))) >= RESOURCE_LOST_AFTER_S
 
     def has_no_workers(self) -> bool:
         """Return whether there has been no worker for `NO_WORKERS_LIMIT_S`."""
@@ -168,8 +163,3 @@ class Routing:
             all_refuse=all(state.refuses(now) for state in relevant),
             all_open=all(state.is_held_open(now) for state in relevant),
         )
-
-
-def _running_keys(dask_worker: Worker) -> list[Any]:
-    """Return the keys of the tasks that this worker is running."""
-    return [task.key for task in (*dask_worker.state.executing, *dask_worker.state.long_running)]

@@ -1,7 +1,8 @@
-"""Split a batch whose worker died, and run the pieces one by one, down to the item that kills workers.
+"""Split a batch whose worker died, and run the pieces again, down to the item that kills workers.
 
-Dask blames every task that waited on the worker, so a death among many batches says little. Suspect batches therefore
-run one at a time with nothing else in flight: a death then has one possible cause, and no innocent item is excluded.
+Dask blames every task that waited on the worker. Each worker notes what it begins, so that only that is suspect; the
+others run again as they are. Where a worker had begun several tasks, which has several threads, their pieces run one at
+a time with nothing else in flight: a death then has one possible cause, and no innocent item is excluded.
 
 Such a death is also a failure of the rung that was called, and its breaker counts it, until another piece succeeds: a
 rung that kills its worker for every item is refused after a few deaths, and its items fall back.
@@ -63,6 +64,40 @@ def _failed(item_id: str, run_id: str, stage: str) -> StepResult:
         run_id=run_id,
         finished_at=datetime.now(UTC),
     )
+
+
+class WorkerDeaths:
+    """What each worker has begun and not ended, and which workers end themselves."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, str] = {}
+        self._begun_at_death: dict[str, frozenset[str]] = {}
+        self._end_themselves: set[str] = set()
+
+    def begun(self, key: str, worker: str) -> None:
+        """Note that a worker has begun the task `key`."""
+        self._workers[key] = worker
+        self._begun_at_death.pop(worker, None)  # a new process at an old address
+        self._end_themselves.discard(worker)
+
+    def ended(self, key: str) -> None:
+        """Note that a task has ended."""
+        self._workers.pop(key, None)
+
+    def ends_itself(self, worker: str) -> None:
+        """Note that a worker process is about to end, which no task is to blame for."""
+        self._end_themselves.add(worker)
+
+    def begun_with(self, key: str, worker: str | None) -> frozenset[str]:
+        """Return the tasks that a dead worker had begun, if `key` is among them; none where it is not to blame."""
+        if worker is None or worker in self._end_themselves:
+            self._workers.pop(key, None)
+            return frozenset()
+        if worker not in self._begun_at_death:
+            self._begun_at_death[worker] = frozenset(one for one, at in self._workers.items() if at == worker)
+        self._workers.pop(key, None)
+        begun = self._begun_at_death[worker]
+        return begun if key in begun else frozenset()
 
 
 class WorkerCrashes:

@@ -148,7 +148,7 @@ def _with_call_logs(chain: AnyChain, logs: Mapping[str, CallLog]) -> AnyChain:
         log = logs[rung.name]
         log.calls += 1
         try:
-            outcomes = rung.run(inputs, context)
+            outcomes = rung.call(inputs, context)
         except Exception as error:
             log.errors.append(error)
             if isinstance(error, Unavailable):

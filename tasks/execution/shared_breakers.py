@@ -199,6 +199,25 @@ class SharedBreaker:
                 self._outage.failures = kept
             self._apply_event(FailuresForgiven(tokens))
 
+    def refusal_elsewhere(self) -> str | None:
+        """Return why the rung is refused at other places, where it is; None where it is not, or the store is away."""
+        declared = {self._key.name: self._breaker}
+        try:
+            now = self._registry.database.now()
+            views = breakers.views(self._registry.database, declared, clock=self._registry.clock)
+        except StoreError:
+            return None
+        longest = timedelta(seconds=self._breaker.open_for_at_most_s)
+        refused = [
+            view
+            for view in views
+            if view.key.place not in {self._key.place, FLEET} and _has_refused(view.state, since=now - longest)
+        ]
+        if not refused:
+            return None
+        last = max(refused, key=lambda view: (view.state.opened_at or now, view.key))
+        return _refusal_message(last.key, last.state)
+
     def _permit_for(self, token: str, state: BreakerState, decision: Decision) -> Permit:
         why = _refusal_message(self._key, state) if decision is Decision.REFUSE else ""
         is_trusted = self._last_call_served and not state.failures
@@ -278,6 +297,12 @@ class SharedBreaker:
             if self._registry.timer() - at < self._breaker.within_s:
                 self._apply(failed)
             del self._outage.failures[0]
+
+
+def _has_refused(state: BreakerState, *, since: datetime) -> bool:
+    """Return whether a breaker refuses, or did until its cool-down ended after `since`: its host may be gone."""
+    is_open = state.position in {Position.OPEN, Position.HALF_OPEN, Position.FORCED_OPEN}
+    return is_open and (state.probe_at is None or state.probe_at > since)
 
 
 def _refusal_message(key: Key, state: BreakerState) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,8 @@ from repli.tasks.fallback import (
     StepResult,
     run_chain,
 )
-from repli.tasks.fallback.runner import unserved
+from repli.tasks.fallback.runner import LetGo as Release
+from repli.tasks.fallback.runner import keep_all, unserved
 from repli.tasks.items import ItemState
 from repli.tasks.json_values import fingerprint
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
@@ -27,6 +28,8 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import PATIENCE_S
 from repli.tasks.storage.results import Basis
 from repli.tasks.storage.retry import claims
+
+LetGo = Callable[["StageReport", Sequence[str], Sequence[str]], None]
 
 _STATUS_TEXTS = {Status.PENDING.value: "unchanged"}
 
@@ -108,6 +111,7 @@ def run_stage(
     options: RunOptions,
     settings: Settings,
     runtime: Runtime,
+    let_go: LetGo | None = None,
 ) -> StageReport:
     """Run the stage `name` on the items that need it, and save the results before returning.
 
@@ -115,8 +119,13 @@ def run_stage(
     twice, resumes at the first batch without results. Skipped are items that failed for good, or whose earlier stages
     are not done; and, of an upgrade, items that are not claimed for it.
 
+    Args:
+        let_go: gets items of a batch that one slow call holds up: a report on those whose results are saved, their ids,
+            and the ids of those that no rung was called for. None of them is in the report that is returned.
+
     Raises:
         StoreError: the results could not be read or saved; none were saved.
+        ProcessPoisoned: a rung left this process unusable; no result was saved.
     """
     database = Database(settings.database_url, patience_s=PATIENCE_S)
     context = StageContext(
@@ -124,8 +133,18 @@ def run_stage(
     )
     stage = pipeline.stage(name)
     works = _find_work(pipeline, name, item_ids, database, options)
-    finished = _save(pipeline, stage, works, _do_work(stage, works, context, options, runtime), context)
-    return _build_report(name, finished, {work.item_id: work.previous for work in works} if options.upgrade else {})
+    previous = {work.item_id: work.previous for work in works} if options.upgrade else {}
+
+    def save(results: Sequence[StepResult]) -> StageReport:
+        ids = {result.item_id for result in results}
+        saved = _save(pipeline, stage, [work for work in works if work.item_id in ids], results, context)
+        return _build_report(name, saved, previous)
+
+    def release(results: Sequence[StepResult], untouched: Sequence[str]) -> None:
+        if let_go:
+            let_go(save(results), [result.item_id for result in results], untouched)
+
+    return save(_do_work(stage, works, context, options, runtime, release if let_go else keep_all))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +227,12 @@ def _input_of(pipeline: Pipeline, name: str, state: ItemState) -> tuple[Any, Ite
 
 
 def _do_work(
-    stage: Stage, works: Sequence[_ItemWork], context: StageContext, options: RunOptions, runtime: Runtime
+    stage: Stage,
+    works: Sequence[_ItemWork],
+    context: StageContext,
+    options: RunOptions,
+    runtime: Runtime,
+    let_go: Release,
 ) -> list[StepResult]:
     """Return one result per work: from one run of the chain, or `not_applicable` where the chain has no input."""
     run_id, now = options.run_id, context.now
@@ -222,7 +246,13 @@ def _do_work(
     inputs = [work.chain_input for work in works if work.chain_input is not None]
     if inputs:
         finished += run_chain(
-            stage.chain, inputs, context, run_id=run_id, runtime=runtime, directives=options.directives
+            stage.chain,
+            inputs,
+            context,
+            run_id=run_id,
+            runtime=runtime,
+            directives=options.directives,
+            let_go=let_go,
         )
     return finished
 

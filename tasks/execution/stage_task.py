@@ -13,10 +13,11 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from repli.tasks.execution import worker_notes
 from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.shared_breakers import process_breakers
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
-from repli.tasks.fallback import Served
+from repli.tasks.fallback import ProcessPoisoned, Served
 from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.reporting import events
 from repli.tasks.runtime.process import process_runtime
@@ -33,9 +34,8 @@ class Batch:
     Args:
         number: the batch's number in its run, which a part of it keeps.
         item_ids: the ids of the items.
-        deaths: how many workers died while they ran this batch.
-        is_suspect: whether this is a part of a batch whose worker died. A suspect runs alone, so that another death
-            names the item that caused it.
+        deaths: how many workers died over this batch, with no other batch begun.
+        is_suspect: whether this is a part of a batch that its worker had begun when it died.
     """
 
     number: int
@@ -51,11 +51,15 @@ class Batch:
 @task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Run one stage over one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
+    worker_notes.note_begun()
     pipeline = pipeline_of(settings)
     breakers = process_breakers(settings.database_url, report_move)
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of)
     try:
-        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime)
+        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, worker_notes.let_go)
+    except ProcessPoisoned:
+        worker_notes.end_process()
+        raise
     finally:  # also after a StoreError: the notes say since when the store was unreachable
         for note in (notes := breakers.drain_notes()):
             get_run_logger().warning(note)

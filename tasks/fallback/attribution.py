@@ -9,6 +9,7 @@ its batch and one of its halves, and the other half is served; a rung that is do
   together. Calls that are still held at the end of the batch are recorded, unless a call of the batch was served: then
   their items caused the failures;
 * running out of memory with several items is no failure: splitting may help;
+* that this worker lacks the device is no failure: others may have it;
 * probes, unavailable rungs and rungs that are called item by item are recorded at once: no other call can tell the
   cause.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, Permit, verdict_of
-from repli.tasks.fallback.errors import ItemError, OutOfMemory, Unavailable
+from repli.tasks.fallback.errors import ItemError, NotHere, OutOfMemory, Unavailable
 from repli.tasks.fallback.outcome import Outcome
 from repli.tasks.fallback.result import StepError
 
@@ -53,11 +54,16 @@ class FailureAttribution:
 
     def record_error(self, permit: Permit, error: Exception, *, items: int) -> None:
         """Record that a call with `items` items raised `error`."""
-        if isinstance(error, ItemError) or (isinstance(error, OutOfMemory | MemoryError) and items > 1):
+        if isinstance(error, ItemError | NotHere) or (isinstance(error, OutOfMemory | MemoryError) and items > 1):
             self._breaker.record(permit, Verdict.INCONCLUSIVE)
             return
         may_be_item_error = not isinstance(error, Unavailable)  # no item makes a device unavailable
         self._add_failure(_FailedCall(permit, StepError.of(error).line, may_be_item_error))
+
+    def record_fatal(self, permit: Permit, error: Exception) -> None:
+        """Record that a call left the process unusable, and all that is held: this process makes no further call."""
+        self._held.append(_FailedCall(permit, StepError.of(error).line, may_be_item_error=False))
+        self._record_held()
 
     def record_answer(self, permit: Permit, outcomes: Sequence[Outcome[Any]]) -> None:
         """Record that a call returned `outcomes`."""

@@ -49,6 +49,9 @@ class BreakerClient(Protocol):
     def forgive(self, permits: Iterable[Permit]) -> None:
         """Remove recorded failures that an item caused, not the rung."""
 
+    def refusal_elsewhere(self) -> str | None:
+        """Return why the rung is refused on other workers, where it is; None where it may be called on one."""
+
 
 BreakerOf = Callable[[str, Breaker], BreakerClient]
 
@@ -65,6 +68,10 @@ class NoBreaker:
 
     def forgive(self, permits: Iterable[Permit]) -> None:
         """Remove nothing."""
+
+    def refusal_elsewhere(self) -> str | None:
+        """Return None: the rung is refused nowhere."""
+        return None
 
 
 _ALLOWED = Permit(token="", decision=Decision.CALL)

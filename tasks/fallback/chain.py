@@ -14,13 +14,14 @@ A chain that cannot work raises ValueError here, when it is declared, not during
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Generic, TypeVar
 
 from repli.tasks.fallback.breaker import Breaker
-from repli.tasks.fallback.outcome import Outcome
+from repli.tasks.fallback.errors import BadAnswer
+from repli.tasks.fallback.outcome import Answers, Outcome
 from repli.tasks.fallback.result import SKIP
 
 I = TypeVar("I")  # noqa: E741  a rung's input for one item; V its value, C the stage's context
@@ -46,8 +47,9 @@ class Rung(Generic[I, V, C]):
 
     Args:
         name: Name in reports, options and the trail; unique in its chain.
-        run: Called with a batch of inputs and the stage's context; returns one outcome per input, in order. It must be
-            idempotent: it is called again on halves of a batch that did not fit.
+        run: Called with a batch of inputs and the stage's context; returns one outcome per input, in order. An iterator
+            gives them as they come, each with the position of its input. It must be idempotent: it is called again on
+            halves of a batch that did not fit.
         penalty: The exact factor in (0, 1], written as a string, on the quality of the items that the rung serves.
         time_limit_s: Seconds after which one call is cut off.
         per_item: Call the rung with one item at a time. For work that a batch does not speed up, where one item
@@ -67,7 +69,7 @@ class Rung(Generic[I, V, C]):
     """
 
     name: str
-    run: Callable[[Sequence[I], C], Sequence[Outcome[V]]]
+    run: Callable[[Sequence[I], C], Sequence[Outcome[V]] | Iterator[tuple[int, Outcome[V]]]]
     _: KW_ONLY
     penalty: str = "1"
     time_limit_s: float
@@ -89,6 +91,28 @@ class Rung(Generic[I, V, C]):
                 f"rung {self.name}: breaker is a {type(self.breaker).__name__}; write breaker=Breaker(scope=...)"
             )
         object.__setattr__(self, "factor", _factor(self.penalty, f"rung {self.name}"))
+
+    def call(
+        self, inputs: Sequence[I], context: C, *, name: str = "", answers: Answers[V] | None = None
+    ) -> Sequence[Outcome[V]]:
+        """Run the rung and return one outcome per input, in their order.
+
+        Args:
+            name: The rung as `stage.rung`, for the message.
+            answers: Gets each outcome of an iterator as it comes, by position.
+
+        Raises:
+            BadAnswer: There is not one outcome per input.
+        """
+        outcomes = self.run(inputs, context)
+        if isinstance(outcomes, Iterator):
+            answers = {} if answers is None else answers
+            for position, outcome in outcomes:
+                answers[position] = outcome
+            outcomes = [answers[position] for position in sorted(answers)]
+        if len(outcomes) != len(inputs):
+            raise BadAnswer(f"{name or self.name} returned {len(outcomes)} outcomes for {len(inputs)} items")
+        return outcomes
 
     @property
     def probe_limit_s(self) -> float:

@@ -6,9 +6,11 @@
     ├── UsageError          a request that cannot be carried out as given (exit status 2)
     ├── StoreError          the store cannot be reached or written (exit status 1)
     ├── IllegalMove         a status or a breaker has no such move in its table
+    ├── ProcessPoisoned     after this error every call of the process fails; only a new process helps
     └── RungError           why a rung did not serve; raised by rungs, read by the chain
         ├── OutOfMemory     a smaller batch may fit
-        ├── Unavailable     no such device, model or service here; a retry cannot help now
+        ├── Unavailable     no such device, model or service; a retry cannot help now
+        │   └── NotHere     this worker lacks it; another may have it
         ├── TimedOut        the rung was cut off at its time limit
         ├── BreakerOpen     the rung keeps failing, so it was not called
         ├── Incompatible    a rule forbids the rung after the rung that served an earlier stage, so it was not called
@@ -60,6 +62,13 @@ class IllegalMove(RepliError):
     """A step or a breaker was told to make a move that its table of moves does not have. Nothing changed."""
 
 
+class ProcessPoisoned(RepliError):
+    """A call left its process unusable, as an illegal access on a CUDA device does: every later call of it fails.
+
+    It ends the chain, and the worker process: the batch runs again in another.
+    """
+
+
 class RungError(RepliError):
     """A rung did not serve.
 
@@ -87,6 +96,18 @@ class Unavailable(RungError):
         >>> raise Unavailable("no CUDA device")
         Traceback (most recent call last):
         repli.tasks.fallback.errors.Unavailable: no CUDA device
+    """
+
+
+class NotHere(Unavailable):
+    """This worker lacks the device, model or configuration. That says nothing about workers that have it.
+
+    No breaker counts it. Where the rung's breaker is open on the workers that have it, that is the item's error.
+
+    Example:
+        >>> raise NotHere("there is no CUDA device here")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.NotHere: there is no CUDA device here
     """
 
 

@@ -82,6 +82,8 @@ class Failed:
 
 
 Outcome = Served[V] | Failed
+Answers = dict[int, Outcome[V]]
+"""The outcomes that a call has given so far, by the position of the item in the call."""
 
 
 def each(inputs: Iterable[I], serve: Callable[[I], Served[V]]) -> list[Outcome[V]]:

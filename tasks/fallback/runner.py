@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, Chain, Rung
 from repli.tasks.fallback.errors import BadAnswer, Incompatible, RungError
 from repli.tasks.fallback.faults import Fault, inject
-from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome, Served
+from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from repli.tasks.fallback.splitting import RungResult, WorkingSizes, call_rung
+from repli.tasks.fallback.splitting import RungResult, RunningCall, WorkingSizes, call_rung
 from repli.tasks.fallback.status import Status
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -35,13 +35,15 @@ class Runtime:
     Args:
         now: Returns the time, with a time zone.
         timer: Returns seconds that only grow.
-        call_within: ``call_within(function, limit_s, name)`` returns what `function` returns, or raises `TimedOut`
-            after `limit_s` seconds. `name` is the rung, for the message.
+        call_within: ``call_within(function, limit_s, name, while_waiting=look)`` returns what `function` returns, or
+            raises `TimedOut` after `limit_s` seconds. `name` is the rung, for the message; `look` is called about once
+            a second meanwhile.
         free_memory: Frees the memory that this process does not use; called before a smaller call.
         sizes: The working sizes of this process.
         around_fallback: ``around_fallback(stage, rung, items, run)`` returns what `run`, one fallback over `items`
             items, returns. The place to show the fallback, as a sub-task for example.
         breaker_of: Returns the breaker client of a rung, by its name `stage.rung` and its settings.
+        is_fatal: Returns whether no call of this process can succeed after an error.
 
     Example:
         >>> import time
@@ -49,20 +51,38 @@ class Runtime:
         >>> runtime = Runtime(
         ...     now=lambda: datetime.now(UTC),
         ...     timer=time.monotonic,
-        ...     call_within=lambda function, limit_s, name: function(),
+        ...     call_within=lambda function, limit_s, name, while_waiting: function(),
         ...     free_memory=lambda: None,
         ... )
-        >>> runtime.call_within(lambda: "cat", 5, "classify_image.gpu")
+        >>> runtime.call_within(lambda: "cat", 5, "classify_image.gpu", while_waiting=lambda: None)
         'cat'
     """
 
     now: Callable[[], datetime]
     timer: Callable[[], float]
-    call_within: Callable[[Callable[[], Any], float, str], Any]
+    call_within: CallWithin
     free_memory: Callable[[], None]
     sizes: WorkingSizes = field(default_factory=WorkingSizes)
     around_fallback: Callable[[str, str, int, Callable[[], RungResult[Any]]], RungResult[Any]] = no_instrumentation
     breaker_of: BreakerOf = without_breakers
+    is_fatal: Callable[[Exception], bool] = lambda error: False
+
+
+class CallWithin(Protocol):
+    """A call within a time limit; see `Runtime`."""
+
+    def __call__(
+        self, function: Callable[[], Any], limit_s: float, name: str, *, while_waiting: Callable[[], None] | None = None
+    ) -> Any: ...
+
+
+LetGo = Callable[[Sequence[StepResult], Sequence[str]], None]
+"""``let_go(finished, untouched)`` takes items out of a batch that a slow call holds up: those that are served, with
+their results, and those that no rung was called for, by id. None of them is in what `run_chain` returns."""
+
+
+def keep_all(finished: Sequence[StepResult], untouched: Sequence[str]) -> None:
+    """Let no item go, however slow the batch is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +114,9 @@ def run_chain(
     run_id: str,
     runtime: Runtime,
     directives: Directives = Directives(),
+    let_go: LetGo = keep_all,
 ) -> list[StepResult]:
-    """Return one result per input, in their order.
+    """Return one result per input, in their order; none for an item that was let go.
 
     Each result is terminal, with one exception: if an input has `improve_on` and no better rung served, its result is
     `pending`, with the trail of the attempts.
@@ -108,12 +129,27 @@ def run_chain(
     Args:
         context: Passed to each rung.
         run_id: Recorded in each result.
+        let_go: Takes the other items out of the batch while one call is slow.
 
     Raises:
+        ProcessPoisoned: A rung left its process unusable.
         ValueError: Two inputs have the same item id, or the forced rung is not in the chain.
     """
     progress = _Progress(chain, inputs)
     forced = directives.forced.get(chain.stage)
+
+    def finish(items: Iterable[ChainInput[I]]) -> list[StepResult]:
+        result_of = partial(_step_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
+        return [result_of(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in items]
+
+    def release(
+        rung: str, called: Sequence[ChainInput[I]], answered: RungResult[V], waiting: Sequence[ChainInput[I]]
+    ) -> set[str]:
+        finished, untouched = progress.release(rung, called, answered, waiting)
+        if finished or untouched:
+            let_go(finish(finished), [item.item_id for item in untouched])
+        return {item.item_id for item in (*finished, *untouched)}
+
     first_position = chain.rung_names.index(forced) if forced else 0
     for position, rung in enumerate(chain.rungs):
         if position < first_position:
@@ -128,14 +164,15 @@ def run_chain(
             breaker: BreakerClient = NoBreaker()
         else:
             breaker = runtime.breaker_of(f"{chain.stage}.{rung.name}", rung.breaker)
-        run = partial(_run_rung, chain, rung, to_call, context, faults, runtime, breaker)
+        run = partial(
+            _run_rung, chain, rung, to_call, context, faults, runtime, breaker, partial(release, rung.name, to_call)
+        )
         is_fallback = position > 0
         result = runtime.around_fallback(chain.stage, rung.name, len(to_call), run) if is_fallback else run()
-        progress.record(rung.name, to_call, result)
+        progress.record(rung.name, progress.still_in(to_call), result)
     if chain.skip:
         progress.record_skip()
-    finish = partial(_step_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
-    return [finish(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in inputs]
+    return finish(progress.remaining)
 
 
 def unserved(chain: AnyChain, item_id: str, error: RungError, *, run_id: str, finished_at: datetime) -> StepResult:
@@ -158,7 +195,7 @@ class _Progress:
     """The served items of a batch, and every item's trail."""
 
     def __init__(self, chain: AnyChain, inputs: Sequence[ChainInput[Any]]) -> None:
-        self._inputs = inputs
+        self.remaining = list(inputs)
         self._names = chain.rung_names
         self.served: dict[str, Served[Any]] = {}
         self.trails: dict[str, tuple[Attempt, ...]] = {item.item_id: () for item in inputs}
@@ -170,7 +207,7 @@ class _Progress:
     def candidates(self, position: int) -> list[ChainInput[Any]]:
         """Return the items not served in this run whose saved result, if any, is worse than this rung's."""
         return [
-            item for item in self._inputs if item.item_id not in self.served and position < self._stop_position(item)
+            item for item in self.remaining if item.item_id not in self.served and position < self._stop_position(item)
         ]
 
     def to_call(self, position: int) -> list[ChainInput[Any]]:
@@ -194,6 +231,11 @@ class _Progress:
         for item in self.candidates(len(self._names) - 1):
             self.trails[item.item_id] += (Attempt(rung=SKIP, outcome=AttemptOutcome.SERVED),)
 
+    def still_in(self, inputs: Iterable[ChainInput[Any]]) -> list[ChainInput[Any]]:
+        """Return those of the inputs that have not been let go."""
+        remaining = {item.item_id for item in self.remaining}
+        return [item for item in inputs if item.item_id in remaining]
+
     def record(self, rung: str, inputs: Iterable[ChainInput[Any]], result: RungResult[Any]) -> None:
         for item in inputs:
             outcome = result.outcomes[item.item_id]
@@ -211,9 +253,29 @@ class _Progress:
                 )
             self.trails[item.item_id] += (attempt,)
 
+    def release(
+        self,
+        rung: str,
+        called: Iterable[ChainInput[Any]],
+        answered: RungResult[Any],
+        waiting: Iterable[ChainInput[Any]],
+    ) -> tuple[list[ChainInput[Any]], list[ChainInput[Any]]]:
+        """Take the items out that are served, and those that wait and that no rung was called for; return both."""
+        served = [item for item in self.still_in(called) if isinstance(answered.outcomes.get(item.item_id), Served)]
+        self.record(rung, served, answered)
+        finished = [item for item in self.remaining if item.item_id in self.served]
+        untouched = [item for item in waiting if not any(map(_is_call, self.trails[item.item_id]))]
+        gone = {item.item_id for item in (*finished, *untouched)}
+        self.remaining = [item for item in self.remaining if item.item_id not in gone]
+        return finished, untouched
+
     def _stop_position(self, item: ChainInput[Any]) -> int:
         """Return the position of the first rung that cannot improve the item's stored result."""
         return self._names.index(item.improve_on) if item.improve_on in self._names else len(self._names)
+
+
+def _is_call(attempt: Attempt) -> bool:
+    return attempt.outcome not in {AttemptOutcome.FORCED_PAST, AttemptOutcome.INCOMPATIBLE}
 
 
 def _failed_outcome(item_id: str, failed: Failed, result: RungResult[Any]) -> AttemptOutcome:
@@ -230,23 +292,22 @@ def _run_rung(
     rung: Rung[I, V, C],
     inputs: Sequence[ChainInput[I]],
     context: C,
-    faults: Iterable[Fault],
+    faults: Sequence[Fault],
     runtime: Runtime,
     breaker: BreakerClient,
+    let_go: Callable[[RungResult[V], Sequence[ChainInput[Any]]], set[str]],
 ) -> RungResult[V]:
     name = f"{chain.stage}.{rung.name}"
 
-    def call(inputs: Sequence[ChainInput[I]]) -> Sequence[Outcome[V]]:
-        outcomes = rung.run([item.input for item in inputs], context)
-        if len(outcomes) != len(inputs):
-            raise BadAnswer(f"{name} returned {len(outcomes)} outcomes for {len(inputs)} items")
-        return outcomes
+    def call(inputs: Sequence[ChainInput[I]], answers: Answers[V]) -> Sequence[Outcome[V]]:
+        return rung.call([item.input for item in inputs], context, name=name, answers=answers)
 
-    faulty = inject(faults, call)
-
-    def call_in_time(inputs: Sequence[ChainInput[I]], permit: Permit) -> Sequence[Outcome[V]]:
+    def call_in_time(
+        inputs: Sequence[ChainInput[I]], permit: Permit, running: RunningCall[I, V]
+    ) -> Sequence[Outcome[V]]:
         limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
-        outcomes: Sequence[Outcome[V]] = runtime.call_within(partial(faulty, inputs), limit_s, name)
+        faulty = partial(inject(faults, partial(call, answers={} if faults else running.answers)), inputs)
+        outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
         return outcomes
 
     return call_rung(
@@ -259,6 +320,8 @@ def _run_rung(
         timer=runtime.timer,
         breaker=breaker,
         accept=partial(_checked, chain, name),
+        is_fatal=runtime.is_fatal,
+        let_go=let_go,
     )
 
 

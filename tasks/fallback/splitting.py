@@ -6,6 +6,7 @@ the call                    what follows
 returns outcomes            each item has its own outcome
 `OutOfMemory`               free memory, halve, try both halves, down to one item
 `Unavailable`               this rung serves none of the remaining items; no further call
+a fatal error               the chain ends with `ProcessPoisoned`: every later call of this process would fail
 `TimedOut`                  the call's items are not served; no split, which would only time out again
 `BadAnswer`                 the call's items are not served: the rung does not answer for each item, and a smaller call
                             might return the right number of wrong answers
@@ -14,6 +15,8 @@ any other exception         bisection within a budget, so that a broken rung cos
 
 Each call needs a permit of the rung's breaker: once the breaker refuses, the waiting items are not served. A probe
 carries one item, drawn from those that come next: if it were always the first, one bad item could fail every probe.
+
+While a call gives no answer for `SLOW_AFTER_S`, the items that have one are let go, and so are those that wait.
 
 Source: the split-and-retry of Spark RAPIDS, whose contract holds here too: a call must be idempotent.
 """
@@ -24,8 +27,8 @@ import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 from repli.tasks.fallback.attribution import FailureAttribution
@@ -35,16 +38,21 @@ from repli.tasks.fallback.errors import (
     BadAnswer,
     BreakerOpen,
     ItemError,
+    NotHere,
     OutOfMemory,
+    ProcessPoisoned,
     StoreError,
     TimedOut,
     Unavailable,
 )
-from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome
+from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome
+from repli.tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
 
+SLOW_AFTER_S = 3.0
+"""Seconds without an answer after which a call holds up no other item of its batch."""
 GROW_AFTER = 4
 """Calls at the working size that must return before it doubles."""
 GIVE_UP_AFTER = 9
@@ -123,6 +131,41 @@ class RungResult(Generic[V]):
     seconds: dict[str, float] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+
+
+LetGo = Callable[[RungResult[V], Sequence[ChainInput[Any]]], set[str]]
+"""``let_go(answered, waiting)`` takes items out of the batch while a call is slow: of those that the rung has answered,
+and of those that wait for it. It returns the ids of the items that it took."""
+
+
+@dataclass(slots=True)
+class RunningCall(Generic[I, V]):
+    """A running call, and the answers that it has given so far."""
+
+    calls: _Calls[I, V]
+    chunk: Sequence[ChainInput[I]]
+    let_go: LetGo[V]
+    accept: Callable[[Outcome[V]], Outcome[V]]
+    timer: Callable[[], float]
+    answers: Answers[V] = field(default_factory=dict)
+    _seen: int = 0
+    _since: float | None = None
+
+    def look(self) -> None:
+        """Let the other items go if no answer has come for `SLOW_AFTER_S`."""
+        now, answers = self.timer(), dict(self.answers)
+        if self._since is None or len(answers) > self._seen:
+            self._since, self._seen = now, len(answers)
+        elif now - self._since >= SLOW_AFTER_S:
+            self._since = now
+            result = self.calls.result
+            here = {self.chunk[position].item_id: self.accept(outcome) for position, outcome in answers.items()}
+            so_far = replace(result, outcomes={**result.outcomes, **here})
+            waiting = [item for chunk in self.calls.waiting for item in chunk]
+            gone = self.let_go(so_far, waiting)
+            self.calls.waiting = deque(
+                kept for chunk in self.calls.waiting if (kept := [item for item in chunk if item.item_id not in gone])
+            )
 
 
 class _Calls(Generic[I, V]):
@@ -235,7 +278,7 @@ def clear_traceback_frames(error: BaseException) -> None:
 def call_rung(
     name: str,
     inputs: Sequence[ChainInput[I]],
-    call: Callable[[Sequence[ChainInput[I]], Permit], Sequence[Outcome[V]]],
+    call: Callable[[Sequence[ChainInput[I]], Permit, RunningCall[I, V]], Sequence[Outcome[V]]],
     *,
     per_item: bool,
     sizes: WorkingSizes,
@@ -243,6 +286,8 @@ def call_rung(
     timer: Callable[[], float],
     breaker: BreakerClient = NoBreaker(),
     accept: Callable[[Outcome[V]], Outcome[V]] = lambda outcome: outcome,
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
+    let_go: LetGo[V] = lambda answered, waiting: set(),
 ) -> RungResult[V]:
     """Return one outcome per input, whatever `call` raises.
 
@@ -250,16 +295,29 @@ def call_rung(
 
     Args:
         name: The rung, as `stage.rung`.
-        call: Serves a chunk of the inputs under a permit; returns one outcome per input. Must be idempotent.
+        call: ``call(chunk, permit, running)`` serves a chunk of the inputs under a permit, and returns one outcome per
+            input. It may note them in `running.answers` as they come, and calls `running.look` every second meanwhile.
+            Must be idempotent.
         per_item: Call with one item at a time.
         sizes: Working sizes of this process, read and updated.
         free_memory: Called before a smaller call after out of memory.
         timer: A clock in seconds that only grows.
         breaker: The client of the rung's breaker.
         accept: Turns an outcome that the chain does not accept into a failure.
+        is_fatal: Whether no call of this process can succeed after an error.
+        let_go: Takes items out of the batch while a call is slow.
+
+    Raises:
+        ProcessPoisoned: A call ended with a fatal error, which the breaker has counted.
     """
     calls: _Calls[I, V] = _Calls(name, inputs, per_item=per_item, sizes=sizes, free_memory=free_memory)
     attribution = FailureAttribution(breaker, has_neighbours=not per_item)
+
+    def record_answers(permit: Permit, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
+        accepted = [accept(outcome) for outcome in outcomes]
+        attribution.record_answer(permit, accepted)
+        calls.record_outcomes(chunk, accepted)
+
     while calls.waiting:
         permit = breaker.acquire()
         if permit.is_refused:
@@ -267,13 +325,28 @@ def call_rung(
             break
         chunk = calls.next_probe(permit.token) if permit.is_probe else calls.next_chunk()
         started = timer()
+        running: RunningCall[I, V] = RunningCall(calls, chunk, let_go, accept, timer)
         try:
-            outcomes = call(chunk, permit)
+            outcomes = call(chunk, permit, running)
         except StoreError:  # no rung can do without the store: the stage fails, and runs again
             breaker.record(permit, Verdict.INCONCLUSIVE)
             raise
-        except Exception as error:  # noqa: BLE001  the engine's only catch: a rung's exception becomes a value
+        except Exception as error:  # the engine's only catch: a rung's exception becomes a value
             calls.add_seconds(chunk, timer() - started)
+            if is_fatal(error):
+                attribution.record_fatal(permit, error)
+                raise ProcessPoisoned(f"{name} left its process unusable: {StepError.of(error).line}") from error
+            if isinstance(error, NotHere) and (why := breaker.refusal_elsewhere()):
+                breaker.record(permit, Verdict.INCONCLUSIVE)
+                calls.fail(chunk, BreakerOpen(why))
+                calls.result.refused.update(item.item_id for item in chunk)
+                calls.refuse(BreakerOpen(why))
+                break
+            answered = dict(running.answers)
+            if answered:  # the others of this call have no answer
+                outcomes = [answered.get(position) or Failed.because(error) for position in range(len(chunk))]
+                record_answers(permit, chunk, outcomes)
+                continue
             attribution.record_error(permit, error, items=len(chunk))
             calls.record_error(chunk, error)
         except BaseException:  # cancelled: it proves nothing about the rung
@@ -281,9 +354,7 @@ def call_rung(
             raise
         else:
             calls.add_seconds(chunk, timer() - started)
-            accepted = [accept(outcome) for outcome in outcomes]
-            attribution.record_answer(permit, accepted)
-            calls.record_outcomes(chunk, accepted)
+            record_answers(permit, chunk, outcomes)
     else:
         attribution.finish()
     return calls.result

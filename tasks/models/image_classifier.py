@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from repli.tasks.fallback import ItemError, OutOfMemory, Unavailable
+from repli.tasks.fallback import ItemError, NotHere, OutOfMemory, Unavailable
 from repli.tasks.items import Guess, Label
 from repli.tasks.models.own_checkpoint import OutputSettings, build_model, read_settings
 from repli.tasks.models.reason import reason
@@ -234,7 +234,7 @@ def load(source: str, device: str) -> ImageClassifier:
     except ImportError as error:
         raise Unavailable(f"torch and timm cannot be imported ({error}); reinstall them") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise Unavailable("there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one")
+        raise NotHere("there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one")
     try:
         model, vocabulary, outputs = _build(source)
     except (OSError, RuntimeError, ValueError, LookupError) as error:

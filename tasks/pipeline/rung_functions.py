@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from repli.tasks.fallback import Failed, ItemError, Outcome, Served
 from repli.tasks.fallback.errors import BadAnswer
 
-Run = Callable[[Sequence[Any], Any], Sequence[Outcome[Any]]]
+Run = Callable[[Sequence[Any], Any], Sequence[Outcome[Any]] | Iterator[tuple[int, Outcome[Any]]]]
 """A rung as a chain calls it: with a batch of inputs and the context."""
 
 
@@ -20,8 +20,9 @@ def run_of(
 ) -> Run:
     """Return the function as a chain calls it.
 
-    A function of a batch gets a list of inputs, and returns as many answers in their order. With `per_item` it gets
-    one input and returns one answer. A second parameter gets the context. An answer is a value, a `Served` with a
+    A function of a batch gets a list of inputs, and returns as many answers in their order; a generator yields each
+    answer as it gets it, as `(position, answer)`, so that a slow item holds up no other. With `per_item` a function
+    gets one input and returns one answer. A second parameter gets the context. An answer is a value, a `Served` with a
     confidence, or an exception, which fails its item.
 
     Args:
@@ -32,7 +33,7 @@ def run_of(
     Raises:
         ValueError: the function cannot be called so.
     """
-    takes_context = _takes_context(function, name)
+    takes_context = _takes_context(function, name, per_item=per_item)
     if not per_item:
         _check_takes_batch(function, name)
 
@@ -65,7 +66,15 @@ def run_of(
                 outcomes.append(Failed.because(error))
         return outcomes
 
-    run = run_each if per_item else run_batch
+    @wraps(function)
+    def run_stream(inputs: Sequence[Any], context: Any) -> Iterator[tuple[int, Outcome[Any]]]:
+        open_positions = set(range(len(inputs)))
+        for answered in call(list(inputs), context):
+            position, answer = _position_and_answer(answered, open_positions, name)
+            open_positions.remove(position)
+            yield position, outcome_of(answer)
+
+    run: Run = run_each if per_item else run_stream if inspect.isgeneratorfunction(function) else run_batch
     run.takes_context = takes_context  # type: ignore[attr-defined]  # for `Stage.try_on`
     return run
 
@@ -86,18 +95,30 @@ def _answers(answered: Any, wanted: int, name: str) -> list[Any]:
     return answers
 
 
-def _takes_context(function: Callable[..., Any], name: str) -> bool:
+def _position_and_answer(answered: Any, open_positions: Collection[int], name: str) -> tuple[int, Any]:
+    """Return what a generator has yielded as a position and an answer.
+
+    Raises:
+        BadAnswer: it is no such pair, or the position has its answer or does not exist.
+    """
+    match answered:
+        case (int(position), answer) if position in open_positions:
+            return position, answer
+    raise BadAnswer(f"{name} yielded {str(answered)[:80]}; yield (position, answer) once for each of its inputs")
+
+
+def _takes_context(function: Callable[..., Any], name: str, *, per_item: bool) -> bool:
     """Return whether the function has a second parameter without a default, for the context.
 
     Raises:
-        ValueError: the function is asynchronous or a generator, or has no parameter, or too many.
+        ValueError: the function is asynchronous, or a generator of one item, or has no parameter, or too many.
     """
     if not callable(function):
         raise ValueError(f"{name} is a {type(function).__name__}, not a function")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ValueError(f"{name} is async; write a plain function, and call asyncio.run in it")
-    if inspect.isgeneratorfunction(function):
-        raise ValueError(f"{name} is a generator; return a list, so that an error in it is seen where it happens")
+    if inspect.isgeneratorfunction(function) and per_item:
+        raise ValueError(f"{name} is a generator, and is called with one item; return the answer")
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a function of C without a signature

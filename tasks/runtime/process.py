@@ -15,6 +15,7 @@ from typing import Any
 from repli.tasks.fallback import Runtime, WorkingSizes
 from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
 from repli.tasks.fallback.splitting import RungResult
+from repli.tasks.runtime.fatal_errors import is_fatal
 from repli.tasks.runtime.time_limit import TimeLimiter
 
 
@@ -35,6 +36,7 @@ def _process_runtime(may_exit: bool) -> Runtime:
         call_within=TimeLimiter(may_exit=may_exit),
         free_memory=free_memory,
         sizes=WorkingSizes(),
+        is_fatal=is_fatal if may_exit else lambda error: False,
     )
 
 

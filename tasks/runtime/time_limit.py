@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from repli.tasks.fallback import TimedOut
 
 R = TypeVar("R")
 
+LOOK_EVERY_S = 1.0
 WATCHDOG_GRACE_S = 15.0
 """Seconds after the limit at which the watchdog ends the process."""
 
@@ -129,8 +130,13 @@ class TimeLimiter:
         self._grace_s = grace_s
         self._per_thread = threading.local()
 
-    def __call__(self, function: Callable[[], R], limit_s: float, name: str) -> R:
+    def __call__(
+        self, function: Callable[[], R], limit_s: float, name: str, *, while_waiting: Callable[[], None] | None = None
+    ) -> R:
         """Call `function` and return its result, or raise its exception.
+
+        Args:
+            while_waiting: called about every `LOOK_EVERY_S` in this thread until the call ends.
 
         Raises:
             TimedOut: the call took longer than `limit_s` seconds and was cut off.
@@ -139,7 +145,7 @@ class TimeLimiter:
             call_thread = self._call_thread()
             future = call_thread.submit(function)
             try:
-                return future.result(limit_s)
+                return _result(future, limit_s, while_waiting)
             except TimeoutError as error:
                 if future.done():  # at the last moment, or the function itself raised a TimeoutError
                     return future.result()
@@ -154,3 +160,17 @@ class TimeLimiter:
             self._per_thread.call_thread = _CallThread()
         call_thread: _CallThread = self._per_thread.call_thread
         return call_thread
+
+
+def _result(future: Future[R], limit_s: float, while_waiting: Callable[[], None] | None) -> R:
+    """Return the result of a call, and call `while_waiting` about every `LOOK_EVERY_S` until then.
+
+    Raises:
+        TimeoutError: it did not end within `limit_s` seconds.
+    """
+    deadline = time.monotonic() + limit_s
+    while while_waiting and (left := deadline - time.monotonic()) > LOOK_EVERY_S:
+        if wait([future], timeout=min(LOOK_EVERY_S, left)).done:
+            break
+        while_waiting()
+    return future.result(max(0.0, deadline - time.monotonic()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import Failed, ItemError, Outcome, Served, StepError, StoreError
@@ -58,19 +59,31 @@ STAGE = Stage(
 
 
 @STAGE.rung(time_limit_s=ORIGIN_LIMIT_S)
-def origin(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
+def origin(items: Sequence[Declared], context: StageContext) -> Iterator[tuple[int, Outcome[Assets]]]:
     """Read every declared asset from its origin. An item is served only if all of its assets were read.
 
-    Assets that were read are kept as the last good copies of their URIs in any case, so that `cached` need not
-    read them again. Idempotent.
+    Each item is answered once its assets are read, so that a slow one holds up no other. Assets that were read are kept
+    as the last good copies of their URIs in any case, so that `cached` need not read them again. Idempotent.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
     located = [_locate_declared(item, limits) for item in items]
-    places = list(dict.fromkeys(one for by_column in located for one in by_column.values() if isinstance(one, Place)))
-    read = _read_all(places, limits, blobs)
+    missing = {
+        position: {one for one in by_column.values() if isinstance(one, Place)}
+        for position, by_column in enumerate(located)
+    }
+    read: dict[Place, FetchResult] = {}
+
+    def answered() -> Iterator[tuple[int, Outcome[Assets]]]:
+        for position in [position for position, places in missing.items() if places <= read.keys()]:
+            del missing[position]
+            yield position, _all_or_failed(_results(located[position], read, blobs))
+
+    yield from answered()
+    for place, result in _read_all(list(dict.fromkeys(chain.from_iterable(missing.values()))), limits, blobs):
+        read[place] = result
+        yield from answered()
     copies = [(_copy_name(place, limits), asset) for place, asset in read.items() if isinstance(asset, Asset)]
     remember_copies(context.database, copies, context.now)
-    return [_all_or_failed(_results(by_column, read, blobs)) for by_column in located]
 
 
 @STAGE.rung(penalty="0.95", time_limit_s=120)
@@ -132,14 +145,18 @@ def _locate_declared(item: Declared, limits: FetchLimits) -> Mapping[str, Locate
     return by_column
 
 
-def _read_all(places: Sequence[Place], limits: FetchLimits, blobs: Blobs) -> dict[Place, FetchResult]:
-    """Read the `places`, several at a time, in less than the rung's time limit."""
+def _read_all(places: Sequence[Place], limits: FetchLimits, blobs: Blobs) -> Iterator[tuple[Place, FetchResult]]:
+    """Read the `places`, several at a time, in less than the rung's time limit, and yield each once it is read."""
     pool = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="fetch")
     try:
         with _web(places, limits) as web:
-            futures = {place: pool.submit(_read, place, limits, blobs, web) for place in places}
-            done, _ = wait(futures.values(), timeout=ORIGIN_LIMIT_S - RETURN_MARGIN_S)
-        return {place: future.result() if future in done else _not_reached(place) for place, future in futures.items()}
+            futures = {pool.submit(_read, place, limits, blobs, web): place for place in places}
+            try:
+                for future in as_completed(futures, timeout=ORIGIN_LIMIT_S - RETURN_MARGIN_S):
+                    yield futures.pop(future), future.result()
+            except TimeoutError:
+                for place in futures.values():
+                    yield place, _not_reached(place)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a read that hangs is left behind
 

@@ -23,4 +23,4 @@ def declared_breakers() -> dict[str, Breaker]:
 def rung_of(name: str) -> Callable[[Sequence[Any], Any], Sequence[Outcome[Any]]]:
     """The rung of this name, STAGE.RUNG, as its chain calls it: with a batch and the context."""
     stage, _, rung = name.partition(".")
-    return next(one.run for one in PIPELINE.stage(stage).chain.rungs if one.name == rung)
+    return next(one.call for one in PIPELINE.stage(stage).chain.rungs if one.name == rung)

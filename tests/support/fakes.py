@@ -237,7 +237,7 @@ def chain_of(
     return Chain(stage, *declared, check=check)
 
 
-def at_once(function: Callable[[], R], limit_s: float, name: str) -> R:
+def at_once(function: Callable[[], R], limit_s: float, name: str, *, while_waiting: Callable[[], None]) -> R:
     """Calls without a limit."""
     return function()
 

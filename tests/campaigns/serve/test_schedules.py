@@ -69,6 +69,7 @@ def test_schedules_fire(served: Serving, tmp_path: Path) -> None:
     assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}, [run["state"] for run in runs.values()]
     # The scheduled `reprocess` may find the probe of `enrich` in flight; then the closed breaker starts another.
     until(lambda: json.loads(served.repli("queue", "--json").stdout)["items"] == [], 120, "photos are still queued")
+
     def upgrading() -> list[dict[str, Any]]:
         return [run for run in served.flow_runs("reprocess") if run["id"] not in before]
 

@@ -416,7 +416,7 @@ class Fleet:
             def works_on(turn: Callable[[], None]) -> list[str]:
                 gate, sizes = WorkersGate(self.gate, turn, self.has_served), WorkingSizes()
 
-                def call(batch: Any, permit: Permit) -> Sequence[Outcome[str]]:
+                def call(batch: Any, permit: Permit, running: object) -> Sequence[Outcome[str]]:
                     turn()
                     if self.turns.taken > self.breaks_after:
                         rung.always = self.error

@@ -719,7 +719,7 @@ def test_probe_has_a_time_limit_of_its_own() -> None:
     """It is cut off at four fifths of its lease; the calls after it have the rung's limit."""
     limits: list[float] = []
 
-    def within(function: Callable[[], R], limit_s: float, name: str) -> R:
+    def within(function: Callable[[], R], limit_s: float, name: str, **_: object) -> R:
         assert name in (NAME, "stage.cpu")
         limits.append(limit_s)
         return function()
@@ -756,7 +756,7 @@ def test_batch_that_was_cancelled_drops_what_was_held_back() -> None:
     """Nobody will know whose fault its failed calls were."""
     stage = Stage(ScriptedRung("gpu", always=RuntimeError("no driver"))).trusted()
 
-    def within(function: Callable[[], R], limit_s: float, name: str) -> R:
+    def within(function: Callable[[], R], limit_s: float, name: str, **_: object) -> R:
         if stage.primary.calls:
             stage.primary.always = KeyboardInterrupt()
         return function()

@@ -41,6 +41,7 @@ from tests.support.fakes import (
     LocalGates,
     ManualClock,
     ScriptedRung,
+    at_once,
     chain_of,
     runtime,
     works,
@@ -327,7 +328,7 @@ def test_every_call_is_made_within_its_rungs_limit() -> None:
     """Calls go through the runtime's limiter, with the rung's own limit and name."""
     limits: list[tuple[float, str]] = []
 
-    def within(function: Callable[[], R], limit_s: float, name: str) -> R:
+    def within(function: Callable[[], R], limit_s: float, name: str, **_: object) -> R:
         limits.append((limit_s, name))
         return function()
 
@@ -357,7 +358,7 @@ def test_rung_that_hangs_is_cut_off_and_the_item_goes_on() -> None:
     """A time-out of the limiter is a failure of the rung like another, and is not tried again."""
     names: list[str] = []
 
-    def within(function: Callable[[], R], limit_s: float, name: str) -> R:
+    def within(function: Callable[[], R], limit_s: float, name: str, **_: object) -> R:
         names.append(name)
         if name == "stage.gpu":
             raise TimedOut(f"{name} was cut off")
@@ -450,7 +451,7 @@ def bug_around(stage: str, rung: str, items: int, work: Callable[[], RungResult[
 @pytest.mark.parametrize(
     "broken",
     [
-        Runtime(now=bug, timer=lambda: 0.0, call_within=lambda function, limit_s, name: function(), free_memory=bug),
+        Runtime(now=bug, timer=lambda: 0.0, call_within=at_once, free_memory=bug),
         runtime(around_fallback=bug_around),
     ],
     ids=["now", "around_fallback"],
@@ -471,9 +472,7 @@ def test_time_is_read_once() -> None:
         moments.append(clock.now())
         return moments[-1]
 
-    counting = Runtime(
-        now=now, timer=clock.timer, call_within=lambda function, limit_s, name: function(), free_memory=lambda: None
-    )
+    counting = Runtime(now=now, timer=clock.timer, call_within=at_once, free_memory=lambda: None)
     results = run(gpu(), batch=works(3), within=counting)
     assert [result.finished_at for result in results] == moments * 3
     assert moments[0].tzinfo is not None

@@ -46,7 +46,7 @@ def call(
     return call_rung(
         rung.name,
         batch,
-        rung.on,
+        lambda chunk, permit, running: rung.on(chunk, permit),
         per_item=per_item,
         sizes=sizes or WorkingSizes(),
         free_memory=free_memory,
@@ -201,7 +201,7 @@ def test_out_of_memory_has_no_budget() -> None:
 def test_memory_error_is_out_of_memory() -> None:
     """Python's own exception is split like the device's."""
 
-    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object, running: object) -> Sequence[Outcome[str]]:
         if len(batch) > 1:
             raise MemoryError
         return [Served(batch[0].input)]
@@ -278,7 +278,7 @@ def test_memory_of_the_failed_call_is_let_go_before_it_is_freed(chaining: str) -
         tensors.append(weakref.ref(tensor))
         raise RuntimeError("CUDA out of memory")
 
-    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object, running: object) -> Sequence[Outcome[str]]:
         tensor = Tensor()
         tensors.append(weakref.ref(tensor))
         try:
@@ -317,7 +317,7 @@ def test_time_out_is_not_split() -> None:
 def test_time_out_takes_only_its_own_call() -> None:
     """Where calls carry one item, one that hangs takes no other with it."""
 
-    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object, running: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id == "3":
             raise TimedOut("cut off")
         return [Served(batch[0].input)]
@@ -350,7 +350,7 @@ def test_device_lost_midway_keeps_what_was_answered() -> None:
     sizes = WorkingSizes()
     sizes.record_out_of_memory("gpu", 4)
 
-    def on(batch: Sequence[ChainInput[str]], permit: object) -> Sequence[Outcome[str]]:
+    def on(batch: Sequence[ChainInput[str]], permit: object, running: object) -> Sequence[Outcome[str]]:
         if batch[0].item_id != "0":
             raise Unavailable("the device fell off the bus")
         return [Served("0"), Failed.because(ItemError("it is no image"))]
@@ -392,7 +392,7 @@ def test_bug_in_the_chain_itself_is_not_swallowed(part: str) -> None:
         call_rung(
             rung.name,
             works(4),
-            rung.on,
+            lambda chunk, permit, running: rung.on(chunk, permit),
             per_item=False,
             sizes=WorkingSizes(),
             free_memory=bug if part == "free_memory" else lambda: None,  # type: ignore[arg-type]
@@ -432,7 +432,7 @@ def test_seconds_are_those_of_the_calls(always: Exception | None) -> None:
     replies = call_rung(
         rung.name,
         works(1),
-        rung.on,
+        lambda chunk, permit, running: rung.on(chunk, permit),
         per_item=False,
         sizes=WorkingSizes(),
         free_memory=lambda: None,

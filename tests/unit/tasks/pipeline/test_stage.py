@@ -165,13 +165,13 @@ WRONG_RUNGS = {
         """,
         "translate.service is async; write a plain function, and call asyncio.run in it",
     ),
-    "a generator": (
+    "a generator of one item": (
         """
-        @translate.rung(time_limit_s=30)  # refused
-        def service(names):
-            yield from names
+        @translate.rung(time_limit_s=30, per_item=True)  # refused
+        def service(name):
+            yield name
         """,
-        "translate.service is a generator; return a list, so that an error in it is seen where it happens",
+        "translate.service is a generator, and is called with one item; return the answer",
     ),
     "no parameter": (
         """

@@ -29,7 +29,7 @@ from tests.support.default_pipeline import PIPELINE
 
 CHAIN = STAGE.chain
 check = CHAIN.check
-from_origin = CHAIN.rungs[0].run
+from_origin = CHAIN.rungs[0].call
 from_cache = CHAIN.rungs[1].run
 
 PNG = b"\x89PNG\r\n\x1a\n and more"

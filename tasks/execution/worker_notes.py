@@ -1,0 +1,110 @@
+"""Notes that a stage task sends to the flow while it runs, and the end of its worker process.
+
+A note is at the Dask scheduler before the function that sends it returns. So a worker that dies over a task has noted
+that it had begun it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from distributed import Status, Worker, get_worker, secede
+from distributed.utils import sync
+
+from repli.tasks.execution.stage_runner import StageReport
+
+TOPIC = "repli"
+SEND_LIMIT_S = 30.0
+"""Seconds after which a scheduler that takes no note is lost."""
+REPORT_LIMIT_S = 5.0
+"""Seconds that a process which ends itself gives its last task to reach the scheduler."""
+
+
+_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A worker has begun a task."""
+
+    key: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """A task that is slow has let items go: those that are finished, with their report, and those it had not begun."""
+
+    key: str
+    report: StageReport
+    finished: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnds:
+    """A worker process ends itself: whatever dies with it is not to blame."""
+
+    worker: str
+
+
+Note = Begun | LetGo | ProcessEnds
+
+
+def read_note(event: tuple[float, Any]) -> Note:
+    """Return the note in an event of the topic."""
+    note: Note = pickle.loads(event[1])  # noqa: S301  from a worker of the cluster, which runs our code anyway
+    return note
+
+
+def note_begun() -> None:
+    """Note that this worker has begun the task that this thread runs. Without a Dask worker, do nothing."""
+    if (worker := _worker()) is not None:
+        _send(worker, Begun(str(worker.get_current_task()), worker.address))
+
+
+def let_go(report: StageReport, finished: Sequence[str], untouched: Sequence[str]) -> None:
+    """Hand items of this task over to the flow, and leave the worker free for its next task meanwhile."""
+    if (worker := _worker()) is not None:
+        _send(worker, LetGo(str(worker.get_current_task()), report, tuple(finished), tuple(untouched)))
+        if not getattr(_thread, "has_seceded", False):
+            secede()
+            _thread.has_seceded = True  # it ends with its task
+
+
+def end_process() -> None:
+    """End this worker process once the task that calls this has reported its end. No other task begins in it.
+
+    The nanny starts a new process. Tasks that this one had not begun run elsewhere.
+    """
+    if (worker := _worker()) is None:
+        return
+    _send(worker, ProcessEnds(worker.address))
+    worker.loop.add_callback(partial(setattr, worker, "status", Status.paused))
+    threading.Thread(target=_exit_after_task, args=(worker, str(worker.get_current_task())), daemon=True).start()
+
+
+def _exit_after_task(worker: Worker, key: str) -> None:
+    deadline = time.monotonic() + REPORT_LIMIT_S
+    while time.monotonic() < deadline and any(task.key == key for task in worker.state.all_running_tasks):
+        time.sleep(0.02)
+    time.sleep(0.2)  # the scheduler has the report
+    os._exit(1)  # no clean end: what left the process unusable could hold it up
+
+
+def _send(worker: Worker, note: Note) -> None:
+    sync(worker.loop, worker.scheduler.log_event, topic=TOPIC, msg=pickle.dumps(note), callback_timeout=SEND_LIMIT_S)
+
+
+def _worker() -> Worker | None:
+    try:
+        return get_worker()
+    except ValueError:
+        return None
