@@ -4,8 +4,9 @@ Python cannot end a thread from outside, so a call is cut off in three steps, ea
 cannot end:
 
 1. The call runs in a thread of its own, and its caller stops waiting at the limit: the item goes to the next rung.
-2. An exception is raised in that thread, which ends it at its next line of Python: an endless loop stops.
-   A thread that hangs in a system call stays behind, asleep, until that call returns.
+2. An exception is raised in that thread, which ends it at its next line of Python: an endless loop stops. It is raised
+   again until the thread has ended, because a callback or a bare `except:` may swallow it. A thread that hangs in a
+   system call stays behind, asleep, until that call returns; `abandoned_calls` counts such threads.
 3. A call that holds the interpreter lock, such as a regular expression that backtracks for ever, stops all Python
    code, its waiting caller included. In a worker process a watchdog that needs no lock then ends the process: the
    flow runs its batch again in smaller parts and marks the poison item as failed.
@@ -24,15 +25,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from repli.tasks.fallback import TimedOut
 
 R = TypeVar("R")
 
-LOOK_EVERY_S = 1.0
 WATCHDOG_GRACE_S = 15.0
 """Seconds after the limit at which the watchdog ends the process."""
+WAIT_S = 1.0
+"""The longest that a caller waits without a line of Python, so that it can be cut off itself."""
+RAISE_AGAIN_S = 0.5
+"""Seconds after which a call that was cut off and runs on is cut off again: longer than most calls take to clean up."""
 
 
 class _CutOff(BaseException):
@@ -42,12 +46,47 @@ class _CutOff(BaseException):
 Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
+class _Cutter:
+    """Raises `_CutOff` in one thread, until that thread has begun to end: its id may then be another thread's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def cut(self, thread: threading.Thread) -> None:
+        """Raise `_CutOff` at the thread's next line of Python."""
+        if self._lock.acquire(timeout=RAISE_AGAIN_S):
+            try:
+                if not self._is_closed and thread.ident:
+                    _raise_in(thread.ident, _CutOff)
+            finally:
+                self._lock.release()
+
+    def close(self) -> None:
+        """Prevent further cuts. Called in the thread itself, at its end."""
+        while True:
+            try:
+                with self._lock:
+                    self._is_closed = True
+                _raise_in(threading.get_ident(), None)  # forget a cut that has not been raised yet
+                return
+            except _CutOff:
+                continue
+
+
+def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
+    """Raise `error` at the next line of Python of a thread; None takes back an error that is not raised yet."""
+    value = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), value)
+
+
 class _CallThread:
     """A thread that runs calls one after another, until one exceeds its limit. It ends with this object."""
 
     def __init__(self) -> None:
         self._jobs: Jobs = queue.SimpleQueue()
-        self._thread = threading.Thread(target=_run_jobs, args=(self._jobs,), name="rung", daemon=True)
+        self._cutter = _Cutter()
+        self._thread = threading.Thread(target=_run_jobs, args=(self._jobs, self._cutter), name="rung", daemon=True)
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None)
 
@@ -65,18 +104,70 @@ class _CallThread:
         return future
 
     def cut_off(self) -> None:
-        thread_id = ctypes.c_ulong(self._thread.ident or 0)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(_CutOff))
         self._jobs.put(None)
+        _CUT_OFF_CALLS.add(self._thread, self._cutter)
 
 
-def _run_jobs(jobs: Jobs) -> None:
+def _run_jobs(jobs: Jobs, cutter: _Cutter) -> None:
     try:
         while job := jobs.get():
             job()
             del job  # it holds the result, which may be large
-    except _CutOff:  # raised between two jobs
-        return
+    except _CutOff:  # raised between two jobs, or once more while a call ended
+        pass
+    finally:
+        cutter.close()
+
+
+class _CutOffCalls:
+    """The calls of this process that were cut off and have not ended. Each is cut off again until it ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: list[tuple[threading.Thread, _Cutter, float]] = []
+        self._is_watched = False
+
+    def add(self, thread: threading.Thread, cutter: _Cutter) -> None:
+        """Cut off the call that the thread runs, now and until the thread has ended."""
+        cutter.cut(thread)
+        with self._lock:
+            self._calls.append((thread, cutter, time.monotonic()))
+            if not self._is_watched:
+                self._is_watched = True
+                threading.Thread(target=self._watch, name="cut off", daemon=True).start()
+
+    def count(self, grace_s: float) -> int:
+        """Return how many calls still run `grace_s` seconds after they were cut off."""
+        before = time.monotonic() - grace_s
+        with self._lock:
+            return sum(thread.is_alive() and since <= before for thread, _, since in self._calls)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(RAISE_AGAIN_S)
+            with self._lock:
+                self._calls = [call for call in self._calls if call[0].is_alive()]
+                if not self._calls:
+                    self._is_watched = False
+                    return
+                running = tuple(self._calls)
+            for thread, cutter, _ in running:
+                cutter.cut(thread)
+
+
+_CUT_OFF_CALLS = _CutOffCalls()
+
+
+def abandoned_calls(*, grace_s: float = WATCHDOG_GRACE_S) -> int:
+    """Return how many calls of this process still run `grace_s` seconds after they were cut off.
+
+    Such a call hangs where no exception reaches it, such as in a system call: only the end of the process ends it.
+
+    Example:
+        >>> abandoned_calls()
+        0
+    """
+    return _CUT_OFF_CALLS.count(grace_s)
 
 
 class _Watchdog:
@@ -131,12 +222,18 @@ class TimeLimiter:
         self._per_thread = threading.local()
 
     def __call__(
-        self, function: Callable[[], R], limit_s: float, name: str, *, while_waiting: Callable[[], None] | None = None
+        self,
+        function: Callable[[], R],
+        limit_s: float,
+        name: str,
+        *,
+        while_waiting: Callable[[], None] | None = None,
     ) -> R:
         """Call `function` and return its result, or raise its exception.
 
         Args:
-            while_waiting: called about every `LOOK_EVERY_S` in this thread until the call ends.
+            while_waiting: called about once a second in the caller's thread while it waits. What it raises is raised
+                to the caller, and cuts the call off.
 
         Raises:
             TimedOut: the call took longer than `limit_s` seconds and was cut off.
@@ -145,11 +242,9 @@ class TimeLimiter:
             call_thread = self._call_thread()
             future = call_thread.submit(function)
             try:
-                return _result(future, limit_s, while_waiting)
-            except TimeoutError as error:
-                if future.done():  # at the last moment, or the function itself raised a TimeoutError
+                if _is_done_within(future, limit_s, while_waiting):
                     return future.result()
-                raise TimedOut(f"{name} was cut off at its time limit of {limit_s:g} s") from error
+                raise TimedOut(f"{name} was cut off at its time limit of {limit_s:g} s")
             finally:
                 if not future.done():  # at the limit, or when the waiting thread was interrupted
                     del self._per_thread.call_thread
@@ -162,15 +257,15 @@ class TimeLimiter:
         return call_thread
 
 
-def _result(future: Future[R], limit_s: float, while_waiting: Callable[[], None] | None) -> R:
-    """Return the result of a call, and call `while_waiting` about every `LOOK_EVERY_S` until then.
-
-    Raises:
-        TimeoutError: it did not end within `limit_s` seconds.
-    """
+def _is_done_within(future: Future[Any], limit_s: float, while_waiting: Callable[[], None] | None) -> bool:
+    """Wait for `future`, `limit_s` seconds at most, and return whether it is done."""
     deadline = time.monotonic() + limit_s
-    while while_waiting and (left := deadline - time.monotonic()) > LOOK_EVERY_S:
-        if wait([future], timeout=min(LOOK_EVERY_S, left)).done:
-            break
-        while_waiting()
-    return future.result(max(0.0, deadline - time.monotonic()))
+    while True:
+        remaining_s = deadline - time.monotonic()
+        wait((future,), timeout=min(WAIT_S, max(0.0, remaining_s)))
+        if future.done():
+            return True
+        if remaining_s <= 0:
+            return False
+        if while_waiting:
+            while_waiting()

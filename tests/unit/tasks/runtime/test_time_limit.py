@@ -95,6 +95,80 @@ def test_rung_that_catches_every_exception_is_cut_off_too(limiter: TimeLimiter) 
     assert ends(threads[0])
 
 
+def test_call_that_swallows_the_cut_is_cut_off_again(limiter: TimeLimiter) -> None:
+    """A bare `except:` around a library's call keeps a loop alive for one more cut, and no longer."""
+    threads: list[threading.Thread] = []
+    swallowed: list[BaseException] = []
+
+    def swallow() -> None:
+        threads.append(threading.current_thread())
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException as error:
+                if swallowed:
+                    raise
+                swallowed.append(error)
+
+    with pytest.raises(TimedOut):
+        limiter(swallow, SOON_S, "extract_text.full")
+    assert ends(threads[0])
+    assert len(swallowed) == 1
+
+
+def test_caller_is_told_that_it_waits(limiter: TimeLimiter) -> None:
+    """`while_waiting` is called about once a second in the caller's thread, and not for a call that ends at once."""
+    called: list[threading.Thread] = []
+
+    def note() -> None:
+        called.append(threading.current_thread())
+
+    assert limiter(lambda: "at once", LONG_S, "fetch.origin", while_waiting=note) == "at once"
+    assert not called
+    assert limiter(lambda: time.sleep(2.5) or "later", LONG_S, "fetch.origin", while_waiting=note) == "later"
+    assert 1 <= len(called) <= 3
+    assert set(called) == {threading.current_thread()}
+
+
+def test_caller_that_stops_waiting_cuts_the_call_off(limiter: TimeLimiter) -> None:
+    """An error of `while_waiting` is raised to the caller at once, and the call ends with it."""
+    threads: list[threading.Thread] = []
+
+    def loop() -> None:
+        threads.append(threading.current_thread())
+        while True:
+            pass
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        limiter(loop, LONG_S, "fetch.origin", while_waiting=stop)
+    assert ends(threads[0])
+    assert time.monotonic() - started < LONG_S
+
+
+def test_caller_that_waits_can_be_cut_off_itself(limiter: TimeLimiter) -> None:
+    """A rung that waits for a limited call of its own ends at the rung's limit, and so does that call."""
+    threads: list[threading.Thread] = []
+
+    def inner() -> None:
+        threads.append(threading.current_thread())
+        while True:
+            time.sleep(0.01)
+
+    def outer() -> None:
+        threads.append(threading.current_thread())
+        limiter(inner, 2 * LONG_S, "inner")
+
+    with pytest.raises(TimedOut, match="outer"):
+        limiter(outer, SOON_S, "outer")
+    assert all(ends(thread) for thread in threads)
+    assert len(threads) == 2
+
+
 def test_blocking_call_is_abandoned(limiter: TimeLimiter) -> None:
     """A call that sleeps in the system is left behind, its caller goes on, and its thread ends when it wakes."""
     wakes = threading.Event()
@@ -291,6 +365,57 @@ time.sleep(0.9)
 print("lives")
 """)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ZeroDivisionError\nTimedOut\nlives\n", "")
+
+
+def test_cut_that_lands_in_a_callback_is_raised_again() -> None:
+    """Python prints and ignores what is raised in a callback of C code: the call behind it ends all the same."""
+    done, seconds = run_script("""
+import ctypes
+threads = []
+@ctypes.CFUNCTYPE(None)
+def callback():
+    while True:
+        pass
+def call():
+    threads.append(threading.current_thread())
+    callback()
+    print("swallowed", flush=True)
+    while True:
+        pass
+try:
+    TimeLimiter()(call, 0.1, "embed_text.text_only")
+except TimedOut:
+    threads[0].join(20)
+    print("ended" if not threads[0].is_alive() else "runs on")
+""")
+    assert (done.returncode, done.stdout) == (0, "swallowed\nended\n")
+    assert seconds < LONG_S
+
+
+def test_abandoned_calls_are_counted() -> None:
+    """A call that hangs in the system counts from its grace on until it returns; one that ended at its cut does not."""
+    done, _ = run_script("""
+from repli.tasks.runtime.time_limit import abandoned_calls
+wakes, threads = threading.Event(), []
+def hang():
+    threads.append(threading.current_thread())
+    wakes.wait(20)
+def loop():
+    threads.append(threading.current_thread())
+    while True:
+        pass
+for function in (loop, hang):
+    try:
+        TimeLimiter()(function, 0.1, "fetch.origin")
+    except TimedOut:
+        pass
+threads[0].join(20)
+print(abandoned_calls(grace_s=0), abandoned_calls(grace_s=20), abandoned_calls())
+wakes.set()
+threads[1].join(20)
+print(abandoned_calls(grace_s=0))
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 0 0\n0\n", "")
 
 
 @pytest.mark.parametrize("patient", ["TimeLimiter(grace_s=0)", "TimeLimiter(may_exit=True, grace_s=30)"])
