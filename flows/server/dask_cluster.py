@@ -137,9 +137,10 @@ def _preload_workers() -> None:
 
 
 def _warm_up(local: Any, settings: Settings) -> None:
-    """Make every worker import its modules while the server starts.
+    """Make every worker import its modules, and start to load its models, while the server starts.
 
-    The task thread of the worker does it, so that the first task comes after it and not in the middle of it.
+    The task thread of the worker imports, so that the first task comes after it and not in the middle of it. It does
+    not wait for the models, whose loads may hang.
     """
     from distributed import Client, fire_and_forget
 

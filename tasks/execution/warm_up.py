@@ -1,4 +1,4 @@
-"""Load suite and models in a worker ahead of its first run, while the Prefect server still starts."""
+"""Prepare a worker ahead of its first run, while the Prefect server starts: load the suite, begin with the models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from repli.tasks.settings import Settings
 
 
 def warm_up(settings: Settings) -> None:
-    """Load what the stages of the run's pipeline need, in their order.
+    """Load what the stages of the run's pipeline need, in their order, and begin with its models.
 
-    What cannot be loaded is no error here: its rung reports it for each item. Without a chosen pipeline, nothing is
-    loaded.
+    A model that hangs while it is loaded must not keep this thread, in which the first stage is to run. What cannot be
+    loaded is no error here: its rung reports it for each item. Without a chosen pipeline, nothing is loaded.
     """
     if settings.pipeline is None:
         return

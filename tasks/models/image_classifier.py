@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import ItemError, NotHere, OutOfMemory, Unavailable
 from repli.tasks.items import Guess, Label
+from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.own_checkpoint import OutputSettings, build_model, read_settings
 from repli.tasks.models.reason import reason
 from repli.tasks.models.vocabulary import Vocabulary, known_vocabulary
@@ -213,7 +213,7 @@ def _to_8_bits(image: Any) -> Any:
     return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
-@lru_cache(maxsize=4)
+@loaded_once(what="image model", keep=4)
 def load(source: str, device: str) -> ImageClassifier:
     """Return the classifier of this source on this device, loaded once per process.
 
@@ -224,13 +224,15 @@ def load(source: str, device: str) -> ImageClassifier:
     Raises:
         Unavailable: the device, package, file or name does not exist here, or a file beside a checkpoint is invalid.
         OutOfMemory: the model itself does not fit on the device.
+        TimedOut: the load hangs, on a disk or server that does not answer.
     """
     from repli.tasks.models import torchvision_ops
 
     try:
-        torchvision_ops.declare()
-        import timm  # noqa: F401
-        import torch
+        with IMPORTS:
+            torchvision_ops.declare()
+            import timm  # noqa: F401
+            import torch
     except ImportError as error:
         raise Unavailable(f"torch and timm cannot be imported ({error}); reinstall them") from error
     if device.startswith("cuda") and not torch.cuda.is_available():

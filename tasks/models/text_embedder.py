@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import RungError, Unavailable
 from repli.tasks.models.image_classifier import raise_out_of_memory
+from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.reason import reason
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _revision(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-@lru_cache(maxsize=2)
+@loaded_once(what="text model", keep=2)
 def load(source: str) -> TextEmbedder:
     """Return the embedder of this source, loaded once per process.
 
@@ -76,13 +76,15 @@ def load(source: str) -> TextEmbedder:
 
     Raises:
         Unavailable: the package, folder or name does not exist here, or holds no model that can be loaded.
+        TimedOut: the load hangs, on a disk or server that does not answer.
     """
     from repli.tasks.models import torchvision_ops
 
     try:
-        torchvision_ops.declare()
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils.logging import disable_progress_bar
+        with IMPORTS:
+            torchvision_ops.declare()
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise Unavailable(f"sentence-transformers cannot be imported ({error}); reinstall it") from error
     disable_progress_bar()  # stderr is for the run's own progress

@@ -59,7 +59,7 @@ class StageHooks:
         takes_unreadable: whether `input` is called for a record that could not be read, too.
         imports: modules that take long to import, and that worker processes may inherit from the process that forks
             them.
-        warm_up: loads what the rungs need, in a worker ahead of its first batch.
+        warm_up: loads what the rungs need, in a worker ahead of its first batch. A load that may hang is only started.
     """
 
     save: Save = save_results

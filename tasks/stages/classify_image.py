@@ -46,7 +46,7 @@ def _check(answer: Label) -> None:
 def _warm_up(settings: Settings) -> None:
     from repli.tasks.models import image_classifier
 
-    image_classifier.load(settings.models.image_cpu, "cpu")
+    image_classifier.load.start(settings.models.image_cpu, "cpu")
 
 
 STAGE = Stage(

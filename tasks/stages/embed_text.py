@@ -54,7 +54,7 @@ def _unrelated_passage(passage: Passage, context: StageContext) -> Passage:
 def _warm_up(settings: Settings) -> None:
     from repli.tasks.models import text_embedder
 
-    text_embedder.load(settings.models.text)
+    text_embedder.load.start(settings.models.text)
 
 
 STAGE = Stage(
