@@ -79,12 +79,15 @@ def let_go(report: StageReport, finished: Sequence[str], untouched: Sequence[str
             _thread.has_seceded = True  # it ends with its task
 
 
-def end_process() -> None:
+def end_process(*, only_if_restarted: bool = False) -> None:
     """End this worker process once the task that calls this has reported its end. No other task begins in it.
 
-    The nanny starts a new process. Tasks that this one had not begun run elsewhere.
+    The nanny starts a new process. What else this one was to do runs elsewhere.
+
+    Args:
+        only_if_restarted: Do nothing where no nanny starts another process.
     """
-    if (worker := _worker()) is None:
+    if (worker := _worker()) is None or (only_if_restarted and not worker.nanny):
         return
     _send(worker, ProcessEnds(worker.address))
     worker.loop.add_callback(partial(setattr, worker, "status", Status.paused))
