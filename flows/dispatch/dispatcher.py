@@ -323,7 +323,7 @@ class BatchDispatcher:
         worker = error.last_worker.address if error.last_worker else None
         begun = self._deaths.begun_with(key, worker)
         if not begun:
-            self._ready.append(step)
+            self._ready.appendleft(step)
             return
         is_alone = begun == {key}
         may_be_item_error = self._crashes.worker_died(step.batch, stage, worker) if is_alone else False

@@ -1,7 +1,7 @@
 """Choose the workers for stage tasks: those with the resource that the stage's primary needs, while that helps.
 
 A Dask task that asks for a resource waits for ever where no worker has it. Where the primary's breaker is open on all
-such workers, they would do alone what every worker can do. In both cases tasks are sent without the resource.
+such workers, they would do alone what every worker can do. In both cases the next tasks are sent without the resource.
 
 Where some workers carry `CPU`, stages that need no device go to those, and leave the device workers free.
 """
@@ -27,7 +27,7 @@ RESOURCE_LOST_AFTER_S = 10.0
 NO_WORKERS_LIMIT_S = 120.0
 """Seconds without any worker after which the run fails."""
 CACHE_TTL_S = 1.0
-"""Seconds for which a breaker's state is reused without a read."""
+"""Seconds for which the list of workers and a breaker's state are reused without a read."""
 CPU_RESOURCE = {"CPU": 1.0}
 """The resource of a stage that needs no device, where a worker carries it: it keeps such stages off device workers."""
 
@@ -68,13 +68,17 @@ class Routing:
         self._database = database
         self._forced = forced
         self._timer = timer
+        self._workers: tuple[float | None, dict[str, Any]] = None, {}
         self._scopes: dict[str, str] = {}
         self._missing_since: dict[str, float] = {}
         self._read_last: dict[str, tuple[float, _BreakerSummary]] = {}
 
     def workers(self) -> dict[str, Any]:
-        """Return the live workers, by address, as the scheduler describes them."""
-        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        """Return the live workers, by address, as the scheduler described them at most `CACHE_TTL_S` ago."""
+        read_at, workers = self._workers
+        if read_at is None or self._timer() - read_at >= CACHE_TTL_S:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._workers = self._timer(), workers
         return workers
 
     def threads(self) -> int:

@@ -126,13 +126,13 @@ class WorkerCrashes:
         self._forgivable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
 
     def worker_died(self, batch: Batch, stage: str, worker: str | None) -> bool:
-        """Record the death of a worker over `batch` at `stage`. Return whether an item may have caused it.
+        """Record the death of a worker over `batch` alone, at `stage`. Return whether an item may have caused it.
 
-        It counts against the rung where the batch was alone and no rung was forced. A probe of a rung that was
-        refused already says nothing about the items that it was tried with.
+        It counts against the rung unless one was forced. A probe of a rung that was refused already says nothing about
+        the items that it was tried with.
         """
         scope_key = self._scope_of(worker) if worker else None
-        if not batch.is_suspect or scope_key is None or stage in self._directives.forced:
+        if scope_key is None or stage in self._directives.forced:
             return True
         chain = self._pipeline.stage(stage).chain
         for rung in chain.rungs:

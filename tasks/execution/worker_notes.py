@@ -90,7 +90,8 @@ def end_process(*, only_if_restarted: bool = False) -> None:
     if (worker := _worker()) is None or (only_if_restarted and not worker.nanny):
         return
     _send(worker, ProcessEnds(worker.address))
-    worker.loop.add_callback(partial(setattr, worker, "status", Status.paused))
+    # Not `paused`, which the worker's watch over its memory takes back.
+    worker.loop.add_callback(partial(setattr, worker, "status", Status.closing_gracefully))
     threading.Thread(target=_exit_after_task, args=(worker, str(worker.get_current_task())), daemon=True).start()
 
 

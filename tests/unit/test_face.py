@@ -27,6 +27,7 @@ NAMES = [
     "InvalidItem",
     "ItemError",
     "Label",
+    "NotHere",
     "OutOfMemory",
     "Pipeline",
     "RepliError",
