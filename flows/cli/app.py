@@ -5,6 +5,7 @@ Commands import what they need when they are called, so that `--help` and usage 
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,14 @@ import typer
 
 from repli.flows.cli.breakers_app import breakers_app
 from repli.flows.cli.command_group import CommandGroup
-from repli.flows.cli.errors import USAGE_ERROR, interruptible, one_line_errors, raise_problem
+from repli.flows.cli.errors import (
+    BEGINS_AGAIN,
+    CONTINUES,
+    USAGE_ERROR,
+    interruptible,
+    one_line_errors,
+    raise_problem,
+)
 from repli.flows.cli.options import (
     BatchSizeOption,
     DaskOption,
@@ -75,10 +83,10 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Enrich the items of SOURCE; an interrupted run continues."""
-    from repli.flows.cli import render, run_commands
-    from repli.flows.config.run_request import RunRequest, parse_directives
+    with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
+        from repli.flows.cli import render, run_commands
+        from repli.flows.config.run_request import RunRequest, parse_directives
 
-    with interruptible(), reserved_stdout(as_json) as stdout:
         chosen = run_commands.choose_pipeline(resolve_settings(database, dask, batch_size, pipeline))
         request = RunRequest(
             source=source.absolute(),
@@ -110,10 +118,10 @@ def reprocess(
 
     Only degraded or stale stages whose better rungs are available again run, and the stages that depend on them.
     """
-    from repli.flows.cli import render, run_commands, store_commands
-    from repli.flows.config.run_request import RetryRequest, parse_directives
+    with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
+        from repli.flows.cli import render, run_commands, store_commands
+        from repli.flows.config.run_request import RetryRequest, parse_directives
 
-    with interruptible(), reserved_stdout(as_json) as stdout:
         settings = resolve_settings(database, dask, batch_size, pipeline)
         store_commands.existing_store(settings)
         chosen = run_commands.choose_pipeline(settings)
@@ -143,9 +151,9 @@ def drill(
 
     The stored results stay unchanged. Each rung gets a verdict and its agreement with the primary.
     """
-    from repli.flows.cli import render, run_commands
+    with interruptible(BEGINS_AGAIN), reserved_stdout(as_json) as stdout:
+        from repli.flows.cli import render, run_commands
 
-    with interruptible(), reserved_stdout(as_json) as stdout:
         outcome = run_commands.drill(resolve_settings(database, dask, pipeline=pipeline), sample)
         if as_json:
             print_json(outcome.report[0].report, stdout)
@@ -195,7 +203,7 @@ def search(
     from repli.flows.cli import render, store_commands
     from repli.tasks.search import Mode, Query
 
-    with interruptible(), reserved_stdout(as_json) as stdout:
+    with reserved_stdout(as_json) as stdout:
         parsed = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
         found = store_commands.search(resolve_settings(database), parsed)
         if as_json:
@@ -220,15 +228,14 @@ def export(
     """Export items with all statuses to a JSONL or Parquet file."""
     from repli.flows.cli import store_commands
 
-    with interruptible():
-        count = store_commands.export(
-            resolve_settings(database),
-            file,
-            status=status or (),
-            min_quality=min_quality,
-            max_quality=max_quality,
-            overwrite=overwrite,
-        )
+    count = store_commands.export(
+        resolve_settings(database),
+        file,
+        status=status or (),
+        min_quality=min_quality,
+        max_quality=max_quality,
+        overwrite=overwrite,
+    )
     if as_json:
         print_json({"file": str(file), "items": count}, sys.stdout)
     else:
@@ -276,9 +283,9 @@ def demo(
 
     In the outage the GPU is out of memory. Then it has room again, and `reprocess` upgrades the degraded items.
     """
-    from repli.flows.cli.demo import story
+    with interruptible(BEGINS_AGAIN), reserved_stdout(as_json) as stdout:
+        from repli.flows.cli.demo import story
 
-    with interruptible(), reserved_stdout(as_json) as stdout:
         summary = story.run_demo(resolve_settings(None), items=items, database_url=database)
         if as_json:
             print_json(summary.as_json(), stdout)
@@ -289,7 +296,8 @@ def demo(
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 usage error, 130 interrupted."""
-    with one_line_errors():
+    # Ctrl-C while the interpreter ends would add a traceback to a command that is over.
+    with interruptible(then=signal.SIG_IGN), one_line_errors():
         sys.exit(app(prog_name="repli", standalone_mode=False))
 
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn
 
 import typer
 
 from repli.flows.cli.output import print_note
+from repli.flows.server.interrupt import ended_by
 from repli.tasks.fallback import RepliError, UsageError
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 """The exit statuses of errors."""
 
+INTERRUPTION = "interrupted"
+CONTINUES = f"{INTERRUPTION}; what is finished is stored, the same command continues from there"
+BEGINS_AGAIN = f"{INTERRUPTION}; the same command begins again"
 
-class Interrupted(RepliError):
-    """The operator stopped a run with Ctrl-C."""
+
+def interruptible(message: str = INTERRUPTION, *, then: Any = None) -> AbstractContextManager[None]:
+    """On Ctrl-C in the block print one line, exit with `INTERRUPTED`, and end all that the command started.
+
+    Args:
+        message: The line.
+        then: The handler of Ctrl-C after the block; None for the one before it.
+    """
+    return ended_by(signal.SIGINT, status=INTERRUPTED, line=f"repli: {message}", then=then)
 
 
 @contextmanager
@@ -28,8 +40,6 @@ def one_line_errors() -> Iterator[None]:
         yield
     except UsageError as error:
         _exit(error, USAGE_ERROR)
-    except Interrupted as error:
-        _exit(error, INTERRUPTED)
     except RepliError as error:
         _exit(error, FAILED)
     except typer.TyperException as error:
@@ -39,15 +49,6 @@ def one_line_errors() -> Iterator[None]:
             raise
         message = f"unexpected {type(error).__name__}: {error}"
         _exit(f"{message}; set REPLI_DEBUG=1 for the traceback, and report it", FAILED)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` on Ctrl-C. Its message says how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; run the same command again to continue where it stopped") from None
 
 
 def raise_problem(problem: str | None) -> None:

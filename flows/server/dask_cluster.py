@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from repli.flows.server.discovery import find
 from repli.flows.server.environment import QUIET, STAGE_IMPORTS, environment
+from repli.flows.server.phases import begin_phase
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, check_server
 from repli.flows.server.private_server import PrivateServer
 from repli.tasks.fallback import UsageError
@@ -21,6 +23,8 @@ from repli.tasks.pipeline import registry
 from repli.tasks.settings import Settings
 
 MAX_WORKERS = 8
+HASH_SEED = "6640"
+"""The seed that distributed's nannies give to all workers."""
 MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
 
 
@@ -39,6 +43,8 @@ def cluster(settings: Settings) -> Iterator[str]:
     """
     is_named = bool(os.environ.get("PREFECT_API_URL"))
     served = None if is_named else find(settings.home)
+    if not (is_named or served):
+        begin_phase("starting the Prefect server")
     server = None if is_named or served else _private_server(settings)
     if served:
         _check_workers_are_local(settings)
@@ -50,7 +56,9 @@ def cluster(settings: Settings) -> Iterator[str]:
         try:
             with dask_cluster(settings) as address:
                 if server:
+                    begin_phase("waiting for the Prefect server")
                     server.wait()
+                begin_phase("starting the run")
                 yield address
         finally:
             if server:
@@ -96,6 +104,7 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
             for number, options in enumerate(worker_options(settings))
         }
         scheduler = {"cls": Scheduler, "options": {**loopback, "port": 0}}
+        begin_phase(f"starting {len(workers)} worker{'s' if len(workers) > 1 else ''}")
         with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40) as local:
             _warm_up(local, settings)
             try:
@@ -128,12 +137,29 @@ def _stage_imports(settings: Settings) -> str:
 
 
 def _preload_workers() -> None:
-    """Make the fork server, if there is one, import the modules that all workers need."""
+    """Start the fork server, if there is one, and make it import the modules that all workers need.
+
+    Ctrl-C is blocked in it until it leads a session of its own, see `worker_imports`.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    import dask.config
     from distributed.utils import get_mp_context
 
     context = get_mp_context()
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["repli.flows.server.worker_imports"])
+    if context.get_start_method() != "forkserver":
+        return
+    context.set_forkserver_preload(["repli.flows.server.worker_imports"])
+    # As a nanny does before it starts a worker: C libraries read them once, and all workers hash alike.
+    configured = dask.config.get("distributed.nanny.pre-spawn-environ")
+    variables = {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+    resource_tracker.ensure_running()  # first: its start unblocks the signal
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with environment({"PYTHONHASHSEED": HASH_SEED, **variables}):
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _warm_up(local: Any, settings: Settings) -> None:

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.discovery import ServerInfo, serving
 from repli.flows.server.environment import QUIET, environment, run_variables
+from repli.flows.server.interrupt import STDOUT, ended_by
 from repli.flows.server.interrupted_runs import skip_missed
+from repli.flows.server.phases import begin_phase
 from repli.flows.server.ports import check_port_is_free
 from repli.flows.server.prefect_api import ask
 from repli.flows.server.private_server import PrivateServer
@@ -42,7 +43,7 @@ ERROR_WIDTH = 300
 
 
 def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, and leave no process behind.
+    """Serve until SIGINT or SIGTERM, print `stopped`, and exit with 0. No process is left behind.
 
     Args:
         port: The port of the Prefect UI and API.
@@ -58,17 +59,16 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
         raise UsageError("PREFECT_API_URL names a server already; unset it, or deploy there: see deployments/README.md")
     if nightly and not nightly.exists():
         raise UsageError(f"--nightly {nightly}: there is no such file or folder; name a manifest, or omit the option")
-    with _interrupts_raised():
-        try:
-            with serving(settings.home) as publish:
-                check_port_is_free(port, "choose another with --port")
-                database = Database(settings.database_url)
-                database.migrate()
-                chosen = choose(settings, database)
-                pipelines.declare(database, chosen.stored)
-                _serve(chosen.settings, port, nightly, publish, tell)
-        except KeyboardInterrupt:
-            tell("stopped")
+    with (
+        ended_by(signal.SIGINT, signal.SIGTERM, status=0, line="stopped", descriptor=STDOUT),
+        serving(settings.home) as publish,
+    ):
+        check_port_is_free(port, "choose another with --port")
+        database = Database(settings.database_url)
+        database.migrate()
+        chosen = choose(settings, database)
+        pipelines.declare(database, chosen.stored)
+        _serve(chosen.settings, port, nightly, publish, tell)
 
 
 def _serve(
@@ -78,14 +78,17 @@ def _serve(
     publish: Callable[[ServerInfo], None],
     tell: Callable[[str], None],
 ) -> NoReturn:
+    begin_phase("starting the Prefect server")
     server = PrivateServer(settings, port=port)
     try:
         variables = {**_variables(settings), **server.environment, **QUIET}
         with environment(variables), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
+            begin_phase("waiting for the Prefect server")
             server.wait()
             skip_missed(server.api_url)
-            tell("starting: registering blocks and deployments")
+            begin_phase("registering blocks and deployments")
             _set_up(server.home, nightly)
+            begin_phase("starting the worker")
             with _worker(server.home) as worker:
                 _wait_for_work(server, worker)
                 info = ServerInfo(
@@ -198,24 +201,6 @@ def _check_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None
         raise RepliError(f"the Prefect server ended; see {server.log}, and start this again")
     if worker.poll() is not None:
         raise RepliError(f"the worker ended; see {server.home / 'worker.log'}, and start this again")
-
-
-@contextmanager
-def _interrupts_raised() -> Iterator[None]:
-    """Raise KeyboardInterrupt on the first SIGTERM or SIGINT. Later ones are ignored, so that stopping completes."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for other in signals:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupt) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _page(info: ServerInfo, settings: Settings, nightly: str) -> str:

@@ -3,16 +3,25 @@
 A worker then starts, and restarts after a crash, at once. Nothing is computed here and no device is opened: threads and
 device contexts do not survive a fork. Prefect is left out: it reads the environment while it is imported, and each
 worker has its own.
+
+The fork server and its workers are a session of their own: Ctrl-C at the terminal reaches the command alone, which
+ends the workers. They would print their tracebacks over its line.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import signal
 from contextlib import suppress
 
-from repli.flows.server.environment import STAGE_IMPORTS
-from repli.tasks.models import torchvision_ops
+with suppress(PermissionError):  # it leads one already
+    os.setsid()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, see `dask_cluster`
+
+import importlib  # noqa: E402  what takes time comes after the session
+
+from repli.flows.server.environment import STAGE_IMPORTS  # noqa: E402
+from repli.tasks.models import torchvision_ops  # noqa: E402
 
 _named = [name for name in os.environ.get(STAGE_IMPORTS, "").split(",") if name]
 if _named:
