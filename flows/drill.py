@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 from repli.flows.config.parameters import PipelineName, Sample
 from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.dispatch.routing import Routing
+from repli.flows.server.phases import begin_phase
 from repli.tasks.drill.report import markdown
 from repli.tasks.drill.task import StageVerdict, drill_stage
 from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
@@ -96,8 +97,12 @@ def run_stage_drills(
     Dask blames every stage that waited on a worker that died. Those are submitted again, one at a time with nothing
     else in flight: a death then has one possible cause.
     """
+    begin_phase(f"drilling {len(stages)} stages")
     submitted = [(stage, submit(stage)) for stage in stages]
-    ended = [(stage, _verdict(drill)) for stage, drill in submitted]
+    ended: list[tuple[Stage, StageVerdict | Exception]] = []
+    for stage, drill in submitted:
+        ended.append((stage, _verdict(drill)))
+        begin_phase(f"drilling: {len(ended)} of {len(stages)} stages done")
     return [
         (stage, _verdict(submit(stage)) if isinstance(verdict, KilledWorker) else verdict) for stage, verdict in ended
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -30,7 +32,9 @@ from repli.flows.config.run_request import RunRequest
 from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext
 from repli.flows.dispatch.heartbeat import heartbeat
 from repli.flows.dispatch.routing import Routing
+from repli.flows.dispatch.stage_counts import StageCounts
 from repli.flows.dispatch.worker_deaths import mark_poison_item
+from repli.flows.server.phases import FIRST_STAGE, begin_phase
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import StoreError
@@ -107,13 +111,14 @@ def _enrich(database: Database, request: RunRequest, settings: Settings) -> Stat
 
 
 class _EnrichRun:
-    """One run over a manifest. `progress` counts its items as the batches report them."""
+    """One run over a manifest. `progress` counts its items as the stages of the batches end."""
 
     def __init__(self, database: Database, run_id: str, request: RunRequest, settings: Settings) -> None:
         self._database = database
         self._request = request
         self._settings = settings
         self._pipeline = request.pipeline
+        self._counts = StageCounts(request.pipeline.names)
         self._shown_at = time.monotonic()
         self.run_id = run_id
         self.progress: Progress | None = None
@@ -123,6 +128,7 @@ class _EnrichRun:
 
     def process(self) -> None:
         """Register the items, and take every batch with work left through the stages."""
+        begin_phase("registering the items")
         artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {self._request.source}")
         self._artifact = cast(UUID, artifact)
         try:
@@ -131,17 +137,24 @@ class _EnrichRun:
             self.store_error = error
             return
         dispatcher = self._dispatcher()
-        listed = catalogue.batches(self._database, self.run_id, self._request.batch_size, refresh=self._request.refresh)
-        self.problems = dispatcher.run(Batch(number=number, item_ids=ids) for number, ids in enumerate(listed, 1))
+        begin_phase("waiting for a worker")
+        self.problems = dispatcher.run(self._batches())
         self.notes = dispatcher.notes
         self.store_error = dispatcher.store_error
 
     def _register(self) -> None:
         registered = catalogue.register(self._database, self.run_id, self._request.records())
-        self.progress = Progress(items=registered.items)
+        self.progress = Progress(items=registered.items, stages=self._counts.as_mapping())
         if not self._request.refresh:
-            done = sum(registered.stored.values()) + registered.failed
-            self.progress = self.progress.after(done, registered.failed, registered.stored)
+            earlier = sum(registered.stored.values()) + registered.failed
+            self.progress = replace(self.progress, earlier=earlier)
+            self.progress = self.progress.after(earlier, registered.failed, registered.stored)
+
+    def _batches(self) -> Iterator[Batch]:
+        begin_phase(FIRST_STAGE)
+        listed = catalogue.batches(self._database, self.run_id, self._request.batch_size, refresh=self._request.refresh)
+        for number, item_ids in enumerate(listed, 1):
+            yield Batch(number=number, item_ids=item_ids)
 
     def _dispatcher(self) -> BatchDispatcher:
         client = dask_client()
@@ -162,22 +175,30 @@ class _EnrichRun:
             mark_poison_item=self._mark_poison_item,
         )
 
-    def _stage_done(self, batch: Batch, report: StageReport) -> None:
-        """Do nothing yet."""
-
     def _mark_poison_item(self, batch: Batch, stage: str) -> None:
         mark_poison_item(self._database, self.run_id, batch, stage)
         self._count(batch)
 
+    def _stage_done(self, batch: Batch, report: StageReport) -> None:
+        self._counts.stage_done(batch.item_ids, report.stage)
+        self._show(self._registered())
+
     def _count(self, batch: Batch) -> None:
-        if self.progress is None:
-            raise AssertionError("a batch ended before the items were registered")
+        self._counts.items_done(batch.item_ids)
         failed, qualities = counts.states_of(self._database, batch.item_ids)
-        self.progress = self.progress.after(len(batch.item_ids), failed, qualities)
+        self._show(self._registered().after(len(batch.item_ids), failed, qualities))
+
+    def _registered(self) -> Progress:
+        """Return the progress, which is known once the items are registered."""
+        if self.progress is None:
+            raise AssertionError("a stage ended before the items were registered")
+        return self.progress
+
+    def _show(self, progress: Progress) -> None:
+        self.progress = replace(progress, stages=self._counts.as_mapping())
         if time.monotonic() - self._shown_at > PROGRESS_EVERY_S:
             self._shown_at = time.monotonic()
-            share = self.progress.finished / max(1, self.progress.items)
-            update_progress_artifact(self._artifact, progress=100 * share)
+            update_progress_artifact(self._artifact, progress=100 * self.progress.share)
 
 
 def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str, Any]]:

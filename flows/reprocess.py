@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -28,7 +29,9 @@ from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext, full_wi
 from repli.flows.dispatch.heartbeat import heartbeat
 from repli.flows.dispatch.retry_planner import PROBE_ITEMS, RetryDecision, StageProgress, retry_targets
 from repli.flows.dispatch.routing import Routing
+from repli.flows.dispatch.stage_counts import StageCounts
 from repli.flows.dispatch.worker_deaths import mark_poison_item
+from repli.flows.server.phases import FIRST_STAGE, begin_phase
 from repli.tasks.execution.run_pipeline import RunPipeline
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
 from repli.tasks.execution.stage_task import Batch
@@ -125,13 +128,18 @@ class _ReprocessRun:
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
         self._progress: dict[str, StageProgress] = {}
-        self.progress = Progress(items=retry_queue.tally(database).waiting)
+        self._counts = StageCounts(self._pipeline.names)
+        waiting = retry_queue.tally(database).waiting
+        self.progress = Progress(
+            items=waiting if request.limit is None else min(waiting, request.limit), stages=self._counts.as_mapping()
+        )
         self.calls = Counter(dict.fromkeys(self._pipeline.names, 0))
         self.notes: list[str] = []
         self.ending = ""
 
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
+        begin_phase(FIRST_STAGE)
         problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
         self._progress = dict.fromkeys(self._improving, StageProgress())
         probed, probe_problems = self._probe()
@@ -253,6 +261,8 @@ class _ReprocessRun:
     def _stage_done(self, batch: Batch, report: StageReport) -> None:
         self._tried |= report.tried
         self.calls[report.stage] += len(report.tried)
+        self._counts.stage_done(batch.item_ids, report.stage)
+        self.progress = replace(self.progress, stages=self._counts.as_mapping())
         if report.stage in self._stages and report.stage in self._progress:
             self._progress[report.stage] = self._progress[report.stage].after(report)
 
@@ -272,7 +282,8 @@ class _ReprocessRun:
         done = [self._claims.pop(id_) for id_ in batch.item_ids]
         claims.settle(self._database, self.run_id, self.run_id, done, tried, self._settings.retry)
         failed, qualities = counts.states_of(self._database, batch.item_ids)
-        self.progress = self.progress.after(len(done), failed, qualities)
+        self._counts.items_done(batch.item_ids)
+        self.progress = replace(self.progress.after(len(done), failed, qualities), stages=self._counts.as_mapping())
 
     def _size(self) -> int:
         """Return the size of the next batch: small while an `enrich` runs, since fresh items go first."""

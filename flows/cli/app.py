@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from repli.flows.cli.errors import (
     interruptible,
     one_line_errors,
     raise_problem,
+    stoppable,
 )
 from repli.flows.cli.options import (
     BatchSizeOption,
@@ -257,9 +259,16 @@ def serve(
     database: DatabaseOption = None,
 ) -> None:
     """Serve the Prefect UI, deployments and schedules until Ctrl-C."""
-    from repli.flows.server import serve
+    with stoppable(), ExitStack() as start:
+        from repli.flows.cli.progress import progress_shown
+        from repli.flows.server import serve
 
-    serve.serve(resolve_settings(database, dask, pipeline=pipeline), port=port, nightly=nightly, tell=print_line)
+        def tell(text: str) -> None:
+            start.close()
+            print_line(text)
+
+        start.enter_context(progress_shown("serving"))
+        serve.serve(resolve_settings(database, dask, pipeline=pipeline), port=port, nightly=nightly, tell=tell)
 
 
 @app.command()

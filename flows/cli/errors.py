@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from repli.flows.cli.output import print_note
-from repli.flows.server.interrupt import ended_by
+from repli.flows.server.interrupt import STDOUT, ended_by
 from repli.tasks.fallback import RepliError, UsageError
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -31,6 +31,11 @@ def interruptible(message: str = INTERRUPTION, *, then: Any = None) -> AbstractC
         then: The handler of Ctrl-C after the block; None for the one before it.
     """
     return ended_by(signal.SIGINT, status=INTERRUPTED, line=f"repli: {message}", then=then)
+
+
+def stoppable() -> AbstractContextManager[None]:
+    """On Ctrl-C or SIGTERM in the block print `stopped`, exit with 0, and end all that the command started."""
+    return ended_by(signal.SIGINT, signal.SIGTERM, status=0, line="stopped", descriptor=STDOUT)
 
 
 @contextmanager

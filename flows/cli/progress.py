@@ -1,16 +1,24 @@
-"""A progress bar of a run, read from the store while the run goes on."""
+"""Show on stderr what a run is doing: a bar on a terminal, and without one a line every ten seconds.
+
+First come the phases of the start, then the progress, which is read from the store while the run goes on.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import groupby, pairwise
+from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
+from rich.live import Live
 from rich.text import Text
 
+from repli.flows.server.phases import listening
 from repli.tasks.fallback import RepliError
 from repli.tasks.reporting.run_report import colour
 from repli.tasks.storage import runs
@@ -19,7 +27,14 @@ from repli.tasks.storage.runs import Progress
 
 POLL_S = 0.5
 """Seconds between two reads of the store."""
+LINE_EVERY_S = 10.0
+"""Seconds between two lines without a terminal."""
+RATE_WINDOW_S = 30.0
+"""Seconds over which the rate is a mean."""
 QUALITIES_SHOWN = 5
+REFRESHES_PER_S = 4
+WIDE = 100
+"""Columns of a terminal from which on the bar is long."""
 
 Poll = Callable[[], Progress | None]
 """Return the progress of a run that started after the poll was made, or None if there is none yet."""
@@ -40,44 +55,238 @@ def poll_run(database: Database, kind: str, source: str | None = None) -> Poll:
 
 
 @contextmanager
-def progress_bar(console: Console, poll: Poll, label: str) -> Iterator[None]:
-    """Show items done, items per second, time left and the quality so far while the block runs."""
-    bar = ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[quality]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,  # else it ends with an empty line
-    )
+def progress_shown(label: str, poll: Poll = lambda: None, stream: TextIO | None = None) -> Iterator[None]:
+    """Show the phases and the progress while the block runs.
+
+    Args:
+        label: What the run does, such as "enriching".
+        poll: Returns the progress.
+        stream: The stream to show them on; by default stderr.
+    """
+    stream = stream or sys.stderr
+    console = Console(file=stream)
+    activity = Activity(label)
+    is_bar = stream.isatty() and not console.is_dumb_terminal
+    shown: AbstractContextManager[object]
+    if is_bar:
+        shown = Live(
+            get_renderable=lambda: activity.bar(console.width),
+            console=console,
+            refresh_per_second=REFRESHES_PER_S,
+            transient=True,
+        )
+        listener = activity.begin
+    else:
+        lines = _Lines(activity, stream)
+        shown = lines
+        listener = lines.begin
+    with listening(listener), _polling(activity, poll), shown:
+        yield
+
+
+class Activity:
+    """The phase or the progress of a run, as text.
+
+    Args:
+        label: What the run does, such as "enriching".
+        timer: Returns a monotonic time in seconds.
+
+    Example:
+        >>> activity = Activity("enriching", timer=lambda: 0.0)
+        >>> activity.begin("starting 2 workers")
+        >>> activity.line()
+        'starting 2 workers (0 s)'
+        >>> activity.update(Progress(items=4, finished=1, stages={"fetch": 3, "embed": 3, "store": 1}))
+        >>> activity.line()
+        'enriching: 58% · 1/4 items · fetch–embed 3 · store 1'
+    """
+
+    def __init__(self, label: str, timer: Callable[[], float] = time.monotonic) -> None:
+        self._label = label
+        self._timer = timer
+        self._phase = "starting"
+        self._began_at = timer()
+        self._progress: Progress | None = None
+        self._rate = Rate()
+
+    def begin(self, phase: str) -> None:
+        """Begin a phase of the start."""
+        self._phase, self._began_at = phase, self._timer()
+
+    def update(self, progress: Progress) -> None:
+        """Note the progress, which takes the place of the phase once an item is through a stage."""
+        if self._progress is None:
+            self._rate.begin(self._began_at)
+        self._rate.add(self._timer(), sum(progress.stages.values()), len(progress.stages))
+        if any(progress.stages.values()):
+            self._progress = progress
+
+    def line(self) -> str:
+        """Return all of it as one line of plain text."""
+        if self._progress is None:
+            return self._waiting()
+        stages = describe_stages(self._progress.stages)
+        return f"{self._label}: " + " · ".join([*_counts(self._progress), stages, *self._speed(self._progress)])
+
+    def bar(self, width: int) -> Text:
+        """Return it as a bar, and as much of the text as fits into `width` columns, the most important first."""
+        if self._progress is None:
+            return _one_line(Text(self._waiting()))
+        length = 20 if width >= WIDE else 10
+        done = round(length * self._progress.share)
+        # Two characters, since colours alone do not tell them apart under NO_COLOR.
+        line = Text.assemble(f"{self._label} ", ("━" * done, "bar.complete"), ("╌" * (length - done), "bar.back"))
+        line.append(" " + " · ".join(_counts(self._progress)))
+        speed = self._speed(self._progress)
+        stages = describe_stages(self._progress.stages)
+        if line.cell_len + len(" · ".join(["", stages, *speed])) > width:
+            stages = slowest_stage(self._progress.stages)
+        for part in map(Text, [stages, *speed]):
+            _append_if_it_fits(line, part, width)
+        best = sorted(self._progress.quality.items(), reverse=True)[:QUALITIES_SHOWN]
+        if best:
+            qualities = [Text.assemble((f"{value:g}", colour(value)), f": {items}") for value, items in best]
+            _append_if_it_fits(line, Text("  ").join(qualities), width)
+        return _one_line(line)
+
+    def _waiting(self) -> str:
+        return f"{self._phase} ({self._timer() - self._began_at:.0f} s)"
+
+    def _speed(self, progress: Progress) -> list[str]:
+        """Return the rate and the time left, where they are known."""
+        if (rate := self._rate.per_s()) is None:
+            return []
+        return [f"{rate:.1f} items/s", f"{_clock((1 - progress.share) * progress.items / rate)} left"]
+
+
+class Rate:
+    """The items per second, by results of stages: an item counts in parts, one for each of its stages.
+
+    Example:
+        >>> rate = Rate()
+        >>> rate.begin(0.0)
+        >>> rate.add(10.0, results=80, stages=4)
+        >>> rate.per_s()
+        2.0
+    """
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+        self._stages = 1
+
+    def begin(self, now: float) -> None:
+        """Begin to measure; nothing is done yet."""
+        self._samples.clear()
+        self._samples.append((now, 0))
+
+    def add(self, now: float, results: int, stages: int) -> None:
+        """Note how many results there are, for items with this many stages."""
+        self._stages = max(1, stages)
+        self._samples.append((now, results))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW_S:
+            self._samples.popleft()
+
+    def per_s(self) -> float | None:
+        """Return the rate over the last `RATE_WINDOW_S`; None where nothing was done in them."""
+        if not self._samples:
+            return None
+        (began, before), (now, results) = self._samples[0], self._samples[-1]
+        return (results - before) / (now - began) / self._stages if results > before and now > began else None
+
+
+def describe_stages(stages: Mapping[str, int]) -> str:
+    """Return the items that are through each stage, neighbours with the same number together.
+
+    Example:
+        >>> describe_stages({"fetch": 120, "validate": 120, "extract_text": 96, "store": 0})
+        'fetch–validate 120 · extract_text 96 · store 0'
+    """
+    groups = [(count, list(names)) for count, names in groupby(stages, key=lambda stage: stages[stage])]
+    return " · ".join(f"{_span(names)} {count}" for count, names in groups)
+
+
+def slowest_stage(stages: Mapping[str, int]) -> str:
+    """Return the stage before which most items wait, as "at", and the number of items that are through it.
+
+    Example:
+        >>> slowest_stage({"fetch": 120, "validate": 120, "extract_text": 24, "store": 0})
+        'at extract_text 24'
+    """
+    names = list(stages)
+    waiting = {after: stages[before] - stages[after] for before, after in pairwise(names)}
+    slowest = max(waiting, key=lambda name: waiting[name], default=names[0])
+    return f"at {slowest} {stages[slowest]}"
+
+
+class _Lines(AbstractContextManager[None]):
+    """A line at the begin of each phase, and one every `LINE_EVERY_S`."""
+
+    def __init__(self, activity: Activity, stream: TextIO) -> None:
+        self._activity = activity
+        self._stream = stream
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="progress-lines", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *problem: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def begin(self, phase: str) -> None:
+        self._activity.begin(phase)
+        self._write(phase)
+
+    def _repeat(self) -> None:
+        while not self._is_over.wait(LINE_EVERY_S):
+            self._write(self._activity.line())
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+
+@contextmanager
+def _polling(activity: Activity, poll: Poll) -> Iterator[None]:
+    """Update the activity with the progress while the block runs."""
     is_over = threading.Event()
 
     def follow() -> None:
-        task = bar.add_task("starting", total=None, quality="")
         while not is_over.wait(POLL_S):
-            progress = None
             with suppress(RepliError):  # the run itself reports a store that cannot be read
-                progress = poll()
-            if progress and progress.items:
-                best = sorted(progress.quality.items(), reverse=True)[:QUALITIES_SHOWN]
-                quality = "  ".join(f"[{colour(value)}]{value:g}[/]: {items}" for value, items in best)
-                bar.update(task, description=label, total=progress.items, completed=progress.finished, quality=quality)
+                if progress := poll():
+                    activity.update(progress)
 
     thread = threading.Thread(target=follow, name="progress", daemon=True)
-    with bar:
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            thread.join()
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
-class _Rate(ProgressColumn):
-    """The column of items per second."""
+def _counts(progress: Progress) -> list[str]:
+    return [f"{progress.share:.0%}", f"{progress.finished}/{progress.items} items"]
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} items/s" if task.speed else "– items/s")
+
+def _append_if_it_fits(line: Text, part: Text, width: int) -> None:
+    if line.cell_len + len(" · ") + part.cell_len <= width:
+        line.append(" · ").append_text(part)
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]}–{names[-1]}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _one_line(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

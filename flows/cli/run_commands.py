@@ -87,16 +87,12 @@ def reprocess(chosen: RunPipeline, request: RetryRequest) -> Outcome[RetryReport
 
 def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
     """Show the progress of a run on stderr while the block runs."""
-    from rich.console import Console
-
-    from repli.flows.cli.progress import poll_run, progress_bar
+    from repli.flows.cli.progress import poll_run, progress_shown
 
     database = Database(settings.database_url)
     if isinstance(request, RunRequest):
-        poll, label = poll_run(database, runs.ENRICH, str(request.source)), "enriching"
-    else:
-        poll, label = poll_run(database, runs.REPROCESS), "reprocessing"
-    return progress_bar(Console(stderr=True), poll, label)
+        return progress_shown("enriching", poll_run(database, runs.ENRICH, str(request.source)))
+    return progress_shown("reprocessing", poll_run(database, runs.REPROCESS))
 
 
 def run_on(dask_address: str, chosen: RunPipeline, request: RunRequest) -> Outcome[Report]:
@@ -189,12 +185,13 @@ def drill(settings: Settings, sample: int) -> Outcome[Sequence[Drill]]:
     Raises:
         RepliError: There is no store, it holds no item for the sample, or the drill reached no verdict.
     """
+    from repli.flows.cli.progress import progress_shown
     from repli.flows.server.dask_cluster import cluster
 
     database = existing_store(settings)
     chosen = choose_pipeline(settings)
     pipelines.declare(database, chosen.stored)
-    with cluster(chosen.settings) as dask_address:
+    with progress_shown("drilling"), cluster(chosen.settings) as dask_address:
         from repli.flows.drill import drill as flow  # inside: Prefect reads its settings when it is imported
 
         state = _final_state(flow, dask_address, chosen.settings, sample=sample)

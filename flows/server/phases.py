@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+FIRST_STAGE = "loading the models, before the first stage"
+"""The phase until the first batch is through a stage: each worker loads the models first, unless it has them."""
+
 _listeners: list[Callable[[str], None]] = []
 
 

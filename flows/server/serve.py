@@ -21,7 +21,6 @@ from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.discovery import ServerInfo, serving
 from repli.flows.server.environment import QUIET, environment, run_variables
-from repli.flows.server.interrupt import STDOUT, ended_by
 from repli.flows.server.interrupted_runs import skip_missed
 from repli.flows.server.phases import begin_phase
 from repli.flows.server.ports import check_port_is_free
@@ -43,7 +42,7 @@ ERROR_WIDTH = 300
 
 
 def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, print `stopped`, and exit with 0. No process is left behind.
+    """Serve until this is interrupted. The caller ends the processes, see `repli.flows.server.interrupt`.
 
     Args:
         port: The port of the Prefect UI and API.
@@ -59,10 +58,7 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
         raise UsageError("PREFECT_API_URL names a server already; unset it, or deploy there: see deployments/README.md")
     if nightly and not nightly.exists():
         raise UsageError(f"--nightly {nightly}: there is no such file or folder; name a manifest, or omit the option")
-    with (
-        ended_by(signal.SIGINT, signal.SIGTERM, status=0, line="stopped", descriptor=STDOUT),
-        serving(settings.home) as publish,
-    ):
+    with serving(settings.home) as publish:
         check_port_is_free(port, "choose another with --port")
         database = Database(settings.database_url)
         database.migrate()

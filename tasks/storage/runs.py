@@ -58,12 +58,35 @@ ROWS_PER_DELETE = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """The progress of a run: its items, the finished and the failed ones, and the stored ones by quality."""
+    """The progress of a run.
+
+    Args:
+        items: The number of its items.
+        finished: How many of them are done.
+        failed: How many have failed.
+        earlier: How many were done before the run began.
+        quality: How many are stored, by quality.
+        stages: How many of the items that the run works on are through each stage, in the pipeline's order.
+
+    Example:
+        >>> Progress(items=10, earlier=4, stages={"fetch": 6, "store": 0}).share
+        0.7
+    """
 
     items: int
     finished: int = 0
     failed: int = 0
+    earlier: int = 0
     quality: Mapping[float, int] = field(default_factory=dict)
+    stages: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """Return the share of the results that are there, one for each item and stage: between 0 and 1."""
+        if not self.stages:
+            return min(1.0, self.finished / max(1, self.items))
+        done = self.earlier * len(self.stages) + sum(self.stages.values())
+        return min(1.0, done / max(1, self.items * len(self.stages)))
 
     def __str__(self) -> str:
         stored = sum(self.quality.values())
