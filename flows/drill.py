@@ -20,6 +20,7 @@ from repli.flows.config.parameters import PipelineName, Sample
 from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.dispatch.routing import Routing
 from repli.flows.server.phases import begin_phase
+from repli.flows.server.records import server_may_fail
 from repli.tasks.drill.report import markdown
 from repli.tasks.drill.task import StageVerdict, drill_stage
 from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
@@ -42,15 +43,16 @@ def drill(sample: Sample = SAMPLE, pipeline: PipelineName = "") -> State[dict[st
 
     The parameters are described in `repli.flows.config.parameters`.
     """
-    chosen, database = configured_run(pipeline)
-    started_at = datetime.now(UTC)
-    item_ids = stratified(database, sample)
-    if not item_ids:
-        raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
-    verdict = _drill_all(database, item_ids, chosen.settings, chosen.active)
-    report = verdict.as_json()
-    drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
-    return _last_state(database, verdict)
+    with server_may_fail():
+        chosen, database = configured_run(pipeline)
+        started_at = datetime.now(UTC)
+        item_ids = stratified(database, sample)
+        if not item_ids:
+            raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
+        verdict = _drill_all(database, item_ids, chosen.settings, chosen.active)
+        report = verdict.as_json()
+        drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
+        return _last_state(database, verdict)
 
 
 def _drill_all(database: Database, item_ids: Sequence[str], settings: Settings, pipeline: Pipeline) -> DrillVerdict:

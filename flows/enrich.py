@@ -35,6 +35,7 @@ from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.stage_counts import StageCounts
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.flows.server.phases import FIRST_STAGE, begin_phase
+from repli.flows.server.records import note_outages, server_link, server_may_fail
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import StoreError
@@ -71,19 +72,20 @@ def enrich(
     """
     if not source:
         return Failed(message=NO_SOURCE)
-    try:
-        chosen, database = configured_run(pipeline)
-        request = RunRequest(
-            source=Path(source),
-            batch_size=batch_size or chosen.settings.batch_size,
-            limit=limit,
-            refresh=refresh,
-            directives=directives_of(force, faults),
-            pipeline=chosen.active,
-        )
-        return _enrich_alone(database, request, chosen.settings)
-    except StoreError as error:
-        return Failed(message=f"{error}; start the run again")
+    with server_may_fail():
+        try:
+            chosen, database = configured_run(pipeline)
+            request = RunRequest(
+                source=Path(source),
+                batch_size=batch_size or chosen.settings.batch_size,
+                limit=limit,
+                refresh=refresh,
+                directives=directives_of(force, faults),
+                pipeline=chosen.active,
+            )
+            return _enrich_alone(database, request, chosen.settings)
+        except StoreError as error:
+            return Failed(message=f"{error}; start the run again")
 
 
 def _enrich_alone(database: Database, request: RunRequest, settings: Settings) -> State[dict[str, Any]]:
@@ -99,6 +101,7 @@ def _enrich(database: Database, request: RunRequest, settings: Settings) -> Stat
     """Run the stages over every item, and return the last state of the flow."""
     flow_run_id, source = str(flow_run.get_id()), str(request.source)
     run_id = runs.start(database, flow_run_id, source, request.options(settings), database.now())
+    note_outages(database, run_id)
     run = _EnrichRun(database, run_id, request, settings)
     with heartbeat(run_id, settings, request.pipeline.chains, lambda: run.progress):
         run.process()
@@ -210,7 +213,7 @@ def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str,
 
 
 def _finish(database: Database, run: _EnrichRun, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
-    runs.finish(database, run.run_id, database.now(), run.notes)
+    runs.finish(database, run.run_id, database.now(), [*run.notes, *server_link().notes])
     report = build_report(database, runs.find(database, run.run_id), pipeline.names)
     runs.summarize(database, run.run_id, report.as_json())
     with suppress(StoreError):  # the next run prunes

@@ -32,6 +32,7 @@ from repli.flows.dispatch.routing import Routing
 from repli.flows.dispatch.stage_counts import StageCounts
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.flows.server.phases import FIRST_STAGE, begin_phase
+from repli.flows.server.records import note_outages, server_link, server_may_fail
 from repli.tasks.execution.run_pipeline import RunPipeline
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
 from repli.tasks.execution.stage_task import Batch
@@ -58,17 +59,18 @@ def reprocess(
 
     The parameters are described in `repli.flows.config.parameters`.
     """
-    try:
-        chosen, database = configured_run(pipeline)
-        request = RetryRequest(
-            batch_size=batch_size or chosen.settings.batch_size,
-            limit=limit,
-            directives=directives_of(faults=faults),
-            pipeline=chosen.active,
-        )
-        return _reprocess(database, request, chosen)
-    except StoreError as error:
-        return Failed(message=f"{error}; start the run again")
+    with server_may_fail():
+        try:
+            chosen, database = configured_run(pipeline)
+            request = RetryRequest(
+                batch_size=batch_size or chosen.settings.batch_size,
+                limit=limit,
+                directives=directives_of(faults=faults),
+                pipeline=chosen.active,
+            )
+            return _reprocess(database, request, chosen)
+        except StoreError as error:
+            return Failed(message=f"{error}; start the run again")
 
 
 def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -> State[dict[str, Any]]:
@@ -76,6 +78,7 @@ def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -
     settings = chosen.settings
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
+    note_outages(database, run_id)
     client = dask_client()
     run = _ReprocessRun(database, client, run_id, request, chosen)
     with heartbeat(run_id, settings, request.pipeline.chains, lambda: run.progress):
@@ -100,7 +103,7 @@ def _finish(
     database: Database, run: _ReprocessRun, settings: Settings, problems: Sequence[str]
 ) -> State[dict[str, Any]]:
     summary = {"calls": dict(run.calls), "ending": run.ending}
-    runs.finish(database, run.run_id, database.now(), run.notes, summary)
+    runs.finish(database, run.run_id, database.now(), [*run.notes, *server_link().notes], summary)
     report = build_retry_report(database, runs.find(database, run.run_id))
     with suppress(StoreError):  # the next run prunes
         runs.prune(database, settings.keep_runs)

@@ -166,13 +166,22 @@ def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters:
     Raises:
         RepliError: The Prefect server stopped answering.
     """
+    from prefect.context import SyncClientContext
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect_dask import DaskTaskRunner
+
+    from repli.flows.server.records import record_client
 
     runner = cast(Any, DaskTaskRunner(address=dask_address))
     # Prefect has read its settings when it was imported: an earlier run of this process had another server.
     server = {PREFECT_API_URL: url} if (url := os.environ.get("PREFECT_API_URL")) else {}
-    with environment(run_variables(settings)), temporary_settings(server), server_errors():
+    with (
+        environment(run_variables(settings)),
+        temporary_settings(server),
+        server_errors(),
+        SyncClientContext() as engine,
+    ):
+        record_client(engine.client)  # before the engine uses it: the start of the run waits for the server too
         return flow.with_options(task_runner=runner)(**parameters, return_state=True)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from repli.flows.server.discovery import find
-from repli.flows.server.environment import QUIET, STAGE_IMPORTS, environment
+from repli.flows.server.environment import QUIET, STAGE_IMPORTS, TRUST_SERVER, environment
 from repli.flows.server.phases import begin_phase
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, check_server
-from repli.flows.server.private_server import PrivateServer
-from repli.tasks.fallback import UsageError
+from repli.flows.server.private_server import PrivateServer, drop_unsent
+from repli.tasks.fallback import RepliError, StoreError, UsageError
 from repli.tasks.pipeline import registry
 from repli.tasks.settings import Settings
 
@@ -50,7 +50,8 @@ def cluster(settings: Settings) -> Iterator[str]:
         _check_workers_are_local(settings)
         settings = replace(settings, dask_address=settings.dask_address or served.dask_address)
     known = server.environment if server else served.environment if served else {}
-    with environment({**known, **QUIET}):
+    logging.raiseExceptions = False  # a log that Prefect cannot send is told by the run's notes, not on stderr
+    with environment({**known, **QUIET, **TRUST_SERVER}):
         if not server:
             check_server(CHECK_SERVE if served else CHECK_ADDRESS)  # before a cluster is started for nothing
         try:
@@ -60,9 +61,17 @@ def cluster(settings: Settings) -> Iterator[str]:
                     server.wait()
                 begin_phase("starting the run")
                 yield address
+        except (StoreError, UsageError):  # they name what is wrong themselves
+            raise
+        except Exception as error:
+            if server and (problem := server.disk_problem()):
+                raise RepliError(problem) from error
+            raise
         finally:
             if server:
                 server.stop()
+            else:
+                drop_unsent()
 
 
 @contextmanager

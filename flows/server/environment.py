@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from repli.tasks.settings import Settings
 
 # The terminal shows progress and summaries; the logs are in the Prefect UI.
-QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "DASK_LOGGING__DISTRIBUTED": "critical"}
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",  # of the queues of events and logs, where they lose the server
+    "DASK_LOGGING__DISTRIBUTED": "critical",
+}
+
+TRUST_SERVER = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
+"""No process asks for the server's version when it runs its first task: without an answer the task would fail."""
 
 STAGE_IMPORTS = "_REPLI_STAGE_IMPORTS"
 """The variable with the modules that the stages of a pipeline need, separated by commas, for `worker_imports`."""

@@ -96,7 +96,7 @@ def server_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (problem := _lost_server(error)) is None:
+        if (problem := lost_server(error)) is None:
             raise
         remedy = "finished stages are kept; check the server, then run the same command again"
         raise RepliError(f"the Prefect server at {_shown_url()} stopped answering ({problem}); {remedy}") from error
@@ -202,7 +202,7 @@ def _status_problem(response: httpx.Response, remedy: str) -> str:
     return f"answered {status}, {_NO_API}"
 
 
-def _lost_server(error: BaseException | None) -> str | None:
+def lost_server(error: BaseException | None) -> str | None:
     """Return why the server did not answer; None where the error has another reason."""
     import httpx
 
@@ -212,7 +212,7 @@ def _lost_server(error: BaseException | None) -> str | None:
         response = error.response
         is_lost = response.status_code in _BUSY | _NO_ACCESS or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
         return f"{response.status_code} {response.reason_phrase}".strip() if is_lost else None
-    return _lost_server(error.__cause__) if isinstance(error, RuntimeError) else None
+    return lost_server(error.__cause__) if isinstance(error, RuntimeError) else None
 
 
 def _reason(error: Exception) -> str:

@@ -6,9 +6,13 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -21,6 +25,11 @@ from repli.tasks.settings import Settings
 SERVER_START_LIMIT_S = 180
 SERVER_STOP_LIMIT_S = 10
 DRAIN_LIMIT_S = 10
+MAX_RESTARTS = 3
+STABLE_AFTER_S = 60
+"""Seconds after which a server that was started again counts as running: it is then given all restarts anew."""
+ROOM_NEEDED = 1024**2
+"""Bytes that are written to see whether the disk has room."""
 FLOW_HEARTBEAT_S = 30
 """Seconds between the heartbeats of a flow run: the shortest that Prefect allows. deployments/automations.yaml marks a
 run that has not sent one for four minutes as crashed."""
@@ -40,27 +49,33 @@ _NO_SERVICES = (
 class PrivateServer:
     """A Prefect server on loopback, with its state under the home.
 
-    Making one starts the server; `wait` returns once it answers. Start the Dask cluster in between.
+    Making one starts the server; `wait` returns once it answers. Start the Dask cluster in between. A server that ends
+    after that, by itself or because it was killed, is started again on the same state and port, until `stop`.
 
     Args:
         port: The port of a server with all its services, for `repli serve`. None for a server of one run, on a free
             port and without the services that it does not need.
+        tell: Prints a line for the operator, from a thread.
 
     Raises:
         RepliError: A `port` is given, and another server uses the state.
         StoreError: The home cannot be written.
     """
 
-    def __init__(self, settings: Settings, port: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, port: int | None = None, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
         self._lock, home = _free_folder(settings.home, only_first=port is not None)
         services = {} if port else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
         port = port or find_free_port()
         self.home = home
+        with _home_errors(settings.home):
+            certificate = _one_certificate(home)
         self.api_url = f"http://127.0.0.1:{port}/api"
         self.environment = {
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": self.api_url,
-            "PREFECT_API_SSL_CERT_FILE": str(_one_certificate(home)),
+            "PREFECT_API_SSL_CERT_FILE": str(certificate),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "DO_NOT_TRACK": "1",
@@ -69,14 +84,25 @@ class PrivateServer:
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
         self.log = home / "server.log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603  our own module, a port number
-                [sys.executable, "-m", "repli.flows.server.prefect_process", str(port)],
+        self.has_given_up = False
+        self._tell = tell
+        self._port = port
+        self._variables = {**os.environ, **self.environment, **services}
+        self._is_stopping = threading.Event()
+        self._lock_of_process = threading.Lock()
+        with _home_errors(settings.home):
+            self.log.write_bytes(b"")
+            self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603  our own module, a port number
+                [sys.executable, "-m", "repli.flows.server.prefect_process", str(self._port)],
                 stdin=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C must reach the run only, which reports its end to the server
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, **services},
+                env=self._variables,
             )
 
     def wait(self) -> None:
@@ -90,32 +116,72 @@ class PrivateServer:
             try:
                 with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):  # noqa: S310  http on loopback
                     mark_crashed(self.api_url)
+                    threading.Thread(target=self._keep_alive, name="prefect-server", daemon=True).start()
                     return
-            except (urllib.error.URLError, OSError):
+            except (urllib.error.URLError, OSError) as error:
+                if isinstance(error, urllib.error.HTTPError) and self.disk_problem():
+                    break
                 time.sleep(0.1)
         raise RepliError(
-            f"the private Prefect server did not start; see {self.log}, or set PREFECT_API_URL to a running server"
+            self.disk_problem()
+            or f"the private Prefect server did not start; see {self.log}, or set PREFECT_API_URL to a running server"
         )
 
+    def _keep_alive(self) -> None:
+        """Start the server again whenever it ends, on the same state and port, until `stop`.
+
+        It is given up once it has ended `MAX_RESTARTS` times in a row, each time within `STABLE_AFTER_S`.
+        """
+        restarts, started_at = 0, time.monotonic()
+        while True:
+            self._process.wait()
+            with self._lock_of_process:
+                if self._is_stopping.is_set():
+                    return
+                restarts = 1 if time.monotonic() > started_at + STABLE_AFTER_S else restarts + 1
+                if restarts > MAX_RESTARTS:
+                    self.has_given_up = True
+                    return
+                self._close_stdin()
+                try:
+                    self._process = self._start()
+                except OSError:  # no memory, or no room for its log
+                    self.has_given_up = True
+                    return
+                started_at = time.monotonic()
+            self._tell(f"the Prefect server ended, and is started again; see {self.log}")
+
+    def disk_problem(self) -> str | None:
+        """Return why nothing can be written under the home of the server, and what to do; None where it can."""
+        try:
+            with tempfile.TemporaryFile(dir=self.home) as file:
+                file.write(bytes(ROOM_NEEDED))
+                file.flush()
+        except OSError as error:
+            return (
+                f"the Prefect server cannot write to the disk of {self.home} ({error.strerror}); make room there, or "
+                "set REPLI_HOME to a folder on another disk"
+            )
+        return None
+
     def leave(self) -> None:
-        """Close the server's standard input, which ends it."""
+        """Close the server's standard input, which ends it. It is not started again."""
+        with self._lock_of_process:
+            self._is_stopping.set()
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
         if self._process.stdin:
-            self._process.stdin.close()
+            with suppress(OSError):
+                self._process.stdin.close()
 
     def is_alive(self) -> bool:
         """Return whether the server process is running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Send the queued events and logs, for at most `DRAIN_LIMIT_S` each, then stop the server.
-
-        A queue that is not empty when the server is gone delays the end of the interpreter by a minute.
-        """
-        from prefect.events.worker import EventsWorker
-        from prefect.logging.handlers import APILogWorker
-
-        for queue in (EventsWorker, APILogWorker):
-            queue.drain_all(timeout=DRAIN_LIMIT_S)
+        """Send the queued events and logs of this process, then stop the server."""
+        drop_unsent()
         self.leave()
         try:
             self._process.wait(SERVER_STOP_LIMIT_S)
@@ -123,6 +189,14 @@ class PrivateServer:
             self._process.kill()
             self._process.wait()
         self._lock.close()
+
+
+def drop_unsent() -> None:
+    """Send the queued events and logs of this process, for at most `DRAIN_LIMIT_S` each, and drop the others."""
+    if "prefect" in sys.modules:
+        from repli.flows.server import records
+
+        records.drop_unsent(DRAIN_LIMIT_S)
 
 
 def _one_certificate(home: Path) -> Path:
@@ -150,7 +224,7 @@ def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
         RepliError: `only_first` is set and the first folder is in use.
         StoreError: The home cannot be written.
     """
-    try:
+    with _home_errors(home):
         for number in count(1):
             if only_first and number > 1:
                 raise RepliError(
@@ -165,6 +239,13 @@ def _free_folder(home: Path, *, only_first: bool) -> tuple[IO[str], Path]:
                 lock.close()
             else:
                 return lock, folder
+    raise AssertionError("unreachable: `count` has no end")
+
+
+@contextmanager
+def _home_errors(home: Path) -> Iterator[None]:
+    """Raise `StoreError` where the home cannot be written in the block: it is read-only, or its disk is full."""
+    try:
+        yield
     except OSError as error:
         raise StoreError(f"the home {home} cannot be written ({error.strerror}); set REPLI_HOME to another") from None
-    raise AssertionError("unreachable: `count` has no end")

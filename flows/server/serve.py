@@ -20,12 +20,12 @@ from typing import NoReturn
 from repli.deployments import WORK_POOL
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.discovery import ServerInfo, serving
-from repli.flows.server.environment import QUIET, environment, run_variables
+from repli.flows.server.environment import QUIET, TRUST_SERVER, environment, run_variables
 from repli.flows.server.interrupted_runs import skip_missed
 from repli.flows.server.phases import begin_phase
 from repli.flows.server.ports import check_port_is_free
 from repli.flows.server.prefect_api import ask
-from repli.flows.server.private_server import PrivateServer
+from repli.flows.server.private_server import MAX_RESTARTS, PrivateServer
 from repli.flows.server.server_errors import ServerErrors
 from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.fallback import RepliError, UsageError
@@ -75,9 +75,9 @@ def _serve(
     tell: Callable[[str], None],
 ) -> NoReturn:
     begin_phase("starting the Prefect server")
-    server = PrivateServer(settings, port=port)
+    server = PrivateServer(settings, port=port, tell=tell)
     try:
-        variables = {**_variables(settings), **server.environment, **QUIET}
+        variables = {**_variables(settings), **server.environment, **QUIET, **TRUST_SERVER}
         with environment(variables), dask_cluster(settings) as dask, environment({"REPLI_DASK_ADDRESS": dask}):
             begin_phase("waiting for the Prefect server")
             server.wait()
@@ -98,7 +98,7 @@ def _serve(
 
 
 def _watch(server: PrivateServer, worker: subprocess.Popen[bytes], tell: Callable[[str], None]) -> NoReturn:
-    """Print new errors of the server until the server or the worker ends, then raise `RepliError`."""
+    """Print new errors of the server until it is given up, or the worker ends; then raise `RepliError`."""
     errors = ServerErrors(server.log)
     while True:
         time.sleep(WATCH_EVERY_S)
@@ -193,8 +193,10 @@ def _nightly_schedule(server: PrivateServer) -> str:
 
 
 def _check_alive(server: PrivateServer, worker: subprocess.Popen[bytes]) -> None:
-    if not server.is_alive():
-        raise RepliError(f"the Prefect server ended; see {server.log}, and start this again")
+    if server.has_given_up:
+        raise RepliError(
+            f"the Prefect server ended {MAX_RESTARTS + 1} times in a row; see {server.log}, and start this again"
+        )
     if worker.poll() is not None:
         raise RepliError(f"the worker ended; see {server.home / 'worker.log'}, and start this again")
 

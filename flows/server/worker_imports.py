@@ -10,6 +10,7 @@ ends the workers. They would print their tracebacks over its line.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from contextlib import suppress
@@ -22,6 +23,8 @@ import importlib  # noqa: E402  what takes time comes after the session
 
 from repli.flows.server.environment import STAGE_IMPORTS  # noqa: E402
 from repli.tasks.models import torchvision_ops  # noqa: E402
+
+logging.raiseExceptions = False  # Prefect prints each log that it cannot send to stderr, which is the terminal
 
 _named = [name for name in os.environ.get(STAGE_IMPORTS, "").split(",") if name]
 if _named:

@@ -177,6 +177,15 @@ def finish(
 
 
 @retried
+def add_notes(database: Database, run_id: str, notes: Sequence[str]) -> None:
+    """Add lines to the notes of a run that has ended, each once."""
+    with database.write() as connection:
+        kept = connection.scalar(sa.select(runs.c.notes).where(runs.c.id == run_id)) or []
+        merged = list(dict.fromkeys([*kept, *notes]))
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(notes=merged))
+
+
+@retried
 def summarize(database: Database, run_id: str, summary: Mapping[str, Any]) -> None:
     """Save the summary of a run, which stays when the lists of its items are pruned."""
     with database.write() as connection:
