@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from repli.flows.server.parent_watch import when_parent_ends
 
 if TYPE_CHECKING:
+    from prefect.server.events.schemas.events import ReceivedEvent
     from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+EVENTS_PER_QUERY = 500
+"""Events that one query looks for: fewer than the variables that SQLite allows in a statement."""
 
 
 def main() -> None:
@@ -23,6 +28,7 @@ def main() -> None:
     port = int(sys.argv[1])
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     _lock_at_begin()
+    _skip_known_events()
     import uvicorn
     from prefect.server.api.server import create_app
 
@@ -46,6 +52,29 @@ def _lock_at_begin() -> None:
         return begin(self, session, with_for_update=True)
 
     AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[assignment, method-assign]
+
+
+def _skip_known_events() -> None:
+    """Make the server write only the events of a batch that it does not have yet.
+
+    A client that loses the server sends its unconfirmed events again. Prefect cannot insert a batch of which it has
+    all events already: it fails with "NOT NULL constraint failed: events.occurred", and drops what came with it.
+    """
+    import sqlalchemy as sa
+    from prefect.server.database import provide_database_interface
+    from prefect.server.events.storage import database
+
+    write: Callable[[AsyncSession, list[ReceivedEvent]], Awaitable[None]] = database._write_sqlite_events
+
+    async def write_new(session: AsyncSession, events: list[ReceivedEvent]) -> None:
+        event_id = provide_database_interface().Event.id
+        for start in range(0, len(events), EVENTS_PER_QUERY):
+            some = events[start : start + EVENTS_PER_QUERY]
+            known = set(await session.scalars(sa.select(event_id).where(event_id.in_({event.id for event in some}))))
+            if new := [event for event in some if event.id not in known]:
+                await write(session, new)
+
+    database._write_sqlite_events = write_new
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
+from repli.flows.server.disk import disk_problem
 from repli.flows.server.interrupted_runs import mark_crashed
 from repli.flows.server.ports import find_free_port
 from repli.tasks.fallback import RepliError, StoreError
@@ -28,8 +28,6 @@ DRAIN_LIMIT_S = 10
 MAX_RESTARTS = 3
 STABLE_AFTER_S = 60
 """Seconds after which a server that was started again counts as running: it is then given all restarts anew."""
-ROOM_NEEDED = 1024**2
-"""Bytes that are written to see whether the disk has room."""
 FLOW_HEARTBEAT_S = 30
 """Seconds between the heartbeats of a flow run: the shortest that Prefect allows. deployments/automations.yaml marks a
 run that has not sent one for four minutes as crashed."""
@@ -49,8 +47,8 @@ _NO_SERVICES = (
 class PrivateServer:
     """A Prefect server on loopback, with its state under the home.
 
-    Making one starts the server; `wait` returns once it answers. Start the Dask cluster in between. A server that ends
-    after that, by itself or because it was killed, is started again on the same state and port, until `stop`.
+    Making one starts the server; `wait` returns once it answers. Start the Dask cluster in between. A server that ends,
+    by itself or because it was killed, is started again on the same state and port, until `stop`.
 
     Args:
         port: The port of a server with all its services, for `repli serve`. None for a server of one run, on a free
@@ -93,6 +91,7 @@ class PrivateServer:
         with _home_errors(settings.home):
             self.log.write_bytes(b"")
             self._process = self._start()
+        threading.Thread(target=self._keep_alive, name="prefect-server", daemon=True).start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
@@ -109,14 +108,13 @@ class PrivateServer:
         """Wait until the server answers, and mark as crashed the runs that an earlier server left unfinished.
 
         Raises:
-            RepliError: It does not answer in time, or it ended.
+            RepliError: It does not answer in time, or it was given up.
         """
         deadline = time.monotonic() + SERVER_START_LIMIT_S
-        while time.monotonic() < deadline and self.is_alive():
+        while time.monotonic() < deadline and not self.has_given_up:
             try:
                 with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):  # noqa: S310  http on loopback
                     mark_crashed(self.api_url)
-                    threading.Thread(target=self._keep_alive, name="prefect-server", daemon=True).start()
                     return
             except (urllib.error.URLError, OSError) as error:
                 if isinstance(error, urllib.error.HTTPError) and self.disk_problem():
@@ -130,7 +128,8 @@ class PrivateServer:
     def _keep_alive(self) -> None:
         """Start the server again whenever it ends, on the same state and port, until `stop`.
 
-        It is given up once it has ended `MAX_RESTARTS` times in a row, each time within `STABLE_AFTER_S`.
+        It is given up once it has ended after each of `MAX_RESTARTS` restarts in a row, within `STABLE_AFTER_S`, or
+        where its disk is full.
         """
         restarts, started_at = 0, time.monotonic()
         while True:
@@ -139,7 +138,7 @@ class PrivateServer:
                 if self._is_stopping.is_set():
                     return
                 restarts = 1 if time.monotonic() > started_at + STABLE_AFTER_S else restarts + 1
-                if restarts > MAX_RESTARTS:
+                if restarts > MAX_RESTARTS or self.disk_problem():
                     self.has_given_up = True
                     return
                 self._close_stdin()
@@ -152,17 +151,8 @@ class PrivateServer:
             self._tell(f"the Prefect server ended, and is started again; see {self.log}")
 
     def disk_problem(self) -> str | None:
-        """Return why nothing can be written under the home of the server, and what to do; None where it can."""
-        try:
-            with tempfile.TemporaryFile(dir=self.home) as file:
-                file.write(bytes(ROOM_NEEDED))
-                file.flush()
-        except OSError as error:
-            return (
-                f"the Prefect server cannot write to the disk of {self.home} ({error.strerror}); make room there, or "
-                "set REPLI_HOME to a folder on another disk"
-            )
-        return None
+        """Return why the server cannot write its state, and what to do; None where it can."""
+        return disk_problem(self.home)
 
     def leave(self) -> None:
         """Close the server's standard input, which ends it. It is not started again."""
@@ -174,10 +164,6 @@ class PrivateServer:
         if self._process.stdin:
             with suppress(OSError):
                 self._process.stdin.close()
-
-    def is_alive(self) -> bool:
-        """Return whether the server process is running."""
-        return self._process.poll() is None
 
     def stop(self) -> None:
         """Send the queued events and logs of this process, then stop the server."""

@@ -9,6 +9,7 @@ of the begin are repeated as long and raise then.
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -34,15 +36,16 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from repli.flows.server.disk import disk_problem
 from repli.flows.server.prefect_requests import lost_server
 from repli.tasks.fallback import StoreError
 from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
 
-PATIENCE_S = 60.0
-"""Seconds of an outage that records wait for the server. A restart of a private server takes 5 to 25."""
+PATIENCE_S = 30.0
+"""Seconds of an outage that records wait for the server. A restart of a private server takes 5 to 20."""
 RETRY_EVERY_S = 0.5
-PING_EVERY_S = 2.0
+PING_EVERY_S = 1.0
 ANSWER_LIMIT_S = 2.0
 REQUEST_LIMIT_S = 20.0
 """Seconds after which a request counts as not answered. Prefect's 60 would hold up a run six times for one record."""
@@ -154,14 +157,14 @@ class ServerLink:
                 result = call()
         except Exception as error:
             if problem := lost_server(error):
-                self.lost(problem)
+                self.lost(_disk_problem(error) or problem)
             raise
         self.answered()
         return result
 
     def _is_worth_waiting(self, error: Exception) -> bool:
         """Return whether the server may answer soon: it restarts, or is busy. An error 500 is there to stay."""
-        if lost_server(error) is None or getattr(_response_of(error), "status_code", None) == _BROKEN:
+        if lost_server(error) is None or _is_broken(error):
             return False
         with self._lock:
             return self._lost_at is None or time.monotonic() < self._lost_at + PATIENCE_S
@@ -235,8 +238,14 @@ def _accepted(state: State[T], flow_run_id: UUID | None = None) -> Orchestration
     )
 
 
-def _response_of(error: Exception) -> httpx.Response | None:
-    return error.response if isinstance(error, httpx.HTTPStatusError) else None
+def _is_broken(error: Exception) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == _BROKEN
+
+
+def _disk_problem(error: Exception) -> str | None:
+    """Return what is wrong with the disk of a server on this machine that answers with an error."""
+    home = os.environ.get("PREFECT_HOME")  # set by a private server, and by `repli serve`
+    return disk_problem(Path(home)) if home and _is_broken(error) else None
 
 
 def record_client(client: SyncPrefectClient) -> RecordClient:
@@ -288,15 +297,18 @@ def _client_of_flow() -> SyncPrefectClient:
 
 
 def _ping(link: ServerLink, over: threading.Event) -> None:
-    """Ask the server every few seconds whether it is well. It is lost once two requests in a row have failed."""
-    failures = 0
+    """Ask the server every second whether it is well: workers lose records too, and cannot tell the run.
+
+    A busy server may take long to answer. It is lost once two requests in a row had no answer in time.
+    """
+    late = 0
     client = get_client(sync_client=True, httpx_settings={"timeout": httpx.Timeout(REQUEST_LIMIT_S / 2)})
     with client, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         while not over.wait(PING_EVERY_S):
             error = client.api_healthcheck()
             problem = lost_server(error)
-            failures = failures + 1 if problem else 0
-            if problem and failures > 1:
+            late = late + 1 if isinstance(error, httpx.TimeoutException) else 0
+            if problem and late != 1:
                 link.lost(problem)
             elif not problem:
                 link.answered()

@@ -1,0 +1,143 @@
+"""Runs of the slow pipeline whose Prefect server is killed, and a standing Prefect server to kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.runs import Run
+from repli.tasks.storage.schema import items, runs
+from tests.support.command_line import command, environment, write_manifest
+from tests.support.prefect_api import free_port
+from tests.support.serving import until
+
+PIPELINE = "tests.support.slow_pipeline:pipeline"
+BATCH = "4"
+_SERVER = "repli.flows.server.prefect_process"
+
+
+class SlowRun:
+    """One `repli run` of the slow pipeline, with its output in files."""
+
+    def __init__(self, folder: Path, count: int, *options: str, home: Path | None = None, **variables: str) -> None:
+        self.items = count
+        self.store = Database(f"sqlite:///{folder / 'store.db'}")
+        self.store.migrate()
+        manifest = write_manifest(folder / "items", count, with_image=lambda number: False)
+        self._out, self._err = folder / "out", folder / "err"
+        wanted = ("--json", "--batch-size", BATCH, "--pipeline", PIPELINE, "--database", str(self.store.engine.url))
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                command("run", manifest, *wanted, *options),
+                env={**environment(home or folder / "home"), **variables},
+                stdout=out,
+                stderr=err,
+            )
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Return once the condition is true. The run has not ended before."""
+        until(lambda: condition() or self.process.poll() is not None, within_s=120)
+        assert self.process.poll() is None, self._err.read_text()
+
+    def stored(self) -> int:
+        with self.store.read() as connection:
+            count = sa.select(sa.func.count()).select_from(items).where(items.c.state == "stored")
+            return connection.scalar(count) or 0
+
+    def run(self) -> Run | None:
+        """The run in the store, once it has begun."""
+        with self.store.read() as connection:
+            row = connection.execute(sa.select(runs)).mappings().first()
+        return Run(**row) if row else None
+
+    def is_finished(self) -> bool:
+        run = self.run()
+        return run is not None and run.finished_at is not None
+
+    def server(self) -> psutil.Process | None:
+        """Its private Prefect server."""
+        with suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                if _SERVER in child.cmdline():
+                    return child
+        return None
+
+    def server_answers(self) -> bool:
+        server = self.server()
+        return server is not None and answers(f"http://127.0.0.1:{server.cmdline()[-1]}/api")
+
+    def kill_server(self) -> None:
+        server = self.server()
+        assert server
+        server.kill()
+
+    def end(self, within_s: float) -> tuple[int, dict[str, Any], str]:
+        """Its exit status, its report and its stderr, once it has ended."""
+        try:
+            self.process.wait(within_s)
+        finally:
+            self.process.kill()
+        out = self._out.read_text()
+        return self.process.returncode, json.loads(out) if out else {}, self._err.read_text()
+
+
+class StandingServer:
+    """A Prefect server that runs elsewhere, as far as a run knows: it can be killed, and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._port = free_port()
+        self._folder = folder
+        folder.mkdir()
+        self.api_url = f"http://127.0.0.1:{self._port}/api"
+        self.start()
+
+    def start(self) -> None:
+        variables = {"PREFECT_HOME": str(self._folder), "PREFECT_API_URL": self.api_url}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _SERVER, str(self._port)],
+                env={**environment(self._folder), **variables, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        until(lambda: answers(self.api_url))
+
+    def kill(self) -> None:
+        assert self._process.stdin
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+
+
+@contextmanager
+def standing_server(folder: Path) -> Iterator[StandingServer]:
+    """A Prefect server for the block."""
+    server = StandingServer(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def answers(api_url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def sleep_until_away_for(seconds: float, since: float) -> None:
+    time.sleep(max(0.0, since + seconds - time.monotonic()))
