@@ -153,6 +153,7 @@ class LocalGate:
     ends: list[tuple[str, Verdict]] = field(default_factory=list)
     excused: list[str] = field(default_factory=list)
     has_served_last: bool = False
+    elsewhere: str | None = None
 
     def acquire(self) -> Permit:
         token = str(len(self.permits) + 1)
@@ -172,6 +173,9 @@ class LocalGate:
         assert tokens, "an excuse for nobody would be a write to the store for nothing"
         self.excused += tokens
         self.happens(FailuresForgiven(frozenset(tokens)))
+
+    def refusal_elsewhere(self) -> str | None:
+        return self.elsewhere
 
     def happens(self, event: Event) -> Decision:
         """Let `event` happen now."""
@@ -195,9 +199,10 @@ class LocalGates:
 
     clock: ManualClock = field(default_factory=ManualClock)
     by_name: dict[str, LocalGate] = field(default_factory=dict)
+    elsewhere: str | None = None
 
     def of(self, name: str, breaker: Breaker) -> BreakerClient:
-        return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock))
+        return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock, elsewhere=self.elsewhere))
 
 
 def works(count: int) -> list[ChainInput[str]]:
@@ -250,6 +255,7 @@ def runtime(
     free_memory: Callable[[], None] = lambda: None,
     around_fallback: Callable[..., RungResult[Any]] = no_instrumentation,
     breaker_of: BreakerOf = without_breakers,
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
 ) -> Runtime:
     """A runtime of which nothing is real."""
     clock = clock or ManualClock()
@@ -261,4 +267,5 @@ def runtime(
         sizes=sizes or WorkingSizes(),
         around_fallback=around_fallback,
         breaker_of=breaker_of,
+        is_fatal=is_fatal,
     )

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from repli.flows.dispatch.worker_deaths import FATAL_DEATHS, PIECES, WorkerCrashes, mark_poison_item, split_after_crash
+from repli.flows.dispatch.worker_deaths import (
+    FATAL_DEATHS,
+    PIECES,
+    WorkerCrashes,
+    WorkerDeaths,
+    mark_poison_item,
+    split_after_crash,
+)
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import Directives, Position, Status
 from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, PermitRequested, Verdict
@@ -77,3 +84,24 @@ def test_what_is_set_aside_is_failed_and_may_be_tried_again(database: Database, 
     assert one.results["extract_text"].status is Status.FAILED
     assert one.results["extract_text"].retryable
     assert other.results == {}
+
+
+def test_a_death_concerns_what_its_worker_had_begun() -> None:
+    """Of tasks of one death the others waited, ran elsewhere, or had ended; all that was begun is told of each."""
+    deaths = WorkerDeaths()
+    for key, worker in (("a", "one"), ("b", "one"), ("c", "one"), ("d", "two")):
+        deaths.begun(key, worker)
+    deaths.ended("c")
+    assert deaths.begun_with("waiting", "one") == frozenset()
+    assert deaths.begun_with("d", "one") == frozenset()
+    assert deaths.begun_with("a", "one") == deaths.begun_with("b", "one") == {"a", "b"}
+
+
+def test_a_process_that_ends_itself_makes_nothing_suspect() -> None:
+    """Until another process begins at its address."""
+    deaths = WorkerDeaths()
+    deaths.begun("a", "one")
+    deaths.ends_itself("one")
+    assert deaths.begun_with("a", "one") == frozenset()
+    deaths.begun("b", "one")
+    assert deaths.begun_with("b", "one") == {"b"}

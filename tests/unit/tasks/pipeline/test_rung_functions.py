@@ -155,6 +155,30 @@ class TestAnswersOfABatch:
         with pytest.raises(KeyError):
             outcomes(lambda names: answers())
 
+    def test_a_generator_answers_in_any_order(self) -> None:
+        """Each answer is handed over with the position of its input when it is yielded."""
+
+        def answers(names: list[str]) -> Iterator[tuple[int, Any]]:
+            yield 1, "second"
+            yield 0, ItemError("no")
+
+        rung = run_of(answers, "stage.rung", per_item=False, convert=str)
+        (one, first), (zero, second) = rung(["a", "b"], None)
+        assert (one, zero) == (1, 0)
+        assert first == Served("second")
+        assert isinstance(second, Failed)
+
+    @pytest.mark.parametrize("yielded", [(2, "x"), (0, "x"), "x", ("x", 0)])
+    def test_a_generator_yields_each_position_once(self, yielded: Any) -> None:
+        """What is no pair, names no input, or names one again fails the call."""
+
+        def answers(names: list[str]) -> Iterator[Any]:
+            yield 0, "x"
+            yield yielded
+
+        with pytest.raises(BadAnswer, match=r"yield \(position, answer\) once for each"):
+            list(run_of(answers, "stage.rung", per_item=False, convert=str)(["a", "b"], None))
+
     def test_a_value_has_full_confidence(self) -> None:
         """Served gives another one, of any kind of number."""
         given = ["x", Served("y", confidence=0.25), Served("z", np.float32(0.5))]
