@@ -46,7 +46,7 @@ class _CutOff(BaseException):
 Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
-class _Cutter:
+class Cutter:
     """Raises `_CutOff` in one thread, until that thread has begun to end: its id may then be another thread's."""
 
     def __init__(self) -> None:
@@ -62,8 +62,17 @@ class _Cutter:
             finally:
                 self._lock.release()
 
-    def close(self) -> None:
-        """Prevent further cuts. Called in the thread itself, at its end."""
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Run what the thread runs, end it at a cut, and prevent further cuts. Entered in the thread itself."""
+        try:
+            yield
+        except _CutOff:
+            pass
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         while True:
             try:
                 with self._lock:
@@ -85,7 +94,7 @@ class _CallThread:
 
     def __init__(self) -> None:
         self._jobs: Jobs = queue.SimpleQueue()
-        self._cutter = _Cutter()
+        self._cutter = Cutter()
         self._thread = threading.Thread(target=_run_jobs, args=(self._jobs, self._cutter), name="rung", daemon=True)
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None)
@@ -105,18 +114,14 @@ class _CallThread:
 
     def cut_off(self) -> None:
         self._jobs.put(None)
-        _CUT_OFF_CALLS.add(self._thread, self._cutter)
+        cut_off(self._thread, self._cutter)
 
 
-def _run_jobs(jobs: Jobs, cutter: _Cutter) -> None:
-    try:
+def _run_jobs(jobs: Jobs, cutter: Cutter) -> None:
+    with cutter.ending():
         while job := jobs.get():
             job()
             del job  # it holds the result, which may be large
-    except _CutOff:  # raised between two jobs, or once more while a call ended
-        pass
-    finally:
-        cutter.close()
 
 
 class _CutOffCalls:
@@ -124,10 +129,10 @@ class _CutOffCalls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: list[tuple[threading.Thread, _Cutter, float]] = []
+        self._calls: list[tuple[threading.Thread, Cutter, float]] = []
         self._is_watched = False
 
-    def add(self, thread: threading.Thread, cutter: _Cutter) -> None:
+    def add(self, thread: threading.Thread, cutter: Cutter) -> None:
         """Cut off the call that the thread runs, now and until the thread has ended."""
         cutter.cut(thread)
         with self._lock:
@@ -156,6 +161,11 @@ class _CutOffCalls:
 
 
 _CUT_OFF_CALLS = _CutOffCalls()
+
+
+def cut_off(thread: threading.Thread, cutter: Cutter) -> None:
+    """Raise an exception in a thread, which runs under `Cutter.ending`, again and again until it has ended."""
+    _CUT_OFF_CALLS.add(thread, cutter)
 
 
 def abandoned_calls(*, grace_s: float = WATCHDOG_GRACE_S) -> int:

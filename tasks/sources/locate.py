@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import mimetypes
 import os
 import re
@@ -160,11 +161,16 @@ def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS
 
 def _read_file(place: Place, limits: FetchLimits) -> bytes:
     try:
-        with open(place.address, "rb", opener=_open_without_blocking) as file:
+        opener = _open_without_blocking if limits.allow_outside_files else _open_without_links
+        with open(place.address, "rb", opener=opener) as file:
             mode = os.fstat(file.fileno()).st_mode  # of the open file: its path may have been replaced meanwhile
             if not stat.S_ISREG(mode):
                 raise InvalidItem(f"{place.declared} is a device or a pipe, not a regular file; name a regular file")
             content = file.read(limits.max_bytes + 1)
+    except _Replaced:
+        raise ItemError(
+            f"{place.declared} leads to another place than when it was checked, through a symbolic link; run it again"
+        ) from None
     except (FileNotFoundError, NotADirectoryError):
         raise ItemError(
             f"there is no file {place.declared}; put it there or correct the manifest (paths start in its folder)"
@@ -179,9 +185,45 @@ def _read_file(place: Place, limits: FetchLimits) -> bytes:
     return content
 
 
+class _Replaced(OSError):
+    """A part of a resolved path has become a symbolic link."""
+
+
 def _open_without_blocking(path: str, flags: int) -> int:
     """Open a file in non-blocking mode: opening a named pipe without a writer would block."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    """Open a file by its resolved path, and follow no symbolic link on the way.
+
+    No part of the path was a link when it was checked. One that has become a link since could lead out of the
+    manifest's folder.
+
+    Raises:
+        _Replaced: A part of the path is a symbolic link.
+    """
+    parts = Path(path).parts
+    folder = os.open(parts[0], _FOLDER_FLAGS)
+    try:
+        for part in parts[1:-1]:
+            inner = os.open(part, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(parts[-1], flags | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _is_link(error.filename, folder)):
+            raise _Replaced(error.errno, error.strerror) from error
+        raise
+    finally:
+        os.close(folder)
+
+
+def _is_link(name: str, folder: int) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+_FOLDER_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
 def _read_remote(place: Place, limits: FetchLimits, package: str) -> bytes:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repli.tasks.fallback import Failed, ItemError, Outcome, Served, StepError, StoreError
 from repli.tasks.items import Asset, Assets
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources import locate
+from repli.tasks.sources.batch import Batch, FetchResult, Located, Lookup
 from repli.tasks.sources.locate import Content, Place
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 
-if TYPE_CHECKING:  # the import takes 0.3 s, which a manifest of files does not need
-    from repli.tasks.sources.web import Web
-
-PARALLEL_READS = 8
-"""Assets of one batch that are read at the same time."""
-
 ORIGIN_LIMIT_S = 1800.0
+CACHED_LIMIT_S = 120.0
 RETURN_MARGIN_S = 60.0
-"""Seconds before its limit at which `origin` returns what it has read, so that one slow server fails no other item."""
+"""Seconds before its limit at which a rung returns what it has read, so that one slow place fails no other item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +31,12 @@ class Declared:
     document: Any
     image: Any
     folder: str
+
+    def lookup(self, limits: FetchLimits) -> Lookup:
+        """Return the lookup of what is declared. A document may be its own text."""
+        values = {"document": self.document, "image": self.image}
+        declared = {column: value for column, value in values.items() if value is not None}
+        return Lookup(declared, self.folder, limits, may_be_text="document")
 
 
 def fetch_input(item: EnrichedItem) -> Declared | None:
@@ -66,34 +65,20 @@ def origin(items: Sequence[Declared], context: StageContext) -> Iterator[tuple[i
     as the last good copies of their URIs in any case, so that `cached` need not read them again. Idempotent.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
-    located = [_locate_declared(item, limits) for item in items]
-    missing = {
-        position: {one for one in by_column.values() if isinstance(one, Place)}
-        for position, by_column in enumerate(located)
-    }
-    read: dict[Place, FetchResult] = {}
-
-    def answered() -> Iterator[tuple[int, Outcome[Assets]]]:
-        for position in [position for position, places in missing.items() if places <= read.keys()]:
-            del missing[position]
-            yield position, _all_or_failed(_results(located[position], read, blobs))
-
-    yield from answered()
-    for place, result in _read_all(list(dict.fromkeys(chain.from_iterable(missing.values()))), limits, blobs):
-        read[place] = result
-        yield from answered()
-    copies = [(_copy_name(place, limits), asset) for place, asset in read.items() if isinstance(asset, Asset)]
-    remember_copies(context.database, copies, context.now)
+    copies: dict[str, Asset] = {}
+    for position, results in _read_all(items, limits, blobs, copies):
+        yield position, _all_or_failed(results)
+    remember_copies(context.database, list(copies.items()), context.now)
 
 
-@STAGE.rung(penalty="0.95", time_limit_s=120)
+@STAGE.rung(penalty="0.95", time_limit_s=CACHED_LIMIT_S)
 def cached(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome[Assets]]:
     """Return the declared assets that have a good copy, or that the manifest itself contains.
 
     The confidence is their share of the declared assets. Idempotent.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
-    located = [_locate_declared(item, limits) for item in items]
+    located = _locate_all(items, limits)
     places = {one for by_column in located for one in by_column.values() if isinstance(one, Place)}
     copies = last_copies(context.database, [_copy_name(place, limits) for place in places])
     available = {name: copy for name, copy in copies.items() if blobs.path(copy.sha256).is_file()}
@@ -117,71 +102,35 @@ def _copy_or_error(place: Place, copy: Asset | None) -> FetchResult:
     return replace(copy, uri=place.uri) if copy else _no_copy(place)
 
 
-Located = Place | Content | StepError
-"""A declared asset: its place, its bytes, or the error where it has neither."""
-
-FetchResult = Asset | StepError
-"""A fetched asset, or the error."""
-
-
 def _none_if_blank(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _locate_declared(item: Declared, limits: FetchLimits) -> Mapping[str, Located]:
-    """Locate the declared assets, by column."""
-
-    def located(value: Any, *, may_be_text: bool) -> Located:
-        try:
-            return locate.locate(value, item.folder, limits, may_be_text=may_be_text)
-        except ItemError as error:
-            return StepError.of(error)
-
-    by_column: dict[str, Located] = {}
-    if item.document is not None:
-        by_column["document"] = located(item.document, may_be_text=True)
-    if item.image is not None:
-        by_column["image"] = located(item.image, may_be_text=False)
-    return by_column
+def _locate_all(items: Sequence[Declared], limits: FetchLimits) -> list[Mapping[str, Located]]:
+    """Return the located assets of each item, by column, in less than the time limit of `cached`."""
+    batch = Batch([item.lookup(limits) for item in items], limits, store=None)
+    return [batch.located[position] for position in sorted(batch.finished_items(CACHED_LIMIT_S - RETURN_MARGIN_S))]
 
 
-def _read_all(places: Sequence[Place], limits: FetchLimits, blobs: Blobs) -> Iterator[tuple[Place, FetchResult]]:
-    """Read the `places`, several at a time, in less than the rung's time limit, and yield each once it is read."""
-    pool = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="fetch")
-    try:
-        with _web(places, limits) as web:
-            futures = {pool.submit(_read, place, limits, blobs, web): place for place in places}
-            try:
-                for future in as_completed(futures, timeout=ORIGIN_LIMIT_S - RETURN_MARGIN_S):
-                    yield futures.pop(future), future.result()
-            except TimeoutError:
-                for place in futures.values():
-                    yield place, _not_reached(place)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a read that hangs is left behind
+def _read_all(
+    items: Sequence[Declared], limits: FetchLimits, blobs: Blobs, copies: dict[str, Asset]
+) -> Iterator[tuple[int, dict[str, FetchResult]]]:
+    """Yield the position of each item, and its results by column, as soon as all of its assets are read.
 
+    All items are yielded in less than the time limit of `origin`.
 
-@contextmanager
-def _web(places: Sequence[Place], limits: FetchLimits) -> Iterator[Web | None]:
-    """Open a web client, or yield None where no place is on the web."""
-    if not any(place.is_web for place in places):
-        yield None
-        return
-    from repli.tasks.sources.web import Web
-
-    web = Web(limits)
-    try:
-        yield web
-    finally:
-        web.close()
-
-
-def _read(place: Place, limits: FetchLimits, blobs: Blobs, web: Web | None) -> FetchResult:
-    try:
-        content = web.read(place) if web and place.is_web else locate.read(place, limits)
-        return _store_content(content, place.uri, "origin", blobs)
-    except ItemError as error:
-        return StepError.of(error)
+    Args:
+        copies: Takes what was read, by the names of its copies.
+    """
+    batch = Batch(
+        [item.lookup(limits) for item in items],
+        limits,
+        store=lambda content, place: _store_content(content, place.uri, "origin", blobs),
+    )
+    for position in batch.finished_items(ORIGIN_LIMIT_S - RETURN_MARGIN_S):
+        yield position, _results(batch.located[position], batch.read, blobs)
+    read = ((place, asset) for place, asset in batch.read.items() if isinstance(asset, Asset))
+    copies.update((_copy_name(place, limits), asset) for place, asset in read)
 
 
 def _store_content(content: Content, uri: str, source: str, blobs: Blobs) -> FetchResult:
@@ -245,7 +194,3 @@ def _failed(errors: Mapping[str, StepError]) -> Failed:
 
 def _no_copy(place: Place) -> StepError:
     return StepError.of(ItemError(f"{place.declared} has no last good copy, because it was never fetched before"))
-
-
-def _not_reached(place: Place) -> StepError:
-    return StepError.of(ItemError(f"{place.declared} was not read within its batch's time limit; use smaller batches"))
