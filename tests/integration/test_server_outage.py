@@ -41,20 +41,24 @@ def test_a_private_server_that_is_killed_costs_nothing_but_records(tmp_path: Pat
         assert note.endswith("its records of that time are incomplete")
 
 
-def test_a_standing_server_that_is_away_costs_nothing_but_records(tmp_path: Path) -> None:
-    """The items are stored while it is away, and the flow run ends as completed once it is back."""
+@pytest.mark.parametrize("comes_back", [True, False], ids=["for a while", "for good"])
+def test_a_standing_server_that_is_away_costs_nothing_but_records(tmp_path: Path, comes_back: bool) -> None:
+    """The items are stored while it is away, and the flow run ends as completed where it comes back."""
     with standing_server(tmp_path / "server") as server:
         run = SlowRun(tmp_path, ITEMS, PREFECT_API_URL=server.api_url)
         run.until(lambda: MOMENTS["amid"](run))
         server.kill()
         run.until(lambda: run.stored() == ITEMS)
-        server.start()
+        if comes_back:
+            server.start()
         status, report, stderr = run.end(ENDS_WITHIN_S)
         assert (status, stderr, report["stored"]) == (0, "", ITEMS)
         ended = run.run()
         assert ended
-        flow_run = ask({"PREFECT_API_URL": server.api_url}, f"flow_runs/{ended.flow_run_id}")
-        assert flow_run["state_type"] == "COMPLETED"
+        assert [note[:39] for note in ended.notes or ()] == ["the Prefect server did not answer from "]
+        if comes_back:
+            flow_run = ask({"PREFECT_API_URL": server.api_url}, f"flow_runs/{ended.flow_run_id}")
+            assert flow_run["state_type"] == "COMPLETED"
 
 
 def test_a_full_disk_of_a_private_server_is_told_in_one_line(tmp_path: Path) -> None:

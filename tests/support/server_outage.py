@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +25,15 @@ from tests.support.serving import until
 PIPELINE = "tests.support.slow_pipeline:pipeline"
 BATCH = "4"
 _SERVER = "repli.flows.server.prefect_process"
+
+
+def process_of_server(command_pid: int) -> psutil.Process | None:
+    """The living Prefect server that a command has started."""
+    with suppress(psutil.Error):
+        for child in psutil.Process(command_pid).children():
+            if _SERVER in child.cmdline():
+                return child
+    return None
 
 
 class SlowRun:
@@ -67,11 +76,7 @@ class SlowRun:
 
     def server(self) -> psutil.Process | None:
         """Its private Prefect server."""
-        with suppress(psutil.Error):
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                if _SERVER in child.cmdline():
-                    return child
-        return None
+        return process_of_server(self.process.pid)
 
     def server_answers(self) -> bool:
         server = self.server()
@@ -115,10 +120,18 @@ class StandingServer:
         until(lambda: answers(self.api_url))
 
     def kill(self) -> None:
+        """Kill it, if it lives."""
         assert self._process.stdin
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
+
+    def stop(self) -> None:
+        """Make it hang: it accepts connections and answers none."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -137,7 +150,3 @@ def answers(api_url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def sleep_until_away_for(seconds: float, since: float) -> None:
-    time.sleep(max(0.0, since + seconds - time.monotonic()))

@@ -86,6 +86,16 @@ class Serving(Deployments):
         me = psutil.Process(self._process.pid)
         return [me, *me.children(recursive=True)]
 
+    @property
+    def pid(self) -> int:
+        """The id of the command's process."""
+        return self._process.pid
+
+    def ended(self) -> tuple[int, str]:
+        """Its exit status and what it said last, once it has ended by itself."""
+        said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
+        return self._process.returncode, said
+
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str, list[psutil.Process]]:
         """Send it a signal: its exit status, what it said last, and what of it lives on."""
         family = self.processes()
