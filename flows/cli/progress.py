@@ -33,6 +33,7 @@ RATE_WINDOW_S = 30.0
 """Seconds over which the rate is a mean."""
 QUALITIES_SHOWN = 5
 REFRESHES_PER_S = 4
+SEPARATOR = " · "
 WIDE = 100
 """Columns of a terminal from which on the bar is long."""
 
@@ -125,29 +126,30 @@ class Activity:
         """Return all of it as one line of plain text."""
         if self._progress is None:
             return self._waiting()
+        share, items = f"{self._progress.share:.0%}", _items(self._progress)
         stages = describe_stages(self._progress.stages)
-        return f"{self._label}: " + " · ".join([*_counts(self._progress), stages, *self._speed(self._progress)])
+        return f"{self._label}: " + " · ".join([share, items, stages, *self._speed(self._progress)])
 
     def bar(self, width: int) -> Text:
-        """Return it as a bar, and as much of the text as fits into `width` columns, the most important first."""
+        """Return it as a bar, and as much of the text as fits into `width` columns."""
         if self._progress is None:
             return _one_line(Text(self._waiting()))
         length = 20 if width >= WIDE else 10
         done = round(length * self._progress.share)
         # Two characters, since colours alone do not tell them apart under NO_COLOR.
-        line = Text.assemble(f"{self._label} ", ("━" * done, "bar.complete"), ("╌" * (length - done), "bar.back"))
-        line.append(" " + " · ".join(_counts(self._progress)))
-        speed = self._speed(self._progress)
-        stages = describe_stages(self._progress.stages)
-        if line.cell_len + len(" · ".join(["", stages, *speed])) > width:
-            stages = slowest_stage(self._progress.stages)
-        for part in map(Text, [stages, *speed]):
-            _append_if_it_fits(line, part, width)
-        best = sorted(self._progress.quality.items(), reverse=True)[:QUALITIES_SHOWN]
-        if best:
-            qualities = [Text.assemble((f"{value:g}", colour(value)), f": {items}") for value, items in best]
-            _append_if_it_fits(line, Text("  ").join(qualities), width)
-        return _one_line(line)
+        bar = Text.assemble(f"{self._label} ", ("━" * done, "bar.complete"), ("╌" * (length - done), "bar.back"))
+        bar.append(f" {self._progress.share:.0%}")
+        speed = [Text(part) for part in self._speed(self._progress)]
+        items, quality = Text(_items(self._progress)), _quality(self._progress)
+        stages = Text(describe_stages(self._progress.stages))
+        if _width([bar, items, stages, *speed]) > width:
+            stages = Text(slowest_stage(self._progress.stages))
+        shown = [bar]
+        for part in (stages, *speed[:1], items, *speed[1:], *quality):  # the most important first
+            if _width([*shown, part]) <= width:
+                shown.append(part)
+        in_order = [part for part in (bar, items, stages, *speed, *quality) if any(part is one for one in shown)]
+        return _one_line(Text(SEPARATOR).join(in_order))
 
     def _waiting(self) -> str:
         return f"{self._phase} ({self._timer() - self._began_at:.0f} s)"
@@ -268,13 +270,19 @@ def _polling(activity: Activity, poll: Poll) -> Iterator[None]:
         thread.join()
 
 
-def _counts(progress: Progress) -> list[str]:
-    return [f"{progress.share:.0%}", f"{progress.finished}/{progress.items} items"]
+def _items(progress: Progress) -> str:
+    return f"{progress.finished}/{progress.items} items"
 
 
-def _append_if_it_fits(line: Text, part: Text, width: int) -> None:
-    if line.cell_len + len(" · ") + part.cell_len <= width:
-        line.append(" · ").append_text(part)
+def _quality(progress: Progress) -> list[Text]:
+    """Return the best qualities and the number of items that are stored at each, if any is."""
+    best = sorted(progress.quality.items(), reverse=True)[:QUALITIES_SHOWN]
+    shown = [Text.assemble((f"{value:g}", colour(value)), f": {items}") for value, items in best]
+    return [Text("  ").join(shown)] if shown else []
+
+
+def _width(parts: Sequence[Text]) -> int:
+    return Text(SEPARATOR).join(parts).cell_len
 
 
 def _span(names: Sequence[str]) -> str:

@@ -15,7 +15,11 @@ import repli.tasks.fallback
 
 MODULES = [
     *(f"repli.tasks.fallback.{module.name}" for module in pkgutil.iter_modules(repli.tasks.fallback.__path__)),
+    "repli.flows.cli.progress",
+    "repli.flows.dispatch.stage_counts",
+    "repli.flows.server.phases",
     "repli.flows.server.server_errors",
+    "repli.tasks.storage.runs",
 ]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
 import pytest
@@ -26,9 +27,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def repli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def repli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Call the entry point with arguments; return its exit status, its stdout and its stderr."""
     monkeypatch.setenv("COLUMNS", "80")
+    handler = signal.getsignal(signal.SIGINT)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["repli", *arguments])
@@ -39,7 +41,8 @@ def repli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         assert isinstance(status, int)
         return status, re.sub(r"\x1b\[[\d;]*m", "", out), err
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, handler)  # a command ends its process, and leaves Ctrl-C ignored
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -1,0 +1,148 @@
+"""What a run shows of itself: on a terminal, on a narrow one, without colours, and without a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import time
+from textwrap import dedent
+
+import pytest
+
+from repli.flows.cli import progress as module
+from repli.flows.cli.progress import Activity, progress_shown
+from repli.flows.server.phases import begin_phase
+from repli.tasks.storage.runs import Progress
+from tests.support.terminal import ESCAPE, OnTerminal
+
+BUSY = Progress(
+    items=45_000,
+    finished=12_040,
+    quality={1.0: 9000, 0.95: 40, 0.9: 3000},
+    stages={
+        "fetch": 12_345,
+        "validate": 12_300,
+        "extract_text": 12_200,
+        "classify_image": 12_050,
+        "embed_text": 12_048,
+        "store": 12_040,
+    },
+)
+COLOUR = re.compile(r"\x1b\[[\d;]*\b(3[0-7]|9[0-7]|38;[\d;]+)m")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_phase_is_shown_until_an_item_is_through_a_stage() -> None:
+    """It says for how long; progress that only counts items takes no place of it."""
+    activity = Activity("enriching", clock := Clock())
+    activity.begin("loading the models")
+    clock.now += 7
+    activity.update(Progress(items=4, stages={"fetch": 0, "store": 0}))
+    assert activity.line() == activity.bar(80).plain == "loading the models (7 s)"
+    activity.update(Progress(items=4, stages={"fetch": 1, "store": 0}))
+    assert activity.line().startswith("enriching: 12% · 0/4 items · fetch 1 · store 0")
+
+
+def test_the_rate_counts_items_in_parts() -> None:
+    """Long before the first item is stored: eight results of two stages in two seconds are two items a second."""
+    activity = Activity("enriching", clock := Clock())
+    activity.begin("loading the models")
+    clock.now += 2
+    activity.update(Progress(items=10, stages={"fetch": 8, "store": 0}))
+    assert activity.line().endswith("fetch 8 · store 0 · 2.0 items/s · 0:03 left")
+
+
+def test_the_rate_is_that_of_the_last_half_minute() -> None:
+    """After a pause of a minute nothing is left of it, and no rate and no time left are made up."""
+    activity = Activity("enriching", clock := Clock())
+    for second in range(200):
+        clock.now += 1
+        activity.update(Progress(items=1000, stages={"fetch": min(second, 100), "store": 0}))
+        if second == 99:
+            assert " 0.5 items/s " in activity.line()
+    assert "items/s" not in activity.line() and "left" not in activity.line()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 99, 100, 120, 160, 220])
+def test_the_bar_fits_its_terminal(columns: int) -> None:
+    """What does not fit is left out whole; a stage is named at 60 columns, and all of them where there is room."""
+    activity = Activity("enriching", clock := Clock())
+    activity.begin("loading the models")
+    clock.now += 600
+    activity.update(BUSY)
+    shown = activity.bar(columns).plain
+    assert len(shown) <= columns
+    assert "27%" in shown
+    assert ("classify_image 12050" in shown) == (columns >= 60)
+    assert ("fetch 12345 · validate 12300" in shown) == (columns >= 220)
+    assert "items/s" in shown or columns < 80
+
+
+def test_without_a_terminal_there_is_a_line_for_each_phase_and_one_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain text, at once for a phase; nothing is written after the end."""
+    monkeypatch.setattr(module, "LINE_EVERY_S", 0.2)
+    monkeypatch.setattr(module, "POLL_S", 0.05)
+    stream = io.StringIO()
+    with progress_shown("enriching", lambda: BUSY, stream):
+        begin_phase("starting 2 workers")
+        assert stream.getvalue() == "starting 2 workers\n"
+        deadline = time.monotonic() + 5
+        while stream.getvalue().count("\n") < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    first, *others = stream.getvalue().splitlines()
+    assert first == "starting 2 workers"
+    assert len(others) >= 3
+    assert all(line.startswith("enriching: 27% · 12040/45000 items · fetch 12345 · ") for line in others)
+    assert ESCAPE not in stream.getvalue()
+    begin_phase("starting again")
+    assert "again" not in stream.getvalue()
+
+
+SHOW = """
+import time
+from repli.flows.cli.progress import progress_shown
+from repli.flows.server.phases import begin_phase
+from repli.tasks.storage.runs import Progress
+
+begun = []
+poll = lambda: Progress(items=10, stages={"fetch": 5, "store": 0}, quality={1.0: 3}) if begun else None
+with progress_shown("enriching", poll):
+    begin_phase("starting 2 workers")
+    time.sleep(0.6)
+    begun.append(1)
+    time.sleep(1.2)
+print("the summary")
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_bar", "is_coloured"),
+    [({}, True, True), ({"NO_COLOR": "1"}, True, False), ({"TERM": "dumb"}, False, False)],
+    ids=["colours", "NO_COLOR", "dumb"],
+)
+def test_a_terminal_shows_a_bar(variables: dict[str, str], is_bar: bool, is_coloured: bool) -> None:
+    """Under `NO_COLOR` too, where its done part and the rest are told apart by their characters; a dumb terminal gets
+    lines without escape codes. At the end the bar is gone."""
+    environ = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR", "TERM"}}
+    with OnTerminal([sys.executable, "-c", dedent(SHOW)], {**environ, **variables}) as terminal:
+        assert terminal.read_to_its_end() == 0
+    frames = terminal.frames()
+    bars = [frame for frame in frames if frame.startswith("enriching ━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌ 25% · 0/10 items")]
+    assert bool(bars) == is_bar
+    assert any(frame.startswith("starting 2 workers") for frame in frames)
+    assert bool(COLOUR.search(terminal.raw)) == is_coloured
+    assert (ESCAPE in terminal.raw) == is_bar
+    assert terminal.lines() == (["the summary"] if is_bar else ["starting 2 workers", "the summary"])
