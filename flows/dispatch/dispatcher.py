@@ -9,14 +9,16 @@ from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from uuid import UUID
 
 import dask
 from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateDetails
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
-from prefect.states import Crashed
+from prefect.states import Completed, Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
@@ -68,11 +70,13 @@ class _Step:
     """A batch, and the position of the stage that it is to pass next.
 
     Args:
+        after: The task run of the stage before, for the graph in the UI; None for the first stage.
         must_be_alone: Run it with nothing else in flight, so that a death has one possible cause.
     """
 
     batch: Batch
     position: int
+    after: UUID | None = None
     must_be_alone: bool = False
 
 
@@ -213,7 +217,11 @@ class BatchDispatcher:
         wanted = dict(self._routing.resources_for(stage))
         with dask.annotate(resources=wanted) if wanted else nullcontext():
             future: PrefectDaskFuture[StageReport] = self._tasks[stage.name].submit(  # type: ignore[assignment]  # Dask's
-                stage.name, step.batch, self._context.options, self._context.settings
+                stage.name,
+                step.batch,
+                self._context.options,
+                self._context.settings,
+                wait_for=[_ended_task(step.after)] if step.after else None,
             )
         self._running[str(future.wrapped_future.key)] = _Running(step, future, wanted)
         self._tell_when_ended(future)
@@ -263,23 +271,23 @@ class BatchDispatcher:
         running = self._running.get(note.key)
         if running is None:  # of another run
             return
-        batch, position = running.step.batch, running.step.position
+        batch = running.step.batch
         gone = {*note.finished, *note.untouched}
         kept = tuple(id_ for id_ in batch.item_ids if id_ not in gone)
         running.step = replace(running.step, batch=replace(batch, item_ids=kept))
         running.is_slow = True
         if note.untouched:
-            self._ready.append(_Step(batch=replace(batch, item_ids=note.untouched), position=position))
+            self._ready.append(replace(running.step, batch=replace(batch, item_ids=note.untouched)))
         if note.finished:
-            self._passed(replace(batch, item_ids=note.finished), position, note.report)
+            self._passed(running, replace(batch, item_ids=note.finished), note.report)
 
-    def _passed(self, batch: Batch, position: int, report: StageReport) -> None:
-        """Send a batch on to its next stage."""
+    def _passed(self, running: _Running, batch: Batch, report: StageReport) -> None:
+        """Send a batch on that has passed the stage of a task."""
         self.notes.extend(report.notes)
         self._on_stage_done(batch, report)
-        batch = replace(batch, deaths=0, is_suspect=False)
-        if position + 1 < len(self._stages):
-            self._ready.append(_Step(batch=batch, position=position + 1))
+        batch, position = replace(batch, deaths=0, is_suspect=False), running.step.position + 1
+        if position < len(self._stages):
+            self._ready.append(_Step(batch=batch, position=position, after=running.future.task_run_id))
         else:
             self._on_done(batch)
 
@@ -316,7 +324,7 @@ class BatchDispatcher:
                     self._fresh = iter(())
             case report:
                 self._crashes.batch_succeeded(step.batch)
-                self._passed(step.batch, step.position, report)
+                self._passed(running, step.batch, report)
 
     def _worker_died(self, step: _Step, stage: str, key: str, error: KilledWorker) -> None:
         """Run a step again whose worker died: as it is where the worker had not begun it, else in pieces."""
@@ -344,6 +352,11 @@ class BatchDispatcher:
             self._mark_poison_item(step.batch, stage)
         waiting = self._alone if must_be_alone else self._ready
         waiting.extend(replace(step, batch=piece, must_be_alone=must_be_alone) for piece in pieces)
+
+
+def _ended_task(task_run_id: UUID) -> State[str]:
+    """Return the state of a task run that has ended: what waits for it is drawn behind it in the UI."""
+    return Completed(data="ended", state_details=StateDetails(task_run_id=task_run_id))  # without data, Prefect refuses
 
 
 def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:
