@@ -43,6 +43,10 @@ SLOW_PER_WIDTH = 4
 """Slow tasks in flight, for each batch in flight, at which no fresh batch is submitted: each holds a thread."""
 
 
+UNBEGUN_DEATHS = 100
+"""Tasks that died with a worker that had not begun them, with none that ended since, after which the run fails."""
+
+
 def full_width(threads: int) -> int:
     """Return two batches per thread of a worker and some ahead, so that no worker waits for the flow."""
     return 2 * threads + BATCHES_AHEAD
@@ -86,14 +90,12 @@ class _Running:
 
     Args:
         resources: The resources that its task asks for.
-        worker: The worker that has begun it; None while it waits.
         is_slow: It has let its other items go, and holds up no worker.
     """
 
     step: _Step
     future: PrefectDaskFuture[StageReport]
     resources: Mapping[str, float]
-    worker: str | None = None
     is_slow: bool = False
 
 
@@ -143,6 +145,7 @@ class BatchDispatcher:
         self._running: dict[str, _Running] = {}
         self._problems: list[str] = []
         self._check_at = 0.0
+        self._unbegun_deaths = 0
         self.notes: list[str] = []
         self.store_error: StoreError | None = None
 
@@ -313,6 +316,7 @@ class BatchDispatcher:
             return
         del self._running[key]
         self._deaths.ended(key)
+        self._unbegun_deaths = 0
         match result:
             case StoreError():
                 raise result
@@ -331,6 +335,9 @@ class BatchDispatcher:
         worker = error.last_worker.address if error.last_worker else None
         begun = self._deaths.begun_with(key, worker)
         if not begun:
+            self._unbegun_deaths += 1
+            if self._unbegun_deaths > UNBEGUN_DEATHS:
+                raise RepliError("the Dask workers die before they begin anything; see their logs, then run this again")
             self._ready.appendleft(step)
             return
         is_alone = begun == {key}

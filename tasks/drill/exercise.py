@@ -154,9 +154,9 @@ def _with_call_logs(chain: AnyChain, logs: Mapping[str, CallLog]) -> AnyChain:
             if isinstance(error, Unavailable):
                 log.unavailable.append(StepError.of(error).message)
             raise
-        errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
-        if errors and len(errors) == len(outcomes) and all(error.type == Unavailable.__name__ for error in errors):
-            log.unavailable.append(errors[0].message)
+        missing = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.is_unavailable]
+        if missing and len(missing) == len(outcomes):
+            log.unavailable.append(missing[0].error.message)
         return outcomes
 
     rungs = [replace(rung, run=partial(logged, rung)) for rung in chain.rungs]

@@ -12,8 +12,10 @@ from prefect.states import Completed
 
 from repli.tasks.drill.judge import judge_stage
 from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, readable
+from repli.tasks.execution import worker_notes
 from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.stage_task import as_subtask
+from repli.tasks.fallback import ProcessPoisoned
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 
@@ -27,7 +29,11 @@ def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> Stat
     The state is completed also if a rung failed; its name and message say so, its data is the verdicts.
     """
     runtime = process_runtime(may_exit=True, around_fallback=as_subtask)
-    rungs, rules = judge_stage(pipeline_of(settings), stage, item_ids, settings, runtime)
+    try:
+        rungs, rules = judge_stage(pipeline_of(settings), stage, item_ids, settings, runtime)
+    except ProcessPoisoned:
+        worker_notes.end_process()
+        raise
     for rung in rungs:
         why = rung.why or rung.note
         get_run_logger().info("%s: %s on %s items %s", rung.name, readable(rung.verdict), rung.items, why)
