@@ -2,8 +2,8 @@
 
 The flow engine, the artifacts and the blocks of a flow run share one Prefect client. `record_client` makes that client
 tolerant: while the server does not answer, it waits for `PATIENCE_S` from the begin of the outage, which covers a
-restart, and drops the record after that. A run needs the server to begin, since its policy may be kept there; the calls
-of the begin are repeated as long and raise then.
+restart, and drops the record after that. A run needs the server to begin, since its policy may be kept there: the calls
+of the begin wait for `START_PATIENCE_S`, and raise then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogWorker
@@ -44,6 +44,8 @@ from repli.tasks.storage.database import Database
 
 PATIENCE_S = 30.0
 """Seconds of an outage that records wait for the server. A restart of a private server takes 5 to 20."""
+START_PATIENCE_S = 120.0
+"""Seconds of an outage that the begin of a run waits for the server. A busy machine takes a minute to start one."""
 RETRY_EVERY_S = 0.5
 PING_EVERY_S = 1.0
 ANSWER_LIMIT_S = 2.0
@@ -86,14 +88,16 @@ class ServerLink:
         self._lost_at: float | None = None
         self._lock = threading.Lock()
         self._noted = 0
+        self._refused: dict[str, None] = {}
+        self._settings: SettingsContext | None = None
         self.on_late_outages: Callable[[Sequence[str]], None] = lambda lines: None
 
     @property
     def notes(self) -> list[str]:
-        """The outages, a line each, for the run's report. They count as noted."""
+        """The outages and the refused records, a line each, for the run's report. The outages count as noted."""
         with self._lock:
             self._noted = len(self._outages)
-            return [str(outage) for outage in self._outages]
+            return [*map(str, self._outages), *self._refused]
 
     def close(self) -> None:
         """Report the outages since the last use of `notes`, at the end of the flow run."""
@@ -119,16 +123,21 @@ class ServerLink:
             last = self._outages[-1] if self._outages else None
             if last and last.problem == problem and last.until and now - last.until < ONE_OUTAGE:
                 last.until = None
+                self._noted = min(self._noted, len(self._outages) - 1)
             else:
                 self._outages.append(Outage(now, problem))
 
     def require(self, call: Callable[[], T]) -> T:
-        """Return the result of a call that the run cannot go on without; wait for the server up to `PATIENCE_S`."""
+        """Return the result of a call that the run cannot begin without, once the server answers.
+
+        Raises:
+            Exception: Prefect's error, where the server did not answer for `START_PATIENCE_S`, or refused.
+        """
         while True:
             try:
                 return self._ask(call)
             except Exception as error:
-                if not self._is_worth_waiting(error):
+                if not self._is_worth_waiting(error, START_PATIENCE_S):
                     raise
             time.sleep(RETRY_EVERY_S)
 
@@ -146,6 +155,8 @@ class ServerLink:
             try:
                 return self._ask(partial(call, is_repeated))
             except _DROPPED as error:
+                if lost_server(error) is None:
+                    self._refused[f"the Prefect server did not take a record of the run ({error!r:.200})"] = None
                 if not (is_waited_for and self._is_worth_waiting(error)):
                     return None
             is_repeated = True
@@ -153,7 +164,7 @@ class ServerLink:
 
     def _ask(self, call: Callable[[], T]) -> T:
         try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with self._without_retries().model_copy():
                 result = call()
         except Exception as error:
             if problem := lost_server(error):
@@ -162,12 +173,20 @@ class ServerLink:
         self.answered()
         return result
 
-    def _is_worth_waiting(self, error: Exception) -> bool:
+    def _is_worth_waiting(self, error: Exception, patience_s: float = PATIENCE_S) -> bool:
         """Return whether the server may answer soon: it restarts, or is busy. An error 500 is there to stay."""
         if lost_server(error) is None or _is_broken(error):
             return False
         with self._lock:
-            return self._lost_at is None or time.monotonic() < self._lost_at + PATIENCE_S
+            return self._lost_at is None or time.monotonic() < self._lost_at + patience_s
+
+    def _without_retries(self) -> SettingsContext:
+        """Return Prefect's settings without the retries of its client. Making them takes tens of milliseconds."""
+        if self._settings is None:
+            now = get_settings_context()
+            settings = now.settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0})
+            self._settings = SettingsContext(profile=now.profile, settings=settings)
+        return self._settings
 
 
 class RecordClient(SyncPrefectClient):
