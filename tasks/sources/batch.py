@@ -53,19 +53,30 @@ class Lookup:
         self._located: dict[str, Located] = {}
 
     def run(self) -> None:
-        """Locate the assets, one after another."""
-        for column, value in self._declared.items():
+        """Locate the assets that are not located yet, one after another."""
+        for column in self._missing():
+            may_be_text = column == self._may_be_text
             try:
                 self._located[column] = locate.locate(
-                    value, self._folder, self._limits, may_be_text=column == self._may_be_text
+                    self._declared[column], self._folder, self._limits, may_be_text=may_be_text
                 )
             except ItemError as error:
                 self._located[column] = StepError.of(error)
 
-    def located(self, missing: ItemError) -> dict[str, Located]:
-        """Return the located assets by column, with the error `missing` for those that were not located yet."""
+    def record_timeout(self) -> bool:
+        """Set the error of the asset whose lookup was cut off. Return whether there are others to locate."""
+        if missing := self._missing():
+            shown = locate.shorten(locate.hide_password(str(self._declared[missing[0]])))
+            self._located[missing[0]] = StepError.of(locate.timeout_error(shown, self._limits))
+        return bool(self._missing())
+
+    def located(self) -> dict[str, Located]:
+        """Return the located assets by column, with an error for those that were not located."""
         located = dict(self._located)
-        return {column: located.get(column, StepError.of(missing)) for column in self._declared}
+        return {column: located.get(column, StepError.of(_not_reached("it"))) for column in self._declared}
+
+    def _missing(self) -> list[str]:
+        return [column for column in self._declared if column not in self._located]
 
 
 class Batch:
@@ -97,8 +108,8 @@ class Batch:
         deadline = time.monotonic() + within_s
         unfinished = dict.fromkeys(range(len(self._lookups)))
         try:
-            for position, lookup in enumerate(self._lookups):
-                self._pool.submit(position, lookup.run, limit_s=self._limits.time_limit_s)
+            for position in range(len(self._lookups)):
+                self._submit_lookup(position)
             while unfinished and (ended := self._pool.next_ended(wait_s=deadline - time.monotonic())):
                 for position in self._take(*ended):
                     del unfinished[position]
@@ -117,7 +128,10 @@ class Batch:
         if isinstance(what, int):
             if not has_timed_out:
                 outcome.result()  # raises a bug of the lookup
-            self.located[what] = self._lookups[what].located(locate.timeout_error("the lookup", self._limits))
+            elif self._lookups[what].record_timeout():
+                self._submit_lookup(what)
+                return []
+            self.located[what] = self._lookups[what].located()
             return self._read_places(what)
         timed_out = StepError.of(locate.timeout_error(what.declared, self._limits))
         self.read[what] = timed_out if has_timed_out else outcome.result()
@@ -125,6 +139,9 @@ class Batch:
         for position in positions:
             self._unread[position].discard(what)
         return [position for position in positions if not self._unread[position]]
+
+    def _submit_lookup(self, position: int) -> None:
+        self._pool.submit(position, self._lookups[position].run, limit_s=self._limits.time_limit_s)
 
     def _read_places(self, position: int) -> list[int]:
         """Read the places of an item that has been located, and return its position if there is nothing to wait for."""
@@ -162,7 +179,7 @@ class Batch:
     def _give_up(self, position: int) -> None:
         """Set errors for what is missing of an item at the deadline of its batch."""
         if position not in self.located:
-            self.located[position] = self._lookups[position].located(_not_reached("it"))
+            self.located[position] = self._lookups[position].located()
         for place in self.located[position].values():
             if isinstance(place, Place) and place not in self.read:
                 self.read[place] = StepError.of(_not_reached(place.declared))

@@ -267,7 +267,7 @@ def _decode_data_uri(data: re.Match[str], payload: str, limits: FetchLimits) -> 
 
 
 def _locate_uri(uri: str, folder: str, limits: FetchLimits) -> Place:
-    declared = _shorten(hide_password(uri))
+    declared = shorten(hide_password(uri))
     scheme = uri.partition(":")[0].lower()
     if "::" not in uri and scheme == "file":
         try:
@@ -290,10 +290,10 @@ def _locate_file(path: str, declared: str, folder: str, limits: FetchLimits) -> 
     full = Path(os.path.realpath(root / path))  # Path.resolve raises on circular links
     if not (limits.allow_outside_files or full.is_relative_to(root)):
         raise InvalidItem(
-            f"{_shorten(declared)} is outside of the manifest's folder; move it into the folder, or set "
+            f"{shorten(declared)} is outside of the manifest's folder; move it into the folder, or set "
             "REPLI_ALLOW_OUTSIDE_FILES=1 if you trust this manifest"
         )
-    return Place(full.as_uri(), str(full), _shorten(declared), "file")
+    return Place(full.as_uri(), str(full), shorten(declared), "file")
 
 
 def _looks_like_path(line: str, folder: str) -> bool:
@@ -307,10 +307,11 @@ def _looks_like_path(line: str, folder: str) -> bool:
 def _check_characters(text: str) -> None:
     """Raise `InvalidItem` for characters that are invalid in every path and URI."""
     if text != clean_text(text):
-        raise InvalidItem(f"{_shorten(clean_text(text))} holds a null byte or a lone surrogate; correct it")
+        raise InvalidItem(f"{shorten(clean_text(text))} holds a null byte or a lone surrogate; correct it")
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return `text` as it is shown in messages: cut after `MAX_SHOWN_CHARACTERS`."""
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 
 

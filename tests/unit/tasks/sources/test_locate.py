@@ -236,6 +236,40 @@ def test_a_data_uri_larger_than_the_limit_is_refused(payload: str) -> None:
     assert len(content(f"data:text/plain{payload}", limits=FetchLimits(max_bytes=1001)).data) == 1001
 
 
+@pytest.mark.parametrize("swapped", ["shelf", "shelf/box", "shelf/box/lamp.txt"])
+def test_a_link_that_replaced_a_checked_path_is_not_followed(tmp_path: Path, swapped: str) -> None:
+    """Whichever part of the path it takes the place of, what is outside of the folder is not read."""
+    for folder, text in (("catalogue", "inside"), ("elsewhere", "secret")):
+        (tmp_path / folder / "shelf" / "box").mkdir(parents=True)
+        (tmp_path / folder / "shelf" / "box" / "lamp.txt").write_text(text)
+    lamp = locate("shelf/box/lamp.txt", str(tmp_path / "catalogue"), LIMITS, may_be_text=False)
+    assert isinstance(lamp, Place)
+    assert read(lamp, LIMITS).data == b"inside"
+    (tmp_path / "catalogue" / swapped).rename(tmp_path / "moved away")
+    (tmp_path / "catalogue" / swapped).symlink_to(tmp_path / "elsewhere" / swapped)
+    with pytest.raises(ItemError, match=r"box/lamp\.txt leads to another place than when it was checked") as raised:
+        read(lamp, LIMITS)
+    assert not isinstance(raised.value, InvalidItem), "the next run may find it as it was"
+    assert read(lamp, TRUSTING).data == b"secret", "files outside are allowed"
+
+
+def test_a_file_below_a_file_is_not_there(tmp_path: Path) -> None:
+    """A path through a file is a wrong path, and no link."""
+    (tmp_path / "lamp.txt").write_text("a lamp")
+    wrong = locate("lamp.txt/lamp.txt", str(tmp_path), LIMITS, may_be_text=False)
+    assert isinstance(wrong, Place)
+    with pytest.raises(ItemError, match="there is no file"):
+        read(wrong, LIMITS)
+
+
+def test_the_root_is_a_folder() -> None:
+    """It has no name to open."""
+    root = locate("/", "/", LIMITS, may_be_text=False)
+    assert isinstance(root, Place)
+    with pytest.raises(InvalidItem, match="/ is a folder"):
+        read(root, LIMITS)
+
+
 @pytest.fixture
 def bucket() -> Iterator[str]:
     """A remote object of 3 MiB, in fsspec's memory."""
