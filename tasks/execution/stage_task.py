@@ -21,7 +21,6 @@ from repli.tasks.fallback import ProcessPoisoned, Served
 from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.reporting import events
 from repli.tasks.runtime.process import process_runtime
-from repli.tasks.runtime.time_limit import abandoned_calls
 from repli.tasks.settings import Settings
 from repli.tasks.storage.breakers import Move
 
@@ -64,8 +63,7 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     finally:  # also after a StoreError: the notes say since when the store was unreachable
         for note in (notes := breakers.drain_notes()):
             get_run_logger().warning(note)
-    if abandoned_calls():
-        worker_notes.end_process(only_if_restarted=True)
+    worker_notes.end_process_for_abandoned_calls()
     report = replace(report, notes=notes)
     get_run_logger().info("%s: %s", batch, report)
     if report.is_degraded:

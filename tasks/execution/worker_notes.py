@@ -11,20 +11,28 @@ import pickle
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from distributed import Status, Worker, get_worker, secede
 from distributed.utils import sync
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 
 from repli.tasks.execution.stage_runner import StageReport
+from repli.tasks.runtime.time_limit import abandoned_calls
 
 TOPIC = "repli"
 SEND_LIMIT_S = 30.0
 """Seconds after which a scheduler that takes no note is lost."""
+MANY_ABANDONED = 16
+"""Calls that run on after their limit, at which a process is replaced although other tasks run in it."""
 REPORT_LIMIT_S = 5.0
 """Seconds that a process which ends itself gives its last task to reach the scheduler."""
+RECORDS_LIMIT_S = 3.0
+"""Seconds that it then gives Prefect's events and logs, each."""
 
 
 _thread = threading.local()
@@ -79,15 +87,24 @@ def let_go(report: StageReport, finished: Sequence[str], untouched: Sequence[str
             _thread.has_seceded = True  # it ends with its task
 
 
-def end_process(*, only_if_restarted: bool = False) -> None:
+def end_process_for_abandoned_calls() -> None:
+    """End this worker process if calls in it run on after their limit, where a nanny starts another.
+
+    It waits until nothing else runs in the process, unless there are `MANY_ABANDONED` such calls.
+    """
+    abandoned, worker = abandoned_calls(), _worker()
+    if not abandoned or worker is None or not worker.nanny:
+        return
+    if len(worker.state.all_running_tasks) == 1 or abandoned >= MANY_ABANDONED:
+        end_process()
+
+
+def end_process() -> None:
     """End this worker process once the task that calls this has reported its end. No other task begins in it.
 
     The nanny starts a new process. What else this one was to do runs elsewhere.
-
-    Args:
-        only_if_restarted: Do nothing where no nanny starts another process.
     """
-    if (worker := _worker()) is None or (only_if_restarted and not worker.nanny):
+    if (worker := _worker()) is None:
         return
     _send(worker, ProcessEnds(worker.address))
     # Not `paused`, which the worker's watch over its memory takes back.
@@ -100,6 +117,9 @@ def _exit_after_task(worker: Worker, key: str) -> None:
     while time.monotonic() < deadline and any(task.key == key for task in worker.state.all_running_tasks):
         time.sleep(0.02)
     time.sleep(0.2)  # the scheduler has the report
+    for records in (EventsWorker, APILogWorker):  # Prefect shows a task whose last event is lost as running
+        with suppress(Exception):
+            records.drain_all(timeout=RECORDS_LIMIT_S)
     os._exit(1)  # no clean end: what left the process unusable could hold it up
 
 
