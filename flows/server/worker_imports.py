@@ -17,7 +17,9 @@ from contextlib import suppress
 
 with suppress(PermissionError):  # it leads one already
     os.setsid()
-signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, see `dask_cluster`
+_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops one that came while it was blocked, by `dask_cluster`
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+signal.signal(signal.SIGINT, _handler)
 
 import importlib  # noqa: E402  what takes time comes after the session
 

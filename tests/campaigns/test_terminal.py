@@ -51,6 +51,11 @@ def interrupt(terminal: OnTerminal, slow: Slow, presses: int = 1) -> int:
     return status
 
 
+def said_by(terminal: OnTerminal) -> list[str]:
+    """The lines on the terminal, but for the echo of what is typed."""
+    return [line for line in terminal.lines() if line.replace("^C", "")]
+
+
 def test_a_catalogue_of_one_batch_has_a_bar_that_moves(slow: Slow) -> None:
     """The start says what it does, one phase after the other; then each stage moves the bar, and there is a rate long
     before an item is stored. Under `NO_COLOR`."""
@@ -94,7 +99,7 @@ def test_ctrl_c_is_one_line_at_every_phase(slow: Slow, moment: str, presses: int
     with OnTerminal(slow.command("run"), slow.environment) as terminal:
         terminal.read_until(moment)
         assert interrupt(terminal, slow, presses) == 130
-    assert [line for line in terminal.lines() if line != "^C"] == [CONTINUES]
+    assert said_by(terminal) == [CONTINUES]
 
 
 def test_ctrl_c_at_the_end_adds_nothing_to_the_report(slow: Slow) -> None:
@@ -132,7 +137,7 @@ def test_reprocess_gives_its_claims_back(slow: Slow) -> None:
         terminal.read_until("loading the models")
         until(lambda: retry_queue.tally(store).as_json()["claimed"] == 4, otherwise="it claims nothing")
         assert interrupt(terminal, slow) == 130
-    assert [line for line in terminal.lines() if line != "^C"] == [CONTINUES]
+    assert said_by(terminal) == [CONTINUES]
     assert retry_queue.tally(store).as_json()["claimed"] == 0
     again = subprocess.run(
         slow.command("reprocess", "--json"), env=slow.environment, capture_output=True, text=True, check=True
@@ -147,7 +152,7 @@ def test_a_drill_says_what_it_does_and_ends_as_quickly(slow: Slow) -> None:
     with OnTerminal(slow.command("drill"), slow.environment) as terminal:
         terminal.read_until("drilling 3 stages")
         assert interrupt(terminal, slow) == 130
-    assert [line for line in terminal.lines() if line != "^C"] == [BEGINS_AGAIN]
+    assert said_by(terminal) == [BEGINS_AGAIN]
     frames = "\n".join(terminal.frames())
     assert all(re.search(phase, frames) for phase in PHASES[:4])
 
@@ -159,6 +164,6 @@ def test_a_standing_server_is_told(slow: Slow, standing_server: dict[str, str]) 
     with OnTerminal(slow.command("run"), {**slow.environment, **standing_server}) as terminal:
         terminal.read_until("first 4")
         assert interrupt(terminal, slow) == 130
-    assert [line for line in terminal.lines() if line != "^C"] == [CONTINUES]
+    assert said_by(terminal) == [CONTINUES]
     [run] = [run for run in server.flow_runs("enrich") if run["id"] not in before]
     assert run["state_type"] == "CRASHED"
