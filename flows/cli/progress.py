@@ -76,12 +76,9 @@ def progress_shown(label: str, poll: Poll = lambda: None, stream: TextIO | None 
             refresh_per_second=REFRESHES_PER_S,
             transient=True,
         )
-        listener = activity.begin
     else:
-        lines = _Lines(activity, stream)
-        shown = lines
-        listener = lines.begin
-    with listening(listener), _polling(activity, poll), shown:
+        shown = _Lines(activity, stream)
+    with listening(activity.begin), _polling(activity, poll), shown:
         yield
 
 
@@ -221,7 +218,7 @@ def slowest_stage(stages: Mapping[str, int]) -> str:
 
 
 class _Lines(AbstractContextManager[None]):
-    """A line at the begin of each phase, and one every `LINE_EVERY_S`."""
+    """A line every `LINE_EVERY_S`: a command that fails before has its error alone on stderr."""
 
     def __init__(self, activity: Activity, stream: TextIO) -> None:
         self._activity = activity
@@ -235,10 +232,6 @@ class _Lines(AbstractContextManager[None]):
     def __exit__(self, *problem: object) -> None:
         self._is_over.set()
         self._thread.join()
-
-    def begin(self, phase: str) -> None:
-        self._activity.begin(phase)
-        self._write(phase)
 
     def _repeat(self) -> None:
         while not self._is_over.wait(LINE_EVERY_S):

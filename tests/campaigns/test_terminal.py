@@ -85,8 +85,6 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(tmp_path: Path) ->
     assert json.loads(done.stdout)["stored"] == 4
     assert ESCAPE not in done.stderr
     lines = done.stderr.splitlines()
-    for phase in PHASES:
-        assert any(re.fullmatch(phase, line) for line in lines)
     regular = [line for line in lines if re.search(r"\(\d+ s\)$|^enriching: ", line)]
     assert took / 10 - 2 <= len(regular) <= took / 10 + 1
     assert any(line.startswith("enriching: 33% · 0/4 items · first 4 · second–store 0 · ") for line in lines)
