@@ -24,6 +24,8 @@ from tests.support.serving import until
 
 PIPELINE = "tests.support.slow_pipeline:pipeline"
 BATCH = "4"
+STARTS_WITHIN_S = 240.0
+"""A dozen seconds where nobody else uses the machine."""
 _SERVER = "repli.flows.server.prefect_process"
 
 
@@ -56,7 +58,7 @@ class SlowRun:
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Return once the condition is true. The run has not ended before."""
-        until(lambda: condition() or self.process.poll() is not None, within_s=120)
+        until(lambda: condition() or self.process.poll() is not None, within_s=STARTS_WITHIN_S)
         assert self.process.poll() is None, self._err.read_text()
 
     def stored(self) -> int:
@@ -117,7 +119,7 @@ class StandingServer:
                 stdout=log,
                 stderr=log,
             )
-        until(lambda: answers(self.api_url))
+        until(lambda: answers(self.api_url), within_s=STARTS_WITHIN_S)
 
     def kill(self) -> None:
         """Kill it, if it lives."""
