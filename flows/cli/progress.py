@@ -76,9 +76,11 @@ def progress_shown(label: str, poll: Poll = lambda: None, stream: TextIO | None 
             refresh_per_second=REFRESHES_PER_S,
             transient=True,
         )
+        listener = activity.begin
     else:
-        shown = _Lines(activity, stream)
-    with listening(activity.begin), _polling(activity, poll), shown:
+        lines = _Lines(activity, stream)
+        shown, listener = lines, lines.begin
+    with listening(listener), _polling(activity, poll), shown:
         yield
 
 
@@ -218,11 +220,12 @@ def slowest_stage(stages: Mapping[str, int]) -> str:
 
 
 class _Lines(AbstractContextManager[None]):
-    """A line every `LINE_EVERY_S`: a command that fails before has its error alone on stderr."""
+    """A line every `LINE_EVERY_S` from the first phase on: an error that comes before stands alone on stderr."""
 
     def __init__(self, activity: Activity, stream: TextIO) -> None:
         self._activity = activity
         self._stream = stream
+        self._has_begun = threading.Event()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="progress-lines", daemon=True)
 
@@ -231,9 +234,16 @@ class _Lines(AbstractContextManager[None]):
 
     def __exit__(self, *problem: object) -> None:
         self._is_over.set()
+        self._has_begun.set()
         self._thread.join()
 
+    def begin(self, phase: str) -> None:
+        """Begin a phase."""
+        self._activity.begin(phase)
+        self._has_begun.set()
+
     def _repeat(self) -> None:
+        self._has_begun.wait()
         while not self._is_over.wait(LINE_EVERY_S):
             self._write(self._activity.line())
 

@@ -20,6 +20,7 @@ from repli.tasks.storage.runs import Run
 from repli.tasks.storage.schema import items, runs
 from tests.support.command_line import command, environment, write_manifest
 from tests.support.prefect_api import free_port
+from tests.support.progress_lines import without_progress
 from tests.support.serving import until
 
 PIPELINE = "tests.support.slow_pipeline:pipeline"
@@ -90,13 +91,13 @@ class SlowRun:
         server.kill()
 
     def end(self, within_s: float) -> tuple[int, dict[str, Any], str]:
-        """Its exit status, its report and its stderr, once it has ended."""
+        """Its exit status, its report, and its stderr without the lines of its progress, once it has ended."""
         try:
             self.process.wait(within_s)
         finally:
             self.process.kill()
         out = self._out.read_text()
-        return self.process.returncode, json.loads(out) if out else {}, self._err.read_text()
+        return self.process.returncode, json.loads(out) if out else {}, without_progress(self._err.read_text())
 
 
 class StandingServer:
