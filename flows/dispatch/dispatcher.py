@@ -23,10 +23,10 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
 from repli.flows.dispatch.worker_deaths import WorkerCrashes, WorkerDeaths, split_after_crash
+from repli.tasks.execution.dask_worker import TOPIC, Begun, LetGo, Note, ProcessEnds, read_note
 from repli.tasks.execution.run_pipeline import PipelineMismatch
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch, task_of
-from repli.tasks.execution.worker_notes import TOPIC, Begun, LetGo, Note, ProcessEnds, read_note
 from repli.tasks.fallback import ProcessPoisoned, RepliError, StoreError
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events

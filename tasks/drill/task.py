@@ -12,7 +12,7 @@ from prefect.states import Completed
 
 from repli.tasks.drill.judge import judge_stage
 from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, readable
-from repli.tasks.execution import worker_notes
+from repli.tasks.execution import dask_worker
 from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.stage_task import as_subtask
 from repli.tasks.fallback import ProcessPoisoned
@@ -32,7 +32,7 @@ def drill_stage(stage: str, item_ids: Sequence[str], settings: Settings) -> Stat
     try:
         rungs, rules = judge_stage(pipeline_of(settings), stage, item_ids, settings, runtime)
     except ProcessPoisoned:
-        worker_notes.end_process()
+        dask_worker.end_process()
         raise
     for rung in rungs:
         why = rung.why or rung.note

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from repli.tasks.execution import worker_notes
+from repli.tasks.execution import dask_worker
 from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.shared_breakers import process_breakers
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
@@ -51,19 +51,21 @@ class Batch:
 @task(task_run_name="{stage}: {batch}", cache_policy=NO_CACHE, persist_result=False)
 def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings) -> State[StageReport]:
     """Run one stage over one batch. Idempotent; see `repli.tasks.execution.stage_runner.run_stage`."""
-    worker_notes.note_begun()
+    dask_worker.note_begun()
     pipeline = pipeline_of(settings)
     breakers = process_breakers(settings.database_url, report_move)
-    runtime = process_runtime(may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of)
+    runtime = process_runtime(
+        may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of, lacks=dask_worker.lacks
+    )
     try:
-        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, worker_notes.let_go)
+        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, dask_worker.let_go)
     except ProcessPoisoned:
-        worker_notes.end_process()
+        dask_worker.end_process()
         raise
     finally:  # also after a StoreError: the notes say since when the store was unreachable
         for note in (notes := breakers.drain_notes()):
             get_run_logger().warning(note)
-    worker_notes.end_process_for_abandoned_calls()
+    dask_worker.end_process_for_abandoned_calls()
     report = replace(report, notes=notes)
     get_run_logger().info("%s: %s", batch, report)
     if report.is_degraded:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, Chain, Rung
-from repli.tasks.fallback.errors import BadAnswer, Incompatible, RungError
+from repli.tasks.fallback.errors import BadAnswer, Incompatible, NotHere, RungError, Unavailable
 from repli.tasks.fallback.faults import Fault, inject
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
@@ -44,6 +44,8 @@ class Runtime:
             items, returns. The place to show the fallback, as a sub-task for example.
         breaker_of: Returns the breaker client of a rung, by its name `stage.rung` and its settings.
         is_fatal: Returns whether no call of this process can succeed after an error.
+        lacks: Returns whether this process is known to lack some of a rung's resources. Such a process does not speak
+            for the rung: that it is `Unavailable` there is `NotHere`.
 
     Example:
         >>> import time
@@ -66,6 +68,7 @@ class Runtime:
     around_fallback: Callable[[str, str, int, Callable[[], RungResult[Any]]], RungResult[Any]] = no_instrumentation
     breaker_of: BreakerOf = without_breakers
     is_fatal: Callable[[Exception], bool] = lambda error: False
+    lacks: Callable[[Mapping[str, float]], bool] = lambda resources: False
 
 
 class CallWithin(Protocol):
@@ -300,7 +303,16 @@ def _run_rung(
     name = f"{chain.stage}.{rung.name}"
 
     def call(inputs: Sequence[ChainInput[I]], answers: Answers[V]) -> Sequence[Outcome[V]]:
-        return rung.call([item.input for item in inputs], context, name=name, answers=answers)
+        try:
+            outcomes = rung.call([item.input for item in inputs], context, name=name, answers=answers)
+        except Unavailable as error:
+            if runtime.lacks(rung.resources):
+                raise NotHere(str(error)) from error
+            raise
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.is_unavailable]
+        if len(failed) == len(outcomes) and failed and runtime.lacks(rung.resources):
+            raise NotHere(failed[0].error.message)
+        return outcomes
 
     def call_in_time(
         inputs: Sequence[ChainInput[I]], permit: Permit, running: RunningCall[I, V]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,6 +45,7 @@ def process_runtime(
     may_exit: bool,
     around_fallback: Callable[..., RungResult[Any]] | None = None,
     breaker_of: BreakerOf = without_breakers,
+    lacks: Callable[[Mapping[str, float]], bool] = lambda resources: False,
 ) -> Runtime:
     """Return the runtime of this process. Working sizes and threads are kept from call to call.
 
@@ -52,8 +53,9 @@ def process_runtime(
         may_exit: whether a call that cannot be cut off may end this process, because a supervisor restarts it.
         around_fallback: called around each fallback, to show it in a UI.
         breaker_of: returns the breaker client of a rung; by default every rung is called, however often it has failed.
+        lacks: returns whether this process lacks some of a rung's resources.
     """
     runtime = _process_runtime(may_exit)
     if around_fallback:
         runtime = replace(runtime, around_fallback=around_fallback)
-    return replace(runtime, breaker_of=breaker_of)
+    return replace(runtime, breaker_of=breaker_of, lacks=lacks)

@@ -257,7 +257,7 @@ work = repli.Stage("work", input=lambda item: item.id)
 @work.rung(time_limit_s=40, breaker=repli.Breaker(scope="host", failures=2), resources={"GPU": 1})
 def device(ids):
     if os.environ["CUDA_VISIBLE_DEVICES"] != "1":
-        raise repli.NotHere("there is no device here")
+        raise repli.NAME("there is no device here")
     raise repli.OutOfMemory("the card is full")
 
 @work.rung(penalty="0.9", time_limit_s=40)
@@ -268,14 +268,17 @@ pipeline = repli.Pipeline([work])
 """
 
 
-def test_a_worker_without_the_device_does_not_speak_for_it(tmp_path: Path, standing_server: dict[str, str]) -> None:
+@pytest.mark.parametrize("error", ["NotHere", "Unavailable"])
+def test_a_worker_without_the_device_does_not_speak_for_it(
+    tmp_path: Path, standing_server: dict[str, str], error: str
+) -> None:
     """The card of one worker is full: only that place has a breaker, and each item says that the card is full."""
     items = 60
     with topology(tmp_path, {**environment(tmp_path / "home"), **standing_server}) as standing:
         standing.add_worker("--resources", "GPU=1", place="1")
         standing.add_worker(place="")
         options = ("--batch-size", "3", "--dask", standing.address)
-        with own_run(tmp_path, standing_server, NO_DEVICE, items, *options) as run:
+        with own_run(tmp_path, standing_server, NO_DEVICE.replace("NAME", error), items, *options) as run:
             assert run.done()["quality"] == {"0.9": items}
             reasons = {row.error["message"] for row in run.results("work").values()}
             moves = breakers.last_moves(run.store, 100)

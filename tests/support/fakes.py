@@ -256,6 +256,7 @@ def runtime(
     around_fallback: Callable[..., RungResult[Any]] = no_instrumentation,
     breaker_of: BreakerOf = without_breakers,
     is_fatal: Callable[[Exception], bool] = lambda error: False,
+    lacks: Callable[[Mapping[str, float]], bool] = lambda resources: False,
 ) -> Runtime:
     """A runtime of which nothing is real."""
     clock = clock or ManualClock()
@@ -268,4 +269,5 @@ def runtime(
         around_fallback=around_fallback,
         breaker_of=breaker_of,
         is_fatal=is_fatal,
+        lacks=lacks,
     )

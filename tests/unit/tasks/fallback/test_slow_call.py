@@ -21,6 +21,7 @@ from repli.tasks.fallback import (
     Skip,
     StepResult,
     TimedOut,
+    Unavailable,
     run_chain,
 )
 from repli.tasks.fallback.breaker import Position
@@ -170,6 +171,29 @@ def test_a_device_that_is_not_here_moves_no_breaker() -> None:
         [result] = run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of))
         assert [attempt.outcome for attempt in result.attempts] == [AttemptOutcome.UNAVAILABLE, AttemptOutcome.SERVED]
     assert not gates.by_name["stage.device"].state.failures
+
+
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_process_without_the_resources_does_not_speak_for_the_rung(lacks: bool, answers: bool) -> None:
+    """That the rung is unavailable counts only where its resources are, whether it raises that or answers it."""
+    gates = LocalGates()
+
+    def device(inputs: Sequence[str], context: None) -> list[Failed]:
+        error = Unavailable("there is no device here")
+        if answers:
+            return [Failed.because(error) for _ in inputs]
+        raise error
+
+    chain: Chain[str, str, None] = Chain(
+        "stage",
+        Rung("device", device, time_limit_s=LIMIT_S, breaker=Breaker(scope="host"), resources={"GPU": 1}),
+        Rung("other", serve, penalty="0.9", time_limit_s=LIMIT_S),
+    )
+    here = runtime(breaker_of=gates.of, lacks=lambda resources: lacks and bool(resources))
+    for result in run_chain(chain, works(2), None, run_id=RUN_ID, runtime=here):
+        assert [attempt.outcome for attempt in result.attempts] == [AttemptOutcome.UNAVAILABLE, AttemptOutcome.SERVED]
+    assert len(gates.by_name["stage.device"].state.failures) == (0 if lacks else 1)
 
 
 def test_a_device_that_is_refused_where_it_is_has_that_reason() -> None:

@@ -1,4 +1,4 @@
-"""Notes that a stage task sends to the flow while it runs, and the end of its worker process.
+"""The Dask worker that a stage task runs in: its notes to the flow, its resources, and its end.
 
 A note is at the Dask scheduler before the function that sends it returns. So a worker that dies over a task has noted
 that it had begun it.
@@ -10,7 +10,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,13 @@ def read_note(event: tuple[float, Any]) -> Note:
     """Return the note in an event of the topic."""
     note: Note = pickle.loads(event[1])  # noqa: S301  from a worker of the cluster, which runs our code anyway
     return note
+
+
+def lacks(resources: Mapping[str, float]) -> bool:
+    """Return whether this process is a Dask worker that does not carry these resources."""
+    if (worker := _worker()) is None:
+        return False
+    return any(worker.state.total_resources.get(name, 0) < amount for name, amount in resources.items())
 
 
 def note_begun() -> None:
