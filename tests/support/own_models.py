@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,20 @@ def save_transformer(folder: Path, dtype: str = "float32", *, tokens: int = 32) 
     config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=tokens, **size)
     BertModel(config).to(getattr(torch, dtype)).save_pretrained(raw)
     SentenceTransformer(modules=[Transformer(str(raw)), Pooling(16)], device="cpu").save(str(folder))
+
+
+def hanging_image_model(folder: Path) -> tuple[str, Path]:
+    """The source of a checkpoint whose load hangs, and the named pipe for which it waits: its labels."""
+    folder.mkdir()
+    source = save_checkpoint(classifier([0.0, 9.0]), folder / "pets.pt")
+    os.mkfifo(folder / "pets.labels.txt")
+    return source, folder / "pets.labels.txt"
+
+
+def hanging_text_model(folder: Path) -> tuple[str, Path]:
+    """The source of a text model whose load hangs, and the named pipe for which it waits: one of its settings."""
+    save_word_vectors(folder)
+    pipe = folder / "config_sentence_transformers.json"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    return str(folder), pipe

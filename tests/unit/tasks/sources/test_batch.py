@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -32,8 +32,10 @@ class HangingStore(AbstractFileSystem):  # type: ignore[misc]
 
     protocol = "abfss"
     wakes = threading.Event()
+    opened: ClassVar[list[str]] = []
 
     def _open(self, path: str, *args: Any, **options: Any) -> Any:
+        self.opened.append(path)
         self.wakes.wait(LONG_S)
         raise OSError("it was waked")
 
@@ -43,6 +45,7 @@ def hanging_store() -> Iterator[None]:
     """Give abfss:// to the store that hangs; no other test opens one."""
     fsspec.register_implementation("abfss", HangingStore, clobber=True)
     HangingStore.wakes.clear()
+    HangingStore.opened.clear()
     yield
     HangingStore.wakes.set()
 
@@ -97,7 +100,7 @@ def test_items_that_share_a_place_share_its_read(tmp_path: Path, hanging_store: 
     started = time.monotonic()
     assert len(list(batch.finished_items(LONG_S))) == 4 * PARALLEL_READS
     assert time.monotonic() - started < LIMITS.time_limit_s * 2
-    assert len(batch.read) == 1
+    assert len(batch.read) == len(HangingStore.opened) == 1
 
 
 def test_a_batch_ends_at_its_deadline(tmp_path: Path, hanging_store: None) -> None:
