@@ -52,12 +52,14 @@ class Cutter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_closed = False
+        self._was_cut = False
 
     def cut(self, thread: threading.Thread) -> None:
         """Raise `_CutOff` at the thread's next line of Python."""
         if self._lock.acquire(timeout=RAISE_AGAIN_S):
             try:
                 if not self._is_closed and thread.ident:
+                    self._was_cut = True
                     _raise_in(thread.ident, _CutOff)
             finally:
                 self._lock.release()
@@ -73,20 +75,25 @@ class Cutter:
             self._close()
 
     def _close(self) -> None:
-        while True:
+        is_over = False
+        while not is_over:
             try:
                 with self._lock:
                     self._is_closed = True
-                _raise_in(threading.get_ident(), None)  # forget a cut that has not been raised yet
-                return
+                if self._was_cut:
+                    # A cut may be on its way. One more takes its place, and is waited for: where it is only taken back,
+                    # the interpreter looks for it for ever, at each loop of each thread (seen in CPython 3.11).
+                    _raise_in(threading.get_ident(), _CutOff)
+                    while True:
+                        pass
+                is_over = True
             except _CutOff:
-                continue
+                is_over = self._is_closed
 
 
-def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
-    """Raise `error` at the next line of Python of a thread; None takes back an error that is not raised yet."""
-    value = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), value)
+def _raise_in(thread_id: int, error: type[BaseException]) -> None:
+    """Raise `error` at the next line of Python of a thread."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(error))
 
 
 class _CallThread:

@@ -466,3 +466,43 @@ def test_last_moment_counts(limiter: TimeLimiter) -> None:
         except TimedOut:
             outcomes.add("cut off")
     assert outcomes <= {"in time", "cut off"}
+
+
+AFTER_A_CUT = """
+import sys, time
+from repli.tasks.fallback import TimedOut
+from repli.tasks.runtime.time_limit import TimeLimiter
+
+def spin():
+    while True:
+        pass
+
+limiter = TimeLimiter()
+try:
+    limiter(spin, 0.3, "spin")
+except TimedOut:
+    limiter(lambda: 1, 1.0, "answer")
+del limiter
+time.sleep(1.5)
+
+class Stop(Exception):
+    pass
+
+def stop(frame, event, argument):
+    raise Stop
+
+sys.settrace(stop)
+try:
+    (lambda: 1)()
+except Stop:
+    sys.settrace(None)
+    print("ended")
+"""
+
+
+def test_the_interpreter_has_nothing_pending_after_a_cut() -> None:
+    """Where it has, a trace function that raises makes CPython 3.11 run for ever, and each loop is slower."""
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_A_CUT], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "ended\n"
