@@ -100,8 +100,10 @@ def _write(descriptor: int, text: str) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    kill_descendants()
-    os._exit(status)
+    try:
+        kill_descendants()
+    finally:
+        os._exit(status)
 
 
 def _silence_resource_tracker() -> None:

@@ -15,9 +15,11 @@ import psutil
 from repli.tasks.storage.database import Database
 from tests.support.command_line import command, environment
 from tests.support.prefect_api import Deployments, free_port
+from tests.support.terminal import alive_after
 
 READY = "Ctrl-C stops it"
-ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 10.0
+OUTLIVES_AT_MOST_S = 2.0
 
 
 class Serving(Deployments):
@@ -101,7 +103,7 @@ class Serving(Deployments):
         family = self.processes()
         os.kill(self._process.pid, how)
         said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
-        _, alive = psutil.wait_procs(family, timeout=20)
+        alive = alive_after(family, OUTLIVES_AT_MOST_S)
         for process in alive:  # it is a test that failed, and no other is to meet them
             process.kill()
         return self._process.returncode, said, alive

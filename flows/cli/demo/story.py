@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,8 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
     """
     from rich.console import Console
 
+    from repli.flows.cli.progress import progress_shown
+
     console = Console(stderr=True)
     folder = settings.home / "demo"
     catalogue = build(folder / "catalogue", items=items)
@@ -134,7 +137,9 @@ def run_demo(settings: Settings, *, items: int, database_url: str | None) -> Sto
     settings = choose(settings, Database(urls["healthy"])).settings
     console.print(f"{items} items in {catalogue}" + (", accelerator emulated" if settings.is_gpu_emulated else ""))
     outcomes = {}
-    with environment(variables), cluster(settings) as dask_address:  # the flows read the variables
+    with environment(variables), ExitStack() as stack:  # the flows read the variables
+        with progress_shown("starting"):
+            dask_address = stack.enter_context(cluster(settings))
         for act, faults in (("healthy", ()), ("outage", (OUTAGE,))):
             database = Database(urls[act])
             chosen = choose(replace(settings, database_url=urls[act]), database)
