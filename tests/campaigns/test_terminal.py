@@ -141,7 +141,6 @@ def test_reprocess_gives_its_claims_back(slow: Slow) -> None:
         slow.command("reprocess", "--json"), env=slow.environment, capture_output=True, text=True, check=True
     )
     assert json.loads(again.stdout)["upgraded"] == 4
-    assert "loading the models, before the first stage" in again.stderr.splitlines()
 
 
 def test_a_drill_says_what_it_does_and_ends_as_quickly(slow: Slow) -> None:
@@ -159,7 +158,8 @@ def test_a_standing_server_is_told(slow: Slow, standing_server: dict[str, str]) 
     """Its flow run is *Crashed* at once, and not after minutes without a heartbeat."""
     server = Deployments(standing_server["PREFECT_API_URL"])
     before = {run["id"] for run in server.flow_runs("enrich")}
-    with OnTerminal(slow.command("run"), {**slow.environment, **standing_server}) as terminal:
+    environ = {**slow.environment, **standing_server, "DO_NOT_TRACK": "1"}  # else Prefect tells once that it does
+    with OnTerminal(slow.command("run"), environ) as terminal:
         terminal.read_until("first 4")
         assert interrupt(terminal, slow) == 130
     assert said_by(terminal) == [CONTINUES]

@@ -20,6 +20,8 @@ from tests.support.terminal import alive_after
 READY = "Ctrl-C stops it"
 ENDS_WITHIN_S = 10.0
 OUTLIVES_AT_MOST_S = 2.0
+KILLED_ENDS_WITHIN_S = 60.0
+"""After `kill -9` each process notices by itself that the others are gone."""
 
 
 class Serving(Deployments):
@@ -63,7 +65,7 @@ class Serving(Deployments):
         read = ""
         while words not in read:
             line = self._process.stdout.readline()
-            assert line, f"it ended: {read}"
+            assert line, f"it ended with {self._process.wait(5)}: {read}"
             read += line
         return read
 
@@ -102,8 +104,9 @@ class Serving(Deployments):
         """Send it a signal: its exit status, what it said last, and what of it lives on."""
         family = self.processes()
         os.kill(self._process.pid, how)
-        said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
-        alive = alive_after(family, OUTLIVES_AT_MOST_S)
+        is_killed = how is signal.SIGKILL
+        said, _ = self._process.communicate(timeout=KILLED_ENDS_WITHIN_S if is_killed else ENDS_WITHIN_S)
+        alive = alive_after(family, KILLED_ENDS_WITHIN_S if is_killed else OUTLIVES_AT_MOST_S)
         for process in alive:  # it is a test that failed, and no other is to meet them
             process.kill()
         return self._process.returncode, said, alive
