@@ -66,6 +66,11 @@ class ProcessPoisoned(RepliError):
     """A call left its process unusable, as an illegal access on a CUDA device does: every later call of it fails.
 
     It ends the chain, and the worker process: the batch runs again in another.
+
+    Example:
+        >>> raise ProcessPoisoned("gpu left its process unusable: device-side assert triggered")
+        Traceback (most recent call last):
+        repli.tasks.fallback.errors.ProcessPoisoned: gpu left its process unusable: device-side assert triggered
     """
 
 
