@@ -1,4 +1,4 @@
-"""A standing Prefect server that is away for five minutes of a longer run, or hangs."""
+"""A standing Prefect server that is away for five minutes of a longer run."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ ITEMS = 170 * min(MAX_WORKERS, os.cpu_count() or 1)
 ENDS_WITHIN_S = 1200.0
 
 
-@pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hung"])
-def test_five_minutes_cost_nothing_but_records(tmp_path: Path, hangs: bool) -> None:
+def test_five_minutes_cost_nothing_but_records(tmp_path: Path) -> None:
     """The run goes on meanwhile, every item is stored, and the flow run ends as completed."""
     with standing_server(tmp_path / "server") as server:
         variables = {SECONDS_EACH: str(SECONDS_EACH_ITEM), "PREFECT_API_URL": server.api_url}
         run = SlowRun(tmp_path, ITEMS, **variables)
         run.until(lambda: run.stored() > 0)
         before = run.stored()
-        server.stop() if hangs else server.kill()
+        server.kill()
         time.sleep(AWAY_S)
         assert run.stored() > before + ITEMS // 10
-        server.go_on() if hangs else server.start()
+        server.start()
         status, report, stderr = run.end(ENDS_WITHIN_S)
         assert (status, stderr, report["stored"]) == (0, "", ITEMS)
         ended = run.run()

@@ -10,7 +10,7 @@ from tests.benchmarks.trouble import campaign
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
 
-RUNS = 10
+RUNS = 5
 
 
 def test_whatever_happens_no_item_is_lost_or_worse(tmp_path: Path, standing_server: dict[str, str]) -> None:
