@@ -138,6 +138,7 @@ pipeline = repli.Pipeline([work])
         assert run.calls() == Counter(map(str, range(items)))
 
 
+@pytest.mark.campaign
 def test_an_item_that_hangs_is_skipped_at_its_limit(tmp_path: Path, standing_server: dict[str, str]) -> None:
     """It alone, with the reason, and the run ends."""
     module = (
@@ -208,7 +209,7 @@ pipeline = repli.Pipeline([work])
 )
 
 
-@pytest.mark.parametrize("cluster", ["local", "standing"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("standing", marks=pytest.mark.campaign)])
 def test_a_poisoned_process_is_replaced(tmp_path: Path, standing_server: dict[str, str], cluster: str) -> None:
     """It is called once, its breaker counts it once, and every item is served at full quality by a clean process."""
     if cluster == "local":
@@ -281,7 +282,7 @@ pipeline = repli.Pipeline([work])
 """
 
 
-@pytest.mark.parametrize("error", ["NotHere", "Unavailable"])
+@pytest.mark.parametrize("error", ["NotHere", pytest.param("Unavailable", marks=pytest.mark.campaign)])
 def test_a_worker_without_the_device_does_not_speak_for_it(
     tmp_path: Path, standing_server: dict[str, str], error: str
 ) -> None:

@@ -25,7 +25,9 @@ MOMENTS: dict[str, Callable[[SlowRun], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=[pytest.mark.campaign] if name != "amid" else []) for name in MOMENTS]
+)
 def test_a_private_server_that_is_killed_costs_nothing_but_records(tmp_path: Path, moment: str) -> None:
     """It is started again, the run goes on with nothing on stderr, and the flow run ends as completed."""
     run = SlowRun(tmp_path, ITEMS)
@@ -43,6 +45,7 @@ def test_a_private_server_that_is_killed_costs_nothing_but_records(tmp_path: Pat
         assert note.endswith("its records of that time are incomplete")
 
 
+@pytest.mark.campaign
 def test_a_standing_server_that_hangs_costs_nothing_but_records(tmp_path: Path) -> None:
     """The items are stored while it hangs, and the flow run ends as completed once it goes on."""
     with standing_server(tmp_path / "server") as server:
@@ -59,6 +62,7 @@ def test_a_standing_server_that_hangs_costs_nothing_but_records(tmp_path: Path) 
         assert flow_run["state_type"] == "COMPLETED"
 
 
+@pytest.mark.campaign
 def test_a_standing_server_that_is_gone_costs_nothing_but_records(tmp_path: Path) -> None:
     """Every item is stored, and the run ends soon, with a note of the outage."""
     with standing_server(tmp_path / "server") as server:

@@ -18,6 +18,7 @@ AGAIN = "is started again"
 ENDED_AGAIN = "the Prefect server ended"
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 @pytest.mark.server_errors(r"^worker\.log: ")  # Prefect's worker logs there that it has lost the server
 def test_a_killed_server_is_started_again_until_it_ends_too_often(tmp_path: Path) -> None:
