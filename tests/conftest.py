@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from tests.support.server_logs import ServerLogs
 from tests.support.stores import emptied
 
 pytest_plugins = ["tests.support.servers"]
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as below `nohup`: commands that the tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/integration/serve", "tests/campaigns/infra")
 """Folders whose tests share what is dear to start."""

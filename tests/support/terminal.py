@@ -28,7 +28,7 @@ class OnTerminal:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         self.process = subprocess.Popen(
             command,
-            env={"TERM": "xterm-256color", **environ},
+            env={"TERM": "xterm-256color", **_without_size(environ)},
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
@@ -124,3 +124,8 @@ def _home_of(process: psutil.Process) -> str | None:
     except psutil.Error:
         return None
     return home
+
+
+def _without_size(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the size of another terminal: pytest-xdist sets one, which goes before the real size."""
+    return {name: value for name, value in environ.items() if name not in {"COLUMNS", "LINES"}}

@@ -78,7 +78,9 @@ def test_schedules_fire(standing_form: Standing, tmp_path: Path) -> None:
         assert "<title>Prefect" in answer.read().decode()
 
 
-@pytest.mark.server_errors("workers died while trying to run it", "CommClosedError", "Worker process died")
+@pytest.mark.server_errors(
+    "workers died while trying to run it", "CommClosedError", "Worker process died", "Couldn't gather keys", "AllExit"
+)
 def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing, tmp_path: Path) -> None:
     """Through the work pool: classification runs on the worker tagged `GPU`, everything else on the others; that worker
     is killed with its nanny, and the run completes on the others."""

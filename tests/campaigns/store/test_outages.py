@@ -29,6 +29,7 @@ from repli.tasks.storage.schema import documents, incoming, items, runs, step_re
 from tests.campaigns.infra.conftest import RestartablePostgres
 from tests.support.command_line import command, environment, write_manifest
 from tests.support.default_pipeline import STAGE_NAMES
+from tests.support.progress_lines import without_progress
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
 
@@ -137,8 +138,8 @@ class Run:
         return self._out.read_text(encoding="utf-8") + self._err.read_text(encoding="utf-8")
 
     def errors(self) -> list[str]:
-        """The lines on its standard error; the progress bar leaves an empty one."""
-        return [line for line in self._err.read_text(encoding="utf-8").splitlines() if line]
+        """The lines on its standard error, but for those of its progress."""
+        return without_progress(self._err.read_text(encoding="utf-8")).splitlines()
 
     def summary(self) -> dict[str, Any]:
         return dict(json.loads(self._out.read_text(encoding="utf-8")))
