@@ -141,6 +141,7 @@ class BatchDispatcher:
         self._messages: SimpleQueue[Note | str] = SimpleQueue()
         self._fresh: Iterator[Batch] = iter(())
         self._ready: deque[_Step] = deque()
+        self._suspects: list[_Step] = []
         self._alone: deque[_Step] = deque()
         self._running: dict[str, _Running] = {}
         self._problems: list[str] = []
@@ -204,7 +205,14 @@ class BatchDispatcher:
             return None
         if self._ready:
             return self._ready.popleft()
-        width = self._width(self._routing.threads())
+        threads = self._routing.threads()
+        running_suspects = sum(running.step.batch.is_suspect for running in self._running.values())
+        if self._suspects and running_suspects < max(1, threads):
+            # The least suspect first: a rung that kills for every item is refused before an item is left out for it.
+            step = min(self._suspects, key=lambda step: step.batch.deaths)
+            self._suspects.remove(step)
+            return step
+        width = self._width(threads)
         slow = sum(running.is_slow for running in self._running.values())
         if len(self._running) - slow >= width or slow >= SLOW_PER_WIDTH * width:
             return None
@@ -258,8 +266,9 @@ class BatchDispatcher:
         """Take note of what a worker says, or of the end of a task, by its key."""
         try:
             match message:
-                case Begun(key, worker):
+                case Begun(key, worker, scope):
                     self._deaths.begun(key, worker)
+                    self._routing.note_scope(worker, scope)  # it may die before anybody asks it
                 case ProcessEnds(worker):
                     self._deaths.ends_itself(worker)
                 case LetGo():
@@ -338,7 +347,10 @@ class BatchDispatcher:
             self._unbegun_deaths += 1
             if self._unbegun_deaths > UNBEGUN_DEATHS:
                 raise RepliError("the Dask workers die before they begin anything; see their logs, then run this again")
-            self._ready.appendleft(step)
+            if step.batch.is_suspect and not step.must_be_alone:
+                self._suspects.append(step)
+            else:
+                (self._alone if step.must_be_alone else self._ready).appendleft(step)
             return
         is_alone = begun == {key}
         may_be_item_error = self._crashes.worker_died(step.batch, stage, worker) if is_alone else False
@@ -357,7 +369,7 @@ class BatchDispatcher:
         pieces = split_after_crash(step.batch, is_blamed=is_blamed)
         if not pieces:
             self._mark_poison_item(step.batch, stage)
-        waiting = self._alone if must_be_alone else self._ready
+        waiting: deque[_Step] | list[_Step] = self._alone if must_be_alone else self._suspects
         waiting.extend(replace(step, batch=piece, must_be_alone=must_be_alone) for piece in pieces)
 
 

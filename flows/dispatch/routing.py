@@ -89,6 +89,10 @@ class Routing:
         """Return the device scope of a worker, None where it never answered."""
         return self._scopes.get(worker)
 
+    def note_scope(self, worker: str, scope: str) -> None:
+        """Note the device scope of a worker, as it says itself."""
+        self._scopes[worker] = scope
+
     def resources_for(self, stage: Stage) -> Mapping[str, float]:
         """Return the resources that the stage's tasks must ask for now; none where any worker may run them."""
         wanted = self._resources_of(stage)

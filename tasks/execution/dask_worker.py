@@ -21,6 +21,7 @@ from distributed.utils import sync
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 
+from repli.tasks.execution.shared_breakers import current_device_scope
 from repli.tasks.execution.stage_runner import StageReport
 from repli.tasks.runtime.time_limit import abandoned_calls
 
@@ -40,10 +41,11 @@ _thread = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A worker has begun a task."""
+    """A worker has begun a task, in a device scope."""
 
     key: str
     worker: str
+    scope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def lacks(resources: Mapping[str, float]) -> bool:
 def note_begun() -> None:
     """Note that this worker has begun the task that this thread runs. Without a Dask worker, do nothing."""
     if (worker := _worker()) is not None:
-        _send(worker, Begun(str(worker.get_current_task()), worker.address))
+        _send(worker, Begun(str(worker.get_current_task()), worker.address, current_device_scope()))
 
 
 def let_go(report: StageReport, finished: Sequence[str], untouched: Sequence[str]) -> None:
