@@ -68,6 +68,18 @@ def serve(inputs: Sequence[str], context: None) -> list[Served[str]]:
     return [Served(value) for value in inputs]
 
 
+def not_here(inputs: Sequence[str], context: None) -> list[Served[str]]:
+    raise NotHere("there is no device here")
+
+
+WITHOUT_DEVICE: Chain[str, str, None] = Chain(
+    "stage",
+    Rung("device", not_here, time_limit_s=LIMIT_S, breaker=Breaker(scope="host", failures=1)),
+    Rung("other", serve, penalty="0.9", time_limit_s=LIMIT_S),
+)
+"""A chain on a worker that lacks the device of its primary."""
+
+
 def hang_at(number: str) -> Callable[[Sequence[str], None], list[Served[str]]]:
     """A rung of single items that hangs at one."""
 
@@ -159,16 +171,8 @@ def test_a_device_that_is_not_here_moves_no_breaker() -> None:
     """Every call is allowed, however often; the trail says `unavailable`."""
     gates = LocalGates()
 
-    def device(inputs: Sequence[str], context: None) -> list[Served[str]]:
-        raise NotHere("there is no device here")
-
-    chain: Chain[str, str, None] = Chain(
-        "stage",
-        Rung("device", device, time_limit_s=LIMIT_S, breaker=Breaker(scope="host", failures=1)),
-        Rung("other", serve, penalty="0.9", time_limit_s=LIMIT_S),
-    )
     for _ in range(3):
-        [result] = run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of))
+        [result] = run_chain(WITHOUT_DEVICE, works(1), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of))
         assert [attempt.outcome for attempt in result.attempts] == [AttemptOutcome.UNAVAILABLE, AttemptOutcome.SERVED]
     assert not gates.by_name["stage.device"].state.failures
 
@@ -200,15 +204,7 @@ def test_a_device_that_is_refused_where_it_is_has_that_reason() -> None:
     """The error of an item is the device's own failure, not that this worker has none."""
     gates = LocalGates(elsewhere="its breaker is open (OutOfMemory: the card is full)")
 
-    def device(inputs: Sequence[str], context: None) -> list[Served[str]]:
-        raise NotHere("there is no device here")
-
-    chain: Chain[str, str, None] = Chain(
-        "stage",
-        Rung("device", device, time_limit_s=LIMIT_S, breaker=Breaker(scope="host", failures=1)),
-        Rung("other", serve, penalty="0.9", time_limit_s=LIMIT_S),
-    )
-    for result in run_chain(chain, works(3), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of)):
+    for result in run_chain(WITHOUT_DEVICE, works(3), None, run_id=RUN_ID, runtime=runtime(breaker_of=gates.of)):
         assert result.error
         assert (result.rung, result.error.type) == ("other", "BreakerOpen")
         assert OutOfMemory.__name__ in result.error.message
