@@ -14,14 +14,11 @@ from uuid import UUID
 import dask
 from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateDetails
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Crashed
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from repli.flows.dispatch.routing import NO_WORKERS_LIMIT_S, Routing
+from repli.flows.dispatch.stage_futures import ended_task, mark_crashed, result_of
 from repli.flows.dispatch.worker_deaths import WorkerCrashes, WorkerDeaths, split_after_crash
 from repli.tasks.execution.dask_worker import TOPIC, Begun, LetGo, Note, ProcessEnds, read_note
 from repli.tasks.execution.run_pipeline import PipelineMismatch
@@ -36,8 +33,6 @@ from repli.tasks.storage.database import Database
 FIRST_WORKER_LIMIT_S = 60
 POLL_EVERY_S = 2.0
 """Seconds between two looks at the workers."""
-RESULT_LIMIT_S = 10.0
-"""Seconds after the end of a task by which its report has arrived, or was lost."""
 BATCHES_AHEAD = 2
 SLOW_PER_WIDTH = 4
 """Slow tasks in flight, for each batch in flight, at which no fresh batch is submitted: each holds a thread."""
@@ -232,7 +227,7 @@ class BatchDispatcher:
                 step.batch,
                 self._context.options,
                 self._context.settings,
-                wait_for=[_ended_task(step.after)] if step.after else None,
+                wait_for=[ended_task(step.after)] if step.after else None,
             )
         self._running[str(future.wrapped_future.key)] = _Running(step, future, wanted)
         self._tell_when_ended(future)
@@ -312,7 +307,7 @@ class BatchDispatcher:
             result = result_of(running.future)
         except KilledWorker as error:
             del self._running[key]
-            _mark_crashed(running.future, str(error))
+            mark_crashed(running.future, str(error))
             self._worker_died(step, stage, key, error)
             return
         except (OSError, CancelledError, FutureCancelledError) as error:
@@ -371,34 +366,3 @@ class BatchDispatcher:
             self._mark_poison_item(step.batch, stage)
         waiting: deque[_Step] | list[_Step] = self._alone if must_be_alone else self._suspects
         waiting.extend(replace(step, batch=piece, must_be_alone=must_be_alone) for piece in pieces)
-
-
-def _ended_task(task_run_id: UUID) -> State[str]:
-    """Return the state of a task run that has ended: what waits for it is drawn behind it in the UI."""
-    return Completed(data="ended", state_details=StateDetails(task_run_id=task_run_id))  # without data, Prefect refuses
-
-
-def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception | None:
-    """Return a task's report, or the error that it ended with; None if neither comes within `POLL_EVERY_S`.
-
-    Once the task has ended, its report is waited for up to `RESULT_LIMIT_S`. A finished task may have no result: it
-    died with its worker, and the task has to run again.
-
-    Raises:
-        KilledWorker: The worker died at the task.
-    """
-    try:
-        with suppress(CancelledError):  # the result says so
-            future.wrapped_future.exception(timeout=POLL_EVERY_S)
-        return future.result(timeout=RESULT_LIMIT_S, raise_on_failure=False)
-    except TimeoutError:
-        return None
-
-
-def _mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:
-    """Set the task run to *Crashed*: its worker died before it could, and the UI would show it as running."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.set_task_run_state(future.task_run_id, Crashed(message=why), force=True)
-        except (ObjectNotFound, PrefectHTTPStatusError):  # the worker died before the server knew the task run
-            return

@@ -17,8 +17,9 @@ import pytest
 import sqlalchemy as sa
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from repli.flows.dispatch.dispatcher import RESULT_LIMIT_S, full_width, result_of
+from repli.flows.dispatch.dispatcher import full_width
 from repli.flows.dispatch.routing import RESOURCE_LOST_AFTER_S, Routing
+from repli.flows.dispatch.stage_futures import RESULT_LIMIT_S, result_of
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import Key
