@@ -41,9 +41,7 @@ def interrupt(terminal: OnTerminal, slow: Slow, presses: int = 1) -> int:
     """Press Ctrl-C; the exit status. It ends in time, and so does all that it started."""
     family = processes_of(slow.home)
     began = time.monotonic()
-    for _ in range(presses):
-        terminal.type_ctrl_c()
-        time.sleep(0.05)
+    terminal.type_ctrl_c(presses)
     status = terminal.read_to_its_end()
     assert time.monotonic() - began < ENDS_WITHIN_S
     assert len(family) > 1, "there was something to end"

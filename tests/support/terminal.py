@@ -52,9 +52,16 @@ class OnTerminal:
         while words not in self.raw:
             assert self._read() and time.monotonic() < deadline, f"it never says {words!r}: {self.raw[-2000:]}"
 
-    def type_ctrl_c(self) -> None:
-        """The terminal sends SIGINT to all processes of its foreground."""
-        os.write(self._controller, b"\x03")
+    def type_ctrl_c(self, times: int = 1) -> None:
+        """The terminal sends SIGINT to all processes of its foreground, and drops what it has not shown yet.
+
+        So what is written after one is read for a while before the next.
+        """
+        for _ in range(times):
+            os.write(self._controller, b"\x03")
+            deadline = time.monotonic() + 0.1
+            while time.monotonic() < deadline and self._read(0.02):
+                pass
 
     def read_to_its_end(self) -> int:
         """Read what it writes until it ends; its exit status."""
@@ -86,9 +93,9 @@ class OnTerminal:
         """All that was ever on its line, in turn, without colours."""
         return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part).strip() for part in re.split("[\r\n]", self.raw)]
 
-    def _read(self) -> bool:
+    def _read(self, wait_s: float = 0.1) -> bool:
         """Read a piece, and return whether there may be more."""
-        if not select.select([self._controller], [], [], 0.1)[0]:
+        if not select.select([self._controller], [], [], wait_s)[0]:
             return self.process.poll() is None
         try:
             piece = os.read(self._controller, 65536)

@@ -18,14 +18,14 @@ from tests.support.terminal import OnTerminal, alive_after
 LIMIT_S = 3.0
 """A second of grace, and the start of an interpreter on a busy machine."""
 
-COMMAND = """
+COMMAND = r"""
 import os, signal, subprocess, sys, time
 from repli.flows.server.interrupt import ended_by
 
-child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+child = "import os, subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
 with ended_by(signal.SIGINT, signal.SIGTERM, status=130, line="it is over"):
     for is_apart in (True, False):
-        subprocess.Popen([sys.executable, "-c", child + "; print('begun', flush=True); time.sleep(60)"],
+        subprocess.Popen([sys.executable, "-c", child + r"; os.write(1, b'begun\n'); time.sleep(60)"],
                          start_new_session=is_apart, stderr=subprocess.DEVNULL)
     {body}
 print("after the block")
@@ -64,13 +64,11 @@ def test_ctrl_c_ends_all_of_it_in_one_line(tmp_path: Path, body: str, presses: i
     and the processes that those started, end too."""
     note = tmp_path / "note"
     with OnTerminal([sys.executable, "-c", code_of(body), str(note)], dict(os.environ)) as command:
-        command.read_until("begun\r\nbegun")
+        command.read_until("begun\r\nbegun\r\n")
         family = psutil.Process(command.process.pid).children(recursive=True)
         assert len(family) == 4
         began = time.monotonic()
-        for _ in range(presses):
-            command.type_ctrl_c()
-            time.sleep(0.1)
+        command.type_ctrl_c(presses)
         status = command.read_to_its_end()
         assert time.monotonic() - began < LIMIT_S
     assert (status, alive_after(family, seconds=1)) == (130, [])
