@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ HEAD = "0010"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60
+WAL_PAUSE_S = 0.02
 LOG_LIMIT = 64 * 1024 * 1024
 """Bytes of SQLite's write-ahead log above which it is emptied."""
 CONNECT_TIMEOUT_S = 15
@@ -273,13 +275,26 @@ def _open_sqlite_to_read(uri: str) -> sqlite3.Connection:
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins the transactions, not the driver
+    _set_wal(connection)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
         f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _set_wal(connection: Any) -> None:
+    """Set the WAL mode. Of two processes that do so on a new file at once, SQLite lets one fail without a wait."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(WAL_PAUSE_S)
 
 
 def _drop_read_only_connection(context: sa.ExceptionContext) -> None:

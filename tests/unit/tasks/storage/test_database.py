@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import time
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,26 @@ def test_processes_may_migrate_at_once(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         pool.map(_migrate, [url] * 4)
     assert Database(url).is_migrated()
+
+
+def _open_many(folder: Path, began: float) -> set[str]:
+    """The modes of a hundred stores, each opened at a moment that other processes open it at too."""
+    modes = set()
+    for number in range(100):
+        store = Database(f"sqlite:///{folder / f'{number}.db'}")
+        time.sleep(max(0.0, began + number / 50 - time.time()))
+        with store.read() as connection:
+            modes.add(str(connection.scalar(sa.text("PRAGMA journal_mode"))))
+        store.engine.dispose()
+    return modes
+
+
+def test_a_new_store_may_be_opened_by_processes_at_once(tmp_path: Path) -> None:
+    """Each changes the mode of the file, and SQLite lets one of two fail without a wait."""
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        pool.map(_migrate, [f"sqlite:///{tmp_path / f'warm-{number}'}" for number in range(4)], chunksize=1)
+        found = pool.starmap(_open_many, [(tmp_path, time.time() + 0.5)] * 4, chunksize=1)
+    assert found == [{"wal"}] * 4
 
 
 def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
