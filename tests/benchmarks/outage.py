@@ -218,20 +218,24 @@ def repli(manifest: Path, healthy: int, calls: Path) -> None:
     from repli.flows.server.dask_cluster import cluster
     from repli.tasks.fallback import Position
     from repli.tasks.settings import Settings
+    from repli.tasks.storage import pipelines
     from repli.tasks.storage.database import Database
     from tests.support.default_pipeline import declared_breakers
 
-    settings = Settings.from_environment()
-    Database(settings.database_url).migrate()
-    request = RunRequest(source=manifest, batch_size=BATCH, directives=parse_directives(faults=[FAULT]))
+    chosen = run_commands.choose_pipeline(Settings.from_environment())
+    database = Database(chosen.settings.database_url)
+    database.migrate()
+    pipelines.declare(database, chosen.stored)
+    directives = parse_directives(chosen.declared.chains, faults=[FAULT])
+    request = RunRequest(source=manifest, batch_size=BATCH, directives=directives, pipeline=chosen.active)
     spared = frozenset(record["id"] for record in _records(manifest)[:healthy])
-    with cluster(settings) as address:
+    with cluster(chosen.settings) as address:
         from distributed import Client
 
         with Client(address, set_as_default=False) as client:
             client.register_plugin(LateFault(spared, calls))
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        outcome = run_commands.run_on(address, settings, request)
+        outcome = run_commands.run_on(address, chosen, request)
     if outcome.problem:
         raise SystemExit(outcome.problem)
     probes = sum(move.new is Position.HALF_OPEN for move in outcome.report.moves)
