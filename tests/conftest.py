@@ -24,9 +24,8 @@ from tests.support.stores import emptied
 
 pytest_plugins = ["tests.support.servers"]
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as below `nohup`: commands that the tests start would inherit it
+# As below `nohup`: commands that the tests start would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/integration/serve", "tests/campaigns/infra")

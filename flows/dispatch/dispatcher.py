@@ -342,10 +342,12 @@ class BatchDispatcher:
             self._unbegun_deaths += 1
             if self._unbegun_deaths > UNBEGUN_DEATHS:
                 raise RepliError("the Dask workers die before they begin anything; see their logs, then run this again")
-            if step.batch.is_suspect and not step.must_be_alone:
+            if step.must_be_alone:
+                self._alone.appendleft(step)
+            elif step.batch.is_suspect:
                 self._suspects.append(step)
             else:
-                (self._alone if step.must_be_alone else self._ready).appendleft(step)
+                self._ready.appendleft(step)
             return
         is_alone = begun == {key}
         may_be_item_error = self._crashes.worker_died(step.batch, stage, worker) if is_alone else False
