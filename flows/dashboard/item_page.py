@@ -12,7 +12,7 @@ from repli.flows.dashboard.markup import Cell, badge, chip, format_time, notice,
 from repli.flows.dashboard.overview import REFRESH_S
 from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import ItemError, RepliError, Status
-from repli.tasks.models.image_classifier import open_image
+from repli.tasks.models.pictures import open_image
 from repli.tasks.settings import Settings
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.views import lookup

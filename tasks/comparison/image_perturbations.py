@@ -18,7 +18,7 @@ def _changed_picture(change: Callable[[Any], Any], picture: Any, context: Any) -
     """Return the picture with `change` applied to its pixels; unchanged where it cannot be read."""
     import numpy as np
 
-    from repli.tasks.models.image_classifier import open_image
+    from repli.tasks.models.pictures import open_image
 
     blobs = Blobs(context.settings.blobs)
     if picture.sha256 is None:

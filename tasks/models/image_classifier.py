@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from repli.tasks.fallback import ItemError, NotHere, OutOfMemory, Unavailable
+from repli.tasks.fallback import NotHere, OutOfMemory, Unavailable
 from repli.tasks.items import Guess, Label
 from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.own_checkpoint import OutputSettings, build_model, read_settings
+from repli.tasks.models.pictures import Preparation
 from repli.tasks.models.reason import reason
 from repli.tasks.models.vocabulary import Vocabulary, known_vocabulary
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-MAX_PIXELS = 100_000_000
-"""Images with more pixels are refused before they are decoded: 100 megapixels take 300 MB of memory."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
-"""The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
 TOP = 5
 """Guesses that an answer holds, or fewer if the model has fewer classes."""
 # Packages that carry weights: the architecture, and the confidence below which the label is withheld.
@@ -69,8 +65,7 @@ class ImageClassifier:
         self._vocabulary = vocabulary
         self._threshold = threshold
         self._temperature = temperature
-        self._size = int(config["input_size"][-1])
-        self._crop = float(config["crop_pct"])
+        self.preparation = Preparation(size=int(config["input_size"][-1]), crop=float(config["crop_pct"]))
         self._mean = torch.tensor(config["mean"], device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(config["std"], device=device).view(1, 3, 1, 1) * 255
 
@@ -78,18 +73,9 @@ class ImageClassifier:
         """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
 
         Raises:
-            ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
+            ItemError: the file cannot be decoded, or has more than `repli.tasks.models.pictures.MAX_PIXELS`.
         """
-        import numpy as np
-        from PIL import Image
-
-        image = open_image(content)
-        # The central square is cut before it is scaled, so that a strip of 20,000 × 10 pixels stays small.
-        side = max(1.0, min(image.size) * self._crop)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (max(0.0, left), max(0.0, top), min(image.width, left + side), min(image.height, top + side))
-        scaled = image.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-        return np.asarray(scaled, dtype=np.uint8)
+        return self.preparation.prepare(content)
 
     def classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[Label, float]]:
         """Return the classification of each prepared image, with the confidence in [0, 1] of its best guess.
@@ -163,54 +149,6 @@ _MEMORY_ERROR_TEXTS = (
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "can't allocate memory",
 )
-
-
-def open_image(content: bytes) -> Any:
-    """Decode an image file to an RGB image: transparency on white, the first frame of an animation.
-
-    Raises:
-        ItemError: the file cannot be decoded; the message says what to do.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not content:
-        raise ItemError("the image file is empty; replace it")
-    if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
-        raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
-    try:
-        image: Image.Image = Image.open(BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ItemError(
-                f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"
-            )
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F" or image.mode.startswith("I"):
-            return _to_8_bits(image).convert("RGB")
-        if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, "white")
-            return Image.alpha_composite(white, rgba).convert("RGB")
-        return image.convert("RGB")
-    except ItemError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
-    except UnidentifiedImageError:
-        raise ItemError(f"the file is not in a supported image format ({', '.join(FORMATS)}); replace it") from None
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise exceptions of any type
-        raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
-
-
-def _to_8_bits(image: Any) -> Any:
-    """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white."""
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    is_of_16_bits = image.mode.startswith("I;16")
-    low, high = (0.0, 65535.0) if is_of_16_bits else (float(pixels.min()), float(pixels.max()))
-    scaled = (pixels - low) * (255 / ((high - low) or 1.0))
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
 @loaded_once(what="image model", keep=4)

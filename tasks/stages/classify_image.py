@@ -126,7 +126,7 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Label]:
     """Return the class that the name contains; unknown where there are several, none, or the image is blank."""
     from PIL import ImageStat
 
-    from repli.tasks.models.image_classifier import open_image
+    from repli.tasks.models.pictures import open_image
 
     thumbnail = open_image(_content(picture, blobs)).convert("L").resize((32, 32))
     is_blank = ImageStat.Stat(thumbnail).stddev[0] < _BLANK_BELOW

@@ -1,0 +1,100 @@
+"""Image files: decoded to RGB, and prepared as the input of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from repli.tasks.fallback import ItemError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+MAX_PIXELS = 100_000_000
+"""Images with more pixels are refused before they are decoded: 100 megapixels take 300 MB of memory."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
+"""The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How pictures are prepared for a model: the central square, scaled to the model's input.
+
+    Args:
+        size: the side of the model's input, in pixels.
+        crop: the side of the square that is cut out, as a fraction of the picture's shorter side.
+
+    Example:
+        >>> Preparation(size=224, crop=0.875).prepare(content).shape
+        (224, 224, 3)
+    """
+
+    size: int
+    crop: float
+
+    def prepare(self, content: bytes) -> npt.NDArray[np.uint8]:
+        """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
+
+        Raises:
+            ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
+        """
+        import numpy as np
+        from PIL import Image
+
+        image = open_image(content)
+        # The central square is cut before it is scaled, so that a strip of 20,000 × 10 pixels stays small.
+        side = max(1.0, min(image.size) * self.crop)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (max(0.0, left), max(0.0, top), min(image.width, left + side), min(image.height, top + side))
+        scaled = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        return np.asarray(scaled, dtype=np.uint8)
+
+
+def open_image(content: bytes) -> Any:
+    """Decode an image file to an RGB image: transparency on white, the first frame of an animation.
+
+    Raises:
+        ItemError: the file cannot be decoded; the message says what to do.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not content:
+        raise ItemError("the image file is empty; replace it")
+    if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
+        raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
+    try:
+        image: Image.Image = Image.open(BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ItemError(
+                f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"
+            )
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return _to_8_bits(image).convert("RGB")
+        if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, "white")
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+    except ItemError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
+    except UnidentifiedImageError:
+        raise ItemError(f"the file is not in a supported image format ({', '.join(FORMATS)}); replace it") from None
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise exceptions of any type
+        raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
+
+
+def _to_8_bits(image: Any) -> Any:
+    """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    is_of_16_bits = image.mode.startswith("I;16")
+    low, high = (0.0, 65535.0) if is_of_16_bits else (float(pixels.min()), float(pixels.max()))
+    scaled = (pixels - low) * (255 / ((high - low) or 1.0))
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
