@@ -110,8 +110,10 @@ def show_attempts(view: ItemView) -> None:
         steps.append((stage, status, step.rung, penalty, confidence, retryable, error))
         for attempt in step.attempts:
             why = attempt.error.line if attempt.error else ""
-            attempts.append((stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", why))
+            attempts.append(
+                (stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", attempt.where or "", why)
+            )
     headers = ("stage", "status", "rung", "penalty", "confidence", "retryable", "error")
     st.html(table("steps", headers, steps))
     st.subheader("Attempts", anchor=False)
-    st.html(table("attempts", ("stage", "rung", "outcome", "seconds", "error"), attempts))
+    st.html(table("attempts", ("stage", "rung", "outcome", "seconds", "where", "error"), attempts))

@@ -338,6 +338,7 @@ def _result(row: sa.RowMapping) -> StepResult:
                 outcome=AttemptOutcome(attempt["outcome"]),
                 error=StepError(**attempt["error"]) if attempt["error"] else None,
                 seconds=attempt["seconds"],
+                where=attempt.get("where"),  # results of an older Repli have none
             )
             for attempt in row["attempts"]
         ),
