@@ -33,7 +33,7 @@ class TextEmbedder:
     """
 
     def __init__(self, model: Any, name: str) -> None:
-        self.space = f"{name}:{_revision(model)}:{model.max_seq_length}-tokens-l2"
+        self.space = space_name(name, _revision(model), model.max_seq_length)
         self._model = model.float()  # half precision is slow on a CPU, and its unit vectors are not of length 1
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -63,7 +63,12 @@ def _revision(model: Any) -> str:
     for parameter in model.parameters():
         # As bytes: numpy has no bfloat16.
         digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
+
+
+def space_name(name: str, revision: str, max_tokens: int | None) -> str:
+    """Return the name of a model's vector space: the model, the hash of its weights, and how texts are prepared."""
+    return f"{name}:{revision[:12]}:{max_tokens}-tokens-l2"
 
 
 @loaded_once(what="text model", keep=2)
@@ -88,9 +93,8 @@ def load(source: str) -> TextEmbedder:
     except ImportError as error:
         raise Unavailable(f"sentence-transformers cannot be imported ({error}); reinstall it") from error
     disable_progress_bar()  # stderr is for the run's own progress
-    kind, _, module = source.partition(":")
     try:
-        folder = _package_folder(module) if kind == "package" else _own_folder(source)
+        folder, name = locate(source)
         model = SentenceTransformer(str(folder or source), device="cpu", local_files_only=folder is not None)
     except RungError:
         raise
@@ -98,7 +102,20 @@ def load(source: str) -> TextEmbedder:
         raise Unavailable(
             f"text model {source!r} cannot be loaded ({reason(error)}); check its name or folder"
         ) from error
-    return TextEmbedder(model, module if kind == "package" else (folder or Path(source)).name)
+    return TextEmbedder(model, name)
+
+
+def locate(source: str) -> tuple[Path | None, str]:
+    """Return the folder of a source, None for the name of a model to download, and the model's name.
+
+    Raises:
+        Unavailable: the package or folder does not exist here.
+    """
+    kind, _, module = source.partition(":")
+    if kind == "package":
+        return _package_folder(module), module
+    folder = _own_folder(source)
+    return folder, (folder or Path(source)).name
 
 
 def _package_folder(module: str) -> Path:
