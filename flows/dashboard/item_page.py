@@ -76,7 +76,7 @@ def show_image(settings: Settings, view: ItemView) -> None:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _thumbnail(content: bytes) -> bytes:
     """Return an image as a PNG of at most `IMAGE_PIXELS` a side."""
-    image = open_image(content)
+    image = open_image(content, at_least=IMAGE_PIXELS)
     image.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     file = BytesIO()
     image.save(file, "PNG")
