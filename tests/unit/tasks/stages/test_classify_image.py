@@ -26,7 +26,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
-from repli.tasks.models.image_classifier import raise_out_of_memory
+from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.pictures import open_image
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
