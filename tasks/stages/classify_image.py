@@ -46,7 +46,7 @@ def _check(answer: Label) -> None:
 def _warm_up(settings: Settings) -> None:
     from repli.tasks.models import image_classifier
 
-    image_classifier.load.start(settings.models.image_cpu, "cpu")
+    image_classifier.load.start(settings.models.image_cpu, "cpu", settings.models.runtime)
 
 
 STAGE = Stage(
@@ -91,7 +91,7 @@ def _by_model(pictures: Sequence[Picture], context: StageContext, source: str, d
     """Classify all pictures that can be decoded in one call of the model; the others fail, each with its error."""
     from repli.tasks.models import image_classifier
 
-    classifier = image_classifier.load(source, device)
+    classifier = image_classifier.load(source, device, context.settings.models.runtime)
     blobs = Blobs(context.settings.blobs)
     outcomes: list[Outcome[Label] | None] = []
     prepared = []
