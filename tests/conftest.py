@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import uuid
@@ -27,6 +28,9 @@ pytest_plugins = ["tests.support.servers"]
 # As below `nohup`: commands that the tests start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What is made once per user and machine is made once for the tests, and leaves what the user has alone.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "user")
 
 TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/integration/serve", "tests/campaigns/infra")
 """Folders whose tests share what is dear to start."""

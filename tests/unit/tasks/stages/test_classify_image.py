@@ -32,8 +32,8 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
-from repli.tasks.models.image_classifier import raise_out_of_memory
 from repli.tasks.models.masters import MasterMemory, Masters
+from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.pictures import Preparation, open_image
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.runtime.time_limit import TimeLimiter

