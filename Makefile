@@ -25,6 +25,7 @@ check: install
 # The long campaigns, about two hours on two cores. The last but one wants `apt-get install wordnet-base`.
 bench: campaigns
 	$(BIN)/python -m tests.benchmarks.overhead
+	$(BIN)/python -m tests.benchmarks.feed
 	$(BIN)/python -m tests.benchmarks.trouble
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage

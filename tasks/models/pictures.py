@@ -22,7 +22,7 @@ MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded: 100 megapixels take 300 MB of memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
 """The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
-MASTER_SIDE = 300
+MASTER_SIDE = 320
 """The side of a master in pixels, unless a model needs more."""
 _REDUCING_GAP = 3.0  # Pillow's value for a result that is nearly that of a full resampling
 
@@ -63,7 +63,8 @@ class Preparation:
 
         side = max(1.0, len(master) * self.crop)
         margin = max(0.0, (len(master) - side) / 2)
-        return np.asarray(_scale_square(Image.fromarray(master), margin, margin, side, self.size))
+        scaled = _scale_square(Image.fromarray(master), margin, margin, side, self.size, Image.Resampling.BICUBIC)
+        return np.asarray(scaled)
 
 
 def make_master(content: bytes, side: int) -> npt.NDArray[np.uint8]:
@@ -76,22 +77,22 @@ def make_master(content: bytes, side: int) -> npt.NDArray[np.uint8]:
         ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
     """
     import numpy as np
+    from PIL import Image
 
     image = open_image(content, at_least=side)
     # The central square is cut before it is scaled, so that a strip of 20,000 × 10 pixels stays small.
     shorter = min(image.size)
     left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
     if shorter > side:
-        return np.asarray(_scale_square(image, left, top, shorter, side))
+        # Lanczos, because the master is scaled again: it keeps more of the detail than the models' own bicubic.
+        return np.asarray(_scale_square(image, left, top, shorter, side, Image.Resampling.LANCZOS))
     return np.asarray(image.crop((int(left), int(top), int(left) + shorter, int(top) + shorter)))
 
 
-def _scale_square(image: Any, left: float, top: float, side: float, size: int) -> Any:
+def _scale_square(image: Any, left: float, top: float, side: float, size: int, kernel: Any) -> Any:
     """Return a square of the image, scaled to `size` pixels a side."""
-    from PIL import Image
-
     box = (left, top, min(image.width, left + side), min(image.height, top + side))
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
+    return image.resize((size, size), kernel, box=box, reducing_gap=_REDUCING_GAP)
 
 
 def open_image(content: bytes, *, at_least: int | None = None) -> Any:

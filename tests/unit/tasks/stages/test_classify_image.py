@@ -34,7 +34,7 @@ from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
 from repli.tasks.models.masters import MasterMemory, Masters
 from repli.tasks.models.memory_errors import raise_out_of_memory
-from repli.tasks.models.pictures import Preparation, open_image
+from repli.tasks.models.pictures import MASTER_SIDE, Preparation, open_image
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import Settings
@@ -445,7 +445,7 @@ class TestMasters:
         remove_files(context, pictures)
         later = Masters(context.settings.picture_cache, MasterMemory())
         for one in pictures:
-            assert later.get(str(one.sha256), 300, lambda: b"").shape == (80, 80, 3)
+            assert later.get(str(one.sha256), MASTER_SIDE, lambda: b"").shape == (80, 80, 3)
         assert len(files_in(context.settings.picture_cache)) == 4
 
     @pytest.mark.parametrize(("error", "kept"), [(RuntimeError("a broken card"), 4), (OutOfMemory("no room"), 0)])
