@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import mean
 
 EVERY_MS = 200
-QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms"]
+QUERY = ["nvidia-smi", "--query-gpu=timestamp,utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms"]
+TIMESTAMP = "%Y/%m/%d %H:%M:%S.%f"
+"""The driver's, in local time: when a line is read says little, since a pipe may hold it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,5 +51,6 @@ def busy_share(samples: list[Sample], start: datetime, end: datetime) -> float |
 def _read(process: subprocess.Popen[str], samples: list[Sample]) -> None:
     assert process.stdout
     for line in process.stdout:
-        busy, used = line.split(",")
-        samples.append(Sample(at=datetime.now(UTC), busy=float(busy) / 100, used_mib=int(used)))
+        at, busy, used = (field.strip() for field in line.split(","))
+        moment = datetime.strptime(at, TIMESTAMP).astimezone(UTC)
+        samples.append(Sample(at=moment, busy=float(busy) / 100, used_mib=int(used)))

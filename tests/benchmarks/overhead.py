@@ -146,10 +146,9 @@ def _stored_labels(home: Path) -> dict[str, int | None]:
 
 
 def _same_labels(row: Row, whole: Row) -> str:
-    if not row.labels:
-        return ""
-    same = sum(whole.labels[item] in (label, None) for item, label in row.labels.items())
-    return f", same labels {same / len(row.labels):.1%}"
+    """Say how many items have the label that Repli gave them; those that it gave none, unsure, are left out."""
+    both = [(label, whole.labels[item]) for item, label in row.labels.items() if whole.labels[item] is not None]
+    return f", same labels {sum(one == other for one, other in both)} of {len(both)}" if both else ""
 
 
 def _is_here(name: str) -> bool:
