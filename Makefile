@@ -20,6 +20,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests/benchmarks
 	$(BIN)/lint-imports --no-cache
 
 # The long campaigns, about two hours on two cores. The last but one wants `apt-get install wordnet-base`.

@@ -6,7 +6,9 @@ nothing is fetched, prepared or cached once for two items.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -55,9 +57,13 @@ def write_photos(folder: Path, count: int, size: tuple[int, int] | None = None) 
         raise ValueError(f"{count} photos would not all differ; ask for at most {most}")
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"photo-{number:05}.jpg" for number in range(count)]
-    for start, source in enumerate(sources):
-        for path, cut_out in zip(paths[start :: len(sources)], _cut_outs(source, size), strict=False):
+
+    def write(start: int) -> None:
+        for path, cut_out in zip(paths[start :: len(sources)], _cut_outs(sources[start], size), strict=False):
             cut_out.save(path, quality=_QUALITY)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow scales and compresses outside the interpreter's lock
+        list(pool.map(write, range(len(sources))))
     return paths
 
 
