@@ -34,7 +34,9 @@ from repli.flows.cli.options import (
     resolve_settings,
 )
 from repli.flows.cli.output import print_json, print_line, print_page, reserved_stdout
+from repli.flows.cli.process_end import end_process
 from repli.flows.cli.queue_app import queue_app
+from repli.tasks.runtime import timeline
 
 app = typer.Typer(name="repli", cls=CommandGroup, invoke_without_command=True, pretty_exceptions_enable=False)
 
@@ -310,5 +312,14 @@ def main() -> None:
         sys.exit(app(prog_name="repli", standalone_mode=False))
 
 
+def script() -> None:
+    """Run the command line as a process of its own, which ends without taking its modules apart."""
+    timeline.begin()
+    try:
+        main()
+    except SystemExit as ended:
+        end_process(ended)
+
+
 if __name__ == "__main__":
-    main()
+    script()
