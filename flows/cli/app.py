@@ -88,7 +88,7 @@ def run(
 ) -> None:
     """Enrich the items of SOURCE; an interrupted run continues."""
     with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
-        from repli.flows.cli import render, run_commands
+        from repli.flows.cli import run_commands
         from repli.flows.config.run_request import RunRequest, parse_directives
 
         chosen = run_commands.choose_pipeline(resolve_settings(database, dask, batch_size, pipeline))
@@ -104,6 +104,8 @@ def run(
         if as_json:
             print_json(outcome.report.as_json(), stdout)
         else:
+            from repli.flows.cli import render
+
             print_page(render.run_summary(outcome.report))
     raise_problem(outcome.problem)
 

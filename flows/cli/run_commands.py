@@ -66,7 +66,7 @@ def run(chosen: RunPipeline, request: RunRequest, *, change_pipeline: bool = Fal
         cluster(
             chosen.settings,
             batches=request.batches(at_most=MAX_WORKERS),
-            meanwhile=partial(import_module, "repli.flows.enrich"),
+            meanwhile=partial(_import_for, "enrich"),
         ) as dask_address,
     ):
         return run_on(dask_address, chosen, request)
@@ -91,9 +91,15 @@ def reprocess(chosen: RunPipeline, request: RetryRequest) -> Outcome[RetryReport
     pipelines.declare(Database(chosen.settings.database_url), chosen.stored)
     with (
         show_progress(chosen.settings, request),
-        cluster(chosen.settings, meanwhile=partial(import_module, "repli.flows.reprocess")) as dask_address,
+        cluster(chosen.settings, meanwhile=partial(_import_for, "reprocess")) as dask_address,
     ):
         return reprocess_on(dask_address, chosen, request)
+
+
+def _import_for(flow: str) -> None:
+    """Import a flow, and what is needed once it has ended: its report has a chart, and the command prints it."""
+    for module in (f"repli.flows.{flow}", "repli.flows.cli.render", "matplotlib.figure"):
+        import_module(module)
 
 
 def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
@@ -211,7 +217,7 @@ def drill(settings: Settings, sample: int) -> Outcome[Sequence[Drill]]:
     database = existing_store(settings)
     chosen = choose_pipeline(settings)
     pipelines.declare(database, chosen.stored)
-    meanwhile = partial(import_module, "repli.flows.drill")
+    meanwhile = partial(_import_for, "drill")
     with progress_shown("drilling"), cluster(chosen.settings, meanwhile=meanwhile) as dask_address:
         from repli.flows.drill import drill as flow  # inside: Prefect reads its settings when it is imported
 

@@ -65,6 +65,7 @@ def cluster(
         if not server:
             check_server(CHECK_SERVE if served else CHECK_ADDRESS)  # before a cluster is started for nothing
         try:
+            preload_workers(settings, batches)  # before the thread, which would slow it down
             with _in_thread(meanwhile) as done, dask_cluster(settings, batches) as address:
                 if server:
                     begin_phase("waiting for the Prefect server")
@@ -144,12 +145,12 @@ def dask_cluster(settings: Settings, batches: int | None = None) -> Iterator[str
     if settings.dask_address:
         yield settings.dask_address
         return
+    preload_workers(settings, batches)
     import dask.config
     from distributed import Nanny, Scheduler, SpecCluster
 
     options = worker_options(settings, batches)
-    with dask.config.set(_dask_options(len(options))), environment({STAGE_IMPORTS: _stage_imports(settings)}):
-        _preload_workers()
+    with dask.config.set(_dask_options(len(options))):
         # On loopback only: a client that reaches a worker can run any code there.
         loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
         workers = {
@@ -189,27 +190,32 @@ def _stage_imports(settings: Settings) -> str:
     return ",".join(dict.fromkeys(modules))
 
 
-def _preload_workers() -> None:
-    """Start the fork server, if there is one, and make it import the modules that all workers need.
+def preload_workers(settings: Settings, batches: int | None = None) -> None:
+    """Start the fork server of the workers, if there is to be one, and make it import what all workers need.
 
-    Ctrl-C is blocked in it until it leads a session of its own, see `worker_imports`.
+    A fork server that runs already is kept. Ctrl-C is blocked in it until it leads a session of its own, see
+    `worker_imports`.
+
+    Args:
+        settings: With the address of a cluster, nothing is started.
+        batches: As of `dask_cluster`.
     """
+    if settings.dask_address or sys.platform != "linux":
+        return
     from multiprocessing import forkserver, resource_tracker
 
     import dask.config
-    from distributed.utils import get_mp_context
 
-    context = get_mp_context()
-    if context.get_start_method() != "forkserver":
-        return
-    context.set_forkserver_preload(["repli.flows.server.worker_imports"])
+    modules = _stage_imports(settings)
     # As a nanny does before it starts a worker: C libraries read them once, and all workers hash alike.
-    configured = dask.config.get("distributed.nanny.pre-spawn-environ")
+    with dask.config.set(_dask_options(len(worker_options(settings, batches)))):
+        configured = dask.config.get("distributed.nanny.pre-spawn-environ")
     variables = {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+    forkserver.set_forkserver_preload(["repli.flows.server.worker_imports"])
     resource_tracker.ensure_running()  # first: its start unblocks the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with environment({"PYTHONHASHSEED": HASH_SEED, **variables}):
+        with environment({"PYTHONHASHSEED": HASH_SEED, STAGE_IMPORTS: modules, **variables}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
