@@ -34,7 +34,9 @@ from repli.flows.cli.options import (
     resolve_settings,
 )
 from repli.flows.cli.output import print_json, print_line, print_page, reserved_stdout
+from repli.flows.cli.process_end import end_process
 from repli.flows.cli.queue_app import queue_app
+from repli.tasks.runtime import timeline
 
 app = typer.Typer(name="repli", cls=CommandGroup, invoke_without_command=True, pretty_exceptions_enable=False)
 
@@ -86,7 +88,7 @@ def run(
 ) -> None:
     """Enrich the items of SOURCE; an interrupted run continues."""
     with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
-        from repli.flows.cli import render, run_commands
+        from repli.flows.cli import run_commands
         from repli.flows.config.run_request import RunRequest, parse_directives
 
         chosen = run_commands.choose_pipeline(resolve_settings(database, dask, batch_size, pipeline))
@@ -102,6 +104,8 @@ def run(
         if as_json:
             print_json(outcome.report.as_json(), stdout)
         else:
+            from repli.flows.cli import render
+
             print_page(render.run_summary(outcome.report))
     raise_problem(outcome.problem)
 
@@ -310,5 +314,14 @@ def main() -> None:
         sys.exit(app(prog_name="repli", standalone_mode=False))
 
 
+def script() -> None:
+    """Run the command line as a process of its own, which ends without taking its modules apart."""
+    timeline.begin()
+    try:
+        main()
+    except SystemExit as ended:
+        end_process(ended)
+
+
 if __name__ == "__main__":
-    main()
+    script()

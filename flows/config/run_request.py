@@ -48,6 +48,11 @@ class RunRequest:
         """Return the manifest's items, up to the limit."""
         return islice(manifest.read(self.source), None if self.limit is None else min(self.limit, sys.maxsize))
 
+    def batches(self, at_most: int) -> int:
+        """Return how many batches the items make, counted up to `at_most`; the rest of the manifest is not read."""
+        items = sum(1 for _ in islice(self.records(), self.batch_size * at_most))
+        return -(-items // self.batch_size)
+
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options that the run's record in the store keeps."""
         return {

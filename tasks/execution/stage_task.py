@@ -21,6 +21,7 @@ from repli.tasks.fallback import ProcessPoisoned, Served
 from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.reporting import events
 from repli.tasks.runtime.process import process_runtime
+from repli.tasks.runtime.timeline import timed, worker
 from repli.tasks.settings import Settings
 from repli.tasks.storage.breakers import Move
 
@@ -62,7 +63,8 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
         accelerator=current_device_scope().partition("/")[2] or None,
     )
     try:
-        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, dask_worker.let_go)
+        with timed(worker(), f"{stage}: {batch}"):
+            report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, dask_worker.let_go)
     except ProcessPoisoned:
         dask_worker.end_process()
         raise
