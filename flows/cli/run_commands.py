@@ -127,6 +127,10 @@ def run_on(dask_address: str, chosen: RunPipeline, request: RunRequest) -> Outco
         refresh=request.refresh,
         force=tuple(f"{stage}.{rung}" for stage, rung in request.directives.forced.items()),
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
+        columns=tuple(request.manifest_options.column_specs),
+        delimiter=request.manifest_options.delimiter or "",
+        encoding=request.manifest_options.encoding or "",
+        folder=request.manifest_options.folder or "",
         report_on=partial(build_report, stages=chosen.declared.names),
     )
 
