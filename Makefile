@@ -20,11 +20,13 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests/benchmarks
 	$(BIN)/lint-imports --no-cache
 
 # The long campaigns, about two hours on two cores. The last but one wants `apt-get install wordnet-base`.
 bench: campaigns
 	$(BIN)/python -m tests.benchmarks.overhead
+	$(BIN)/python -m tests.benchmarks.feed
 	$(BIN)/python -m tests.benchmarks.trouble
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage

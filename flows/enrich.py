@@ -19,7 +19,11 @@ from prefect.states import Cancelled, Completed, Failed
 
 from repli.flows.config.parameters import (
     BatchSize,
+    Columns,
+    Delimiter,
+    EncodingName,
     Faults,
+    Folder,
     ForcedRungs,
     Limit,
     PipelineName,
@@ -43,7 +47,10 @@ from repli.tasks.pipeline import Pipeline
 from repli.tasks.reporting import events
 from repli.tasks.reporting.run_report import Report, build_report, markdown
 from repli.tasks.settings import Settings
+from repli.tasks.sources.manifest import ManifestOptions
+from repli.tasks.sources.manifest.remembered import remembered_options
 from repli.tasks.storage import catalogue, counts, runs
+from repli.tasks.storage.blobs import Blobs, keep_contents
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.locks import try_exclusive_lock
 from repli.tasks.storage.runs import Progress
@@ -64,6 +71,10 @@ def enrich(
     force: ForcedRungs = (),
     faults: Faults = (),
     pipeline: PipelineName = "",
+    columns: Columns = (),
+    delimiter: Delimiter = "",
+    encoding: EncodingName = "",
+    folder: Folder = "",
 ) -> State[dict[str, Any]]:
     """Enrich the items of a manifest. Stages that an earlier run finished are not repeated.
 
@@ -75,6 +86,7 @@ def enrich(
     with server_may_fail():
         try:
             chosen, database = configured_run(pipeline)
+            options = ManifestOptions.parse(columns, delimiter=delimiter, encoding=encoding, folder=folder)
             request = RunRequest(
                 source=Path(source),
                 batch_size=batch_size or chosen.settings.batch_size,
@@ -82,6 +94,7 @@ def enrich(
                 refresh=refresh,
                 directives=directives_of(force, faults),
                 pipeline=chosen.active,
+                manifest_options=remembered_options(database, Path(source), options),
             )
             return _enrich_alone(database, request, chosen.settings)
         except StoreError as error:
@@ -126,7 +139,7 @@ class _EnrichRun:
         self.run_id = run_id
         self.progress: Progress | None = None
         self.problems: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = [*request.manifest.notes]
         self.store_error: StoreError | None = None
 
     def process(self) -> None:
@@ -142,11 +155,12 @@ class _EnrichRun:
         dispatcher = self._dispatcher()
         begin_phase("waiting for a worker")
         self.problems = dispatcher.run(self._batches())
-        self.notes = dispatcher.notes
+        self.notes += dispatcher.notes
         self.store_error = dispatcher.store_error
 
     def _register(self) -> None:
-        registered = catalogue.register(self._database, self.run_id, self._request.records())
+        records = keep_contents(self._request.records(), Blobs(self._settings.blobs))
+        registered = catalogue.register(self._database, self.run_id, records)
         self.progress = Progress(items=registered.items, stages=self._counts.as_mapping())
         if not self._request.refresh:
             earlier = sum(registered.stored.values()) + registered.failed

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import StepResult
@@ -20,8 +20,11 @@ if TYPE_CHECKING:  # `status` and `show` start faster without it
 class Item:
     """One catalogue record. `folder` is the manifest's folder: relative paths start there.
 
-    `repaired` names the columns in which invalid characters (null bytes, lone surrogates) were replaced, or invalid
-    numbers (NaN, infinities) removed.
+    `text` is inline text, never a path. `repaired` says of each column what was changed so that it could be stored:
+    invalid characters (null bytes, lone surrogates) were replaced, infinite numbers removed, and of a repeated key the
+    last counts.
+    `inline` names the fields whose bytes the manifest itself carries: their value is `inline:SHA256`. `contents` has
+    those bytes until `repli.tasks.storage.blobs.keep_contents` has stored them; they are no part of the record.
     `problem` says why the record is invalid (an unreadable line, an unusable id). Such a record gets its file and line
     as id and fails in `validate`, so that it is reported.
     """
@@ -34,12 +37,26 @@ class Item:
     folder: str = ""
     repaired: tuple[str, ...] = ()
     problem: str | None = None
+    text: Any = None
+    inline: tuple[str, ...] = ()
+    contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the record that the store keeps, as JSON: all fields but the id and the contents."""
+        record = asdict(replace(self, contents={}))
+        del record["id"], record["contents"]
+        return {name: value for name, value in record.items() if value or name not in _NEWER_FIELDS}
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all fields, in hexadecimal. Stored results stay valid while it is unchanged."""
-        record = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True, default=str)
+        """Return the SHA-256 of id and record, in hexadecimal. Stored results stay valid while it is unchanged."""
+        record = json.dumps({"id": self.id, **self.record}, sort_keys=True, ensure_ascii=True, default=str)
         return hashlib.sha256(record.encode()).hexdigest()
+
+
+_NEWER_FIELDS = frozenset({"text", "inline"})
+"""Fields that a record has only where they are not empty, so that the fingerprints of older versions stay valid."""
 
 
 def clean_text(text: str) -> str:

@@ -21,10 +21,12 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import query as store
-from repli.tasks.storage.search.neighbours import spaces
+from repli.tasks.storage.search.neighbours import Vector, spaces
 from repli.tasks.storage.search.query import Hit, Vectors
 
 MAX_LIMIT = 1000
+QUICK_LIMIT_S = 10.0
+"""Seconds for `StageHooks.embed_query`, after which the rungs are called. It takes less than one."""
 
 
 class Mode(StrEnum):
@@ -133,10 +135,11 @@ def _query_vectors(
         value = stage.query_input(text)
     except Exception as error:  # noqa: BLE001  the pipeline's own function; keywords are still searched
         return {}, [f"no vector search: the query_input of {stage.name} raised {type(error).__name__}: {error}"]
-    vectors: Vectors = {}
+    vectors, is_complete = _quick_vectors(stage, text, remaining, settings)
+    remaining -= vectors.keys()
     notes: list[str] = []
     for rung in reversed(stage.chain.rungs):  # the last are the cheapest: a model is loaded where it is needed
-        if not remaining:
+        if is_complete or not remaining:
             break
         embedded = _embed(stage.chain, rung, value, context)
         if isinstance(embedded, str):
@@ -147,6 +150,30 @@ def _query_vectors(
     if not notes:
         notes = [f"the space {space} is not searched: its model is not the one in use" for space in remaining]
     return vectors, notes if remaining else []
+
+
+def _quick_vectors(
+    stage: Stage, text: str, wanted: Collection[str], settings: Settings
+) -> tuple[dict[str, Vector], bool]:
+    """Return the query's vectors that the stage makes without its rungs, and whether its rungs make no others."""
+    vectors: dict[str, Vector] = {}
+    embed_query = stage.hooks.embed_query
+    if embed_query is None:
+        return vectors, False
+
+    def embed() -> None:
+        for embedding in embed_query(text, settings):
+            stage.chain.check(embedding)
+            if embedding.space in wanted:
+                vectors[embedding.space] = embedding.vector
+            if len(vectors) == len(wanted):
+                return
+
+    try:
+        process_runtime(may_exit=False).call_within(embed, QUICK_LIMIT_S, f"{stage.name}: the query")
+    except Exception:  # noqa: BLE001  the rungs are called, and say what is wrong
+        return dict(vectors), False
+    return vectors, True
 
 
 def _embedding_stage(pipeline: Pipeline) -> Stage | None:

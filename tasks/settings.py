@@ -103,6 +103,11 @@ class Settings:
         return self.home / "blobs"
 
     @property
+    def picture_cache(self) -> Path:
+        """Return the folder of reduced pictures, which may be deleted at any time."""
+        return self.home / "cache" / "pictures"
+
+    @property
     def is_gpu_emulated(self) -> bool:
         """Return whether the accelerated rung runs on a CPU, for demos and tests."""
         return self.models.gpu_device.startswith("cpu")

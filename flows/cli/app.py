@@ -26,15 +26,20 @@ from repli.flows.cli.errors import (
 )
 from repli.flows.cli.options import (
     BatchSizeOption,
+    ColumnOption,
     DaskOption,
     DatabaseOption,
+    DelimiterOption,
+    EncodingOption,
     FaultOption,
     JsonOption,
     PipelineOption,
     resolve_settings,
 )
-from repli.flows.cli.output import print_json, print_line, print_page, reserved_stdout
+from repli.flows.cli.output import print_json, print_line, print_note, print_page, reserved_stdout
+from repli.flows.cli.process_end import end_process
 from repli.flows.cli.queue_app import queue_app
+from repli.tasks.runtime import timeline
 
 app = typer.Typer(name="repli", cls=CommandGroup, invoke_without_command=True, pretty_exceptions_enable=False)
 
@@ -64,11 +69,18 @@ def repli(
 @app.command()
 def run(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A JSONL, CSV or Parquet file, or a directory of images.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A JSONL, CSV, TSV or Parquet file (.gz too), a directory of images, or - for JSONL on stdin.",
+        ),
     ],
     limit: Annotated[int | None, typer.Option(metavar="N", help="Read only the first N items.")] = None,
     batch_size: BatchSizeOption = None,
     refresh: Annotated[bool, typer.Option(help="Process all stages again; better results are kept.")] = False,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    encoding: EncodingOption = None,
     force: Annotated[
         list[str] | None, typer.Option(metavar="STAGE=RUNG", help="Start a stage at this rung. Repeatable.")
     ] = None,
@@ -85,23 +97,32 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Enrich the items of SOURCE; an interrupted run continues."""
-    with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
-        from repli.flows.cli import render, run_commands
+    with interruptible(CONTINUES), reserved_stdout(as_json) as stdout, ExitStack() as resources:
+        from repli.flows.cli import run_commands
+        from repli.flows.cli.manifest_source import open_source
         from repli.flows.config.run_request import RunRequest, parse_directives
 
         chosen = run_commands.choose_pipeline(resolve_settings(database, dask, batch_size, pipeline))
+        path, options = resources.enter_context(
+            open_source(source, chosen.settings, columns=column or (), delimiter=delimiter, encoding=encoding)
+        )
         request = RunRequest(
-            source=source.absolute(),
+            source=path,
             batch_size=chosen.settings.batch_size,
             limit=limit,
             refresh=refresh,
             directives=parse_directives(chosen.declared.chains, force or (), fault or ()),
             pipeline=chosen.active,
+            manifest_options=options,
         )
+        for note in request.manifest.notes:
+            print_note(note)
         outcome = run_commands.run(chosen, request, change_pipeline=change_pipeline)
         if as_json:
             print_json(outcome.report.as_json(), stdout)
         else:
+            from repli.flows.cli import render
+
             print_page(render.run_summary(outcome.report))
     raise_problem(outcome.problem)
 
@@ -310,5 +331,14 @@ def main() -> None:
         sys.exit(app(prog_name="repli", standalone_mode=False))
 
 
+def script() -> None:
+    """Run the command line as a process of its own, which ends without taking its modules apart."""
+    timeline.begin()
+    try:
+        main()
+    except SystemExit as ended:
+        end_process(ended)
+
+
 if __name__ == "__main__":
-    main()
+    script()

@@ -24,6 +24,19 @@ BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items pe
 FaultOption = Annotated[
     list[str] | None, typer.Option(metavar="SPEC", help=r"Inject a fault: STAGE.RUNG=KIND\[@RATE]. Repeatable.")
 ]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=COLUMN",
+        help="The column of SOURCE that is the id, name, document, text or image. Repeatable.",
+    ),
+]
+DelimiterOption = Annotated[
+    str | None, typer.Option(metavar="CHARACTER", help="The delimiter of a CSV, or tab; default: detected.")
+]
+EncodingOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The encoding of a CSV or JSONL; default: detected.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
 
 

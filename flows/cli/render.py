@@ -13,7 +13,8 @@ from rich.text import Text
 
 from repli.tasks.drill.report import HEADERS, rows
 from repli.tasks.drill.verdict import FAILED, headline
-from repli.tasks.fallback import AttemptOutcome, Position, Status
+from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
+from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.items import STORE
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
@@ -259,7 +260,7 @@ def item_page(view: ItemView) -> RenderableType:
     table = Table("stage", "status", "rung", "confidence", "penalty", "trail", box=None)
     reasons: list[RenderableType] = []
     for name, result in view.stages.items():
-        trail = " → ".join(f"{attempt.rung} {attempt.outcome}" for attempt in result.attempts)
+        trail = _trail(result.attempts)
         if result.error:
             reason = f"{name} is {result.status}: {_short(result.error.message, 300)}"
             reasons.append(Text(reason, style=_STATUS_COLOURS[result.status]))
@@ -276,6 +277,16 @@ def item_page(view: ItemView) -> RenderableType:
         )
     head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
     return Group(head, *_values(view), "", table, *([""] if reasons else []), *reasons)
+
+
+def _trail(attempts: Sequence[Attempt]) -> str:
+    """Return the attempts in one line, with the places of those on another device than a processor."""
+    places = (f" ({attempt.where})" if _is_accelerated(attempt) else "" for attempt in attempts)
+    return " → ".join(f"{one.rung} {one.outcome}{place}" for one, place in zip(attempts, places, strict=True))
+
+
+def _is_accelerated(attempt: Attempt) -> bool:
+    return (attempt.where or "").partition("/")[2] not in {"", DEFAULT_DEVICE}
 
 
 def _values(view: ItemView) -> list[Text]:

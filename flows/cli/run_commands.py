@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, Generic, TypeVar, cast
 
 from repli.flows.cli.store_commands import existing_store
@@ -53,14 +54,21 @@ def run(chosen: RunPipeline, request: RunRequest, *, change_pipeline: bool = Fal
         PipelineConflict: The store was filled by another pipeline, and `change_pipeline` is false.
         StoreError: The store cannot be reached or written.
     """
-    from repli.flows.server.dask_cluster import cluster
+    from repli.flows.server.dask_cluster import MAX_WORKERS, cluster
 
     database = Database(chosen.settings.database_url)
     database.migrate()  # fails before anything is started
     if change_pipeline:
         _change_pipeline(database, chosen)
     pipelines.declare(database, chosen.stored)
-    with show_progress(chosen.settings, request), cluster(chosen.settings) as dask_address:
+    with (
+        show_progress(chosen.settings, request),
+        cluster(
+            chosen.settings,
+            batches=request.batches(at_most=MAX_WORKERS),
+            meanwhile=partial(_import_for, "enrich"),
+        ) as dask_address,
+    ):
         return run_on(dask_address, chosen, request)
 
 
@@ -81,8 +89,17 @@ def reprocess(chosen: RunPipeline, request: RetryRequest) -> Outcome[RetryReport
     from repli.flows.server.dask_cluster import cluster
 
     pipelines.declare(Database(chosen.settings.database_url), chosen.stored)
-    with show_progress(chosen.settings, request), cluster(chosen.settings) as dask_address:
+    with (
+        show_progress(chosen.settings, request),
+        cluster(chosen.settings, meanwhile=partial(_import_for, "reprocess")) as dask_address,
+    ):
         return reprocess_on(dask_address, chosen, request)
+
+
+def _import_for(flow: str) -> None:
+    """Import a flow, and what is needed once it has ended: its report has a chart, and the command prints it."""
+    for module in (f"repli.flows.{flow}", "repli.flows.cli.render", "matplotlib.figure"):
+        import_module(module)
 
 
 def show_progress(settings: Settings, request: RunRequest | RetryRequest) -> AbstractContextManager[None]:
@@ -110,6 +127,10 @@ def run_on(dask_address: str, chosen: RunPipeline, request: RunRequest) -> Outco
         refresh=request.refresh,
         force=tuple(f"{stage}.{rung}" for stage, rung in request.directives.forced.items()),
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
+        columns=tuple(request.manifest_options.column_specs),
+        delimiter=request.manifest_options.delimiter or "",
+        encoding=request.manifest_options.encoding or "",
+        folder=request.manifest_options.folder or "",
         report_on=partial(build_report, stages=chosen.declared.names),
     )
 
@@ -200,7 +221,8 @@ def drill(settings: Settings, sample: int) -> Outcome[Sequence[Drill]]:
     database = existing_store(settings)
     chosen = choose_pipeline(settings)
     pipelines.declare(database, chosen.stored)
-    with progress_shown("drilling"), cluster(chosen.settings) as dask_address:
+    meanwhile = partial(_import_for, "drill")
+    with progress_shown("drilling"), cluster(chosen.settings, meanwhile=meanwhile) as dask_address:
         from repli.flows.drill import drill as flow  # inside: Prefect reads its settings when it is imported
 
         state = _final_state(flow, dask_address, chosen.settings, sample=sample)

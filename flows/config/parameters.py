@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from repli.flows.config.run_request import MAX_BATCH_SIZE
 from repli.flows.server.rung_choices import CALLED, CHOICES, RUNGS
 from repli.tasks.fallback import Directives, Fault, FaultKind
+from repli.tasks.sources.manifest.options import FIELDS
 
 MAX_SAMPLE = 10_000
 RUNG_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*\.[A-Za-z][A-Za-z0-9_]*$"
@@ -78,11 +79,26 @@ Source = Annotated[
     AfterValidator(_is_absolute),
     _shown(
         "Source",
-        "A JSONL, CSV or Parquet file, or a directory of images: its absolute path on the machine that runs the flow.",
+        "A JSONL, CSV, TSV or Parquet file, each also with .gz, or a directory of images: its absolute path on the "
+        "machine that runs the flow.",
         pattern="^/",
     ),
 ]
 """Empty where a schedule was switched on without a source: the form refuses that, and the flow fails."""
+COLUMN_PATTERN = rf"^({'|'.join(FIELDS)})=.+$"
+Columns = Annotated[
+    tuple[Annotated[str, Field(pattern=COLUMN_PATTERN)], ...],
+    _shown(
+        "Columns",
+        "FIELD=COLUMN, such as name=title: which of the manifest's columns is the id, name, document, text or image. "
+        "Needed where a column has another name. Empty: those of the source's last run.",
+    ),
+]
+Delimiter = Annotated[str, _shown("Delimiter", "Of a CSV: one character, or tab. Empty: detected.")]
+EncodingName = Annotated[
+    str, _shown("Encoding", "Of a CSV or JSONL, such as utf-8, utf-16 or windows-1252. Empty: detected.")
+]
+Folder = Annotated[str, _shown("Folder", "Where relative paths of the manifest start. Empty: in its own folder.")]
 Limit = Annotated[int | None, _shown("Limit", "Maximum number of items. Empty: all of them.", ge=1)]
 BatchSize = Annotated[
     int | None,

@@ -14,7 +14,7 @@ from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Item
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import Settings
-from repli.tasks.sources import manifest
+from repli.tasks.sources.manifest import Manifest, ManifestOptions, open_manifest
 
 MAX_BATCH_SIZE = 10_000
 """A database takes some ten thousand parameters a query."""
@@ -27,6 +27,8 @@ class RunRequest:
     Args:
         directives: The rungs to force and the faults to inject.
         pipeline: The run's pipeline, under its policy.
+        manifest_options: How to read the source.
+        manifest: The source, opened.
 
     Raises:
         UsageError: The run is impossible; the message names the option.
@@ -38,21 +40,29 @@ class RunRequest:
     limit: int | None = None
     refresh: bool = False
     directives: Directives = field(default_factory=Directives)
+    manifest_options: ManifestOptions = field(default_factory=ManifestOptions)
+    manifest: Manifest = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
         _check_directives(self.directives, self.pipeline)
-        next(self.records())
+        object.__setattr__(self, "manifest", open_manifest(self.source, self.manifest_options))
 
     def records(self) -> Iterator[Item]:
         """Return the manifest's items, up to the limit."""
-        return islice(manifest.read(self.source), None if self.limit is None else min(self.limit, sys.maxsize))
+        return islice(self.manifest.items(), None if self.limit is None else min(self.limit, sys.maxsize))
+
+    def batches(self, at_most: int) -> int:
+        """Return how many batches the items make, counted up to `at_most`; the rest of the manifest is not read."""
+        items = sum(1 for _ in islice(self.records(), self.batch_size * at_most))
+        return -(-items // self.batch_size)
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options that the run's record in the store keeps."""
         return {
             "batch_size": self.batch_size,
             "limit": self.limit,
+            **self.manifest_options.as_options(),
             "refresh": self.refresh,
             "force": [f"{stage}={rung}" for stage, rung in self.directives.forced.items()],
             "faults": list(map(str, self.directives.faults)),

@@ -76,7 +76,7 @@ def show_image(settings: Settings, view: ItemView) -> None:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _thumbnail(content: bytes) -> bytes:
     """Return an image as a PNG of at most `IMAGE_PIXELS` a side."""
-    image = open_image(content)
+    image = open_image(content, at_least=IMAGE_PIXELS)
     image.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     file = BytesIO()
     image.save(file, "PNG")
@@ -110,8 +110,10 @@ def show_attempts(view: ItemView) -> None:
         steps.append((stage, status, step.rung, penalty, confidence, retryable, error))
         for attempt in step.attempts:
             why = attempt.error.line if attempt.error else ""
-            attempts.append((stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", why))
+            attempts.append(
+                (stage, attempt.rung, str(attempt.outcome), f"{attempt.seconds:.3f}", attempt.where or "", why)
+            )
     headers = ("stage", "status", "rung", "penalty", "confidence", "retryable", "error")
     st.html(table("steps", headers, steps))
     st.subheader("Attempts", anchor=False)
-    st.html(table("attempts", ("stage", "rung", "outcome", "seconds", "error"), attempts))
+    st.html(table("attempts", ("stage", "rung", "outcome", "seconds", "where", "error"), attempts))

@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ from repli.flows.server.private_server import PrivateServer, drop_unsent
 from repli.tasks.fallback import RepliError, StoreError, UsageError
 from repli.tasks.models.cards import visible_devices
 from repli.tasks.pipeline import registry
+from repli.tasks.runtime.imports import without_collections
+from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
 
 MAX_WORKERS = 8
@@ -29,12 +32,19 @@ MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great 
 
 
 @contextmanager
-def cluster(settings: Settings) -> Iterator[str]:
+def cluster(
+    settings: Settings, *, batches: int | None = None, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[str]:
     """Yield the address of a Dask scheduler for one run, with a Prefect API that the run and its workers know.
 
     A server that `PREFECT_API_URL` names is used; else the server and the cluster of a `repli serve` on the same home;
     else private ones are started. Enter it before anything imports Prefect: the server is named in the environment, for
     this process and the workers it starts.
+
+    Args:
+        batches: How many batches the run has: a local cluster has no more workers than that. None: any number.
+        meanwhile: Called in a thread while the server and the workers start, to import what the run needs. The server
+            is named in the environment by then. The address is yielded once it has returned.
 
     Raises:
         UsageError: `PREFECT_API_URL` is not a web address; or the workers are on another machine, which cannot reach a
@@ -55,10 +65,12 @@ def cluster(settings: Settings) -> Iterator[str]:
         if not server:
             check_server(CHECK_SERVE if served else CHECK_ADDRESS)  # before a cluster is started for nothing
         try:
-            with dask_cluster(settings) as address:
+            preload_workers(settings, batches)  # before the thread, which would slow it down
+            with _in_thread(meanwhile) as done, dask_cluster(settings, batches) as address:
                 if server:
                     begin_phase("waiting for the Prefect server")
                     server.wait()
+                done()
                 begin_phase("starting the run")
                 yield address
         except (StoreError, UsageError):  # they name what is wrong themselves
@@ -72,6 +84,34 @@ def cluster(settings: Settings) -> Iterator[str]:
                 server.stop()
             else:
                 drop_unsent()
+
+
+@contextmanager
+def _in_thread(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Run `work` in a thread. Yield a function that waits for its end, and raises what it has raised.
+
+    The process may end before it: a run that fails to start does not wait for what it would have needed.
+    """
+    import distributed  # noqa: F401  first: `work` may import it too, and one import of it is to begin the other
+
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with timed("command", "import Prefect and the flow"), without_collections():
+                work()
+        except BaseException as error:  # noqa: BLE001  the thread that waits raises it
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="meanwhile", daemon=True)
+    thread.start()
+
+    def wait() -> None:
+        thread.join()
+        if errors:
+            raise errors[0]
+
+    yield wait
 
 
 @contextmanager
@@ -96,21 +136,26 @@ def _check_workers_are_local(settings: Settings) -> None:
 
 
 @contextmanager
-def dask_cluster(settings: Settings) -> Iterator[str]:
-    """Yield the address of a Dask scheduler: that of the settings, or of a cluster on this machine for the block."""
+def dask_cluster(settings: Settings, batches: int | None = None) -> Iterator[str]:
+    """Yield the address of a Dask scheduler: that of the settings, or of a cluster on this machine for the block.
+
+    Args:
+        batches: The most workers that a cluster on this machine has; None for as many as the machine has room for.
+    """
     if settings.dask_address:
         yield settings.dask_address
         return
+    preload_workers(settings, batches)
     import dask.config
     from distributed import Nanny, Scheduler, SpecCluster
 
-    with dask.config.set(_dask_options()), environment({STAGE_IMPORTS: _stage_imports(settings)}):
-        _preload_workers()
+    options = worker_options(settings, batches)
+    with dask.config.set(_dask_options(len(options))):
         # On loopback only: a client that reaches a worker can run any code there.
         loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
         workers = {
-            number: {"cls": Nanny, "options": {**loopback, "nthreads": 1, "name": f"worker-{number}", **options}}
-            for number, options in enumerate(worker_options(settings))
+            number: {"cls": Nanny, "options": {**loopback, "nthreads": 1, "name": f"worker-{number}", **own}}
+            for number, own in enumerate(options)
         }
         scheduler = {"cls": Scheduler, "options": {**loopback, "port": 0}}
         begin_phase(f"starting {len(workers)} worker{'s' if len(workers) > 1 else ''}")
@@ -122,9 +167,9 @@ def dask_cluster(settings: Settings) -> Iterator[str]:
                 logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the errors of cancelled tasks are noise
 
 
-def _dask_options() -> dict[str, Any]:
+def _dask_options(workers: int) -> dict[str, Any]:
     # C libraries read these once, so they are set before a worker starts.
-    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, _cores() // _worker_count()))}
+    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, _cores() // workers))}
     options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
     # The flow handles a worker's death itself, with smaller batches: Dask must not retry the same task first.
     options["distributed.scheduler.allowed-failures"] = 0
@@ -145,27 +190,32 @@ def _stage_imports(settings: Settings) -> str:
     return ",".join(dict.fromkeys(modules))
 
 
-def _preload_workers() -> None:
-    """Start the fork server, if there is one, and make it import the modules that all workers need.
+def preload_workers(settings: Settings, batches: int | None = None) -> None:
+    """Start the fork server of the workers, if there is to be one, and make it import what all workers need.
 
-    Ctrl-C is blocked in it until it leads a session of its own, see `worker_imports`.
+    A fork server that runs already is kept. Ctrl-C is blocked in it until it leads a session of its own, see
+    `worker_imports`.
+
+    Args:
+        settings: With the address of a cluster, nothing is started.
+        batches: As of `dask_cluster`.
     """
+    if settings.dask_address or sys.platform != "linux":
+        return
     from multiprocessing import forkserver, resource_tracker
 
     import dask.config
-    from distributed.utils import get_mp_context
 
-    context = get_mp_context()
-    if context.get_start_method() != "forkserver":
-        return
-    context.set_forkserver_preload(["repli.flows.server.worker_imports"])
+    modules = _stage_imports(settings)
     # As a nanny does before it starts a worker: C libraries read them once, and all workers hash alike.
-    configured = dask.config.get("distributed.nanny.pre-spawn-environ")
+    with dask.config.set(_dask_options(len(worker_options(settings, batches)))):
+        configured = dask.config.get("distributed.nanny.pre-spawn-environ")
     variables = {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+    forkserver.set_forkserver_preload(["repli.flows.server.worker_imports"])
     resource_tracker.ensure_running()  # first: its start unblocks the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with environment({"PYTHONHASHSEED": HASH_SEED, **variables}):
+        with environment({"PYTHONHASHSEED": HASH_SEED, STAGE_IMPORTS: modules, **variables}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -186,15 +236,15 @@ def _warm_up(local: Any, settings: Settings) -> None:
             fire_and_forget(client.submit(warm_up, settings, workers=[worker], key=f"warm-up-{worker}"))
 
 
-def worker_options(settings: Settings) -> list[dict[str, Any]]:
-    """Return the options of each local worker.
+def worker_options(settings: Settings, batches: int | None = None) -> list[dict[str, Any]]:
+    """Return the options of each local worker: no more of them than batches, since a batch is in one worker at a time.
 
     A worker with an accelerator carries the resource `GPU`: with `cuda` one worker for each visible device of this
     machine, with an emulated device every worker.
     """
     from distributed.system import MEMORY_LIMIT
 
-    workers = _worker_count()
+    workers = _worker_count() if batches is None else max(1, min(_worker_count(), batches))
     # The fork server keeps the environment of its start; a worker needs the current one, which names Prefect's server.
     plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": dict(os.environ)}
     if settings.is_gpu_emulated:
@@ -205,7 +255,7 @@ def worker_options(settings: Settings) -> list[dict[str, Any]]:
         for device in devices
     ]
     others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
-    return options + [others] * (workers - len(options))
+    return [*options, *[others] * (workers - len(options))][: None if batches is None else workers]
 
 
 def _worker_count() -> int:

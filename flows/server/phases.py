@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from repli.tasks.runtime.timeline import note
+
 FIRST_STAGE = "loading the models, before the first stage"
 """The phase until the first batch is through a stage: each worker loads the models first, unless it has them."""
 
@@ -19,6 +21,7 @@ def begin_phase(phase: str) -> None:
         ...     begin_phase("starting 2 workers")
         starting 2 workers
     """
+    note("command", phase)
     for listener in _listeners:
         listener(phase)
 

@@ -6,6 +6,7 @@ closes it when the parent process ends, even when that is killed: no server is l
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -13,12 +14,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
+from repli.flows.server import prefect_template
 from repli.flows.server.parent_watch import when_parent_ends
+from repli.tasks.runtime.imports import without_collections
+from repli.tasks.runtime.timeline import note, timed
 
 if TYPE_CHECKING:
     from prefect.server.events.schemas.events import ReceivedEvent
     from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
+NAME = "Prefect server"
+"""The name of this process in the lines of `REPLI_DEBUG`."""
 EVENTS_PER_QUERY = 500
 """Events that one query looks for: fewer than the variables that SQLite allows in a statement."""
 
@@ -27,12 +33,49 @@ def main() -> None:
     """Serve until standard input closes."""
     port = int(sys.argv[1])
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    _lock_at_begin()
-    _skip_known_events()
-    import uvicorn
-    from prefect.server.api.server import create_app
+    with timed(NAME, "import Prefect's server"), without_collections():
+        import uvicorn
+        from prefect.server.api.server import create_app
+        from prefect.settings import PREFECT_API_DATABASE_MIGRATE_ON_START, temporary_settings
 
-    uvicorn.run(create_app(final=True), host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
+        _lock_at_begin()
+        _skip_known_events()
+        app = create_app(final=True)
+    with timed(NAME, "migrate its database, or copy an empty one"):
+        is_migrated = migrate()
+    settings = {PREFECT_API_DATABASE_MIGRATE_ON_START: False} if is_migrated else {}
+    with temporary_settings(settings):
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
+    note(NAME, "ended")
+
+
+def migrate() -> bool:
+    """Bring the server's database up to date, and return whether that is done; else the server does it at its start.
+
+    Only a database of Prefect's own choice is: the file in its home. Where there is none yet, it is a copy of the
+    template; without a template, the migrations make both.
+    """
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+
+    database = PREFECT_HOME.value() / "prefect.db"
+    template = prefect_template.template_path()
+    if template is None or PREFECT_API_DATABASE_CONNECTION_URL.value() != f"sqlite+aiosqlite:///{database}":
+        return False
+    if prefect_template.is_current(database, template):
+        return True
+    if database.exists():
+        return False
+    asyncio.run(_create_database())
+    prefect_template.keep(database, template)
+    return True
+
+
+async def _create_database() -> None:
+    from prefect.server.database import provide_database_interface
+
+    interface = provide_database_interface()
+    await interface.create_db()
+    await (await interface.engine()).dispose()  # the loop of the server opens its own
 
 
 def _lock_at_begin() -> None:

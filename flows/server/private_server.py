@@ -20,6 +20,8 @@ from repli.flows.server.disk import disk_problem
 from repli.flows.server.interrupted_runs import mark_crashed
 from repli.flows.server.ports import find_free_port
 from repli.tasks.fallback import RepliError, StoreError
+from repli.tasks.runtime import timeline
+from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
 
 SERVER_START_LIMIT_S = 180
@@ -43,6 +45,14 @@ _NO_SERVICES = (
     "TRIGGERS",
 )
 
+_ONE_RUN = {
+    **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES},
+    # Prefect's own types of blocks are for its UI, which `repli serve` shows. Registering them takes seconds, and
+    # finding out whether they are registered imports every Prefect collection.
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+}
+
 
 class PrivateServer:
     """A Prefect server on loopback, with its state under the home.
@@ -64,7 +74,7 @@ class PrivateServer:
         self, settings: Settings, port: int | None = None, tell: Callable[[str], None] = lambda line: None
     ) -> None:
         self._lock, home = _free_folder(settings.home, only_first=port is not None)
-        services = {} if port else {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NO_SERVICES}
+        services = {} if port else _ONE_RUN
         port = port or find_free_port()
         self.home = home
         with _home_errors(settings.home):
@@ -94,6 +104,7 @@ class PrivateServer:
         threading.Thread(target=self._keep_alive, name="prefect-server", daemon=True).start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        variables, descriptors = timeline.for_logged_child()
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603  our own module, a port number
                 [sys.executable, "-m", "repli.flows.server.prefect_process", str(self._port)],
@@ -101,7 +112,8 @@ class PrivateServer:
                 start_new_session=True,  # Ctrl-C must reach the run only, which reports its end to the server
                 stdout=log,
                 stderr=log,
-                env=self._variables,
+                env={**self._variables, **variables},
+                pass_fds=descriptors,
             )
 
     def wait(self) -> None:
@@ -167,13 +179,15 @@ class PrivateServer:
 
     def stop(self) -> None:
         """Send the queued events and logs of this process, then stop the server."""
-        drop_unsent()
+        with timed("command", "send the queued events and logs"):
+            drop_unsent()
         self.leave()
-        try:
-            self._process.wait(SERVER_STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with timed("command", "stop the Prefect server"):
+            try:
+                self._process.wait(SERVER_STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._lock.close()
 
 

@@ -30,6 +30,8 @@ from repli.flows.server.server_errors import ServerErrors
 from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.settings import Settings
+from repli.tasks.sources.manifest import ManifestOptions, open_manifest
+from repli.tasks.sources.manifest.remembered import remembered_options
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 
@@ -50,8 +52,8 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
         tell: Prints text for the operator.
 
     Raises:
-        UsageError: `PREFECT_API_URL` names another server, the `nightly` manifest does not exist, or the pipeline
-            cannot be used.
+        UsageError: `PREFECT_API_URL` names another server, the `nightly` manifest does not exist or cannot be read, or
+            the pipeline cannot be used.
         RepliError: The home or the port is in use, or a process did not start, or ended.
     """
     if os.environ.get("PREFECT_API_URL"):
@@ -64,6 +66,9 @@ def serve(settings: Settings, *, port: int, nightly: Path | None, tell: Callable
         database.migrate()
         chosen = choose(settings, database)
         pipelines.declare(database, chosen.stored)
+        if nightly:
+            path = nightly.absolute()
+            open_manifest(path, remembered_options(database, path, ManifestOptions()))  # refused now and not at night
         _serve(chosen.settings, port, nightly, publish, tell)
 
 

@@ -25,6 +25,8 @@ import importlib  # noqa: E402  what takes time comes after the session
 
 from repli.flows.server.environment import STAGE_IMPORTS  # noqa: E402
 from repli.tasks.models import torchvision_ops  # noqa: E402
+from repli.tasks.runtime.imports import without_collections  # noqa: E402
+from repli.tasks.runtime.timeline import timed  # noqa: E402
 
 logging.raiseExceptions = False  # Prefect prints each log that it cannot send to stderr, which is the terminal
 
@@ -32,6 +34,7 @@ _named = [name for name in os.environ.get(STAGE_IMPORTS, "").split(",") if name]
 if _named:
     with suppress(Exception):  # the rung that needs the module reports it
         torchvision_ops.declare()
-for _name in ("distributed", "sqlalchemy", *_named):
-    with suppress(Exception):
-        importlib.import_module(_name)
+with without_collections():  # nor does a worker look through what they have made: its pages stay shared
+    for _name in ("distributed", "sqlalchemy", *_named):
+        with suppress(Exception), timed("fork server", f"import {_name}"):
+            importlib.import_module(_name)

@@ -15,12 +15,13 @@ from prefect.states import Completed
 
 from repli.tasks.execution import dask_worker
 from repli.tasks.execution.run_pipeline import pipeline_of
-from repli.tasks.execution.shared_breakers import process_breakers
+from repli.tasks.execution.shared_breakers import current_device_scope, process_breakers
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
 from repli.tasks.fallback import ProcessPoisoned, Served
 from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.reporting import events
 from repli.tasks.runtime.process import process_runtime
+from repli.tasks.runtime.timeline import timed, worker
 from repli.tasks.settings import Settings
 from repli.tasks.storage.breakers import Move
 
@@ -55,10 +56,15 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     pipeline = pipeline_of(settings)
     breakers = process_breakers(settings.database_url, report_move)
     runtime = process_runtime(
-        may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of, lacks=dask_worker.lacks
+        may_exit=True,
+        around_fallback=as_subtask,
+        breaker_of=breakers.of,
+        lacks=dask_worker.lacks,
+        accelerator=current_device_scope().partition("/")[2] or None,
     )
     try:
-        report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, dask_worker.let_go)
+        with timed(worker(), f"{stage}: {batch}"):
+            report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, dask_worker.let_go)
     except ProcessPoisoned:
         dask_worker.end_process()
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from repli.tasks.runtime.imports import without_collections
+from repli.tasks.runtime.timeline import timed, worker
 from repli.tasks.settings import Settings
 
 
@@ -13,12 +15,14 @@ def warm_up(settings: Settings) -> None:
     """
     if settings.pipeline is None:
         return
-    import repli.tasks.execution.stage_task  # noqa: F401  imports Prefect, which every task needs
-    from repli.tasks.execution.run_pipeline import pipeline_of
-    from repli.tasks.fallback import RepliError
+    with timed(worker(), "import Prefect and the stages"), without_collections():
+        import repli.tasks.execution.stage_task  # noqa: F401  every task needs it
+        from repli.tasks.execution.run_pipeline import pipeline_of
+        from repli.tasks.fallback import RepliError
 
     try:
         for stage in pipeline_of(settings).stages:
-            stage.hooks.warm_up(settings)
+            with timed(worker(), f"warm up {stage.name}"):
+                stage.hooks.warm_up(settings)
     except RepliError:
         return

@@ -2,8 +2,9 @@
 
 Read in this order: `status` (the statuses), `chain` (the declaration of a chain), `runner` (one chain over one batch),
 `splitting` (one rung over one batch), `breaker` (the circuit breaker), `breaker_client` (its interface to a chain),
-`attribution` (bad item or broken rung), `faults` (injected failures), `compatibility` (rungs that must not serve the
-same item), `policy` (overrides of a run). The engine has no I/O, clock or thread of its own: a `Runtime` provides them.
+`attribution` (bad item or broken rung), `devices` (where a call ran), `faults` (injected failures), `compatibility`
+(rungs that must not serve the same item), `policy` (overrides of a run). The engine has no I/O, clock or thread of its
+own: a `Runtime` provides them.
 
 The exports are for stages, flows and reports. Import the state machine of the breakers from `breaker` and its interface
 from `breaker_client`.
@@ -12,6 +13,7 @@ from `breaker_client`.
 from repli.tasks.fallback.breaker import Breaker, Position
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
 from repli.tasks.fallback.compatibility import Rule, Rules
+from repli.tasks.fallback.devices import note_device
 from repli.tasks.fallback.errors import (
     Declined,
     Incompatible,
@@ -77,6 +79,7 @@ __all__ = [
     "check_rung_exists",
     "each",
     "mean_quality",
+    "note_device",
     "parse_faults",
     "quality",
     "run_chain",

@@ -69,23 +69,31 @@ class Attempt:
 
     Args:
         seconds: The item's share of the time of the calls that carried it.
+        where: Where the last call that carried it ran, as `host/device`: the host alone where the rung was unavailable
+            or refused, or its device is not known. None where the rung was not to be called.
         is_item_error: The item caused the failure, not the rung. Not stored: only the process that made the call knows.
 
     Example:
         >>> Attempt(rung="skip", outcome=AttemptOutcome.SERVED).as_json()
-        {'rung': 'skip', 'outcome': 'served', 'error': None, 'seconds': 0.0}
+        {'rung': 'skip', 'outcome': 'served', 'error': None, 'seconds': 0.0, 'where': None}
     """
 
     rung: str
     outcome: AttemptOutcome
     error: StepError | None = None
     seconds: float = 0.0
+    where: str | None = None
     is_item_error: bool = field(default=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return the attempt in its JSON form, `seconds` rounded to microseconds."""
-        error = self.error.as_json() if self.error else None
-        return {"rung": self.rung, "outcome": self.outcome.value, "error": error, "seconds": round(self.seconds, 6)}
+        return {
+            "rung": self.rung,
+            "outcome": self.outcome.value,
+            "error": self.error.as_json() if self.error else None,
+            "seconds": round(self.seconds, 6),
+            "where": self.where,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from numbers import Real
 from typing import Any, Protocol, TypeVar
 
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
-from repli.tasks.fallback.chain import AnyChain, Chain, Rung
+from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
+from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.fallback.errors import BadAnswer, Incompatible, NotHere, RungError, Unavailable
 from repli.tasks.fallback.faults import Fault, inject
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
@@ -44,6 +45,8 @@ class Runtime:
             items, returns. The place to show the fallback, as a sub-task for example.
         breaker_of: Returns the breaker client of a rung, by its name `stage.rung` and its settings.
         is_fatal: Returns whether no call of this process can succeed after an error.
+        host: The host of this process, which the trail names; None: it names no place.
+        accelerator: The device of rungs that ask for resources and note none; None where it is not known.
         lacks: Returns whether this process is known to lack some of a rung's resources. Such a process does not speak
             for the rung: that it is `Unavailable` there is `NotHere`.
 
@@ -68,7 +71,16 @@ class Runtime:
     around_fallback: Callable[[str, str, int, Callable[[], RungResult[Any]]], RungResult[Any]] = no_instrumentation
     breaker_of: BreakerOf = without_breakers
     is_fatal: Callable[[Exception], bool] = lambda error: False
+    host: str | None = None
+    accelerator: str | None = None
     lacks: Callable[[Mapping[str, float]], bool] = lambda resources: False
+
+    def where(self, rung: AnyRung, device: str | None, outcome: AttemptOutcome) -> str | None:
+        """Return the place of an attempt, as `host/device`; `device` is what the rung has noted."""
+        if device is None:
+            device = self.accelerator if rung.resources else DEFAULT_DEVICE
+        is_called = outcome not in {AttemptOutcome.UNAVAILABLE, AttemptOutcome.REFUSED}
+        return f"{self.host}/{device}" if self.host and device and is_called else self.host
 
 
 class CallWithin(Protocol):
@@ -138,7 +150,7 @@ def run_chain(
         ProcessPoisoned: A rung left its process unusable.
         ValueError: Two inputs have the same item id, or the forced rung is not in the chain.
     """
-    progress = _Progress(chain, inputs)
+    progress = _Progress(chain, inputs, runtime)
     forced = directives.forced.get(chain.stage)
 
     def finish(items: Iterable[ChainInput[I]]) -> list[StepResult]:
@@ -146,7 +158,7 @@ def run_chain(
         return [result_of(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in items]
 
     def release(
-        rung: str, called: Sequence[ChainInput[I]], answered: RungResult[V], waiting: Sequence[ChainInput[I]]
+        rung: AnyRung, called: Sequence[ChainInput[I]], answered: RungResult[V], waiting: Sequence[ChainInput[I]]
     ) -> set[str]:
         finished, untouched = progress.release(rung, called, answered, waiting)
         if finished or untouched:
@@ -168,11 +180,11 @@ def run_chain(
         else:
             breaker = runtime.breaker_of(f"{chain.stage}.{rung.name}", rung.breaker)
         run = partial(
-            _run_rung, chain, rung, to_call, context, faults, runtime, breaker, partial(release, rung.name, to_call)
+            _run_rung, chain, rung, to_call, context, faults, runtime, breaker, partial(release, rung, to_call)
         )
         is_fallback = position > 0
         result = runtime.around_fallback(chain.stage, rung.name, len(to_call), run) if is_fallback else run()
-        progress.record(rung.name, progress.still_in(to_call), result)
+        progress.record(rung, progress.still_in(to_call), result)
     if chain.skip:
         progress.record_skip()
     return finish(progress.remaining)
@@ -197,9 +209,10 @@ def unserved(chain: AnyChain, item_id: str, error: RungError, *, run_id: str, fi
 class _Progress:
     """The served items of a batch, and every item's trail."""
 
-    def __init__(self, chain: AnyChain, inputs: Sequence[ChainInput[Any]]) -> None:
+    def __init__(self, chain: AnyChain, inputs: Sequence[ChainInput[Any]], runtime: Runtime) -> None:
         self.remaining = list(inputs)
         self._names = chain.rung_names
+        self._where = runtime.where
         self.served: dict[str, Served[Any]] = {}
         self.trails: dict[str, tuple[Attempt, ...]] = {item.item_id: () for item in inputs}
         if len(self.trails) != len(inputs):
@@ -239,26 +252,26 @@ class _Progress:
         remaining = {item.item_id for item in self.remaining}
         return [item for item in inputs if item.item_id in remaining]
 
-    def record(self, rung: str, inputs: Iterable[ChainInput[Any]], result: RungResult[Any]) -> None:
+    def record(self, rung: AnyRung, inputs: Iterable[ChainInput[Any]], result: RungResult[Any]) -> None:
         for item in inputs:
             outcome = result.outcomes[item.item_id]
-            seconds = result.seconds[item.item_id]
+            failed = outcome if isinstance(outcome, Failed) else None
             if isinstance(outcome, Served):
                 self.served[item.item_id] = outcome
-                attempt = Attempt(rung=rung, outcome=AttemptOutcome.SERVED, seconds=seconds)
-            else:
-                attempt = Attempt(
-                    rung=rung,
-                    outcome=_failed_outcome(item.item_id, outcome, result),
-                    error=outcome.error,
-                    seconds=seconds,
-                    is_item_error=outcome.is_item_error,
-                )
+            attempt_outcome = _failed_outcome(item.item_id, failed, result) if failed else AttemptOutcome.SERVED
+            attempt = Attempt(
+                rung=rung.name,
+                outcome=attempt_outcome,
+                error=failed.error if failed else None,
+                seconds=result.seconds[item.item_id],
+                where=self._where(rung, result.devices.get(item.item_id), attempt_outcome),
+                is_item_error=failed is not None and failed.is_item_error,
+            )
             self.trails[item.item_id] += (attempt,)
 
     def release(
         self,
-        rung: str,
+        rung: AnyRung,
         called: Iterable[ChainInput[Any]],
         answered: RungResult[Any],
         waiting: Iterable[ChainInput[Any]],

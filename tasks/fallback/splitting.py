@@ -34,6 +34,7 @@ from zlib import crc32
 from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
+from repli.tasks.fallback.devices import DeviceNote, noting
 from repli.tasks.fallback.errors import (
     BadAnswer,
     BreakerOpen,
@@ -117,6 +118,7 @@ class RungResult(Generic[V]):
     Args:
         outcomes: One outcome per item.
         seconds: Each item's share of the time of the calls that carried it.
+        devices: The device that the last call of an item has noted, where it noted one.
         unavailable: Items that were not served because the device, model or service is not here.
         refused: Items without a call because the rung's breaker refused it.
 
@@ -129,6 +131,7 @@ class RungResult(Generic[V]):
 
     outcomes: dict[str, Outcome[V]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    devices: dict[str, str | None] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
 
@@ -147,6 +150,7 @@ class RunningCall(Generic[I, V]):
     let_go: LetGo[V]
     accept: Callable[[Outcome[V]], Outcome[V]]
     timer: Callable[[], float]
+    note: DeviceNote
     answers: Answers[V] = field(default_factory=dict)
     _seen: int = 0
     _since: float | None = None
@@ -160,7 +164,8 @@ class RunningCall(Generic[I, V]):
             self._since = now
             result = self.calls.result
             here = {self.chunk[position].item_id: self.accept(outcome) for position, outcome in answers.items()}
-            so_far = replace(result, outcomes={**result.outcomes, **here})
+            devices = {**result.devices, **dict.fromkeys(here, self.note.device)}
+            so_far = replace(result, outcomes={**result.outcomes, **here}, devices=devices)
             waiting = [item for chunk in self.calls.waiting for item in chunk]
             gone = self.let_go(so_far, waiting)
             self.calls.waiting = deque(
@@ -203,9 +208,10 @@ class _Calls(Generic[I, V]):
             self.waiting.appendleft(chunk[:drawn] + chunk[drawn + 1 :])
         return [chunk[drawn]]
 
-    def add_seconds(self, chunk: Sequence[ChainInput[I]], seconds: float) -> None:
+    def record_call(self, chunk: Sequence[ChainInput[I]], seconds: float, device: str | None) -> None:
         for item in chunk:
             self.result.seconds[item.item_id] += seconds / len(chunk)
+            self.result.devices[item.item_id] = device
 
     def record_outcomes(self, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
         self.isolation.has_returned = True
@@ -325,14 +331,16 @@ def call_rung(
             break
         chunk = calls.next_probe(permit.token) if permit.is_probe else calls.next_chunk()
         started = timer()
-        running: RunningCall[I, V] = RunningCall(calls, chunk, let_go, accept, timer)
+        note = DeviceNote()
+        running: RunningCall[I, V] = RunningCall(calls, chunk, let_go, accept, timer, note)
         try:
-            outcomes = call(chunk, permit, running)
+            with noting(note):
+                outcomes = call(chunk, permit, running)
         except StoreError:  # no rung can do without the store: the stage fails, and runs again
             breaker.record(permit, Verdict.INCONCLUSIVE)
             raise
         except Exception as error:  # the engine's only catch: a rung's exception becomes a value
-            calls.add_seconds(chunk, timer() - started)
+            calls.record_call(chunk, timer() - started, note.device)
             if is_fatal(error):
                 attribution.record_fatal(permit, error)
                 raise ProcessPoisoned(f"{name} left its process unusable: {StepError.of(error).line}") from error
@@ -353,7 +361,7 @@ def call_rung(
             breaker.record(permit, Verdict.INCONCLUSIVE)
             raise
         else:
-            calls.add_seconds(chunk, timer() - started)
+            calls.record_call(chunk, timer() - started, note.device)
             record_answers(permit, chunk, outcomes)
     else:
         attribution.finish()

@@ -66,7 +66,7 @@ def revision(model: Any) -> str:
     for parameter in model.parameters():
         # As bytes: numpy has no bfloat16.
         digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
 
 
 def tokenizer_json(model: Any) -> str | None:

@@ -87,11 +87,11 @@ def load(source: str, device: str = "cpu", runtime: str = "auto") -> TextEmbedde
         TimedOut: the load hangs, on a disk or server that does not answer.
     """
     check_device(device)
-    folder = _folder_of(source)
+    folder, name = locate(source)
 
     @lru_cache(maxsize=1)
     def build() -> tuple[Any, str]:
-        return _load_torch(source, folder)
+        return _load_torch(source, folder, name)
 
     if choose_runtime(runtime, device) == "openvino":
         with IMPORTS:
@@ -111,7 +111,7 @@ def load(source: str, device: str = "cpu", runtime: str = "auto") -> TextEmbedde
 
 def fingerprint(source: str) -> str | None:
     """Return the name under which the converted network of a source is kept; None where it may change unseen."""
-    return _fingerprint(source, _folder_of(source))
+    return _fingerprint(source, locate(source)[0])
 
 
 def _fingerprint(source: str, folder: Path | None) -> str | None:
@@ -177,7 +177,7 @@ def _of_unit_length(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
     return units
 
 
-def _load_torch(source: str, folder: Path | None) -> tuple[Any, str]:
+def _load_torch(source: str, folder: Path | None, name: str) -> tuple[Any, str]:
     """Return the model of a source on the processor, and the name of its space."""
     from repli.tasks.models import torchvision_ops
 
@@ -195,15 +195,25 @@ def _load_torch(source: str, folder: Path | None) -> tuple[Any, str]:
         raise Unavailable(
             f"text model {source!r} cannot be loaded ({reason(error)}); check its name or folder"
         ) from error
-    kind, _, module = source.partition(":")
-    name = module if kind == "package" else (folder or Path(source)).name
-    return model, f"{name}:{revision(model)}:{model.max_seq_length}-tokens-l2"
+    return model, space_name(name, revision(model), model.max_seq_length)
 
 
-def _folder_of(source: str) -> Path | None:
-    """Return the folder that a source names, or None for the name of a model to download."""
+def space_name(name: str, revision: str, max_tokens: int | None) -> str:
+    """Return the name of a model's vector space: the model, the hash of its weights, and how texts are prepared."""
+    return f"{name}:{revision[:12]}:{max_tokens}-tokens-l2"
+
+
+def locate(source: str) -> tuple[Path | None, str]:
+    """Return the folder of a source, None for the name of a model to download, and the model's name.
+
+    Raises:
+        Unavailable: the package or folder does not exist here.
+    """
     kind, _, module = source.partition(":")
-    return _package_folder(module) if kind == "package" else _own_folder(source)
+    if kind == "package":
+        return _package_folder(module), module
+    folder = _own_folder(source)
+    return folder, (folder or Path(source)).name
 
 
 def _package_folder(module: str) -> Path:

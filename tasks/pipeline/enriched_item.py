@@ -45,6 +45,11 @@ class EnrichedItem:
         return self.state.item.document
 
     @property
+    def text(self) -> Any:
+        """Return the text that the manifest gives inline."""
+        return self.state.item.text
+
+    @property
     def image(self) -> Any:
         """Return the image that the manifest declares: a URI or a path."""
         return self.state.item.image

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
 from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, Skip, StepResult
+from repli.tasks.items import Embedding
 from repli.tasks.pipeline.context import StageContext
 from repli.tasks.pipeline.declaration import refused_in_place
 from repli.tasks.pipeline.enriched_item import EnrichedItem
@@ -60,6 +61,8 @@ class StageHooks:
         imports: modules that take long to import, and that worker processes may inherit from the process that forks
             them.
         warm_up: loads what the rungs need, in a worker ahead of its first batch. A load that may hang is only started.
+        embed_query: yields the vectors of a search's text in each space of the rungs, faster than they do. It raises
+            where it cannot, and then the rungs are called.
     """
 
     save: Save = save_results
@@ -68,6 +71,7 @@ class StageHooks:
     takes_unreadable: bool = False
     imports: tuple[str, ...] = ()
     warm_up: Callable[[Settings], object] = lambda settings: None
+    embed_query: Callable[[str, Settings], Iterator[Embedding]] | None = None
 
 
 class Stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ def _process_runtime(may_exit: bool) -> Runtime:
         call_within=TimeLimiter(may_exit=may_exit),
         free_memory=free_memory,
         sizes=WorkingSizes(),
+        host=socket.gethostname(),
         is_fatal=is_fatal if may_exit else lambda error: False,
     )
 
@@ -46,6 +48,7 @@ def process_runtime(
     around_fallback: Callable[..., RungResult[Any]] | None = None,
     breaker_of: BreakerOf = without_breakers,
     lacks: Callable[[Mapping[str, float]], bool] = lambda resources: False,
+    accelerator: str | None = None,
 ) -> Runtime:
     """Return the runtime of this process. Working sizes and threads are kept from call to call.
 
@@ -54,8 +57,9 @@ def process_runtime(
         around_fallback: called around each fallback, to show it in a UI.
         breaker_of: returns the breaker client of a rung; by default every rung is called, however often it has failed.
         lacks: returns whether this process lacks some of a rung's resources.
+        accelerator: the devices of this process, for the trail of rungs that ask for resources and note no device.
     """
     runtime = _process_runtime(may_exit)
     if around_fallback:
         runtime = replace(runtime, around_fallback=around_fallback)
-    return replace(runtime, breaker_of=breaker_of, lacks=lacks)
+    return replace(runtime, breaker_of=breaker_of, lacks=lacks, accelerator=accelerator)

@@ -46,8 +46,14 @@ _CHAINED = re.compile(r"(?:[a-z][a-z0-9+.-]*::)+[a-z][a-z0-9+.-]*://", re.IGNORE
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[^,;\s]+)*),", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
 _DOCUMENT_SUFFIX = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)$", re.IGNORECASE)
+_FILE_SUFFIX = re.compile(
+    r"[^./]\.(docx?|odt|rtf|epub|tex|rst|log|csv|tsv|jsonl?|xlsx?|ods|pptx?|odp|ps|djvu|mht|mhtml|eml|msg|ya?ml|"
+    r"jpe?g|png|gif|webp|tiff?|bmp|svg|avif|heic|zip|gz)$",
+    re.IGNORECASE,
+)
 _ANY_SUFFIX = re.compile(r"[^./]\.[a-z][a-z0-9]{0,7}$", re.IGNORECASE)
 _PATH_START = re.compile(r"\.{0,2}/")
+_WEB_ADDRESS = re.compile(r"(?:www(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}/)\S*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,13 @@ class Content:
 
     data: bytes = field(repr=False)
     media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InlineText:
+    """A text that is declared as such: whatever it looks like, it is no path and no URI."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +96,20 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
     ======================================================================  =============
     declared value                                                          result
     ======================================================================  =============
+    `InlineText`                                                            its text
     ``data:[TYPE][;base64],…``                                              its own bytes
     a single line that begins with ``SCHEME://``                            a URI
     a single line of at most 255 characters, and one of: a file of that     a path
     name is in the folder; it ends in .html .htm .xhtml .pdf .txt .md
-    .xml; it has no white space and ends in a suffix (a letter, up to
-    seven more letters or digits) or begins with / ./ or ../
-    any other, if `may_be_text`                                             the text
+    .xml; it has no white space, and ends in another suffix of files, or
+    has a / and any suffix, or begins with / ./ or ../
+    a single word as ``www.shop.test`` or ``shop.test/lamp``                refused
+    any other, if `may_be_text`: ``Node.js`` and ``amazon.com`` too         the text
     any other                                                               a path
     ======================================================================  =============
+
+    So a word with a dot is a text, as long as no such file is in the folder. A web address without ``https://`` is
+    refused and not taken for a text: it was meant to be read.
 
     Paths are relative to `folder`. With symbolic links resolved they must still be in it, unless the limits allow
     files outside.
@@ -100,6 +118,8 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
         InvalidItem: The value has the wrong type, an unsupported scheme or a forbidden location; the message says
             what to do.
     """
+    if isinstance(value, InlineText):
+        return _text_content(value.text, limits)
     if not isinstance(value, str):
         wanted = "text, a path or a URI" if may_be_text else "a path or a URI"
         raise InvalidItem(f"the manifest declares a value of type {type(value).__name__}; write {wanted} as a string")
@@ -111,11 +131,18 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
         _check_characters(text)
         return _locate_uri(text, folder, limits)
     if may_be_text and not (is_line and _looks_like_path(text, folder)):
-        content = clean_text(value).encode()
-        check_size(len(content), "the text", limits)
-        return Content(content, "text/plain")
+        if _WEB_ADDRESS.match(text):
+            shown = shorten(text)
+            raise InvalidItem(f"{shown} is a web address without its scheme; write https://{shown}")
+        return _text_content(value, limits)
     _check_characters(text)
     return _locate_file(text, text, folder, limits)
+
+
+def _text_content(text: str, limits: FetchLimits) -> Content:
+    content = clean_text(text).encode()
+    check_size(len(content), "the text", limits)
+    return Content(content, "text/plain")
 
 
 def hide_password(uri: str) -> str:
@@ -301,7 +328,10 @@ def _looks_like_path(line: str, folder: str) -> bool:
         return False
     if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(f"{folder or '.'}/{line}"):  # noqa: PTH113  Path.is_file raises
         return True
-    return len(line.split()) == 1 and bool(_ANY_SUFFIX.search(line) or _PATH_START.match(line))
+    if len(line.split()) != 1:
+        return False
+    has_path = bool(_ANY_SUFFIX.search(line)) and "/" in line and not _WEB_ADDRESS.match(line)
+    return has_path or bool(_FILE_SUFFIX.search(line) or _PATH_START.match(line))
 
 
 def _check_characters(text: str) -> None:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.comparison.metrics import LABELS
-from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, Served, each
+from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, OutOfMemory, Served, each
 from repli.tasks.items import Assets, Guess, Label
 from repli.tasks.models.imagenet_labels import labels, synonyms
+from repli.tasks.models.masters import Masters
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
+from repli.tasks.runtime.ahead import made_ahead
+from repli.tasks.runtime.processors import processors_of_machine, processors_of_worker
 from repli.tasks.settings import Settings
 from repli.tasks.storage.blobs import Blobs
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from repli.tasks.models.image_classifier import ImageClassifier
+    from repli.tasks.models.pictures import Preparation
+
+CHUNK = 32
+"""The pictures that a model gets at once, at least. On a processor also at most: larger chunks exceed its caches."""
+MAX_CARD_CHUNK = 512
+"""The pictures that a card gets at once, at the most: an H100 classifies 5,500 a second by 128, 11,500 by 512."""
 NO_IMAGE = "the image was not fetched; see the error of the fetch stage"
 
 
@@ -68,13 +84,13 @@ STAGE = Stage(
 def gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify with the larger model on the accelerator: `cuda` by default; the setting `cpu` emulates one."""
     models = context.settings.models
-    return _by_model(pictures, context, models.image_gpu, models.gpu_device)
+    return _by_model(pictures, context, models.image_gpu, models.gpu_device, keeps_masters=False)
 
 
 @STAGE.rung(penalty="0.9", time_limit_s=300, breaker=Breaker(scope="host"))
 def cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify with the smaller model on the CPU."""
-    return _by_model(pictures, context, context.settings.models.image_cpu, "cpu")
+    return _by_model(pictures, context, context.settings.models.image_cpu, "cpu", keeps_masters=True)
 
 
 @STAGE.rung(penalty="0.8", time_limit_s=60)
@@ -87,22 +103,90 @@ def rules(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcom
 STAGE.skip(penalty="0.7")
 
 
-def _by_model(pictures: Sequence[Picture], context: StageContext, source: str, device: str) -> Sequence[Outcome[Label]]:
-    """Classify all pictures that can be decoded in one call of the model; the others fail, each with its error."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Preparer:
+    """Prepares pictures for a model, from masters that are kept on disk where `keeps_masters`. Threads may share it."""
+
+    preparation: Preparation
+    blobs: Blobs
+    masters: Masters
+    keeps_masters: bool
+
+    def __call__(self, picture: Picture) -> npt.NDArray[np.uint8] | ItemError:
+        """Return the model's input, or why there is none: a bad picture fails alone."""
+        side = self.preparation.master_side
+        try:
+            if picture.sha256 is None:
+                raise ItemError(NO_IMAGE)
+            master = self.masters.get(picture.sha256, side, lambda: _content(picture, self.blobs))
+        except ItemError as error:
+            return error
+        if self.keeps_masters:
+            self.masters.keep(picture.sha256, side)
+        return self.preparation.prepare_master(master)
+
+    def keep_masters(self, pictures: Sequence[Picture]) -> None:
+        """Keep the masters of these pictures, as far as they have been made."""
+        for picture in pictures:
+            if picture.sha256 is not None:
+                self.masters.keep(picture.sha256, self.preparation.master_side)
+
+
+def _by_model(
+    pictures: Sequence[Picture], context: StageContext, source: str, device: str, *, keeps_masters: bool
+) -> Sequence[Outcome[Label]]:
     from repli.tasks.models import image_classifier
 
     classifier = image_classifier.load(source, device, context.settings.models.runtime)
-    blobs = Blobs(context.settings.blobs)
-    outcomes: list[Outcome[Label] | None] = []
-    prepared = []
-    for picture in pictures:
-        try:
-            prepared.append(classifier.prepare(_content(picture, blobs)))
-            outcomes.append(None)
-        except ItemError as error:
-            outcomes.append(Failed.because(error))
-    answers = iter(classifier.classify(prepared))
-    return [outcome or Served(*next(answers)) for outcome in outcomes]
+    return classify_by(classifier, device, pictures, context.settings, keeps_masters=keeps_masters)
+
+
+def classify_by(
+    classifier: ImageClassifier, device: str, pictures: Sequence[Picture], settings: Settings, *, keeps_masters: bool
+) -> Sequence[Outcome[Label]]:
+    """Classify all pictures that can be decoded; the others fail, each with its error.
+
+    Args:
+        keeps_masters: whether masters are kept on disk: of a fallback's pictures, which `reprocess` classifies again.
+
+    Raises:
+        OutOfMemory: a chunk does not fit on the device; and whatever else the classifier raises.
+    """
+    masters, preparation = Masters(settings.picture_cache), classifier.preparation
+    masters.prune()
+    prepare = _Preparer(
+        preparation=preparation, blobs=Blobs(settings.blobs), masters=masters, keeps_masters=keeps_masters
+    )
+    outcomes: list[Outcome[Label]] = []
+    try:
+        with _prepared_ahead(prepare, pictures, device) as chunks:
+            for chunk in chunks:
+                outcomes += _classify(classifier, chunk)
+    except OutOfMemory:  # a smaller call or the next rung of this process takes over, and has the masters in memory
+        raise
+    except Exception:  # it may be the end of this process
+        prepare.keep_masters(pictures)
+        raise
+    return outcomes
+
+
+def _prepared_ahead(
+    prepare: _Preparer, pictures: Sequence[Picture], device: str
+) -> AbstractContextManager[Iterator[list[npt.NDArray[np.uint8] | ItemError]]]:
+    """Return a context that yields the inputs of a model, or errors, in chunks of the size that suits the device."""
+    if device.startswith("cuda"):
+        return made_ahead(prepare, pictures, threads=processors_of_machine(), at_least=CHUNK, at_most=MAX_CARD_CHUNK)
+    return made_ahead(prepare, pictures, threads=processors_of_worker(), at_least=CHUNK, at_most=CHUNK)
+
+
+def _classify(
+    classifier: ImageClassifier, chunk: Sequence[npt.NDArray[np.uint8] | ItemError]
+) -> Iterator[Outcome[Label]]:
+    """Yield the outcome of each input, in order, after one call of the model."""
+    images = [one for one in chunk if not isinstance(one, ItemError)]
+    answers = iter(classifier.classify(images) if images else [])
+    for one in chunk:
+        yield Failed.because(one) if isinstance(one, ItemError) else Served(*next(answers))
 
 
 def _content(picture: Picture, blobs: Blobs) -> bytes:
@@ -119,6 +203,7 @@ def _is_in_imagenet(label: str, index: int | None) -> bool:
 
 
 _RULES_CONFIDENCE = 0.5
+_THUMBNAIL = 64  # pixels a side, of which 32 × 32 are made
 _BLANK_BELOW = 4.0  # standard deviation of grey values in [0, 255]: a blank or broken scan, not a photo
 
 
@@ -128,7 +213,7 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Label]:
 
     from repli.tasks.models.pictures import open_image
 
-    thumbnail = open_image(_content(picture, blobs)).convert("L").resize((32, 32))
+    thumbnail = open_image(_content(picture, blobs), at_least=_THUMBNAIL).convert("L").resize((32, 32))
     is_blank = ImageStat.Stat(thumbnail).stddev[0] < _BLANK_BELOW
     classes = () if is_blank else classes_named_in(picture.name)
     confidence = _RULES_CONFIDENCE / len(classes) if classes else 0.0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import Breaker, ItemError
+from repli.tasks.fallback import Breaker, ItemError, Unavailable
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import Settings
@@ -57,13 +57,30 @@ def _warm_up(settings: Settings) -> None:
     text_embedder.load.start(settings.models.text)
 
 
+def _embed_query(text: str, settings: Settings) -> Iterator[Embedding]:
+    """Yield the vectors of a search's text: of its hashed words, and of the model where it can be run in numpy."""
+    from repli.tasks.models import query_encoder
+    from repli.tasks.models.word_hashing import hash_words
+
+    words = query_passage(text).words(with_label=False)
+    vector = hash_words(words[:HASHED_MAX_CHARACTERS], HASHED_DIMENSIONS)
+    if vector.any():
+        yield Embedding(HASHED_SPACE, vector)
+    encoder = query_encoder.load(settings.models.text)
+    if encoder is None:
+        raise Unavailable(f"text model {settings.models.text!r} is none that can be run in numpy")
+    yield Embedding(encoder.space, encoder.embed(words))
+    if not vector.any():
+        raise ItemError("the query contains no word to hash")
+
+
 STAGE = Stage(
     "embed_text",
     input=_input,
     produces=Embedding,
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
-    hooks=StageHooks(imports=("sentence_transformers",), warm_up=_warm_up),
+    hooks=StageHooks(imports=("sentence_transformers",), warm_up=_warm_up, embed_query=_embed_query),
 )
 
 

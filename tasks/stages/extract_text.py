@@ -22,20 +22,25 @@ WEB_ENCODING = "cp1252"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """The input of an extraction. `asset` is None for a document that was declared and could not be fetched."""
+    """The input of an extraction. `asset` is None for a document that was declared and could not be fetched.
+
+    `text` is the item's own text beside a document. It goes before the document's.
+    """
 
     name: str
     asset: Asset | None
+    text: str | None = None
 
 
 def _input(item: EnrichedItem) -> Document | None:
-    if item.document is None:
+    if item.document is None and item.text is None:
         return None
     fetched = item.value(Assets)
     asset = fetched.document if fetched else None
     if asset:
         asset = replace(asset, source="blob")  # the same bytes have the same text, whatever rung fetched them
-    return Document(name=str(item.name), asset=asset)
+    has_both = item.document is not None and isinstance(item.text, str)
+    return Document(name=str(item.name), asset=asset, text=item.text if has_both else None)
 
 
 STAGE = Stage(
@@ -62,7 +67,7 @@ def plain(document: Document, context: StageContext) -> Text:
 @STAGE.rung(penalty="0.85", time_limit_s=20)
 def name_only(documents: Sequence[Document]) -> Sequence[Text]:
     """Return the item's name as its text: short, but correct."""
-    return [Text(document.name) for document in documents]
+    return [Text(_with_own_text(document, document.name)) for document in documents]
 
 
 STAGE.skip(penalty="0.8")
@@ -101,7 +106,11 @@ def _text(document: Document, context: StageContext, html: _Extract, pdf: _Extra
         raise ItemError(f"{where} cannot be read ({type(error).__name__}: {error}); replace it") from error
     if not text or not text.strip():
         raise ItemError(f"{where} has no text that this extractor finds; replace it with one that has text")
-    return Text(text=clean_text(text).strip())
+    return Text(text=_with_own_text(document, clean_text(text).strip()))
+
+
+def _with_own_text(document: Document, text: str) -> str:
+    return f"{document.text.strip()}\n\n{text}" if document.text else text
 
 
 def _html_main_content(content: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources import locate
 from repli.tasks.sources.batch import Batch, FetchResult, Located, Lookup
-from repli.tasks.sources.locate import Content, Place
+from repli.tasks.sources.locate import Content, InlineText, Place
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 
 ORIGIN_LIMIT_S = 1800.0
@@ -21,11 +22,19 @@ RETURN_MARGIN_S = 60.0
 """Seconds before its limit at which a rung returns what it has read, so that one slow place fails no other item."""
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Bytes that came with the manifest. They are in the blob folder since the item was registered."""
+
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
     """The document and image that an item's record declares, of any type; None where it declares none.
 
-    `folder` is the folder that relative paths are resolved against.
+    An `InlineText` is a text, `Carried` are bytes that came with the manifest. `folder` is the folder that relative
+    paths are resolved against.
     """
 
     document: Any
@@ -34,17 +43,34 @@ class Declared:
 
     def lookup(self, limits: FetchLimits) -> Lookup:
         """Return the lookup of what is declared. A document may be its own text."""
-        values = {"document": self.document, "image": self.image}
-        declared = {column: value for column, value in values.items() if value is not None}
+        declared = {column: value for column, value in self._values.items() if not isinstance(value, Carried)}
         return Lookup(declared, self.folder, limits, may_be_text="document")
+
+    def carried(self) -> Mapping[str, Carried]:
+        """Return the columns whose bytes came with the manifest."""
+        return {column: value for column, value in self._values.items() if isinstance(value, Carried)}
+
+    @property
+    def _values(self) -> Mapping[str, Any]:
+        values = {"document": self.document, "image": self.image}
+        return {column: value for column, value in values.items() if value is not None}
 
 
 def fetch_input(item: EnrichedItem) -> Declared | None:
-    """Return the declared assets; None, so not applicable, where there are none. A blank string declares nothing."""
-    document, image = _none_if_blank(item.document), _none_if_blank(item.image)
-    if document is None and image is None:
+    """Return the declared assets; None, so not applicable, where there are none. A blank string declares nothing.
+
+    The item's text is its document where it declares no other.
+    """
+    record = item.state.item
+    declared = {
+        column: Carried(value.removeprefix("inline:")) if column in record.inline else _none_if_blank(value)
+        for column, value in {"document": item.document, "image": item.image}.items()
+    }
+    if declared["document"] is None and (text := _none_if_blank(item.text)) is not None:
+        declared["document"] = InlineText(text) if isinstance(text, str) else text
+    if declared["document"] is None and declared["image"] is None:
         return None
-    return Declared(document=document, image=image, folder=item.state.item.folder)
+    return Declared(document=declared["document"], image=declared["image"], folder=record.folder)
 
 
 STAGE = Stage(
@@ -83,7 +109,10 @@ def cached(items: Sequence[Declared], context: StageContext) -> Sequence[Outcome
     copies = last_copies(context.database, [_copy_name(place, limits) for place in places])
     available = {name: copy for name, copy in copies.items() if blobs.path(copy.sha256).is_file()}
     found = {place: _copy_or_error(place, available.get(_copy_name(place, limits))) for place in places}
-    return [_some_or_failed(_results(by_column, found, blobs)) for by_column in located]
+    return [
+        _some_or_failed(_results(by_column, found, blobs) | _carried_assets(item, blobs))
+        for item, by_column in zip(items, located, strict=True)
+    ]
 
 
 STAGE.skip(penalty="0.7")
@@ -128,7 +157,8 @@ def _read_all(
         store=lambda content, place: _store_content(content, place.uri, "origin", blobs),
     )
     for position in batch.finished_items(ORIGIN_LIMIT_S - RETURN_MARGIN_S):
-        yield position, _results(batch.located[position], batch.read, blobs)
+        results = _results(batch.located[position], batch.read, blobs)
+        yield position, results | _carried_assets(items[position], blobs)
     read = ((place, asset) for place, asset in batch.read.items() if isinstance(asset, Asset))
     copies.update((_copy_name(place, limits), asset) for place, asset in read)
 
@@ -150,6 +180,38 @@ def _store_content(content: Content, uri: str, source: str, blobs: Blobs) -> Fet
         media_type=locate.media_type_of(content, uri),
         source=source,
     )
+
+
+def _carried_assets(item: Declared, blobs: Blobs) -> dict[str, FetchResult]:
+    """Return the assets whose bytes came with the manifest."""
+    return {column: _carried_asset(column, carried, blobs) for column, carried in item.carried().items()}
+
+
+def _carried_asset(column: str, carried: Carried, blobs: Blobs) -> FetchResult:
+    try:
+        content = blobs.read(carried.sha256)
+    except OSError as error:
+        return StepError.of(
+            ItemError(f"the {column} that came with the manifest cannot be read ({error.strerror}); run it again")
+        )
+    return Asset(
+        uri=f"inline:{carried.sha256[:16]}",
+        sha256=carried.sha256,
+        size=len(content),
+        media_type=locate.media_type_of(Content(content, "text/plain" if _is_text(content) else None), ""),
+        source="inline",
+    )
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return not _CONTROL.search(content)
+
+
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1f]")
 
 
 def _results(

@@ -1,4 +1,7 @@
-"""Validate: a broken required expectation fails the item; a broken soft one is recorded and degrades nothing."""
+"""Validate: a broken required expectation fails the item; a broken soft one is recorded and degrades nothing.
+
+What had to be repaired for the record to be stored is no soft matter: `expectations` declines, and `basic` serves.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VALIDATIONS
-from repli.tasks.fallback import Breaker, Failed, InvalidItem, Outcome, Served
+from repli.tasks.fallback import Breaker, Declined, Failed, InvalidItem, Outcome, Served
 from repli.tasks.items import Item, Validation, Violation
 from repli.tasks.pipeline import EnrichedItem, Stage, StageHooks
 from repli.tasks.settings import Settings
@@ -99,8 +102,9 @@ def load_suite() -> _Suite:
         gxe.ExpectColumnValuesToMatchRegex(column=f"name{_TEXT}", regex=r"\S", meta=required),
         gxe.ExpectColumnValueLengthsToBeBetween(column=f"name{_TEXT}", max_value=MAX_NAME_CHARACTERS, meta=soft),
         gxe.ExpectColumnValuesToBeInSet(column=f"document{_TYPE}", value_set=["str", "NoneType"], meta=soft),
+        gxe.ExpectColumnValuesToBeInSet(column=f"text{_TYPE}", value_set=["str", "NoneType"], meta=soft),
         gxe.ExpectColumnValuesToBeInSet(column=f"image{_TYPE}", value_set=["str", "NoneType"], meta=soft),
-        gxe.ExpectColumnValuesToBeNull(column="repaired", meta=soft),
+        gxe.ExpectColumnValuesToBeNull(column="repaired", meta=required),
     ]
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)  # stderr is for the run's own progress
@@ -120,14 +124,18 @@ def _row(position: int, item: Item) -> dict[str, Any]:
         f"name{_TEXT}": item.name if is_text else None,
         f"name{_TYPE}": type(item.name).__name__,
         f"document{_TYPE}": type(item.document).__name__,
+        f"text{_TYPE}": type(item.text).__name__,
         f"image{_TYPE}": type(item.image).__name__,
-        "repaired": ", ".join(item.repaired) or None,
+        "repaired": _repairs(item),
     }
 
 
 def _outcome(item: Item, violations: Sequence[tuple[bool, Violation]]) -> Outcome[Validation]:
     if any(is_required for is_required, _ in violations):
-        return Failed.because(InvalidItem(_required_problem(item) or f"item {item.id} breaks {violations}"))
+        problem = _required_problem(item)
+        if problem is None and (repairs := _repairs(item)):
+            return Failed.because(Declined(repairs))
+        return Failed.because(InvalidItem(problem or f"item {item.id} breaks {violations}"))
     return Served(Validation(violations=tuple(violation for _, violation in violations)))
 
 
@@ -143,6 +151,11 @@ def _required_problem(item: Item) -> str | None:
     if not item.name.strip():
         return f"the name of item {item.id} is blank; give it one in the manifest"
     return None
+
+
+def _repairs(item: Item) -> str | None:
+    """Return what was changed in the record, None where nothing was."""
+    return f"item {item.id}: {'; '.join(item.repaired)}; correct the manifest" if item.repaired else None
 
 
 def _short(value: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from repli.tasks.fallback import StoreError
-from repli.tasks.items import Asset
+from repli.tasks.items import Asset, Item
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import StoreUnavailable, retried, wait_out
 from repli.tasks.storage.schema import good_copies
@@ -64,6 +65,18 @@ class Blobs:
     def read(self, sha256: str) -> bytes:
         """Return the bytes of a blob. Raises FileNotFoundError where there is none."""
         return self.path(sha256).read_bytes()
+
+
+def keep_contents(records: Iterable[Item], blobs: Blobs) -> Iterator[Item]:
+    """Yield the items without the contents that their manifest carries, once those are blobs.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    for item in records:
+        for content in item.contents.values():
+            blobs.put(content)
+        yield replace(item, contents={}) if item.contents else item
 
 
 @retried

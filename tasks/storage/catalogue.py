@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import Any
@@ -102,14 +102,12 @@ def _abandoned(database: Database, run_id: str) -> Sequence[str]:
 
 
 def _incoming_row(run_id: str, ordinal: int, item: Item) -> dict[str, Any]:
-    record = asdict(item)
-    del record["id"]
     return {
         "run_id": run_id,
         "item_id": item.id,
         "ordinal": ordinal,
         "name": item.name if isinstance(item.name, str) else None,
-        "record": record,
+        "record": item.record,
         "fingerprint": item.fingerprint,
     }
 

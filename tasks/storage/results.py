@@ -43,7 +43,8 @@ def load_with(connection: sa.Connection, item_ids: Sequence[str]) -> list[ItemSt
 
 
 def _item(row: sa.Row[Any]) -> Item:
-    return Item(id=row.id, **{**row.record, "repaired": tuple(row.record["repaired"])})
+    tuples = {name: tuple(row.record[name]) for name in ("repaired", "inline") if name in row.record}
+    return Item(id=row.id, **{**row.record, **tuples})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +339,7 @@ def _result(row: sa.RowMapping) -> StepResult:
                 outcome=AttemptOutcome(attempt["outcome"]),
                 error=StepError(**attempt["error"]) if attempt["error"] else None,
                 seconds=attempt["seconds"],
+                where=attempt.get("where"),  # results of an older Repli have none
             )
             for attempt in row["attempts"]
         ),

@@ -62,7 +62,7 @@ class Census:
     @classmethod
     def of(cls, store: Database) -> Census:
         """Raises AssertionError for an item that is nowhere, in two places, or held without an end."""
-        done, queued, claimed = set(), set(), set()
+        done, queued, claimed = set[str](), set[str](), set[str]()
         with store.read() as connection:
             now = database_time(connection)
             queued_as = retry_queue.c.item_id, retry_queue.c.state.label("queued_as"), retry_queue.c.due_at

@@ -100,7 +100,7 @@ def _make_portion(database: Database, run_id: str, numbers: range, chance: np.ra
         documents.index(database, connection, stored)
 
 
-_REST = {"attributes": {}, "folder": "", "repaired": [], "problem": None}
+_REST: dict[str, Any] = {"attributes": {}, "folder": "", "repaired": [], "problem": None}
 
 
 def words(chance: np.random.Generator, count: int) -> list[str]:
@@ -131,13 +131,13 @@ def _steps(
         return
     yield step("validate", "succeeded", "expectations", {"violations": []})
     yield step("extract_text", "succeeded", "full", {"text": text, "characters": len(text)})
-    yield step("classify_image", *image, {"label": words(chance, 1)[0]})
+    yield step("classify_image", image[0], image[1], {"label": words(chance, 1)[0]})
     space, dimensions = (HASHED_SPACE, HASHED_DIMENSIONS) if vector[1] == "hashed" else (SPACE, DIMENSIONS)
     if vector[1] == "skip":
-        yield step("embed_text", *vector)
+        yield step("embed_text", vector[0], vector[1])
     else:
         said = {"space": space, "dimensions": dimensions}
-        yield step("embed_text", *vector, said, vector=unit(chance, dimensions).tobytes())
+        yield step("embed_text", vector[0], vector[1], said, vector=unit(chance, dimensions).tobytes())
     yield step("store", "succeeded", "database", {"quality": quality})
 
 

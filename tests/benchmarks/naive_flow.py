@@ -1,9 +1,9 @@
-"""The form that Repli is measured against: one mapped task per item and stage, with Prefect's own retries."""
+"""The first version that most people write: one mapped task per item and stage, with Prefect's own retries."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from repli.tasks.models import image_classifier, text_embedder
 from repli.tasks.settings import ModelSettings
 
 MODELS = ModelSettings()
-DATABASE = Path(tempfile.gettempdir(), "repli-naive.db")
+DATABASE = Path(os.environ["REPLI_HOME"], "naive.db")
 
 
 @task(retries=3)
@@ -43,7 +43,8 @@ def classify_image(fetched: tuple[bytes, bytes]) -> str | None:
 
 @task(retries=3)
 def embed_text(record: dict[str, Any], text: str, label: str | None) -> bytes:
-    return text_embedder.load(MODELS.text).embed([f"{record['name']}. {label}. {text}"])[0].tobytes()
+    vector = text_embedder.load(MODELS.text).embed([f"{record['name']}. {label}. {text}"])[0]
+    return bytes(vector.tobytes())
 
 
 @task(retries=3)

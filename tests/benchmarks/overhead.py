@@ -1,13 +1,20 @@
-"""What Repli costs: items per second of `repli run` against a bare loop, and against one mapped task per item.
+"""What Repli costs: items per second of `repli run` against loops, naive mapped tasks, and Daft.
 
-``python -m tests.benchmarks.overhead`` (or ``make bench``) runs the three in one go on one catalogue and prints
-their ratios. Absolute figures of a shared machine mean little; ratios of one run mean something.
+``python -m tests.benchmarks.overhead`` (or ``make bench``) runs all rows one after the other, on one catalogue of
+photos of two megapixels and on one of small photos, and prints their ratios. Absolute figures of a shared machine mean
+little; ratios of one run mean something. Each row is timed as a whole command, its start and its end included, unless
+said otherwise. Accelerators are hidden: `tests.benchmarks.card` is about them.
 
-* bare loop: one process, torch's default threads, reading files and making the same model calls (efficientnet_lite0
-  and MiniLM) in the same batch sizes. No validation, no text extraction, no store.
-* `repli run`: the whole command as typed, all six stages, its start and its end included.
-* naive: a Prefect flow on Dask with one mapped task per item and stage and `retries=3`, on the first items only;
-  its start-up is left out, in its favour.
+* `repli run`: the command as typed, all six stages. `its flow alone` leaves out the start and the end of the command.
+* `torch`: `torch_loop`, one process with torch's default threads, each photo decoded whole. Models alone.
+* `best`: `best_loop`, a process for each processor, with the runtime and the scaling of photos that Repli uses. Models
+  alone. No aim for `best-pages`, which extracts each text from its page too, as `repli run` does.
+* `naive`: `naive_flow`, a Prefect flow on Dask with one mapped task per item and stage and `retries=3`, all six stages,
+  on the first items only. Its start and its end are left out, in its favour.
+* `daft`: `daft_pipeline`, the same models in Daft. Models alone, and a Parquet file. Left out where Daft is missing.
+
+Models alone means: no text extraction, no validation, no store, no fallback. The labels of each row are compared with
+those of `repli run`: rows that answer differently do other work.
 """
 
 from __future__ import annotations
@@ -19,108 +26,150 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-BATCH = 128
+import sqlalchemy as sa
+from dask.system import CPU_COUNT
+
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import step_results
+from tests.support.catalogues import photo_catalogue
+from tests.support.command_line import command
+from tests.support.photos import LARGE
+
+ITEMS = 2000
+NAIVE_ITEMS = 100
+WARM_UP_ITEMS = 12
+SIZES: Mapping[str, tuple[int, int] | None] = {"large": LARGE, "small": None}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """A row beside `repli run`.
+
+    Args:
+        module: The benchmark that takes the catalogue through, and prints its labels or its seconds.
+        aim: Items per second of `repli run`, as a multiple of this row's, at least; None where there is no aim.
+        needs: The package without which the row is left out.
+    """
+
+    module: str
+    arguments: tuple[str, ...] = ()
+    variables: Mapping[str, str]
+    aim: float | None
+    needs: str | None = None
+
+
+RIVALS: Mapping[str, Rival] = {
+    "torch": Rival(module="torch_loop", variables={}, aim=2.5),
+    "best": Rival(module="best_loop", variables=ONE_THREAD, aim=0.9),
+    "best-pages": Rival(module="best_loop", arguments=("--with-pages",), variables=ONE_THREAD, aim=None),
+    "naive": Rival(module="naive", variables={}, aim=15.0),
+    "daft": Rival(module="daft_pipeline", variables=ONE_THREAD, aim=1.0, needs="daft"),
+}
+INSTALL = {"daft": "pip install daft==0.7.26"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Items per second, and the label of each item where the row tells it."""
+
+    rate: float
+    labels: Mapping[str, int | None]
 
 
 def main() -> None:
+    """Measure what the command line asks for, and print a table for each catalogue."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=2000)
-    parser.add_argument("--naive-items", type=int, default=100)
-    parser.add_argument("--part", choices=["bare", "naive"], help=argparse.SUPPRESS)
-    parser.add_argument("--manifest", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--naive-items", type=int, default=NAIVE_ITEMS)
+    parser.add_argument("--photos", choices=[*SIZES, "both"], default="both")
+    parser.add_argument("--only", nargs="+", choices=list(RIVALS), default=list(RIVALS), help="beside `repli run`")
     arguments = parser.parse_args()
-    if arguments.part == "bare":
-        bare_loop(arguments.manifest)
-    elif arguments.part == "naive":
-        naive(arguments.manifest, arguments.naive_items)
-    else:
-        compare(arguments.items, arguments.naive_items)
+    rivals = {name: RIVALS[name] for name in arguments.only if _is_here(name)}
+    sizes = list(SIZES) if arguments.photos == "both" else [arguments.photos]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        warm_up = photo_catalogue(folder / "warm-up", WARM_UP_ITEMS)
+        _run(command("run", warm_up, "--json"), folder / "warm-up-home")  # what is read and made once on a machine
+        for size in sizes:
+            manifest = photo_catalogue(folder / size, arguments.items, SIZES[size])
+            compare(manifest, size, rivals, items=arguments.items, naive_items=arguments.naive_items)
 
 
-def compare(items: int, naive_items: int) -> None:
-    from repli.flows.cli.demo.catalogue import build
-
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = build(Path(folder, "catalogue"), items=items, broken=False, every_item_with_photo=True)
-        home = str(Path(folder, "home"))
-        rates = {}
-        started = time.monotonic()
-        _run([sys.executable, "-m", "tests.benchmarks.overhead", "--part", "bare", "--manifest", str(manifest)], home)
-        rates["bare loop"] = items / (time.monotonic() - started)
-        started = time.monotonic()
-        summary = json.loads(_run([sys.executable, "-m", "repli.flows.cli.app", "run", str(manifest), "--json"], home))
-        rates["repli run"] = items / (time.monotonic() - started)
-        rates["repli run, its flow alone"] = items / summary["seconds"]
-        naive_part = ["--part", "naive", "--manifest", str(manifest), "--naive-items", str(naive_items)]
-        seconds = float(_run([sys.executable, "-m", "tests.benchmarks.overhead", *naive_part], home).split()[-1])
-        rates["naive mapped tasks"] = naive_items / seconds
+def compare(manifest: Path, size: str, rivals: Mapping[str, Rival], *, items: int, naive_items: int) -> None:
+    """Run all rows on one catalogue, and print their rates as they come, then the ratios."""
+    print(f"\n{items} items, {size} photos, {int(CPU_COUNT)} processors", flush=True)
+    home = manifest.parent / "home"
+    started = time.monotonic()
+    summary = json.loads(_run(command("run", manifest, "--json"), home))
+    whole = Row(rate=items / (time.monotonic() - started), labels=_stored_labels(home))
     if summary["stored"] != items:
         raise SystemExit(f"repli stored {summary['stored']} of {items} items; the comparison means nothing")
-    print(f"{items} items, batches of {BATCH}, {os.cpu_count()} cores")
-    for name, rate in rates.items():
-        print(f"{name:28} {rate:8.2f} items/s   {rate / rates['bare loop']:6.2f} of the bare loop")
-    print(f"repli run is {rates['repli run'] / rates['naive mapped tasks']:.1f} times the naive form")
+    flow = Row(rate=items / summary["seconds"], labels=whole.labels)
+    _print("repli run", whole)
+    _print("  its flow alone", flow)
+    for name, rival in rivals.items():
+        row = _measure(rival, manifest, items=items, naive_items=naive_items)
+        aim = "" if rival.aim is None else f", aim {rival.aim:g}"
+        ratios = f"repli run {whole.rate / row.rate:.2f} x, its flow alone {flow.rate / row.rate:.2f} x{aim}"
+        _print(name, row, f"{ratios}{_same_labels(row, whole)}")
 
 
-def _run(command: list[str], home: str) -> str:
-    environ = {**os.environ, "REPLI_HOME": home}
-    environ.pop("PREFECT_API_URL", None)
-    return subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+def _measure(rival: Rival, manifest: Path, *, items: int, naive_items: int) -> Row:
+    """Run a rival on a catalogue. One that prints its seconds goes by them, and through the first items only."""
+    is_naive = rival.module == "naive"
+    extra = [str(naive_items)] if is_naive else list(rival.arguments)
+    words = [sys.executable, "-m", f"tests.benchmarks.{rival.module}", str(manifest), *extra]
+    started = time.monotonic()
+    printed = _run(words, manifest.parent / f"home-{rival.module}", rival.variables)
+    seconds = time.monotonic() - started
+    answer = json.loads(printed.splitlines()[-1])
+    if is_naive:
+        return Row(rate=min(items, naive_items) / answer["seconds"], labels={})
+    if len(answer["labels"]) != items:
+        raise SystemExit(f"{rival.module} labelled {len(answer['labels'])} of {items} items")
+    return Row(rate=items / seconds, labels=answer["labels"])
 
 
-def bare_loop(manifest: Path) -> None:
-    """The same model calls, by hand."""
-    from repli.tasks.models import image_classifier, text_embedder
-    from repli.tasks.settings import ModelSettings
-    from repli.tasks.stages.embed_text import Passage
-
-    models = ModelSettings()
-    classifier = image_classifier.load(models.image_cpu, "cpu")
-    embedder = text_embedder.load(models.text)
-    for batch in _batches(manifest):
-        prepared = [classifier.prepare((manifest.parent / record["image"]).read_bytes()) for record in batch]
-        labels = [answer.label for answer, _ in classifier.classify(prepared)]
-        passages = [
-            Passage(name=record["name"], text=_text(manifest, record), label=label)
-            for record, label in zip(batch, labels, strict=True)
-        ]
-        embedder.embed([passage.words(with_label=True) for passage in passages])
+def _stored_labels(home: Path) -> dict[str, int | None]:
+    """Return the best guess of each item that a run has stored."""
+    query = sa.select(step_results.c.item_id, step_results.c.value).where(step_results.c.stage == "classify_image")
+    guesses: Callable[[Any], Any] = lambda value: value["top"][0]["label_index"] if value else None  # noqa: E731
+    with Database(f"sqlite:///{home / 'repli.db'}").read() as connection:
+        return {row.item_id: guesses(row.value) for row in connection.execute(query)}
 
 
-def _batches(manifest: Path) -> Iterator[list[dict[str, Any]]]:
-    records = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    for start in range(0, len(records), BATCH):
-        yield records[start : start + BATCH]
+def _same_labels(row: Row, whole: Row) -> str:
+    """Say how many items have the label that Repli gave them; those that it gave none, unsure, are left out."""
+    both = [(label, whole.labels[item]) for item, label in row.labels.items() if whole.labels[item] is not None]
+    return f", same labels {sum(one == other for one, other in both)} of {len(both)}" if both else ""
 
 
-def _text(manifest: Path, record: dict[str, Any]) -> str:
-    """The article's text, found in a microsecond: where it stands in the page is known here."""
-    page = (manifest.parent / record["document"]).read_text(encoding="utf-8")
-    return page.partition("<p>")[2].partition("</p>")[0]
+def _is_here(name: str) -> bool:
+    """Return whether what a rival needs is installed, and say how to install it where it is not."""
+    needs = RIVALS[name].needs
+    if needs is None or find_spec(needs):
+        return True
+    print(f"{name} is left out: {needs} is not installed; run: {INSTALL[needs]}")
+    return False
 
 
-def naive(manifest: Path, items: int) -> None:
-    """One mapped Prefect task per item and stage, as a first version would have it. Prints its seconds."""
-    from repli.flows.server.dask_cluster import cluster
-    from repli.tasks.settings import Settings
+def _print(name: str, row: Row, ratios: str = "") -> None:
+    print(f"{name:18} {row.rate:8.2f} items/s   {ratios}", flush=True)
 
-    records = next(_batches(manifest))[:items]
-    settings = Settings.from_environment()
-    with cluster(settings) as address:
-        from prefect_dask import DaskTaskRunner
 
-        from tests.benchmarks.naive_flow import naive_flow
-
-        runner = DaskTaskRunner(address=address)
-        flow = naive_flow.with_options(task_runner=runner)
-        flow(str(manifest.parent), records[:4])  # the workers import and load here, off the clock
-        started = time.monotonic()
-        flow(str(manifest.parent), records)
-        print(time.monotonic() - started)
+def _run(words: Sequence[str], home: Path, variables: Mapping[str, str] | None = None) -> str:
+    """Return what a command prints, run in a home of its own and without an accelerator."""
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "REPLI_HOME": str(home)}
+    inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    environ = {**inherited, **hidden, **(variables or {})}
+    return subprocess.run(words, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

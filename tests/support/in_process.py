@@ -17,10 +17,11 @@ from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.pipeline.registry import DEFAULT
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.sources import manifest
+from repli.tasks.sources.manifest import ManifestOptions, open_manifest
 from repli.tasks.stages.rules import RULES
 from repli.tasks.stages.validate import load_suite
 from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage.blobs import Blobs, keep_contents
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views import lookup
 from repli.tasks.storage.views.lookup import ItemView
@@ -41,6 +42,7 @@ def enrich(
     forced: Mapping[str, str] = NO_MODELS,
     stages: Sequence[Stage] = STAGES,
     refresh: bool = False,
+    options: ManifestOptions | None = None,
 ) -> dict[str, ItemView]:
     """Take the manifest through the stages; its items as they stand after that, by id, in its order."""
     database = Database(settings.database_url)
@@ -50,12 +52,13 @@ def enrich(
     stored = pipeline.described(DEFAULT)
     fill_with(database, stored)
     run_id = runs.start(database, str(uuid.uuid4()), str(source), {}, datetime.now(UTC))
-    catalogue.register(database, run_id, manifest.read(source))
-    options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
+    records = keep_contents(open_manifest(source, options or ManifestOptions()).items(), Blobs(settings.blobs))
+    catalogue.register(database, run_id, records)
+    run_options = RunOptions(run_id=run_id, refresh=refresh, directives=Directives(forced=forced))
     listed = catalogue.batches(database, run_id, 10_000, refresh=True)
     ids = [id_ for batch in listed for id_ in batch]
     for name in pipeline.names:
-        run_stage(pipeline, name, ids, options, settings, fresh_runtime())
+        run_stage(pipeline, name, ids, run_options, settings, fresh_runtime())
     views = {id_: lookup.view(database, id_, stored) for id_ in ids}
     return {id_: view for id_, view in views.items() if view is not None}
 

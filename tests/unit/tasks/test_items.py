@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from repli.tasks.fallback import AttemptOutcome
-from repli.tasks.items import Embedding
+from repli.tasks.items import Embedding, Item
 from repli.tasks.pipeline.roles import check_embedding as check
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
@@ -21,6 +22,33 @@ from tests.support.in_process import enrich
 
 def vector(*numbers: float, space: str = "model:1:whole-l2") -> Embedding:
     return Embedding(space=space, vector=np.asarray(numbers, np.float32))
+
+
+class TestRecords:
+    """What the store keeps of an item, and by what it sees a change."""
+
+    OLD = Item(id="a", name="A lamp", document="a.html", attributes={"price": 3}, folder="/f", repaired=("x",))
+
+    def test_a_record_of_an_older_version_is_unchanged(self) -> None:
+        """A new field that is empty is no change: nothing that is stored is computed again for it."""
+        assert self.OLD.record == {
+            "name": "A lamp",
+            "document": "a.html",
+            "image": None,
+            "attributes": {"price": 3},
+            "folder": "/f",
+            "repaired": ("x",),
+            "problem": None,
+        }
+        assert self.OLD.fingerprint == "dc8d80edbe3b91c907068f9f304b1335e05ad456bcb94c1c8c29de091ce74c6b"
+
+    def test_a_text_and_contents_are_a_change(self) -> None:
+        """The bytes themselves are no part of the record, their hash is."""
+        text = replace(self.OLD, text="t")
+        image = replace(self.OLD, image="inline:00", inline=("image",), contents={"image": b"1"})
+        assert len({item.fingerprint for item in (self.OLD, text, image)}) == 3
+        assert image.fingerprint == replace(image, contents={}).fingerprint
+        assert "contents" not in image.record
 
 
 class TestSpaces:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console, RenderableType
 
 from repli.flows.cli.render import hits_page
 from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.models import torchvision_ops
 from repli.tasks.search import MAX_LIMIT, Mode, Query, SearchResult, search
 from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.stages.embed_text import HASHED_SPACE
@@ -21,6 +23,7 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.search.query import BEGIN, END, Hit
 from tests.support.command_line import command, environment
 from tests.support.in_process import enrich
+from tests.support.own_models import save_word_vectors
 
 TEXTS = {
     "whale": "A very large animal that lives in the ocean and breathes air.",
@@ -92,6 +95,31 @@ def test_the_command_prints_what_was_found(store: tuple[Settings, Database]) -> 
     assert "molten rock" in repli("molten").stdout
     refused = repli("?!")
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+
+
+def test_a_search_of_both_spaces_imports_no_model_library(store: tuple[Settings, Database]) -> None:
+    """A search from the shell pays for what it uses: not for torch, transformers or scikit-learn."""
+    program = (
+        "import sys; from repli.tasks.search import Query, search; from repli.tasks.settings import Settings; "
+        "from repli.tasks.storage.database import Database; settings = Settings.from_environment(); "
+        "found = search(settings, Database(settings.database_url), Query(text='plucked strings', mode='vector')); "
+        "print(sorted(hit.id for hit in found.hits), list(found.notes), {'torch', 'sklearn'} & {*sys.modules})"
+    )
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=environment(store[0].home), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['harp', 'loom', 'volcano', 'whale'] [] set()"
+
+
+def test_a_model_of_another_kind_is_run_by_its_rung(tmp_path: Path) -> None:
+    """A model that numpy cannot run here makes the vector of a query as it makes those of items."""
+    torchvision_ops.declare()
+    save_word_vectors(tmp_path / "own")
+    home = {"REPLI_HOME": str(tmp_path), "REPLI_GPU_DEVICE": "cpu", "REPLI_TEXT_MODEL": str(tmp_path / "own")}
+    settings = Settings.from_environment(home)
+    forced = {"classify_image": "rules", "embed_text": "text_only"}
+    enrich(settings, manifest(tmp_path / "own.jsonl", {"lamp": "a brass lamp", "sea": "the sea"}), forced=forced)
+    found = search(settings, Database(settings.database_url), Query(text="red brass lamp", mode=Mode.VECTOR))
+    assert (found.hits[0].id, found.notes) == ("lamp", [])
 
 
 def test_the_page_of_a_search_says_what_the_hits_are() -> None:

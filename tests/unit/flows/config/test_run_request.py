@@ -104,6 +104,9 @@ def test_the_store_notes_what_was_asked(source: Path, settings: Settings) -> Non
     assert request.options(settings) == {
         "batch_size": 2,
         "limit": 3,
+        "columns": [],
+        "delimiter": None,
+        "encoding": None,
         "refresh": True,
         "force": ["embed_text=hashed"],
         "faults": [],

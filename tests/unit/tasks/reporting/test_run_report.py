@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import BytesIO
@@ -55,8 +56,8 @@ def report(database: Database) -> Report:
         return StepResult(item_id=item_id, stage=stage, status=status, run_id=run_id, finished_at=BEGAN, **fields)
 
     attempts = (
-        Attempt(rung="gpu", outcome=AttemptOutcome.UNAVAILABLE, error=gone),
-        Attempt(rung="cpu", outcome=AttemptOutcome.SERVED),
+        Attempt(rung="gpu", outcome=AttemptOutcome.UNAVAILABLE, error=gone, where="node7"),
+        Attempt(rung="cpu", outcome=AttemptOutcome.SERVED, where="node7/cpu"),
     )
     whole = {"status": Status.SUCCEEDED, "rung": "gpu", "penalty": Decimal(1), "confidence": 0.9}
     results.save(
@@ -267,6 +268,20 @@ def test_the_terminal_shows_an_item(database: Database, report: Report, item_id:
     if item_id == "fallen":
         assert "gpu unavailable → cpu served" in page
         assert "classify_image is degraded: no device" in page
+
+
+def test_the_terminal_names_the_card_that_an_item_ran_on(database: Database, report: Report) -> None:
+    """The trail says where an attempt ran, unless that was a processor, as almost everything does."""
+    attempts = (
+        Attempt(rung="gpu", outcome=AttemptOutcome.FAILED, where="node7/cuda:1"),
+        Attempt(rung="cpu", outcome=AttemptOutcome.SERVED, where="node7/cpu"),
+    )
+    ran = StepResult(item_id="fallen", stage="classify_image", status=Status.DEGRADED, attempts=attempts)
+    view = lookup.view(database, "fallen", STORED)
+    assert view is not None
+    page = shown(item_page(replace(view, stages={"classify_image": ran})))
+    assert "gpu failed (node7/cuda:1) → cpu served" in page
+    assert "node7/cpu" not in page
 
 
 def test_moves_and_notes_are_told(report: Report, database: Database) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.settings import FetchLimits
-from repli.tasks.sources.locate import Content, Place, hide_password, locate, media_type_of, read
+from repli.tasks.sources.locate import Content, InlineText, Place, hide_password, locate, media_type_of, read
 
 LIMITS = FetchLimits()
 TRUSTING = FetchLimits(allow_outside_files=True)
@@ -56,6 +56,11 @@ def content(value: str, folder: Path | str = "", limits: FetchLimits = LIMITS, *
         "C++: std::vector::push",
         "x" * 252 + ".pdf",
         "pages",
+        "Node.js",
+        "amazon.com",
+        "U.S.A",
+        "ASP.NET",
+        "socket.io",
     ],
 )
 def test_what_is_text(folder: Path, text: str) -> None:
@@ -65,11 +70,44 @@ def test_what_is_text(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["README", "pages/a page.html", "no such page.HTM", "x.pdf", "notes.md", "x.odt", "../x", "./x", "/x", "  x.xml "],
+    [
+        "README",
+        "pages/a page.html",
+        "pages/x.dat",
+        "photo.JPG",
+        "x.docx",
+        "no such page.HTM",
+        "x.pdf",
+        "notes.md",
+        "x.odt",
+        "../x",
+        "./x",
+        "/x",
+        "  x.xml ",
+    ],
 )
 def test_what_is_a_path(folder: Path, path: str) -> None:
-    """A file that is there, a document's suffix, or one word with a suffix or a path's beginning."""
+    """A file that is there, a document's suffix, or one word with a file's suffix, a / and a suffix, or ./ before."""
     assert place(path, folder, TRUSTING, may_be_text=True).scheme == "file"
+
+
+def test_a_word_with_a_dot_is_a_path_where_there_is_such_a_file(folder: Path) -> None:
+    """`Node.js` is a name, unless it is the file beside the manifest."""
+    (folder / "Node.js").write_text("a file")
+    assert place("Node.js", folder, may_be_text=True).scheme == "file"
+
+
+@pytest.mark.parametrize("text", ["www.shop.test", "amazon.com/dp/B00", "shop.test/lamp.php?id=3"])
+def test_a_web_address_without_its_scheme_is_refused(folder: Path, text: str) -> None:
+    """It was meant to be read: its own letters are not the text of a page."""
+    with pytest.raises(InvalidItem, match=r"is a web address without its scheme; write https://"):
+        locate(text, str(folder), LIMITS, may_be_text=True)
+
+
+@pytest.mark.parametrize("text", ["lamp.html", "http://shop.test/", "/etc/passwd", "data:,x", "www.shop.test"])
+def test_an_inline_text_is_never_a_place(folder: Path, text: str) -> None:
+    """Whatever it looks like."""
+    assert locate(InlineText(text), str(folder), LIMITS, may_be_text=True) == Content(text.encode(), "text/plain")
 
 
 @pytest.mark.parametrize("uri", ["http://shop.test/a b", "HTTPS://shop.test", "s3://bucket/key", "hf://datasets/a/b"])

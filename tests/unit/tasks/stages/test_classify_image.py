@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -18,19 +22,23 @@ from repli.tasks.fallback import (
     Directives,
     Failed,
     ItemError,
+    Outcome,
     OutOfMemory,
     Served,
     Status,
     StepResult,
+    TimedOut,
     Unavailable,
 )
 from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
+from repli.tasks.models.masters import MasterMemory, Masters
 from repli.tasks.models.memory_errors import raise_out_of_memory
-from repli.tasks.models.pictures import open_image
-from repli.tasks.pipeline import StageContext
+from repli.tasks.models.pictures import MASTER_SIDE, Preparation, open_image
+from repli.tasks.pipeline import Stage, StageContext
+from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import Settings
-from repli.tasks.stages.classify_image import STAGE, Picture, classes_named_in
+from repli.tasks.stages.classify_image import STAGE, Picture, classes_named_in, classify_by
 from repli.tasks.storage.blobs import Blobs
 from tests.support import files
 from tests.support.default_pipeline import PIPELINE
@@ -41,6 +49,9 @@ check = CHAIN.check
 on_gpu = CHAIN.rungs[0].run
 on_cpu = CHAIN.rungs[1].run
 by_rules = CHAIN.rungs[2].run
+
+UNSEEN = count(1000)
+"""Seeds of pictures."""
 
 ON_CPU = Directives(forced={"classify_image": "cpu"})
 THRESHOLDS = {"gpu": 0.25, "cpu": 0.3}
@@ -123,6 +134,38 @@ BROKEN = {
     "a bomb": (files.bomb(), "the image is too large to decode"),
     "noise": (bytes(range(256)) * 20, "the file is not in a supported image format"),
 }
+
+
+def unseen_pictures(context: StageContext) -> list[Picture]:
+    """Four pictures that no other test has, so that this process has no masters of them."""
+    return [picture(context, files.png(next(UNSEEN))) for _ in range(4)]
+
+
+def remove_files(context: StageContext, pictures: Sequence[Picture]) -> None:
+    """Make it impossible to decode the pictures again."""
+    for one in pictures:
+        Blobs(context.settings.blobs).path(str(one.sha256)).unlink(missing_ok=True)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def new_threads(before: set[threading.Thread]) -> set[str]:
+    """The names of the threads that were started since, but for the one that cuts off calls."""
+    return {thread.name for thread in set(threading.enumerate()) - before} - {"cut off"}
+
+
+class BrokenCard:
+    """A classifier on a card that fails at every call."""
+
+    preparation = Preparation(size=64, crop=1.0)
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def classify(self, images: Sequence[Any]) -> NoReturn:
+        raise self._error
 
 
 class TestFiles:
@@ -359,6 +402,113 @@ class TestModels:
         """A bug is not taken for a lack of memory."""
         with pytest.raises(RuntimeError, match="shapes do not match"), raise_out_of_memory("8 images"):
             raise RuntimeError("shapes do not match")
+
+
+class TestMasters:
+    """A picture is decoded once, however often and by whichever model it is classified."""
+
+    def test_a_split_decodes_nothing_again(self, context: StageContext) -> None:
+        """A call that is too large fails after its pictures are prepared, and the files go: all are served in parts."""
+        calls: list[int] = []
+
+        @(tight := Stage("tight", input=lambda item: None, produces=Label)).rung(time_limit_s=60)
+        def gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
+            calls.append(len(pictures))
+            answers = on_gpu(pictures, context)
+            remove_files(context, pictures)
+            if len(pictures) > 1:
+                raise OutOfMemory("too many")
+            return answers
+
+        tight.skip(penalty="0.5")
+        on_gpu(unseen_pictures(context), context)  # the model is loaded before its calls are timed
+        results = run_rungs(tight.chain, unseen_pictures(context), context)
+        assert [result.rung for result in results] == ["gpu"] * 4
+        assert calls == [4, 2, 1, 1, 1, 1]
+
+    def test_the_next_rung_decodes_nothing_again(self, context: StageContext) -> None:
+        """The other model has another size, and makes its inputs from the same masters."""
+        pictures = unseen_pictures(context)
+        assert all(isinstance(outcome, Served) for outcome in on_gpu(pictures, context))
+        remove_files(context, pictures)
+        assert all(isinstance(outcome, Served) for outcome in on_cpu(pictures, context))
+
+    def test_a_healthy_batch_writes_nothing(self, context: StageContext) -> None:
+        """Its items do not come back."""
+        run_rungs(CHAIN, unseen_pictures(context), context)
+        assert not context.settings.picture_cache.exists()
+
+    def test_a_fallbacks_pictures_are_kept_for_another_process(self, context: StageContext) -> None:
+        """Those that could be decoded, since `reprocess` is to classify them again."""
+        pictures = unseen_pictures(context)
+        run_rungs(CHAIN, [*pictures, picture(context, b"broken")], context, ON_CPU)
+        remove_files(context, pictures)
+        later = Masters(context.settings.picture_cache, MasterMemory())
+        for one in pictures:
+            assert later.get(str(one.sha256), MASTER_SIDE, lambda: b"").shape == (80, 80, 3)
+        assert len(files_in(context.settings.picture_cache)) == 4
+
+    @pytest.mark.parametrize(("error", "kept"), [(RuntimeError("a broken card"), 4), (OutOfMemory("no room"), 0)])
+    def test_a_call_that_fails_keeps_its_masters(self, context: StageContext, error: Exception, kept: int) -> None:
+        """The process may end with it; out of memory is no such end, and a smaller call follows."""
+        pictures, settings = unseen_pictures(context), context.settings
+        with pytest.raises(type(error)):
+            classify_by(BrokenCard(error), "cuda", pictures, settings, keeps_masters=False)  # type: ignore[arg-type]
+        assert len(files_in(settings.picture_cache)) == kept
+
+    def test_a_full_disk_costs_no_item(self, context: StageContext) -> None:
+        """Where nothing can be kept, the pictures are classified all the same."""
+        context.settings.picture_cache.parent.write_bytes(b"a file in the place of the folder")
+        results = run_rungs(CHAIN, unseen_pictures(context), context, ON_CPU)
+        assert [result.rung for result in results] == ["cpu"] * 4
+
+
+class TestThreads:
+    """Pictures are prepared by several threads, or by the call's own."""
+
+    @pytest.mark.parametrize("processors", ["1", "4"])
+    def test_answers_keep_their_order(
+        self, context: StageContext, monkeypatch: pytest.MonkeyPatch, processors: str
+    ) -> None:
+        """Two chunks, with pictures that are broken, gone, and not fetched among them."""
+        monkeypatch.setenv("OMP_NUM_THREADS", processors)
+        good = [picture(context, files.png(seed)) for seed in range(6)]
+        alone = [on_cpu([one], context)[0].value.top[0].label for one in good]
+        broken, gone = picture(context, files.png(0)[:2000]), Picture(name="gone", sha256="0" * 64)
+        batch = [broken, *good * 3, gone, *good * 3, Picture(name="", sha256=None), *good]
+        outcomes = list(on_cpu(batch, context))
+        failed = [position for position, outcome in enumerate(outcomes) if isinstance(outcome, Failed)]
+        assert failed == [0, 19, 38]
+        assert [outcomes[position].error.message[:30] for position in failed] == [
+            "the image cannot be decoded (O",
+            "the fetched image cannot be re",
+            "the image was not fetched; see",
+        ]
+        served = [outcome.value.top[0].label for outcome in outcomes if isinstance(outcome, Served)]
+        assert served == alone * 7
+
+    # A read that is cut off as it opens its file leaves the file to the garbage collector, which says so.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+    @pytest.mark.parametrize("processors", ["1", "4"])
+    def test_a_disk_that_hangs_is_cut_off(
+        self, context: StageContext, monkeypatch: pytest.MonkeyPatch, processors: str
+    ) -> None:
+        """At the limit of the call; no thread stays once the disk answers."""
+        monkeypatch.setenv("OMP_NUM_THREADS", processors)
+        on_cpu([picture(context, files.png())], context)
+        before = set(threading.enumerate())
+        hanging = Picture(name="", sha256="f" * 64)
+        path = Blobs(context.settings.blobs).path("f" * 64)
+        path.parent.mkdir(parents=True)
+        os.mkfifo(path)  # to open it waits for somebody who writes
+        batch = [hanging, *[picture(context, files.png())] * 40]
+        with pytest.raises(TimedOut):
+            TimeLimiter()(lambda: on_cpu(batch, context), limit_s=2.0, name="cpu")
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        deadline = time.monotonic() + 30
+        while (left := new_threads(before)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
 
 
 class TestRules:

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from repli.tasks.fallback import AttemptOutcome, Directives, Outcome, Served, Status, StepResult, Unavailable
+from repli.tasks.fallback import AttemptOutcome, Directives, ItemError, Outcome, Served, Status, StepResult, Unavailable
 from repli.tasks.items import Embedding, Item, ItemState
 from repli.tasks.models import text_embedder
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.embed_text import HASHED_DIMENSIONS, STAGE, Passage
+from repli.tasks.stages.embed_text import HASHED_DIMENSIONS, STAGE, Passage, query_passage
 from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import open_context, run_rungs
 
@@ -59,6 +59,26 @@ def test_the_label_is_part_of_the_first_rungs_text(context: StageContext) -> Non
     assert 0.5 < cosine(labelled, bare) < 0.9999
     [one], [other] = text_and_label([DOG], context), text_only([DOG], context)
     assert cosine(embedding(one), embedding(other)) > 0.99999
+
+
+@pytest.mark.parametrize("text", ["brass lamp", "the dog " * 3000, "Ünïcode 漢字"])
+def test_a_query_is_embedded_as_the_rungs_do(context: StageContext, text: str) -> None:
+    """The quick way of a search makes the vectors of both spaces, without the rungs."""
+    assert STAGE.hooks.embed_query is not None
+    quick = {vector.space: vector.vector for vector in STAGE.hooks.embed_query(text, context.settings)}
+    by_rungs = [embedding(rung([query_passage(text)], context)[0]) for rung in (hashed, text_only)]
+    assert list(quick) == [made.space for made in by_rungs]
+    for made in by_rungs:
+        np.testing.assert_allclose(quick[made.space], made.vector, rtol=0, atol=1e-5)
+
+
+def test_a_query_that_cannot_be_embedded_in_each_space_is_left_to_the_rungs(context: StageContext) -> None:
+    """Without a word there is no hashed vector; the model's is made all the same, and the rest is said by the rungs."""
+    assert STAGE.hooks.embed_query is not None
+    quick = STAGE.hooks.embed_query("…", context.settings)
+    assert next(quick).space == embedding(text_only([query_passage("…")], context)[0]).space
+    with pytest.raises(ItemError, match="no word to hash"):
+        next(quick)
 
 
 def test_the_model_knows_what_is_alike(context: StageContext) -> None:

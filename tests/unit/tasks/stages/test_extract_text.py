@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -64,6 +65,15 @@ def test_the_main_content_is_without_its_page(context: StageContext) -> None:
     assert (result.status, result.rung) == (Status.SUCCEEDED, "full")
     assert "Brass lamp" in result.value.text
     assert not any(word in result.value.text for word in ("Cart", "alert", "Imprint", "color", "<"))
+
+
+@pytest.mark.parametrize(("rung", "text"), [("full", "made of brass"), ("name_only", "A brass lamp")])
+def test_an_items_own_text_goes_before_its_documents(context: StageContext, rung: str, text: str) -> None:
+    """Nothing that the manifest gives is left out, by any rung."""
+    own = replace(document(context, PAGE), text=" Sold in pairs. ")
+    [result] = run_rungs(CHAIN, [own], context, Directives(forced={"extract_text": rung}))
+    assert result.value.text.startswith("Sold in pairs.\n\n")
+    assert text in result.value.text
 
 
 def test_all_text_is_what_shows(context: StageContext) -> None:

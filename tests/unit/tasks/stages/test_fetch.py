@@ -21,7 +21,8 @@ from repli.tasks.items import Asset, Assets, Item, ItemState
 from repli.tasks.pipeline import StageContext
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import FetchLimits, Settings
-from repli.tasks.stages.fetch import STAGE, Declared
+from repli.tasks.sources.locate import InlineText
+from repli.tasks.stages.fetch import STAGE, Carried, Declared
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import good_copies
@@ -129,6 +130,32 @@ def test_an_item_is_its_document_and_its_image() -> None:
     assert PIPELINE.input("fetch", ItemState(item=item, results={})) == Declared(
         document="a.html", image="a.png", folder="/f"
     )
+
+
+def test_a_text_is_the_document_where_there_is_no_other() -> None:
+    """It is inline, whatever it looks like; a document goes before it."""
+    item = Item(id="1", text="lamp.html", folder="/f")
+    declared = PIPELINE.input("fetch", ItemState(item=item, results={}))
+    assert declared == Declared(document=InlineText("lamp.html"), image=None, folder="/f")
+    both = PIPELINE.input("fetch", ItemState(item=replace(item, document="a.html"), results={}))
+    assert both == Declared(document="a.html", image=None, folder="/f")
+
+
+def test_bytes_that_came_with_the_manifest_are_assets(context: StageContext, declare: Callable[..., Declared]) -> None:
+    """Nothing is read for them, by either rung; bytes that are gone fail their own item."""
+    sha256 = Blobs(context.settings.blobs).put(PNG)
+    text = Blobs(context.settings.blobs).put(b"A lamp.")
+    for rung in ("origin", "cached"):
+        directives = Directives(forced={"fetch": rung})
+        whole, gone = run(
+            [declare(Carried(text), Carried(sha256)), declare(image=Carried("0" * 64))], context, directives
+        )
+        assert whole.rung == rung
+        document, image = whole.value.document, whole.value.image
+        assert (image.sha256, image.media_type, image.source) == (sha256, "image/png", "inline")
+        assert (document.media_type, document.size) == ("text/plain", 7)
+        assert gone.status is Status.SKIPPED
+        assert "the image that came with the manifest cannot be read" in str(gone.error)
 
 
 @pytest.mark.parametrize("nothing", [None, "", " \n"])

@@ -33,7 +33,7 @@ REQUIRED = [
 SOFT: list[tuple[Item, str, str, Any]] = [
     (Item(id="i", name="n", document=7), "in_set", "document", "int"),
     (Item(id="i", name="n", image=["a.png"]), "in_set", "image", "list"),
-    (Item(id="i", name="n", repaired=("colour", "name")), "be_null", "repaired", "colour, name"),
+    (Item(id="i", name="n", text=7), "in_set", "text", "int"),
     (Item(id="i", name="n" * 501), "lengths_to_be_between", "name", "n" * 200 + "…"),
 ]
 
@@ -94,9 +94,20 @@ def test_a_batch_without_one_good_item(context: StageContext, items: list[Item])
 
 def test_an_item_may_break_several_soft_expectations(context: StageContext) -> None:
     """All of them are recorded."""
-    item = Item(id="i", name="n", document=1, image=2, repaired=("x",))
+    item = Item(id="i", name="n", document=1, image=2, text=3)
     [result] = run_rungs(CHAIN, [item], context)
-    assert {violation.column for violation in result.value.violations} == {"document", "image", "repaired"}
+    assert {violation.column for violation in result.value.violations} == {"document", "image", "text"}
+
+
+def test_what_was_repaired_costs_its_item_quality(context: StageContext) -> None:
+    """`basic` serves it, for good, and the reason names what was changed; no neighbour is touched."""
+    item = Item(id="i", name="n", repaired=("colour: invalid", "name: invalid"))
+    first, repaired, last = run_rungs(CHAIN, [GOOD, item, GOOD], context)
+    assert (repaired.status, repaired.rung, repaired.penalty) == (Status.DEGRADED, "basic", Decimal("0.95"))
+    assert repaired.error is not None
+    assert repaired.error.message == "item i: colour: invalid; name: invalid; correct the manifest"
+    assert not repaired.retryable
+    assert {first.status, last.status} == {Status.SUCCEEDED}
 
 
 def test_without_the_library_the_required_fields_are_still_checked(context: StageContext) -> None:

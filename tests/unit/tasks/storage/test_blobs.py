@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from repli.tasks.fallback import StoreError
+from repli.tasks.items import Item
 from repli.tasks.storage import blobs as blob_store
-from repli.tasks.storage.blobs import Blobs
+from repli.tasks.storage.blobs import Blobs, keep_contents
 from tests.support import ROOT
 
 SIZE = 700_000
@@ -44,6 +45,17 @@ class CutOff(BaseException):
 
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_contents_of_a_manifest_are_kept_beside_their_record(tmp_path: Path) -> None:
+    """Each is a blob before its item goes on without it; an item without contents goes on as it is."""
+    blobs = Blobs(tmp_path)
+    plain = Item(id="a", name="A")
+    carrying = Item(id="b", name="B", image="inline:x", inline=("image",), contents={"image": b"picture"})
+    kept = list(keep_contents([plain, carrying], blobs))
+    assert kept[0] is plain
+    assert (kept[1].contents, kept[1].record) == ({}, carrying.record)
+    assert blobs.read(hashlib.sha256(b"picture").hexdigest()) == b"picture"
 
 
 @pytest.fixture

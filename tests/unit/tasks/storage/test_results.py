@@ -50,12 +50,25 @@ def test_a_result_comes_back_as_it_went_in(database: Database, registered: Calla
     registered("a")
     error = StepError(type="OutOfMemory", message="no room", retryable=True)
     attempts = (
-        Attempt(rung="gpu", outcome=AttemptOutcome.FAILED, error=error, seconds=0.25),
-        Attempt(rung="cpu", outcome=AttemptOutcome.SERVED, seconds=0.5),
+        Attempt(rung="gpu", outcome=AttemptOutcome.FAILED, error=error, seconds=0.25, where="node7/cuda:0"),
+        Attempt(rung="cpu", outcome=AttemptOutcome.SERVED, seconds=0.5, where="node7/cpu"),
     )
     saved = step(**ENDS[1], value={"label": "cat"}, error=error, attempts=attempts)
     results.save(database, [saved])
     assert kept(database)["classify_image"] == replace(saved, revision=1)
+
+
+def test_a_trail_of_an_older_repli_has_no_places(database: Database, registered: Callable[..., str]) -> None:
+    """A result that was stored before attempts named their place is read without one."""
+    registered("a")
+    results.save(
+        database, [step(**ENDS[0], attempts=(Attempt(rung="gpu", outcome=AttemptOutcome.SERVED, where="n/0"),))]
+    )
+    with database.write() as connection:
+        [[attempts]] = connection.execute(sa.select(step_results.c.attempts))
+        old = [{key: value for key, value in attempt.items() if key != "where"} for attempt in attempts]
+        connection.execute(sa.update(step_results).values(attempts=old))
+    assert kept(database)["classify_image"].attempts == (Attempt(rung="gpu", outcome=AttemptOutcome.SERVED),)
 
 
 def test_a_vector_lies_beside_its_value(database: Database, registered: Callable[..., str]) -> None:

@@ -1,0 +1,96 @@
+"""Opening a manifest: what is told before the first item, and formats that need no table."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from repli.tasks.fallback import UsageError
+from repli.tasks.sources.manifest import ManifestOptions, open_manifest
+
+LINES = b'{"ID": "a", "Title": "Lamp", "image_url": "a.png"}\n{"ID": "b", "Title": "Mug", "price": 3}\n'
+
+
+def test_keys_of_jsonl_are_columns(tmp_path: Path) -> None:
+    """They are suggested, mapped, and found in any case, as those of a table."""
+    path = tmp_path / "items.jsonl"
+    path.write_bytes(LINES)
+    with pytest.raises(UsageError) as refused:
+        open_manifest(path)
+    assert str(refused.value) == (
+        f"the manifest {path} has no column 'name'; its columns: ID, Title, image_url, price; if these are meant, give "
+        "--column name=Title --column image=image_url"
+    )
+    manifest = open_manifest(path, ManifestOptions.parse(["name=Title", "image=image_url"]))
+    assert [(item.id, item.name, item.image, item.attributes) for item in manifest.items()] == [
+        ("a", "Lamp", "a.png", {}),
+        ("b", "Mug", None, {"price": 3}),
+    ]
+    assert manifest.notes == ()
+
+
+def test_a_manifest_of_names_alone_says_so(tmp_path: Path) -> None:
+    """Before the run, with what looks meant."""
+    path = tmp_path / "items.jsonl"
+    path.write_bytes(LINES)
+    [note] = open_manifest(path, ManifestOptions.parse(["name=Title"])).notes
+    assert note.endswith("neither document, text nor image, so the items are their names and no more; if these are "
+                         "meant, give --column image=image_url")  # fmt: skip
+
+
+def test_lines_without_any_record_are_items_that_failed(tmp_path: Path) -> None:
+    """There are no columns to look for then, and nothing is hidden."""
+    path = tmp_path / "items.jsonl"
+    path.write_bytes(b"[1]\nnull\n{\n")
+    items = list(open_manifest(path).items())
+    assert [item.id for item in items] == ["items.jsonl:1", "items.jsonl:2", "items.jsonl:3"]
+    assert all(item.problem for item in items)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_jsonl_of_windows_is_read(tmp_path: Path, encoding: str) -> None:
+    """PowerShell writes UTF-16."""
+    path = tmp_path / "items.jsonl"
+    path.write_bytes('{"id": "a", "name": "Café", "text": "t"}\r\n{"id": "b", "name": "Mug"}\r\n'.encode(encoding))
+    manifest = open_manifest(path)
+    assert [item.name for item in manifest.items()] == ["Café", "Mug"]
+    assert manifest.notes == (f"the manifest {path} is read in {encoding.upper()} (--encoding changes it)",)
+
+
+def test_jsonl_in_a_given_encoding(tmp_path: Path) -> None:
+    """Without it the line is no item; with it, it is."""
+    path = tmp_path / "items.jsonl"
+    path.write_bytes('{"id": "a", "name": "Café", "text": "t"}\n'.encode("cp1252"))
+    [item] = open_manifest(path).items()
+    assert item.problem == "line 1 of items.jsonl is not UTF-8 (byte 24); save the file as UTF-8, or give --encoding"
+    [item] = open_manifest(path, ManifestOptions.parse(encoding="windows-1252")).items()
+    assert (item.name, item.problem) == ("Café", None)
+
+
+def test_compressed_jsonl_is_read(tmp_path: Path) -> None:
+    """Its lines are named by the file."""
+    path = tmp_path / "items.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": "a", "name": "Lamp"}\n{\n'))
+    good, bad = open_manifest(path).items()
+    assert (good.name, bad.id) == ("Lamp", "items.jsonl.gz:2")
+
+
+def test_jsonl_that_is_cut_off_is_an_error_where_it_ends(tmp_path: Path) -> None:
+    """Items before it are read; the rest is not passed over in silence."""
+    path = tmp_path / "items.jsonl.gz"
+    lines = b"".join(b'{"id": "%d", "name": "Lamp %d"}\n' % (n, n * 7919) for n in range(50_000))
+    path.write_bytes(gzip.compress(lines)[:-5000])
+    items = open_manifest(path).items()
+    assert next(items).id == "0"
+    with pytest.raises(UsageError, match=r"is damaged gzip data \(.*\); copy it again"):
+        list(items)
+
+
+def test_paths_may_start_in_another_folder(tmp_path: Path) -> None:
+    """Standard input has no folder of its own."""
+    path = tmp_path / "items.jsonl"
+    path.write_bytes(b'{"id": "a", "name": "Lamp"}')
+    [item] = open_manifest(path, ManifestOptions.parse(folder="/somewhere")).items()
+    assert item.folder == "/somewhere"
