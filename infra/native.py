@@ -21,9 +21,9 @@ from pathlib import Path
 from infra.compose_file import Part, parts, ports
 from infra.postgres import OwnPostgres, prefect_url, prepare
 from infra.processes import Processes
-from repli.flows.server.dask_cluster import visible_devices
 from repli.flows.server.ports import check_port_is_free, find_free_port
 from repli.tasks.fallback import RepliError, UsageError
+from repli.tasks.models.cards import visible_devices
 
 POSTGRES = "postgres"
 

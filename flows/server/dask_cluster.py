@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from repli.flows.server.phases import begin_phase
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, check_server
 from repli.flows.server.private_server import PrivateServer, drop_unsent
 from repli.tasks.fallback import RepliError, StoreError, UsageError
+from repli.tasks.models.cards import visible_devices
 from repli.tasks.pipeline import registry
 from repli.tasks.runtime.imports import without_collections
 from repli.tasks.runtime.timeline import timed
@@ -268,15 +268,6 @@ def _cores() -> int:
     from dask.system import CPU_COUNT  # the limit of the container, where there is one
 
     return int(CPU_COUNT)
-
-
-def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> list[str]:
-    """Return the CUDA devices of this machine that `CUDA_VISIBLE_DEVICES` leaves visible, without importing torch."""
-    present = sorted(path.name.removeprefix("nvidia") for path in folder.glob("nvidia[0-9]*"))
-    if "CUDA_VISIBLE_DEVICES" not in environ:
-        return present
-    wanted = [device.strip() for device in environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
-    return wanted if present else []
 
 
 # By default Dask's workers return freed memory at once, so that every forward pass of a model faults its pages in

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from repli.tasks.models.inference import has_bfloat16
@@ -93,6 +93,8 @@ def fingerprint_of(source: str, files: Iterable[Path]) -> str | None:
             state = file.stat()
         except OSError:
             states.append(str(file))
+            continue
+        if S_ISDIR(state.st_mode):
             continue
         if not S_ISREG(state.st_mode):
             return None

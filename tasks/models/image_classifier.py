@@ -6,11 +6,13 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from repli.tasks.fallback import NotHere, Unavailable
+from repli.tasks.fallback import Unavailable
 from repli.tasks.items import Guess, Label
+from repli.tasks.models.cards import check_device
 from repli.tasks.models.inference import choose_runtime
 from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.memory_errors import raise_out_of_memory
@@ -158,17 +160,23 @@ def load(source: str, device: str, runtime: str = "auto") -> ImageClassifier:
         OutOfMemory: the model itself does not fit on the device.
         TimedOut: the load hangs, on a disk or server that does not answer.
     """
+    check_device(device)
+
+    @lru_cache(maxsize=1)
+    def build() -> tuple[PixelNetwork, Reading]:
+        return _load_torch(source)
+
     if choose_runtime(runtime, device) == "openvino":
         with IMPORTS:
             from repli.tasks.models import converted_networks
             from repli.tasks.models.openvino_runtime import Inconvertible, OpenvinoNetwork
         try:
-            found = converted_networks.fetch(lambda: fingerprint(source), lambda: _convert(source))
+            found = converted_networks.fetch(lambda: fingerprint(source), lambda: _convert(*build()))
             with raise_out_of_memory(f"image model {source!r} and {device}"):
                 return ImageClassifier(OpenvinoNetwork(found.network), Reading.from_json(found.description), device)
         except Inconvertible as error:
             _logger.warning("image model %r runs on torch: %s", source, error)
-    network, reading = _load_torch(source, device)
+    network, reading = build()
     from repli.tasks.models.timm_models import TorchClassifierNetwork
 
     return ImageClassifier(TorchClassifierNetwork(network, device), reading, device)
@@ -182,26 +190,23 @@ def fingerprint(source: str) -> str | None:
     if kind == "package" and name in _PACKAGES:
         return fingerprint_of(source, [_weights_of_package(name)])
     if source.startswith(_LOCAL):
-        return fingerprint_of(source, Path(source.removeprefix(_LOCAL)).expanduser().rglob("*.*"))
+        return fingerprint_of(source, Path(source.removeprefix(_LOCAL)).expanduser().rglob("*"))
     if kind == "timm" and "@" in name and not name.startswith(_SOURCES):
         return fingerprint_of(source, files_of(Path(name.partition("@")[2]).expanduser()))
     return None
 
 
-def _convert(source: str) -> Converted:
+def _convert(network: PixelNetwork, reading: Reading) -> Converted:
     """Return the model as a network of OpenVINO, after its answers were compared with torch's.
 
     Raises:
         Inconvertible: OpenVINO cannot run it, or answers otherwise.
     """
     import numpy as np
-
-    from repli.tasks.models.converted_networks import Converted
-    from repli.tasks.models.openvino_runtime import Inconvertible, OpenvinoNetwork, answers_or_inconvertible, convert
-
-    network, reading = _load_torch(source, "cpu")
     import torch
 
+    from repli.tasks.models.converted_networks import Converted
+    from repli.tasks.models.openvino_runtime import Inconvertible, OpenvinoNetwork, answer_like, convert
     from repli.tasks.models.timm_models import TorchClassifierNetwork
 
     side = reading.preparation.size
@@ -211,28 +216,24 @@ def _convert(source: str) -> Converted:
     noise[1] //= 8  # a dark picture, and a flat one
     noise[2] = 200
     wanted = ImageClassifier(TorchClassifierNetwork(network, "cpu"), reading, "cpu")._confidences(noise)
-    with answers_or_inconvertible():
-        found = ImageClassifier(OpenvinoNetwork(converted), reading, "cpu")._confidences(noise)
+    by_openvino = ImageClassifier(OpenvinoNetwork(converted), reading, "cpu")
+    found = answer_like(wanted, lambda: by_openvino._confidences(noise))
     difference = float(np.abs(wanted - found).max())
     if not difference <= _MAX_DIFFERENCE:
         raise Inconvertible(f"OpenVINO's confidences differ from torch's by up to {difference:.4f}")
     return Converted(network=converted, description=asdict(reading))
 
 
-def _load_torch(source: str, device: str) -> tuple[PixelNetwork, Reading]:
+def _load_torch(source: str) -> tuple[PixelNetwork, Reading]:
     """Return the model of a source on the processor, and how it is read."""
     from repli.tasks.models import torchvision_ops
 
     try:
         with IMPORTS:
             torchvision_ops.declare()
-            import torch
-
             from repli.tasks.models.timm_models import PixelNetwork
     except ImportError as error:
         raise Unavailable(f"torch and timm cannot be imported ({error}); reinstall them") from error
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise NotHere("there is no CUDA device here; set REPLI_GPU_DEVICE=cpu to emulate one")
     try:
         model, vocabulary, outputs = _build(source)
         network = PixelNetwork(model)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from repli.tasks.models.inference import thread_count
 from repli.tasks.models.memory_errors import raise_out_of_memory
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+F = TypeVar("F", bound="np.floating[Any]")
 
 _CONVERSION = threading.Lock()
 """Held while a model is converted: the warnings of torch's tracer are silenced for the whole process."""
@@ -86,11 +87,20 @@ def convert(
     return network
 
 
-@contextmanager
-def answers_or_inconvertible() -> Iterator[None]:
-    """Turn errors of the first calls of a converted network into `Inconvertible`: some operations fail only then."""
+def answer_like(wanted: npt.NDArray[F], answer: Callable[[], npt.NDArray[F]]) -> npt.NDArray[F]:
+    """Return the first answer of a converted network: some operations fail, or give nothing, only then.
+
+    Args:
+        wanted: torch's answer, of the same shape.
+
+    Raises:
+        Inconvertible: the network raises, or answers in another shape.
+    """
     try:
         with raise_out_of_memory("the converted network and its first inputs"):
-            yield
+            found = answer()
     except RuntimeError as error:
         raise Inconvertible(f"OpenVINO cannot run it ({reason(error)})") from error
+    if found.shape != wanted.shape:
+        raise Inconvertible(f"OpenVINO cannot run it (it answers in the shape {found.shape}, not {wanted.shape})")
+    return found

