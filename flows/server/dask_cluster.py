@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -237,28 +237,42 @@ def _warm_up(local: Any, settings: Settings) -> None:
 
 
 def worker_options(settings: Settings, batches: int | None = None) -> list[dict[str, Any]]:
-    """Return the options of each local worker: no more of them than batches, since a batch is in one worker at a time.
+    """Return the options of each local worker.
 
     A worker with an accelerator carries the resource `GPU`: with `cuda` one worker for each visible device of this
     machine, with an emulated device every worker.
     """
     from distributed.system import MEMORY_LIMIT
 
-    workers = _worker_count() if batches is None else max(1, min(_worker_count(), batches))
+    devices = worker_devices([] if settings.is_gpu_emulated else visible_devices(), _room(), batches)
     # The fork server keeps the environment of its start; a worker needs the current one, which names Prefect's server.
-    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": dict(os.environ)}
+    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // min(len(devices), _room()), "env": dict(os.environ)}
     if settings.is_gpu_emulated:
-        return [{**plain, "resources": {"GPU": 1}} for _ in range(workers)]
-    devices = visible_devices()
-    options = [
-        {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}}
+        return [{**plain, "resources": {"GPU": 1}} for _ in devices]
+    return [
+        {
+            **plain,
+            **({"resources": {"GPU": 1}} if device else {}),
+            "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device},
+        }
         for device in devices
     ]
-    others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
-    return [*options, *[others] * (workers - len(options))][: None if batches is None else workers]
 
 
-def _worker_count() -> int:
+def worker_devices(devices: Sequence[str], room: int, batches: int | None) -> list[str]:
+    """Return the CUDA device of each worker, "" for a worker without one.
+
+    Args:
+        devices: Each gets a worker.
+        room: How many workers the machine has room for. The others have no device.
+        batches: The most workers, but for one; None for no limit. A batch is in one worker at a time.
+    """
+    workers = [*devices, *[""] * (room - len(devices))]
+    return workers if batches is None else workers[: max(1, batches)]
+
+
+def _room() -> int:
+    """Return how many workers this machine has room for."""
     from distributed.system import MEMORY_LIMIT
 
     return int(max(1, min(_cores(), MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER)))

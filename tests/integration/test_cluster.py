@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, Worker
 
-from repli.flows.server.dask_cluster import dask_cluster, visible_devices
+from repli.flows.server.dask_cluster import dask_cluster, visible_devices, worker_devices
 from repli.flows.server.environment import environment
 from repli.tasks.settings import Settings
 
@@ -75,3 +75,11 @@ def test_devices_are_those_that_are_left_visible(tmp_path: Path, named: str | No
     variables = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
     assert visible_devices(variables, tmp_path) == devices
     assert visible_devices(variables, tmp_path / "no-such-folder") == []
+
+
+def test_there_are_no_more_workers_than_batches() -> None:
+    """On a machine with room for three, and two devices, which come first."""
+    devices = {batches: worker_devices(["0", "1"], 3, batches) for batches in (None, 9, 3, 2, 1, 0)}
+    assert devices == {None: ["0", "1", ""], 9: ["0", "1", ""], 3: ["0", "1", ""], 2: ["0", "1"], 1: ["0"], 0: ["0"]}
+    assert worker_devices(["0", "1"], 1, None) == ["0", "1"], "every device has its worker"
+    assert worker_devices([], 2, 1) == [""]
