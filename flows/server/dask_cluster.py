@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -66,13 +66,17 @@ def cluster(
             check_server(CHECK_SERVE if served else CHECK_ADDRESS)  # before a cluster is started for nothing
         try:
             preload_workers(settings, batches)  # before the thread, which would slow it down
-            with _in_thread(meanwhile) as done, dask_cluster(settings, batches) as address:
-                if server:
-                    begin_phase("waiting for the Prefect server")
-                    server.wait()
-                done()
-                begin_phase("starting the run")
-                yield address
+            import distributed  # noqa: F401  the thread and the cluster both import it: neither may get half of it
+
+            with ThreadPoolExecutor(1, "meanwhile") as thread:
+                imports = thread.submit(_import, meanwhile)
+                with dask_cluster(settings, batches) as address:
+                    if server:
+                        begin_phase("waiting for the Prefect server")
+                        server.wait()
+                    imports.result()
+                    begin_phase("starting the run")
+                    yield address
         except (StoreError, UsageError):  # they name what is wrong themselves
             raise
         except Exception as error:
@@ -86,32 +90,9 @@ def cluster(
                 drop_unsent()
 
 
-@contextmanager
-def _in_thread(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
-    """Run `work` in a thread. Yield a function that waits for its end, and raises what it has raised.
-
-    The process may end before it: a run that fails to start does not wait for what it would have needed.
-    """
-    import distributed  # noqa: F401  first: `work` may import it too, and one import of it is to begin the other
-
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with timed("command", "import Prefect and the flow"), without_collections():
-                work()
-        except BaseException as error:  # noqa: BLE001  the thread that waits raises it
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="meanwhile", daemon=True)
-    thread.start()
-
-    def wait() -> None:
-        thread.join()
-        if errors:
-            raise errors[0]
-
-    yield wait
+def _import(work: Callable[[], object]) -> None:
+    with timed("command", "import Prefect and the flow"), without_collections():
+        work()
 
 
 @contextmanager
