@@ -46,6 +46,7 @@ from repli.tasks.fallback import StoreError
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.reporting import events
 from repli.tasks.reporting.run_report import Report, build_report, markdown
+from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
 from repli.tasks.sources.manifest import ManifestOptions
 from repli.tasks.sources.manifest.remembered import remembered_options
@@ -85,7 +86,8 @@ def enrich(
         return Failed(message=NO_SOURCE)
     with server_may_fail():
         try:
-            chosen, database = configured_run(pipeline)
+            with timed("flow", "read the settings"):
+                chosen, database = configured_run(pipeline)
             options = ManifestOptions.parse(columns, delimiter=delimiter, encoding=encoding, folder=folder)
             request = RunRequest(
                 source=Path(source),
@@ -121,7 +123,8 @@ def _enrich(database: Database, request: RunRequest, settings: Settings) -> Stat
     if run.store_error:
         return _state_without_store(database, run)
     try:
-        return _finish(database, run, settings, request.pipeline)
+        with timed("flow", "write the report"):
+            return _finish(database, run, settings, request.pipeline)
     except StoreError as error:
         return Failed(message=f"{error}; {run.progress}; start the run again, it continues from here")
 
@@ -148,13 +151,15 @@ class _EnrichRun:
         artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {self._request.source}")
         self._artifact = cast(UUID, artifact)
         try:
-            self._register()
+            with timed("flow", "register the items"):
+                self._register()
         except StoreError as error:
             self.store_error = error
             return
         dispatcher = self._dispatcher()
         begin_phase("waiting for a worker")
-        self.problems = dispatcher.run(self._batches())
+        with timed("flow", "run the stages"):
+            self.problems = dispatcher.run(self._batches())
         self.notes += dispatcher.notes
         self.store_error = dispatcher.store_error
 

@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -66,13 +66,17 @@ def cluster(
             check_server(CHECK_SERVE if served else CHECK_ADDRESS)  # before a cluster is started for nothing
         try:
             preload_workers(settings, batches)  # before the thread, which would slow it down
-            with _in_thread(meanwhile) as done, dask_cluster(settings, batches) as address:
-                if server:
-                    begin_phase("waiting for the Prefect server")
-                    server.wait()
-                done()
-                begin_phase("starting the run")
-                yield address
+            import distributed  # noqa: F401  the thread and the cluster both import it: neither may get half of it
+
+            with ThreadPoolExecutor(1, "meanwhile") as thread:
+                imports = thread.submit(_import, meanwhile)
+                with dask_cluster(settings, batches) as address:
+                    if server:
+                        begin_phase("waiting for the Prefect server")
+                        server.wait()
+                    imports.result()
+                    begin_phase("starting the run")
+                    yield address
         except (StoreError, UsageError):  # they name what is wrong themselves
             raise
         except Exception as error:
@@ -86,32 +90,9 @@ def cluster(
                 drop_unsent()
 
 
-@contextmanager
-def _in_thread(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
-    """Run `work` in a thread. Yield a function that waits for its end, and raises what it has raised.
-
-    The process may end before it: a run that fails to start does not wait for what it would have needed.
-    """
-    import distributed  # noqa: F401  first: `work` may import it too, and one import of it is to begin the other
-
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with timed("command", "import Prefect and the flow"), without_collections():
-                work()
-        except BaseException as error:  # noqa: BLE001  the thread that waits raises it
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="meanwhile", daemon=True)
-    thread.start()
-
-    def wait() -> None:
-        thread.join()
-        if errors:
-            raise errors[0]
-
-    yield wait
+def _import(work: Callable[[], object]) -> None:
+    with timed("command", "import Prefect and the flow"), without_collections():
+        work()
 
 
 @contextmanager
@@ -237,28 +218,42 @@ def _warm_up(local: Any, settings: Settings) -> None:
 
 
 def worker_options(settings: Settings, batches: int | None = None) -> list[dict[str, Any]]:
-    """Return the options of each local worker: no more of them than batches, since a batch is in one worker at a time.
+    """Return the options of each local worker.
 
     A worker with an accelerator carries the resource `GPU`: with `cuda` one worker for each visible device of this
     machine, with an emulated device every worker.
     """
     from distributed.system import MEMORY_LIMIT
 
-    workers = _worker_count() if batches is None else max(1, min(_worker_count(), batches))
+    devices = worker_devices([] if settings.is_gpu_emulated else visible_devices(), _room(), batches)
     # The fork server keeps the environment of its start; a worker needs the current one, which names Prefect's server.
-    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // workers, "env": dict(os.environ)}
+    plain: dict[str, Any] = {"memory_limit": MEMORY_LIMIT // min(len(devices), _room()), "env": dict(os.environ)}
     if settings.is_gpu_emulated:
-        return [{**plain, "resources": {"GPU": 1}} for _ in range(workers)]
-    devices = visible_devices()
-    options = [
-        {**plain, "resources": {"GPU": 1}, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device}}
+        return [{**plain, "resources": {"GPU": 1}} for _ in devices]
+    return [
+        {
+            **plain,
+            **({"resources": {"GPU": 1}} if device else {}),
+            "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": device},
+        }
         for device in devices
     ]
-    others = {**plain, "env": {**plain["env"], "CUDA_VISIBLE_DEVICES": ""}}
-    return [*options, *[others] * (workers - len(options))][: None if batches is None else workers]
 
 
-def _worker_count() -> int:
+def worker_devices(devices: Sequence[str], room: int, batches: int | None) -> list[str]:
+    """Return the CUDA device of each worker, "" for a worker without one.
+
+    Args:
+        devices: Each gets a worker.
+        room: How many workers the machine has room for. The others have no device.
+        batches: The most workers, but for one; None for no limit. A batch is in one worker at a time.
+    """
+    workers = [*devices, *[""] * (room - len(devices))]
+    return workers if batches is None else workers[: max(1, batches)]
+
+
+def _room() -> int:
+    """Return how many workers this machine has room for."""
     from distributed.system import MEMORY_LIMIT
 
     return int(max(1, min(_cores(), MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER)))

@@ -89,7 +89,7 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("presses", [1, 3])
-@pytest.mark.parametrize("moment", ["starting the Prefect", "workers", "waiting for", "starting the run", "first 4"])
+@pytest.mark.parametrize("moment", ["starting the Prefect", "1 worker", "waiting for", "starting the run", "first 4"])
 def test_ctrl_c_is_one_line_at_every_phase(slow: Slow, moment: str, presses: int) -> None:
     """One line, status 130, and within two seconds nothing is left of it; pressed again and again too."""
     with OnTerminal(slow.command("run"), slow.environment) as terminal:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, Worker
 
-from repli.flows.server.dask_cluster import dask_cluster
+from repli.flows.server.dask_cluster import dask_cluster, worker_devices
 from repli.flows.server.environment import environment
 from repli.tasks.settings import Settings
 
@@ -63,3 +63,11 @@ def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
         parents |= {worker["parent"] for worker in workers}
     assert len(parents) == 1
     assert os.getpid() not in parents, "they are forks of one process that has imported what they need"
+
+
+def test_there_are_no_more_workers_than_batches() -> None:
+    """On a machine with room for three, and two devices, which come first."""
+    devices = {batches: worker_devices(["0", "1"], 3, batches) for batches in (None, 9, 3, 2, 1, 0)}
+    assert devices == {None: ["0", "1", ""], 9: ["0", "1", ""], 3: ["0", "1", ""], 2: ["0", "1"], 1: ["0"], 0: ["0"]}
+    assert worker_devices(["0", "1"], 1, None) == ["0", "1"], "every device has its worker"
+    assert worker_devices([], 2, 1) == [""]

@@ -145,6 +145,17 @@ def test_what_cannot_be_done_again_is_refused(options: dict[str, Any], message: 
     assert message in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("items", "limit", "batches"), [(1, None, 1), (4, None, 1), (5, None, 2), (9, 4, 1), (9, 100, 3), (100, None, 6)]
+)
+def test_batches_are_counted_up_to_a_number(tmp_path: Path, items: int, limit: int | None, batches: int) -> None:
+    """Of the items up to the limit: as many workers as that are of use."""
+    manifest = tmp_path / "items.jsonl"
+    manifest.write_text("".join(f'{{"id": "{number}", "name": "n"}}\n' for number in range(items)))
+    request = RunRequest(source=manifest, batch_size=4, pipeline=PIPELINE, limit=limit)
+    assert request.batches(at_most=6) == batches
+
+
 def test_the_store_notes_what_was_asked_to_be_done_again(settings: Settings) -> None:
     """As of any run."""
     request = RetryRequest(
