@@ -23,7 +23,9 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
 """The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
 MASTER_SIDE = 320
-"""The side of a master in pixels, unless a model needs more."""
+"""The least side of a master in pixels, unless the picture is smaller, or a model needs more; the most is below twice.
+
+From 320 pixels up both default models make their inputs of 224 and 260 by scaling down."""
 _REDUCING_GAP = 3.0  # Pillow's value for a result that is nearly that of a full resampling
 
 
@@ -68,10 +70,12 @@ class Preparation:
 
 
 def make_master(content: bytes, side: int) -> npt.NDArray[np.uint8]:
-    """Return the master of an image file: its central square, scaled down to `side` where it is larger.
+    """Return the master of an image file: its central square, scaled down to `side` where it is twice as large or more.
+
+    A square between one and two sides stays as it is: to scale it takes longer than to decode it, and costs detail.
 
     Returns:
-        uint8 of shape (n, n, 3), with n the smaller of `side` and the picture's shorter side.
+        uint8 of shape (n, n, 3), with n below twice the `side`.
 
     Raises:
         ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
@@ -83,7 +87,7 @@ def make_master(content: bytes, side: int) -> npt.NDArray[np.uint8]:
     # The central square is cut before it is scaled, so that a strip of 20,000 × 10 pixels stays small.
     shorter = min(image.size)
     left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
-    if shorter > side:
+    if shorter >= 2 * side:
         # Lanczos, because the master is scaled again: it keeps more of the detail than the models' own bicubic.
         return np.asarray(_scale_square(image, left, top, shorter, side, Image.Resampling.LANCZOS))
     return np.asarray(image.crop((int(left), int(top), int(left) + shorter, int(top) + shorter)))

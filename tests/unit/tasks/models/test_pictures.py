@@ -74,10 +74,11 @@ class TestMaster:
     """The form from which the inputs of all models are made."""
 
     @pytest.mark.parametrize(
-        ("size", "side"), [((1600, 1200), 300), ((300, 900), 300), ((96, 80), 80), ((1, 1), 1), ((9000, 10), 10)]
+        ("size", "side"),
+        [((1600, 1200), 300), ((900, 599), 599), ((300, 900), 300), ((96, 80), 80), ((1, 1), 1), ((9000, 10), 10)],
     )
     def test_it_is_the_central_square(self, size: tuple[int, int], side: int) -> None:
-        """Scaled down where it is larger than asked for, and never up."""
+        """Scaled down where it is twice as large as asked for, and never up."""
         assert make_master(files.encoded(Image.new("RGB", size, "teal")), 300).shape == (side, side, 3)
 
     def test_its_centre_is_the_pictures(self) -> None:
