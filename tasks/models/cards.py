@@ -18,6 +18,11 @@ def visible_devices(environ: Mapping[str, str] = os.environ, folder: Path = Path
     return wanted if present else []
 
 
+def has_card() -> bool:
+    """Return whether this machine has a card, also one that is not this process's."""
+    return bool(visible_devices({}))
+
+
 def check_device(device: str) -> None:
     """Raise NotHere where a device of torch is a card that this process does not have. Imports torch only for a card.
 

@@ -25,7 +25,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
 MASTER_SIDE = 320
 """The least side of a master in pixels, unless the picture is smaller, or a model needs more; the most is below twice.
 
-From 320 pixels up both default models make their inputs of 224 and 260 by scaling down."""
+From 320 pixels up both default models make their inputs of 224 and 260 by scaling down. Against inputs scaled from
+whole files, 32 photos of foolbox and scikit-image (`originals` of tests.support.photos) as they are, and as JPEGs with
+shorter sides of 600 and 1200: of 192 labels (lite0 and lite2) none became another, two crossed the threshold;
+confidences moved by 0.0045 (lite0) and 0.0029 (lite2) on average. Masters scaled to 300 at once changed three labels of
+lite0 in 192. Processor time per input on a busy machine: 26 → 11 ms for two megapixels, 121 → 21 ms for twelve.
+
+Masters are kept raw: to write and read one of 1 MB takes 1.4 ms. To encode and decode one of a third of that took 25 ms
+as PNG, and 3 as JPEG, which every input would have to pass, whether its master is found or made."""
 _REDUCING_GAP = 3.0  # Pillow's value for a result that is nearly that of a full resampling
 
 

@@ -13,6 +13,7 @@ from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_p
 from repli.tasks.comparison.metrics import LABELS
 from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, OutOfMemory, Served, each
 from repli.tasks.items import Assets, Guess, Label
+from repli.tasks.models.cards import has_card
 from repli.tasks.models.imagenet_labels import labels, synonyms
 from repli.tasks.models.masters import Masters
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
@@ -90,7 +91,9 @@ def gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[
 @STAGE.rung(penalty="0.9", time_limit_s=300, breaker=Breaker(scope="host"))
 def cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify with the smaller model on the CPU."""
-    return _by_model(pictures, context, context.settings.models.image_cpu, "cpu", keeps_masters=True)
+    settings = context.settings
+    may_be_lifted = settings.is_gpu_emulated or has_card()  # elsewhere `gpu` never serves these pictures
+    return _by_model(pictures, context, settings.models.image_cpu, "cpu", keeps_masters=may_be_lifted)
 
 
 @STAGE.rung(penalty="0.8", time_limit_s=60)

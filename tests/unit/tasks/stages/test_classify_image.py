@@ -32,6 +32,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
+from repli.tasks.models.cards import has_card
 from repli.tasks.models.masters import MasterMemory, Masters
 from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.pictures import MASTER_SIDE, Preparation, open_image
@@ -447,6 +448,14 @@ class TestMasters:
         for one in pictures:
             assert later.get(str(one.sha256), MASTER_SIDE, lambda: b"").shape == (80, 80, 3)
         assert len(files_in(context.settings.picture_cache)) == 4
+
+    @pytest.mark.skipif(has_card(), reason="there is a card here")
+    def test_without_a_card_nothing_is_kept(self, context: StageContext) -> None:
+        """The better model never serves on this machine, so that no picture comes back to it."""
+        models = replace(context.settings.models, gpu_device="cuda")
+        on_cuda = replace(context, settings=replace(context.settings, models=models))
+        run_rungs(CHAIN, unseen_pictures(context), on_cuda)
+        assert not context.settings.picture_cache.exists()
 
     @pytest.mark.parametrize(("error", "kept"), [(RuntimeError("a broken card"), 4), (OutOfMemory("no room"), 0)])
     def test_a_call_that_fails_keeps_its_masters(self, context: StageContext, error: Exception, kept: int) -> None:
