@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from repli.tasks.execution.batch_size import SMALLEST
 from repli.tasks.fallback import AnyChain, Directives, UsageError, check_fault, check_rung_exists, parse_faults
 from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Item
@@ -25,6 +26,7 @@ class RunRequest:
     """One run of `enrich`.
 
     Args:
+        batch_size: Items per batch; None: as many as suit the run.
         directives: The rungs to force and the faults to inject.
         pipeline: The run's pipeline, under its policy.
         manifest_options: How to read the source.
@@ -35,8 +37,8 @@ class RunRequest:
     """
 
     source: Path
-    batch_size: int
     pipeline: Pipeline
+    batch_size: int | None = None
     limit: int | None = None
     refresh: bool = False
     directives: Directives = field(default_factory=Directives)
@@ -54,8 +56,9 @@ class RunRequest:
 
     def batches(self, at_most: int) -> int:
         """Return how many batches the items make, counted up to `at_most`; the rest of the manifest is not read."""
-        items = sum(1 for _ in islice(self.records(), self.batch_size * at_most))
-        return -(-items // self.batch_size)
+        size = self.batch_size or SMALLEST
+        items = sum(1 for _ in islice(self.records(), size * at_most))
+        return -(-items // size)
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options that the run's record in the store keeps."""
@@ -76,6 +79,7 @@ class RetryRequest:
     """One run of `reprocess`.
 
     Args:
+        batch_size: Items per batch; None: as many as suit the run.
         directives: The faults to inject. It forces no rung: only better rungs than before are called.
         pipeline: The run's pipeline, under its policy.
 
@@ -83,8 +87,8 @@ class RetryRequest:
         UsageError: The run is impossible; the message names the option.
     """
 
-    batch_size: int
     pipeline: Pipeline
+    batch_size: int | None = None
     limit: int | None = None
     directives: Directives = field(default_factory=Directives)
 
@@ -119,10 +123,10 @@ def _policy_option(policy: Policy) -> dict[str, str]:
     return {"policy": str(policy)} if str(policy) else {}
 
 
-def _check_sizes(batch_size: int, limit: int | None) -> None:
-    if batch_size < 1:
+def _check_sizes(batch_size: int | None, limit: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: a batch holds at least 1 item")
-    if batch_size > MAX_BATCH_SIZE:
+    if batch_size is not None and batch_size > MAX_BATCH_SIZE:
         raise UsageError(f"--batch-size {batch_size}: a batch holds at most {MAX_BATCH_SIZE} items")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: ask for at least 1 item")
