@@ -176,7 +176,7 @@ def _find_work(
     pipeline: Pipeline, name: str, item_ids: Sequence[str], database: Database, options: RunOptions
 ) -> list[_ItemWork]:
     """Return the work of the stage `name` on the items that need it and that this run may work on."""
-    states = results.load(database, item_ids)
+    states = results.load(database, item_ids, with_trail=False)
     if options.upgrade:
         # Read the claims after the results. In the other order, another run could claim an item, save a result and
         # release the item in between, and this run would work from the results before.

@@ -6,35 +6,40 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Attempt, AttemptOutcome, RungError, Status, StepError, StepResult
-from repli.tasks.items import STORE, Embedding, Item, ItemState, Stored
-from repli.tasks.json_values import as_json
+from repli.tasks.fallback import RungError, Status, StepError, StepResult
+from repli.tasks.items import STORE, Item, ItemState, Stored
+from repli.tasks.storage import step_rows
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.search import documents
+from repli.tasks.storage.step_rows import row_of
 
 
 @retried
-def load(database: Database, item_ids: Sequence[str]) -> list[ItemState]:
+def load(database: Database, item_ids: Sequence[str], *, with_trail: bool = True) -> list[ItemState]:
     """Return the items of these ids with their step results, in the order of the ids; unknown ids are absent.
 
     Values are JSON, as the outside contract has them, without vectors.
+
+    Args:
+        with_trail: whether the results have their errors and attempts; else these are None and empty.
     """
     with database.read() as connection:
-        return load_with(connection, item_ids)
+        return load_with(connection, item_ids, with_trail=with_trail)
 
 
-def load_with(connection: sa.Connection, item_ids: Sequence[str]) -> list[ItemState]:
+def load_with(connection: sa.Connection, item_ids: Sequence[str], *, with_trail: bool = True) -> list[ItemState]:
     """Return the same as `load`, over an open connection."""
     columns = items.c.id, items.c.record, items.c.revision
-    rows = {row.id: row for row in connection.execute(sa.select(*columns).where(items.c.id.in_(item_ids)))}
-    by_item = _load_results(connection, item_ids)
+    rows = {row.id: row for row in connection.execute(sa.select(*columns).where(items.c.id.in_(item_ids))).all()}
+    by_item = step_rows.read(connection, item_ids, with_trail=with_trail)
     return [
         ItemState(item=_item(row), results=by_item.get(id_, {}), revision=row.revision)
         for id_ in item_ids
@@ -128,7 +133,7 @@ def store(
         return results
     with database.write() as connection:
         results, _ = _of_present_records(connection, results)
-        others = _load_results(connection, [result.item_id for result in results])
+        others = step_rows.read(connection, [result.item_id for result in results], with_trail=False)
         merged = [_merged(result, others.get(result.item_id, {}), merge) for result in results]
         refused = [new.item_id for old, new in zip(results, merged, strict=True) if new.status is not old.status]
         is_refused = step_results.c.item_id.in_(refused), step_results.c.stage == STORE
@@ -168,7 +173,7 @@ def _of_present_records(
     """Lock the items of these results. Return the results of the records as they stand, and the items that failed."""
     locked = retry_queue.lock_items(connection, sorted({result.item_id for result in results}))
     present = [
-        replace(result, revision=item.revision)
+        result if result.revision == item.revision else replace(result, revision=item.revision)
         for result in results
         if (item := locked.get(result.item_id)) and result.revision in {None, item.revision}
     ]
@@ -183,7 +188,7 @@ def _of_present_inputs(connection: sa.Connection, results: Sequence[StepResult],
     c = step_results.c
     is_earlier = c.item_id.in_([result.item_id for result in results]), c.stage.in_(basis.earlier)
     present: dict[str, dict[str, tuple[str, datetime]]] = {result.item_id: {} for result in results}
-    for row in connection.execute(sa.select(c.item_id, c.stage, c.run_id, c.finished_at).where(*is_earlier)):
+    for row in connection.execute(sa.select(c.item_id, c.stage, c.run_id, c.finished_at).where(*is_earlier)).all():
         present[row.item_id][row.stage] = row.run_id, row.finished_at
     changed = [
         result
@@ -197,7 +202,8 @@ def _of_present_inputs(connection: sa.Connection, results: Sequence[StepResult],
     ]
     if not changed:
         return results
-    states = {state.item.id: state for state in load_with(connection, [result.item_id for result in changed])}
+    current = load_with(connection, [result.item_id for result in changed], with_trail=False)
+    states = {state.item.id: state for state in current}
     outdated = {result.item_id for result in changed if not _is_input_of(states[result.item_id], result, basis)}
     return [result for result in results if result.item_id not in outdated]
 
@@ -212,7 +218,7 @@ def _write(
     database: Database, connection: sa.Connection, results: Sequence[StepResult], discard: Sequence[StepResult]
 ) -> set[str]:
     """Write these results of locked items, and mark as stale what they make so; return the items with a stale one."""
-    rows = sorted((_row(result) for result in results), key=lambda row: (str(row["item_id"]), str(row["stage"])))
+    rows = sorted(map(row_of, results), key=itemgetter("item_id", "stage"))
     if not rows:
         return set()
     is_written = {(row["item_id"], row["stage"]) for row in rows}
@@ -224,7 +230,7 @@ def _write(
         set_={column.name: insert.excluded[column.name] for column in step_results.c if column.name not in keys},
         where=step_results.c.rank <= insert.excluded.rank,
     ).returning(step_results.c.item_id, step_results.c.stage)
-    written = {(row.item_id, row.stage) for row in connection.execute(upsert, rows)}
+    written = {(row.item_id, row.stage) for row in connection.execute(upsert, rows).all()}
     _mark_kept_results_stale(connection, [row for row in rows if (row["item_id"], row["stage"]) not in written])
     _mark_store_stale(connection, sorted({item_id for item_id, stage in written if stage != STORE}))
     item_ids = sorted({str(row["item_id"]) for row in rows})
@@ -271,15 +277,6 @@ def mark_pending(connection: sa.Connection, item_ids: Collection[str]) -> None:
         )
 
 
-def _load_results(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict[str, StepResult]]:
-    """Return the step results by item and stage, without vectors."""
-    query = sa.select(*(c for c in step_results.c if c is not step_results.c.vector))
-    by_item: dict[str, dict[str, StepResult]] = {}
-    for row in connection.execute(query.where(step_results.c.item_id.in_(item_ids))).mappings():
-        by_item.setdefault(row["item_id"], {})[row["stage"]] = _result(row)
-    return by_item
-
-
 def _delete(connection: sa.Connection, discard: Iterable[StepResult]) -> None:
     """Delete these results, unless another has replaced them: `finished_at` tells."""
     rows = [{"item": one.item_id, "of_stage": one.stage, "then": one.finished_at} for one in discard]
@@ -292,59 +289,3 @@ def _delete(connection: sa.Connection, discard: Iterable[StepResult]) -> None:
             ),
             sorted(rows, key=lambda row: str(row["item"])),
         )
-
-
-def _row(result: StepResult) -> dict[str, Any]:
-    vector = result.value.vector.tobytes() if isinstance(result.value, Embedding) else None
-    return {
-        "item_id": result.item_id,
-        "stage": result.stage,
-        "status": result.status.value,
-        "rank": result.rank,
-        "value": as_json(result.value),
-        "vector": vector,
-        "confidence": None if result.confidence is None else float(result.confidence),
-        "rung": result.rung,
-        "penalty": None if result.penalty is None else float(result.penalty),
-        "error": _error_row(result.error),
-        "retryable": result.retryable,
-        "attempts": [{**attempt.as_json(), "error": _error_row(attempt.error)} for attempt in result.attempts],
-        "run_id": result.run_id,
-        "finished_at": result.finished_at,
-        "input_hash": result.input_hash,
-        "revision": result.revision,
-        "is_stale": result.is_stale,
-    }
-
-
-def _error_row(error: StepError | None) -> dict[str, Any] | None:
-    return {**error.as_json(), "retryable": error.retryable} if error else None
-
-
-def _result(row: sa.RowMapping) -> StepResult:
-    return StepResult(
-        item_id=row["item_id"],
-        stage=row["stage"],
-        status=Status(row["status"]),
-        value=row["value"],
-        confidence=row["confidence"],
-        rung=row["rung"],
-        penalty=None if row["penalty"] is None else Decimal(repr(row["penalty"])),
-        error=StepError(**row["error"]) if row["error"] else None,
-        retryable=row["retryable"],
-        attempts=tuple(
-            Attempt(
-                rung=attempt["rung"],
-                outcome=AttemptOutcome(attempt["outcome"]),
-                error=StepError(**attempt["error"]) if attempt["error"] else None,
-                seconds=attempt["seconds"],
-                where=attempt.get("where"),  # results of an older Repli have none
-            )
-            for attempt in row["attempts"]
-        ),
-        run_id=row["run_id"],
-        finished_at=row["finished_at"],
-        input_hash=row["input_hash"],
-        revision=row["revision"],
-        is_stale=row["is_stale"],
-    )
