@@ -36,6 +36,7 @@ from repli.flows.dispatch.stage_counts import StageCounts
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.flows.server.phases import FIRST_STAGE, begin_phase
 from repli.flows.server.records import note_outages, server_link, server_may_fail
+from repli.tasks.execution.batch_size import choose_batch_size
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import StoreError
@@ -155,7 +156,10 @@ class _EnrichRun:
 
     def _batches(self) -> Iterator[Batch]:
         begin_phase(FIRST_STAGE)
-        listed = catalogue.batches(self._database, self.run_id, self._request.batch_size, refresh=self._request.refresh)
+        items = self._registered().items - self._registered().earlier
+        threads = sum(dask_client().nthreads().values())
+        size = choose_batch_size(self._request.batch_size, items=items, threads=threads)
+        listed = catalogue.batches(self._database, self.run_id, size, refresh=self._request.refresh)
         for number, item_ids in enumerate(listed, 1):
             yield Batch(number=number, item_ids=item_ids)
 

@@ -33,6 +33,7 @@ from repli.flows.dispatch.stage_counts import StageCounts
 from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.flows.server.phases import FIRST_STAGE, begin_phase
 from repli.flows.server.records import note_outages, server_link, server_may_fail
+from repli.tasks.execution.batch_size import choose_batch_size
 from repli.tasks.execution.run_pipeline import RunPipeline
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, Upgrade
 from repli.tasks.execution.stage_task import Batch
@@ -290,7 +291,7 @@ class _ReprocessRun:
 
     def _size(self) -> int:
         """Return the size of the next batch: small while an `enrich` runs, since fresh items go first."""
-        size = self._request.batch_size
+        size = choose_batch_size(self._request.batch_size, items=self.progress.items, threads=self._routing.threads())
         return max(1, size // SLOWDOWN_BESIDE_ENRICH) if self._is_enrich_alive() else size
 
     def _width(self, threads: int) -> int:

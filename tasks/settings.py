@@ -66,6 +66,7 @@ class Settings:
     The environment sets only the `expect` of `policy`; a block sets the rest, see `repli.flows.config.resolve`.
 
     Args:
+        batch_size: items per batch; None: as many as suit the run.
         keep_runs: the number of the latest runs of each source whose lists of items are kept.
         pipeline: the pipeline's name, `MODULE:NAME` or an entry point; None: the store's own, or the installed one.
         pipeline_folder: the folder in which Python looks first for the pipeline's module.
@@ -74,7 +75,7 @@ class Settings:
 
     home: Path
     database_url: str = field(repr=False)  # it may hold a password
-    batch_size: int = 128
+    batch_size: int | None = None
     dask_address: str | None = None
     keep_runs: int = 5
     pipeline: str | None = None
@@ -107,7 +108,7 @@ class Settings:
         return cls(
             home=home,
             database_url=environ.get("REPLI_DATABASE_URL") or f"sqlite:///{home / 'repli.db'}",
-            batch_size=_read_positive_int(environ, "REPLI_BATCH_SIZE", 128),
+            batch_size=_read_positive_int(environ, "REPLI_BATCH_SIZE", 0) if environ.get("REPLI_BATCH_SIZE") else None,
             dask_address=environ.get("REPLI_DASK_ADDRESS") or None,
             keep_runs=_read_positive_int(environ, "REPLI_KEEP_RUNS", 5),
             pipeline=environ.get("REPLI_PIPELINE") or None,

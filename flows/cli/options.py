@@ -20,7 +20,7 @@ PipelineOption = Annotated[
     str | None,
     typer.Option(metavar="MODULE:NAME", help="The pipeline; default: the store's own, else the installed one."),
 ]
-BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items per batch; default: 128.")]
+BatchSizeOption = Annotated[int | None, typer.Option(metavar="N", help="Items per batch; default: 128 to 512.")]
 FaultOption = Annotated[
     list[str] | None, typer.Option(metavar="SPEC", help=r"Inject a fault: STAGE.RUNG=KIND\[@RATE]. Repeatable.")
 ]

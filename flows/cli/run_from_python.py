@@ -38,7 +38,7 @@ def run(
         database: the URL of the store; by default, as the environment says.
         dask: the address of a Dask scheduler; by default, a local cluster is started.
         limit: the number of items to read.
-        batch_size: items per batch.
+        batch_size: items per batch; by default, as many as suit the run.
         refresh: process all stages again; better results are kept.
         force: rungs to begin with, as `STAGE=RUNG`.
         faults: failures to inject, as `STAGE.RUNG=KIND[@RATE]`.

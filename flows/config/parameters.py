@@ -88,7 +88,8 @@ BatchSize = Annotated[
     int | None,
     _shown(
         "Batch size",
-        "Items per batch; 1 shows every item in the UI. It changes no result. Empty: REPLI_BATCH_SIZE, 128 unless set.",
+        "Items per batch; 1 shows every item in the UI. It changes no result. Empty: REPLI_BATCH_SIZE, or as suits the "
+        "run, from 128 to 512.",
         ge=1,
         le=MAX_BATCH_SIZE,
     ),

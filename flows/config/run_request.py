@@ -25,6 +25,7 @@ class RunRequest:
     """One run of `enrich`.
 
     Args:
+        batch_size: Items per batch; None: as many as suit the run.
         directives: The rungs to force and the faults to inject.
         pipeline: The run's pipeline, under its policy.
 
@@ -33,8 +34,8 @@ class RunRequest:
     """
 
     source: Path
-    batch_size: int
     pipeline: Pipeline
+    batch_size: int | None = None
     limit: int | None = None
     refresh: bool = False
     directives: Directives = field(default_factory=Directives)
@@ -66,6 +67,7 @@ class RetryRequest:
     """One run of `reprocess`.
 
     Args:
+        batch_size: Items per batch; None: as many as suit the run.
         directives: The faults to inject. It forces no rung: only better rungs than before are called.
         pipeline: The run's pipeline, under its policy.
 
@@ -73,8 +75,8 @@ class RetryRequest:
         UsageError: The run is impossible; the message names the option.
     """
 
-    batch_size: int
     pipeline: Pipeline
+    batch_size: int | None = None
     limit: int | None = None
     directives: Directives = field(default_factory=Directives)
 
@@ -109,10 +111,10 @@ def _policy_option(policy: Policy) -> dict[str, str]:
     return {"policy": str(policy)} if str(policy) else {}
 
 
-def _check_sizes(batch_size: int, limit: int | None) -> None:
-    if batch_size < 1:
+def _check_sizes(batch_size: int | None, limit: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: a batch holds at least 1 item")
-    if batch_size > MAX_BATCH_SIZE:
+    if batch_size is not None and batch_size > MAX_BATCH_SIZE:
         raise UsageError(f"--batch-size {batch_size}: a batch holds at most {MAX_BATCH_SIZE} items")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: ask for at least 1 item")

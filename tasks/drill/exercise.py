@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from repli.tasks.execution.batch_size import choose_batch_size
 from repli.tasks.fallback import (
     AnyChain,
     AnyRung,
@@ -112,8 +113,8 @@ class StageExercise:
         return RungResults(walked=walked, forced=self.force(rung, self.inputs))
 
     def _run(self, inputs: Sequence[ChainInput[Any]], directives: Directives) -> list[StepResult]:
-        """Run the chain in batches of the configured size, for which the time limits of the rungs are meant."""
-        size = self.context.settings.batch_size
+        """Run the chain in batches of the usual size, for which the time limits of the rungs are meant."""
+        size = choose_batch_size(self.context.settings.batch_size, items=len(inputs), threads=1)
         return [
             result
             for start in range(0, len(inputs), size)

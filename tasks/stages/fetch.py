@@ -15,7 +15,8 @@ from repli.tasks.sources.batch import Batch, FetchResult, Located, Lookup
 from repli.tasks.sources.locate import Content, Place
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 
-ORIGIN_LIMIT_S = 1800.0
+ORIGIN_LIMIT_S = 3960.0
+"""The largest batch that a run chooses, of two assets an item that all take their whole time, is read in less."""
 CACHED_LIMIT_S = 120.0
 RETURN_MARGIN_S = 60.0
 """Seconds before its limit at which a rung returns what it has read, so that one slow place fails no other item."""

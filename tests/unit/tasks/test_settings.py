@@ -19,7 +19,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.home == Path.home() / ".repli"
     assert settings.database_url == f"sqlite:///{Path.home()}/.repli/repli.db"
     assert settings.blobs == settings.home / "blobs"
-    assert (settings.batch_size, settings.dask_address) == (128, None)
+    assert (settings.batch_size, settings.dask_address) == (None, None)
     assert (settings.models.gpu_device, settings.is_gpu_emulated) == ("cuda", False)
     assert (settings.fetch.max_bytes, settings.fetch.time_limit_s) == (64 * MIB, 30)
     assert not settings.fetch.allow_private_addresses

@@ -360,10 +360,11 @@ def test_an_answer_without_an_asset_is_refused(answer: Any) -> None:
 
 
 def test_the_primary_has_time_for_a_full_batch() -> None:
-    """128 items of two assets that all take their whole time end before the rung is cut off."""
+    """The items of a full batch, of two assets that all take their whole time, end before the rung is cut off."""
+    from repli.tasks.execution.batch_size import LARGEST
     from repli.tasks.sources.batch import PARALLEL_READS
     from repli.tasks.stages.fetch import ORIGIN_LIMIT_S, RETURN_MARGIN_S
 
     limits = Settings(home=Path(), database_url="")
-    longest = limits.batch_size * 2 / PARALLEL_READS * limits.fetch.time_limit_s
+    longest = LARGEST * 2 / PARALLEL_READS * limits.fetch.time_limit_s
     assert longest < ORIGIN_LIMIT_S - RETURN_MARGIN_S < CHAIN.primary.time_limit_s

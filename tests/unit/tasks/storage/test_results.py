@@ -71,6 +71,17 @@ def test_a_trail_of_an_older_repli_has_no_places(database: Database, registered:
     assert kept(database)["classify_image"].attempts == (Attempt(rung="gpu", outcome=AttemptOutcome.SERVED),)
 
 
+def test_results_can_be_read_without_their_trails(database: Database, registered: Callable[..., str]) -> None:
+    """Everything else is as it was saved: the value, the rung, the penalty, the hash of the input."""
+    registered("a")
+    error = StepError(type="OutOfMemory", message="no room")
+    attempts = (Attempt(rung="cpu", outcome=AttemptOutcome.SERVED),)
+    saved = step(**ENDS[1], value={"label": "cat"}, error=error, attempts=attempts, input_hash="1f")
+    results.save(database, [saved])
+    [state] = results.load(database, ["a"], with_trail=False)
+    assert state.results == {"classify_image": replace(saved, revision=1, error=None, attempts=())}
+
+
 def test_a_vector_lies_beside_its_value(database: Database, registered: Callable[..., str]) -> None:
     """An embedding's value names its space; the vector is kept as float32 bytes."""
     registered("a")
