@@ -33,6 +33,7 @@ bench: campaigns
 	$(BIN)/python -m tests.benchmarks.search_quality
 	$(BIN)/python -m tests.benchmarks.search_latency
 	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tests.benchmarks.cost
 
 # The Prefect UI with deployments and schedules, on the home of `make demo`: its runs are there.
 serve: install

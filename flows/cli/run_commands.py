@@ -168,11 +168,11 @@ def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters:
     """
     from prefect.context import SyncClientContext
     from prefect.settings import PREFECT_API_URL, temporary_settings
-    from prefect_dask import DaskTaskRunner
 
     from repli.flows.server.records import record_client
+    from repli.tasks.execution.task_runner import StageTaskRunner
 
-    runner = cast(Any, DaskTaskRunner(address=dask_address))
+    runner = cast(Any, StageTaskRunner(address=dask_address))
     # Prefect has read its settings when it was imported: an earlier run of this process had another server.
     server = {PREFECT_API_URL: url} if (url := os.environ.get("PREFECT_API_URL")) else {}
     with (

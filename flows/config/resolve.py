@@ -24,6 +24,7 @@ from repli.blocks import Cluster, ItemStore
 from repli.blocks.enrichment_policy import policy_block
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.tasks.execution.run_pipeline import RunPipeline, choose
+from repli.tasks.execution.task_runner import StageTaskRunner
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.settings import Settings
 from repli.tasks.storage import pipelines
@@ -94,7 +95,7 @@ def task_runner() -> Any:
 
     The configuration is read when the run begins, not when the flow is imported.
     """
-    return DaskTaskRunner(cluster_class=cast(Any, _configured_cluster))
+    return StageTaskRunner(cluster_class=cast(Any, _configured_cluster))
 
 
 def dask_client() -> Client:

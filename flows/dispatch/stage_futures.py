@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from uuid import UUID
@@ -16,6 +17,8 @@ from repli.tasks.execution.stage_runner import StageReport
 
 END_LIMIT_S = 2.0
 """Seconds that a task whose end was told may still take to end: one whose result was lost runs again."""
+RECORDED_AFTER_S = 2.0
+"""Seconds after which a private server has written a state that it was told: it writes them once a second."""
 RESULT_LIMIT_S = 10.0
 """Seconds after the end of a task by which its report has arrived, or was lost."""
 
@@ -43,9 +46,21 @@ def result_of(future: PrefectDaskFuture[StageReport]) -> StageReport | Exception
 
 
 def mark_crashed(future: PrefectDaskFuture[StageReport], why: str) -> None:
-    """Set the task run to *Crashed*: its worker died before it could, and the UI would show it as running."""
+    """Set the task run to *Crashed*: its worker died before it could, and the UI would show it as running.
+
+    A task run that the server does not know yet is set once more, later: its worker may have told of its begin.
+    """
+    if not _set_crashed(future.task_run_id, why):
+        later = threading.Timer(RECORDED_AFTER_S, _set_crashed, (future.task_run_id, why))
+        later.daemon = True
+        later.start()
+
+
+def _set_crashed(task_run_id: UUID, why: str) -> bool:
+    """Set the task run to *Crashed*, and return whether the server knows it."""
     with get_client(sync_client=True) as client:
         try:
-            client.set_task_run_state(future.task_run_id, Crashed(message=why), force=True)
-        except (ObjectNotFound, PrefectHTTPStatusError):  # the worker died before the server knew the task run
-            return
+            client.set_task_run_state(task_run_id, Crashed(message=why), force=True)
+        except (ObjectNotFound, PrefectHTTPStatusError):
+            return False
+    return True

@@ -71,7 +71,6 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
             get_run_logger().warning(note)
     dask_worker.end_process_for_abandoned_calls()
     report = replace(report, notes=notes)
-    get_run_logger().info("%s: %s", batch, report)
     if report.is_degraded:
         return Completed(name="Degraded", message=str(report), data=report)
     return Completed(message=str(report), data=report)

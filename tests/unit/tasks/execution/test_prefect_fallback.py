@@ -20,13 +20,10 @@ import prefect.settings
 import pytest
 from prefect import Task, flow, task
 from prefect.client.schemas.objects import State
-from prefect.settings import temporary_settings
 
 import repli
-from repli.flows.server.private_server import PrivateServer
 from repli.tasks.execution.prefect_fallback import NO_FLOW
 from repli.tasks.fallback import Position, RungError, Status, StepResult
-from repli.tasks.settings import Settings
 from repli.tasks.storage import breakers
 from repli.tasks.storage.database import Database
 from tests.support import ROOT
@@ -165,24 +162,6 @@ def test_it_is_a_task_with_the_options_of_the_task() -> None:
     plain = repli.fallback({}, time_limit_s=5)(dictionary)
     assert isinstance(plain, Task)
     assert plain.name == "dictionary"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment that names a Prefect server, which this process uses too. No Dask cluster is needed here."""
-    home = tmp_path_factory.mktemp("server")
-    server = PrivateServer(Settings.from_environment({"REPLI_HOME": str(home)}))
-    try:
-        server.wait()
-        names = [name for name in server.environment if name.startswith("PREFECT_API_")]
-        used: dict[Any, Any] = {getattr(prefect.settings, name): server.environment[name] for name in names}
-        used |= {prefect.settings.PREFECT_LOGGING_TO_API_ENABLED: False}
-        used |= {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # its thread ends a second late
-        with temporary_settings(used):
-            yield server.environment
-            server.stop()
-    finally:
-        server.leave()
 
 
 def dictionary(name: str, *, language: str) -> str:
