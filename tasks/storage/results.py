@@ -29,7 +29,7 @@ def load(database: Database, item_ids: Sequence[str], *, with_trail: bool = True
     Values are JSON, as the outside contract has them, without vectors.
 
     Args:
-        with_trail: whether the results have their errors and attempts, which take half the time to read.
+        with_trail: whether the results have their errors and attempts; else these are None and empty.
     """
     with database.read() as connection:
         return load_with(connection, item_ids, with_trail=with_trail)

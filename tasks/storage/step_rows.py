@@ -26,7 +26,7 @@ def read(
     """Return the step results by item and stage, without vectors.
 
     Args:
-        with_trail: whether to read errors and attempts, which take half the time; else they are None and empty.
+        with_trail: whether to read errors and attempts; else they are None and empty.
     """
     columns = (*_WITHOUT_TRAIL, *_TRAIL) if with_trail else _WITHOUT_TRAIL
     by_item: dict[str, dict[str, StepResult]] = defaultdict(dict)
