@@ -167,7 +167,7 @@ def _stage_imports(settings: Settings) -> str:
     if settings.pipeline is None:
         return ""
     pipeline = registry.load(settings.pipeline, settings.pipeline_folder)
-    modules = [module for stage in pipeline.stages for module in stage.hooks.imports]
+    modules = [module for stage in pipeline.stages for module in stage.hooks.imports(settings)]
     return ",".join(dict.fromkeys(modules))
 
 

@@ -32,7 +32,7 @@ from repli.tasks.runtime.timeline import timed  # noqa: E402
 logging.raiseExceptions = False  # Prefect prints each log that it cannot send to stderr, which is the terminal
 
 _named = [name for name in os.environ.get(STAGE_IMPORTS, "").split(",") if name]
-if _named:
+if {"timm", "sentence_transformers"} & set(_named):
     with suppress(Exception):  # the rung that needs the module reports it
         torchvision_ops.declare()
 with without_collections():

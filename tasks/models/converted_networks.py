@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repli.tasks.models.inference import has_bfloat16
-from repli.tasks.models.openvino_runtime import openvino
 from repli.tasks.user_cache import cache_folder
+
+if TYPE_CHECKING:
+    import openvino
 
 FORMAT = 1
 """Of the files. Increase it with every change of what is kept, or of how a network is made."""
@@ -70,12 +72,6 @@ def fetch(
             with suppress(OSError, RuntimeError):  # a full disk; OpenVINO raises RuntimeErrors
                 _write(folder, key, converted)
         return converted
-
-
-def is_kept(key: str | None) -> bool:
-    """Return whether a network of this fingerprint is kept; whether it is whole shows when it is read."""
-    folder = cache_folder("networks")
-    return bool(key and folder and (folder / key).is_dir())
 
 
 def fingerprint_of(source: str, files: Iterable[Path]) -> str | None:
@@ -136,6 +132,8 @@ def _try_lock(descriptor: int) -> bool:
 
 def _read(entry: Path) -> Converted | None:
     """Return the network of an entry; None where there is none, or a damaged one, which is removed."""
+    from repli.tasks.models.openvino_runtime import openvino
+
     try:
         checksums = json.loads((entry / _CHECKSUMS).read_text(encoding="utf-8"))
         if checksums != _checksums(entry):
@@ -151,6 +149,8 @@ def _read(entry: Path) -> Converted | None:
 
 def _write(folder: Path, key: str, converted: Converted) -> None:
     """Write an entry under another name, and rename it once it is whole."""
+    from repli.tasks.models.openvino_runtime import openvino
+
     unfinished = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
         openvino.save_model(converted.network, unfinished / _NETWORK, compress_to_fp16=False)

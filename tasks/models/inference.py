@@ -16,6 +16,8 @@ from typing import Literal
 from repli.tasks.fallback import Unavailable
 
 Runtime = Literal["openvino", "torch"]
+OPENVINO = ("repli.tasks.models.openvino_runtime",)
+"""The module to import for OpenVINO, which leaves out its telemetry."""
 
 
 def choose_runtime(wanted: str, device: str) -> Runtime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,26 +15,27 @@ from transformers.utils import logging
 
 from repli.tasks.models.memory_errors import raise_out_of_memory
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 logging.disable_progress_bar()  # stderr is for the run's own progress
 
 
 class TorchTextNetwork:
     """A sentence-transformers model on a device, called with texts.
 
-    It computes in half precision on a card, on a processor in float32 or, where `is_bfloat16`, in bfloat16.
+    Args:
+        precision: `float16`, which suits a card, converts the weights; `bfloat16` is only that of products.
     """
 
-    def __init__(self, model: Any, device: str, *, is_bfloat16: bool = False) -> None:
+    def __init__(self, model: Any, device: str, precision: Precision = "float32") -> None:
         self._device = torch.device(device)
-        self._is_bfloat16 = is_bfloat16
-        is_card = self._device.type == "cuda"
+        self._is_bfloat16 = precision == "bfloat16"
         with raise_out_of_memory(f"the text model and {device}"):
-            # Half precision is slow on a processor, except for products in bfloat16.
-            self._model = (model.half() if is_card else model.float()).to(self._device)
+            self._model = (model.half() if precision == "float16" else model.float()).to(self._device)
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return a vector of any length for each text."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._is_bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
             vectors = self._model.encode(
                 list(texts), batch_size=32, convert_to_numpy=True, show_progress_bar=False, device=str(self._device)
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import RungError, Unavailable
 from repli.tasks.models.cards import check_device
-from repli.tasks.models.inference import choose_runtime, has_bfloat16
+from repli.tasks.models.inference import OPENVINO, choose_runtime, has_bfloat16
 from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.reason import reason
@@ -109,6 +109,19 @@ def load(source: str, device: str = "cpu", runtime: str = "auto") -> TextEmbedde
     return TextEmbedder(_on_torch(model, device), space, device)
 
 
+def modules(source: str, device: str, runtime: str) -> tuple[str, ...]:
+    """Return the modules that take long to import and that every process needs for a model.
+
+    Not torch, where one process converts the model for all of this machine: that process imports it.
+    """
+    try:
+        if choose_runtime(runtime, device) == "torch":
+            return ("sentence_transformers",)
+        return OPENVINO if fingerprint(source) else (*OPENVINO, "sentence_transformers")
+    except Unavailable:  # the rung says so
+        return ()
+
+
 def fingerprint(source: str) -> str | None:
     """Return the name under which the converted network of a source is kept; None where it may change unseen."""
     return _fingerprint(source, locate(source)[0])
@@ -153,10 +166,12 @@ def _on_torch(model: Any, device: str) -> Callable[[Sequence[str]], npt.NDArray[
     """Return the model on a device of torch, on a processor in bfloat16 where its vectors stay the same."""
     from repli.tasks.models.sentence_models import TorchTextNetwork
 
+    if device.startswith("cuda"):
+        return TorchTextNetwork(model, device, "float16")
     plain = TorchTextNetwork(model, device)
-    if device.startswith("cuda") or not has_bfloat16():
+    if not has_bfloat16():
         return plain
-    faster = TorchTextNetwork(model, device, is_bfloat16=True)
+    faster = TorchTextNetwork(model, device, "bfloat16")
     is_same = _least_cosine(plain(_CHECKED_TEXTS), faster(_CHECKED_TEXTS)) >= MIN_COSINE
     return faster if is_same else plain
 

@@ -58,8 +58,8 @@ class StageHooks:
         must_be: the place of the stage in each pipeline that has it, and
         because: the reason.
         takes_unreadable: whether `input` is called for a record that could not be read, too.
-        imports: modules that take long to import, and that worker processes may inherit from the process that forks
-            them.
+        imports: returns the modules that take long to import, and that worker processes may inherit from the process
+            that forks them.
         warm_up: loads what the rungs need, in a worker ahead of its first batch. A load that may hang is only started.
         embed_query: yields the vectors of a search's text in each space of the rungs, faster than they do. It raises
             where it cannot, and then the rungs are called.
@@ -69,7 +69,7 @@ class StageHooks:
     must_be: Literal["first", "last"] | None = None
     because: str = ""
     takes_unreadable: bool = False
-    imports: tuple[str, ...] = ()
+    imports: Callable[[Settings], tuple[str, ...]] = lambda settings: ()
     warm_up: Callable[[Settings], object] = lambda settings: None
     embed_query: Callable[[str, Settings], Iterator[Embedding]] | None = None
 

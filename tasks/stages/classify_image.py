@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.comparison.metrics import LABELS
-from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, OutOfMemory, Served, each
+from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, OutOfMemory, Served, each, note_device
 from repli.tasks.items import Assets, Guess, Label
-from repli.tasks.models.cards import has_card
+from repli.tasks.models.cards import card_or_processor, has_card
 from repli.tasks.models.imagenet_labels import labels, synonyms
 from repli.tasks.models.masters import Masters
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
@@ -66,6 +66,14 @@ def _warm_up(settings: Settings) -> None:
     image_classifier.load.start(settings.models.image_cpu, "cpu", settings.models.runtime)
 
 
+def _imports(settings: Settings) -> tuple[str, ...]:
+    from repli.tasks.models import image_classifier
+
+    models = settings.models
+    on_card = image_classifier.modules(models.image_gpu, card_or_processor(models.gpu_device), models.runtime)
+    return (*on_card, *image_classifier.modules(models.image_cpu, "cpu", models.runtime))
+
+
 STAGE = Stage(
     "classify_image",
     input=_input,
@@ -77,7 +85,7 @@ STAGE = Stage(
         unrelated_input=noise_picture,
         mistakes=PICTURE_MISTAKES,
     ),
-    hooks=StageHooks(imports=("timm",), warm_up=_warm_up),
+    hooks=StageHooks(imports=_imports, warm_up=_warm_up),
 )
 
 
@@ -141,6 +149,7 @@ def _by_model(
     from repli.tasks.models import image_classifier
 
     classifier = image_classifier.load(source, device, context.settings.models.runtime)
+    note_device(device)
     return classify_by(classifier, device, pictures, context.settings, keeps_masters=keeps_masters)
 
 

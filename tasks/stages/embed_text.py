@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from repli.tasks.comparison.metrics import VECTORS
 from repli.tasks.fallback import Breaker, ItemError, Unavailable
 from repli.tasks.items import Embedding, Label, Text
+from repli.tasks.models.cards import call_where_it_fits, card_or_processor
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from repli.tasks.models.text_embedder import TextEmbedder
 
 HASHED_DIMENSIONS = 1024
 HASHED_SPACE = f"hashing-vectorizer:1:{HASHED_DIMENSIONS}-words-l2"
@@ -54,7 +57,15 @@ def _unrelated_passage(passage: Passage, context: StageContext) -> Passage:
 def _warm_up(settings: Settings) -> None:
     from repli.tasks.models import text_embedder
 
-    text_embedder.load.start(settings.models.text)
+    models = settings.models
+    text_embedder.load.start(models.text, card_or_processor(models.gpu_device), models.runtime)
+
+
+def _imports(settings: Settings) -> tuple[str, ...]:
+    from repli.tasks.models import text_embedder
+
+    models = settings.models
+    return text_embedder.modules(models.text, card_or_processor(models.gpu_device), models.runtime)
 
 
 def _embed_query(text: str, settings: Settings) -> Iterator[Embedding]:
@@ -80,7 +91,7 @@ STAGE = Stage(
     produces=Embedding,
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
-    hooks=StageHooks(imports=("sentence_transformers",), warm_up=_warm_up, embed_query=_embed_query),
+    hooks=StageHooks(imports=_imports, warm_up=_warm_up, embed_query=_embed_query),
 )
 
 
@@ -123,8 +134,15 @@ def _by_model(texts: Sequence[str], context: StageContext) -> Sequence[Embedding
         return []
     from repli.tasks.models import text_embedder
 
-    embedder = text_embedder.load(context.settings.models.text)
-    return [Embedding(embedder.space, vector) for vector in embedder.embed(texts)]
+    models = context.settings.models
+
+    def load(device: str) -> TextEmbedder:
+        return text_embedder.load(models.text, device, models.runtime)
+
+    def embed(embedder: TextEmbedder) -> list[Embedding]:
+        return [Embedding(embedder.space, vector) for vector in embedder.embed(texts)]
+
+    return call_where_it_fits(load, embed, card_or_processor(models.gpu_device), items=len(texts))
 
 
 @lru_cache(maxsize=1)

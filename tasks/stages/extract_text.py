@@ -48,7 +48,7 @@ STAGE = Stage(
     input=_input,
     produces=Text,
     comparison=replace(TEXTS, is_empty=lambda document: document.asset is None),
-    hooks=StageHooks(imports=("trafilatura",)),
+    hooks=StageHooks(imports=lambda settings: ("trafilatura",)),
 )
 
 

@@ -35,7 +35,7 @@ STAGE = Stage(
     "validate",
     input=_input,
     comparison=VALIDATIONS,
-    hooks=StageHooks(takes_unreadable=True, imports=("great_expectations",), warm_up=_warm_up),
+    hooks=StageHooks(takes_unreadable=True, imports=lambda settings: ("great_expectations",), warm_up=_warm_up),
 )
 
 

@@ -34,7 +34,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from repli.flows.server.dask_cluster import visible_devices
+from repli.tasks.models.cards import visible_devices
 from tests.benchmarks import card_night, card_trouble
 from tests.benchmarks.card_setting import Setting
 from tests.support.catalogues import photo_catalogue

@@ -191,3 +191,19 @@ def test_a_warm_machine_imports_no_torch(tmp_path: Path) -> None:
     assert warm.stdout.splitlines() == [*answers, "[]"]
     assert answers[1] == "dog"
     assert not (home / "intel").exists(), "OpenVINO's telemetry leaves its files there"
+
+
+def test_half_precision_has_the_same_space() -> None:
+    """As on a card: weights in float16 give nearly the vectors of float32."""
+    from repli.tasks.models.sentence_models import TorchTextNetwork, load_model
+
+    folder = str(text_embedder.locate(MINILM)[0])
+    texts = [*introductions(10), "lamp"]
+    exact, half = (
+        text_embedder.TextEmbedder(
+            TorchTextNetwork(load_model(folder, is_local=True), "cpu", precision), "space", "cpu"
+        ).embed(texts)
+        for precision in ("float32", "float16")
+    )
+    assert (exact * half).sum(-1).min() > 0.9999
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
