@@ -86,12 +86,16 @@ class ItemState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """Fetched bytes: their URI, and the blob that holds them. `source` is `origin`, `cached` or `inline`."""
+    """Fetched bytes: their URI, and the blob that holds them. `source` is `origin`, `cached` or `inline`.
+
+    `charset` is the encoding of text, by its WHATWG name; None for other bytes, and for text of which it is not known.
+    """
 
     uri: str
     sha256: str
     size: int
     media_type: str
+    charset: str | None = None
     source: str
 
 
