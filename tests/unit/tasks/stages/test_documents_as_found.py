@@ -114,6 +114,19 @@ def test_html_in_a_cell_is_html(settings: Settings, tmp_path: Path, cell: str, t
     assert views["a"].stages["fetch"].value["document"]["charset"] == "utf-8"
 
 
+@pytest.mark.parametrize("cell", ["N/A", "-", "None", "null", "#N/A", " n/a "])
+def test_a_cell_that_says_that_there_is_nothing_declares_nothing(settings: Settings, tmp_path: Path, cell: str) -> None:
+    """No stage looks for a file of that name, and `validate` says which cell it was."""
+    views = enrich(settings, manifest(tmp_path, {"id": "a", "document": cell, "image": cell}))
+    stages = views["a"].stages
+    assert {stages[name].status for name in ("fetch", "extract_text", "classify_image")} == {Status.NOT_APPLICABLE}
+    assert [(one["column"], one["value"]) for one in stages["validate"].value["violations"]] == [
+        ("document", cell),
+        ("image", cell),
+    ]
+    assert views["a"].quality == 0.8  # the vector is a hash, as this test forces
+
+
 class _Site(BaseHTTPRequestHandler):
     """Serves a page in ISO 8859-2, with the header that its path names."""
 
