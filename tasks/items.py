@@ -67,6 +67,34 @@ def clean_text(text: str) -> str:
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
+PLACEHOLDERS = frozenset(
+    {
+        "n/a",
+        "#n/a",
+        "na",
+        "<na>",
+        "nan",
+        "none",
+        "null",
+        "<null>",
+        "(null)",
+        "nil",
+        "undefined",
+        "-",
+        "--",
+        "---",
+        "–",
+        "—",
+    }
+)
+"""What spreadsheets and programs write into a cell that has no value, in lower case."""
+
+
+def is_placeholder(value: Any) -> bool:
+    """Return whether a declared document, text or image only says that there is none, such as `N/A`."""
+    return isinstance(value, str) and value.strip().casefold() in PLACEHOLDERS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemState:
     """An item and its step results so far, by stage. A stage that is absent is pending.
@@ -86,12 +114,16 @@ class ItemState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """Fetched bytes: their URI, and the blob that holds them. `source` is `origin`, `cached` or `inline`."""
+    """Fetched bytes: their URI, and the blob that holds them. `source` is `origin`, `cached` or `inline`.
+
+    `charset` is the encoding of text, by its WHATWG name; None for other bytes, and for text of which it is not known.
+    """
 
     uri: str
     sha256: str
     size: int
     media_type: str
+    charset: str | None = None
     source: str
 
 

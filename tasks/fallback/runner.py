@@ -402,7 +402,7 @@ def _step_result(
             rung=SKIP,
             penalty=chain.skip.factor,
             error=None if is_policy else _reason(chain, attempts),
-            retryable=not is_policy and can_improve,
+            retryable=not is_policy and any(error.retryable for error in errors),
         )
     return result(
         status=Status.FAILED,

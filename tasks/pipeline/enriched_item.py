@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from repli.tasks.items import Embedding, ItemState
+from repli.tasks.items import Embedding, ItemState, is_placeholder
 from repli.tasks.json_values import from_json
 
 R = TypeVar("R")
@@ -41,18 +41,18 @@ class EnrichedItem:
 
     @property
     def document(self) -> Any:
-        """Return the document that the manifest declares: a URI, a path or a text."""
-        return self.state.item.document
+        """Return the document that the manifest declares, a URI, a path or a text; None for one such as `N/A`."""
+        return _declared(self.state.item.document)
 
     @property
     def text(self) -> Any:
-        """Return the text that the manifest gives inline."""
-        return self.state.item.text
+        """Return the text that the manifest gives inline; None for one such as `N/A`."""
+        return _declared(self.state.item.text)
 
     @property
     def image(self) -> Any:
-        """Return the image that the manifest declares: a URI or a path."""
-        return self.state.item.image
+        """Return the image that the manifest declares, a URI or a path; None for one such as `N/A`."""
+        return _declared(self.state.item.image)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -89,3 +89,7 @@ class EnrichedItem:
         if value is not None and role is Embedding:
             raise LookupError(f"the vector of {stage} is not loaded for other stages; compute what you need in {stage}")
         return value if value is None or role is None else from_json(role, value)
+
+
+def _declared(value: Any) -> Any:
+    return None if is_placeholder(value) else value

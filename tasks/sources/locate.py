@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
-import mimetypes
 import os
 import re
 import stat
@@ -24,6 +23,7 @@ from urllib.request import url2pathname
 from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.items import clean_text
 from repli.tasks.settings import FetchLimits
+from repli.tasks.text.html import has_markup
 
 WEB_SCHEMES = frozenset({"http", "https"})
 DRIVERS: Mapping[str, str] = {
@@ -44,6 +44,7 @@ MAX_PATH_CHARACTERS = 255
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CHAINED = re.compile(r"(?:[a-z][a-z0-9+.-]*::)+[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[^,;\s]+)*),", re.IGNORECASE)
+_CHARSET = re.compile(r";charset=([^;]+)", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
 _DOCUMENT_SUFFIX = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)$", re.IGNORECASE)
 _FILE_SUFFIX = re.compile(
@@ -58,10 +59,11 @@ _WEB_ADDRESS = re.compile(r"(?:www(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?:\.[a-z0-9-]+)*\
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes, and their declared media type if there is one."""
+    """Bytes, and their declared media type and encoding if there are any."""
 
     data: bytes = field(repr=False)
     media_type: str | None = None
+    charset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
 def _text_content(text: str, limits: FetchLimits) -> Content:
     content = clean_text(text).encode()
     check_size(len(content), "the text", limits)
-    return Content(content, "text/plain")
+    return Content(content, "text/html" if has_markup(text) else "text/plain", "utf-8")
 
 
 def hide_password(uri: str) -> str:
@@ -159,20 +161,6 @@ def check_size(size: int, shown: str, limits: FetchLimits) -> None:
 def timeout_error(shown: str, limits: FetchLimits) -> ItemError:
     """Return the error for an asset whose reading passed its deadline."""
     return ItemError(f"{shown} took longer than {limits.time_limit_s:g} s; try later or raise REPLI_FETCH_TIME_LIMIT_S")
-
-
-def media_type_of(content: Content, name: str) -> str:
-    """Return the media type of `content` that was read from the URI `name`, without parameters.
-
-    The signature of the bytes comes first, then the declared type, then the suffix of the name: wrongly named files
-    are common, and so are servers that declare everything as octet-stream.
-    """
-    if sniffed := _sniff_media_type(content.data[:1024]):
-        return sniffed
-    if content.media_type and not content.media_type.endswith("/octet-stream"):
-        return content.media_type
-    guessed, encoding = mimetypes.guess_type(re.split("[?#]", name, maxsplit=1)[0], strict=False)
-    return (None if encoding else guessed) or "application/octet-stream"
 
 
 def read(place: Place, limits: FetchLimits, drivers: Mapping[str, str] = DRIVERS) -> Content:
@@ -290,7 +278,8 @@ def _decode_data_uri(data: re.Match[str], payload: str, limits: FetchLimits) -> 
         except binascii.Error as error:
             raise InvalidItem(f"the data URI is not in base64 ({error}); encode it again") from None
     check_size(len(octets), "the data URI", limits)
-    return Content(octets, (data["type"] or "text/plain").lower())
+    charset = _CHARSET.search(data["options"])
+    return Content(octets, (data["type"] or "text/plain").lower(), charset[1] if charset else None)
 
 
 def _locate_uri(uri: str, folder: str, limits: FetchLimits) -> Place:
@@ -343,27 +332,3 @@ def _check_characters(text: str) -> None:
 def shorten(text: str) -> str:
     """Return `text` as it is shown in messages: cut after `MAX_SHOWN_CHARACTERS`."""
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
-
-
-_MAGIC: Mapping[bytes, str] = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF87a": "image/gif",
-    b"GIF89a": "image/gif",
-    b"%PDF-": "application/pdf",
-}
-_WEBP = re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
-_BEFORE_MARKUP = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
-_HTML = re.compile(_BEFORE_MARKUP + rb"<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL)
-_SVG = re.compile(_BEFORE_MARKUP + rb"(?:<!doctype\s+svg[^>]*>\s*)?<svg[\s>]", re.IGNORECASE | re.DOTALL)
-
-
-def _sniff_media_type(start: bytes) -> str | None:
-    """Return the media type that the first bytes identify, or None."""
-    for magic, media_type in _MAGIC.items():
-        if start.startswith(magic):
-            return media_type
-    for pattern, media_type in ((_WEBP, "image/webp"), (_HTML, "text/html"), (_SVG, "image/svg+xml")):
-        if pattern.match(start):
-            return media_type
-    return None

@@ -147,7 +147,7 @@ class Web:
                 body += chunk
                 check_size(len(body), "the body", self._limits)
             media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            return Content(bytes(body), media_type or None)
+            return Content(bytes(body), media_type or None, response.charset_encoding)
 
 
 def resolve_addresses(host: str, port: int) -> Sequence[str]:

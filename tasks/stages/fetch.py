@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +10,9 @@ from repli.tasks.fallback import Failed, ItemError, Outcome, Served, StepError, 
 from repli.tasks.items import Asset, Assets
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import FetchLimits
-from repli.tasks.sources import locate
 from repli.tasks.sources.batch import Batch, FetchResult, Located, Lookup
 from repli.tasks.sources.locate import Content, InlineText, Place
+from repli.tasks.sources.media_type import charset_of, media_type_of
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 
 ORIGIN_LIMIT_S = 3960.0
@@ -174,11 +173,17 @@ def _store_content(content: Content, uri: str, source: str, blobs: Blobs) -> Fet
         sha256 = blobs.put(content.data)
     except StoreError as error:
         return StepError.of(error)
+    return _asset(content, uri, sha256, source)
+
+
+def _asset(content: Content, uri: str, sha256: str, source: str) -> Asset:
+    media_type = media_type_of(content, uri)
     return Asset(
         uri=uri or f"inline:{sha256[:16]}",
         sha256=sha256,
         size=len(content.data),
-        media_type=locate.media_type_of(content, uri),
+        media_type=media_type,
+        charset=charset_of(content, media_type),
         source=source,
     )
 
@@ -195,24 +200,7 @@ def _carried_asset(column: str, carried: Carried, blobs: Blobs) -> FetchResult:
         return StepError.of(
             ItemError(f"the {column} that came with the manifest cannot be read ({error.strerror}); run it again")
         )
-    return Asset(
-        uri=f"inline:{carried.sha256[:16]}",
-        sha256=carried.sha256,
-        size=len(content),
-        media_type=locate.media_type_of(Content(content, "text/plain" if _is_text(content) else None), ""),
-        source="inline",
-    )
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return not _CONTROL.search(content)
-
-
-_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1f]")
+    return _asset(Content(content), "", carried.sha256, "inline")
 
 
 def _results(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -88,7 +89,7 @@ def remember_copies(database: Database, copies: Sequence[tuple[str, Asset]], now
             "uri": uri,
             "sha256": asset.sha256,
             "size": asset.size,
-            "media_type": asset.media_type,
+            "media_type": _content_type(asset),
             "fetched_at": now,
         }
         for uri, asset in copies
@@ -110,10 +111,24 @@ def last_copies(database: Database, uris: Sequence[str]) -> dict[str, Asset]:
     query = sa.select(good_copies).where(good_copies.c.uri_sha256.in_([_key(uri) for uri in uris]))
     with database.read() as connection:
         rows = connection.execute(query).all()
-    return {
-        row.uri: Asset(uri=row.uri, sha256=row.sha256, size=row.size, media_type=row.media_type, source="cached")
-        for row in rows
-    }
+    return {row.uri: _cached(row) for row in rows}
+
+
+def _content_type(asset: Asset) -> str:
+    """Return the media type with the encoding, as HTTP writes them."""
+    return f"{asset.media_type}; charset={asset.charset}" if asset.charset else asset.media_type
+
+
+def _cached(row: Any) -> Asset:
+    media_type, _, charset = row.media_type.partition("; charset=")
+    return Asset(
+        uri=row.uri,
+        sha256=row.sha256,
+        size=row.size,
+        media_type=media_type,
+        charset=charset or None,
+        source="cached",
+    )
 
 
 def _key(uri: str) -> str:

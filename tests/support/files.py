@@ -43,21 +43,90 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def pdf(text: str) -> bytes:
     """A PDF of one page with a line of text."""
-    stream = f"BT /F1 18 Tf 20 100 Td ({text}) Tj ET".encode("ascii")
-    objects = (
+    return _assembled(
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R>>>>>>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        _stream(f"BT /F1 18 Tf 20 100 Td ({text}) Tj ET".encode("ascii")),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     )
-    content, places = b"%PDF-1.4\n", []
+
+
+def form_pdf(label: str, value: str) -> bytes:
+    """A PDF whose page has a label, and a field of a form that is filled in."""
+    return _assembled(
+        b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [6 0 R] /DA (/F 12 Tf 0 g) >> >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F 5 0 R >> >> /Contents 4 0 R"
+        b" /Annots [6 0 R] >>",
+        _stream(f"BT /F 12 Tf 72 695 Td ({label}) Tj ET".encode("ascii")),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        f"<< /Type /Annot /Subtype /Widget /FT /Tx /T (field) /V ({value}) /Rect [150 690 450 710] /F 4"
+        " /DA (/F 12 Tf 0 g) /AP << /N 7 0 R >> /P 3 0 R >>".encode("ascii"),
+        _stream(
+            f"/Tx BMC BT /F 12 Tf 2 5 Td ({value}) Tj ET EMC".encode("ascii"),
+            b"/Type /XObject /Subtype /Form /BBox [0 0 300 20] /Resources << /Font << /F 5 0 R >> >>",
+        ),
+    )
+
+
+def no_unicode_pdf() -> bytes:
+    """A PDF with a line of 22 letters in a font that says of none of them which it is."""
+    names = [b"/g%d" % number for number in range(1, 27)]
+    return _assembled(
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F 5 0 R >> >>"
+        b" /Contents 4 0 R >>",
+        _stream(b"BT /F 12 Tf 72 695 Td <02120113130c010d1017091408071205050e1308010405> Tj ET"),
+        b"<< /Type /Font /Subtype /Type3 /FontBBox [0 0 750 750] /FontMatrix [0.001 0 0 0.001 0 0] /FirstChar 1"
+        b" /LastChar 26 /Widths [%s] /Encoding << /Type /Encoding /Differences [1 %s] >> /CharProcs << %s >>"
+        b" /Resources << >> >>" % (b"750 " * 26, b" ".join(names), b" ".join(name + b" 6 0 R" for name in names)),
+        _stream(b"750 0 0 0 750 750 d1 0 0 700 700 re f"),
+    )
+
+
+def pdf_for_pypdf(text: str) -> bytes:
+    """A PDF whose font numbers its letters from 1, and whose table of them pypdf reads and PDFium does not.
+
+    The table says that it has one entry, and has more, as some programs write it.
+    """
+    letters = sorted(set(text))
+    codes = "".join(f"{letters.index(letter) + 1:04x}" for letter in text)
+    entries = "\n".join(f"<{number:04x}> <{ord(letter):04x}>" for number, letter in enumerate(letters, 1))
+    table = f"begincmap\n1 begincodespacerange\n<0000> <FFFF>\nendcodespacerange\n1 beginbfchar\n{entries}\nendbfchar"
+    return _assembled(
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R>>>>>>",
+        _stream(f"BT /F1 18 Tf 20 50 Td <{codes}> Tj ET".encode("ascii")),
+        b"<< /Type /Font /Subtype /Type0 /BaseFont /F /Encoding /Identity-H /DescendantFonts [6 0 R]"
+        b" /ToUnicode 7 0 R >>",
+        b"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /F /DW 600 /CIDSystemInfo << /Registry (Adobe)"
+        b" /Ordering (Identity) /Supplement 0 >> >>",
+        _stream(table.encode("ascii")),
+    )
+
+
+def scanned_pdf() -> bytes:
+    """A PDF of one page that is a picture."""
+    return encoded(picture(width=300, height=400), "PDF")
+
+
+def _stream(content: bytes, entries: bytes = b"") -> bytes:
+    return b"<< %s /Length %d >>\nstream\n%s\nendstream" % (entries, len(content), content)
+
+
+def _assembled(*objects: bytes) -> bytes:
+    """A PDF of these objects, numbered from 1; the first is its catalogue."""
+    content, places = b"%PDF-1.7\n", []
     for number, body in enumerate(objects, 1):
         places.append(len(content))
         content += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    count = len(objects) + 1
     table = b"0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % place for place in places)
-    trailer = b"trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(content)
-    return content + b"xref\n0 6\n" + table + trailer
+    trailer = b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (count, len(content))
+    return content + b"xref\n0 %d\n" % count + table + trailer
 
 
 def locked_pdf(text: str) -> bytes:

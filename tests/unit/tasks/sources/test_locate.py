@@ -13,7 +13,7 @@ import pytest
 
 from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.settings import FetchLimits
-from repli.tasks.sources.locate import Content, InlineText, Place, hide_password, locate, media_type_of, read
+from repli.tasks.sources.locate import Content, InlineText, Place, hide_password, locate, read
 
 LIMITS = FetchLimits()
 TRUSTING = FetchLimits(allow_outside_files=True)
@@ -65,7 +65,7 @@ def content(value: str, folder: Path | str = "", limits: FetchLimits = LIMITS, *
 )
 def test_what_is_text(folder: Path, text: str) -> None:
     """A document that neither looks like a path nor is a URI is its own content, as it stands."""
-    assert content(text, folder, may_be_text=True) == Content(text.encode(), "text/plain")
+    assert content(text, folder, may_be_text=True) == Content(text.encode(), "text/plain", "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,8 @@ def test_a_web_address_without_its_scheme_is_refused(folder: Path, text: str) ->
 @pytest.mark.parametrize("text", ["lamp.html", "http://shop.test/", "/etc/passwd", "data:,x", "www.shop.test"])
 def test_an_inline_text_is_never_a_place(folder: Path, text: str) -> None:
     """Whatever it looks like."""
-    assert locate(InlineText(text), str(folder), LIMITS, may_be_text=True) == Content(text.encode(), "text/plain")
+    content = Content(text.encode(), "text/plain", "utf-8")
+    assert locate(InlineText(text), str(folder), LIMITS, may_be_text=True) == content
 
 
 @pytest.mark.parametrize("uri", ["http://shop.test/a b", "HTTPS://shop.test", "s3://bucket/key", "hf://datasets/a/b"])
@@ -249,7 +250,7 @@ def test_other_schemes_are_refused(uri: str, may_be_text: bool) -> None:
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("data:text/html;charset=utf-8,%3Cp%3Ea b", Content(b"<p>a b", "text/html")),
+        ("data:text/html;charset=utf-8,%3Cp%3Ea b", Content(b"<p>a b", "text/html", "utf-8")),
         ("data:,hello", Content(b"hello", "text/plain")),
         ("DATA:image/PNG;base64,aGVsbG8", Content(b"hello", "image/png")),
         ("data:image/png;base64,aGVs\n bG8%3D", Content(b"hello", "image/png")),
@@ -366,26 +367,3 @@ def test_passwords_are_hidden(uri: str, shown: str) -> None:
     assert hide_password(uri) == shown
     assert place(uri).uri == place(uri).declared == shown
     assert "hush" not in repr(place(uri))
-
-
-@pytest.mark.parametrize(
-    ("data", "declared", "name", "expected"),
-    [
-        (b"\x89PNG\r\n\x1a\n...", "text/html", "a.jpg", "image/png"),
-        (b"\xff\xd8\xff\xe0", None, "a.png", "image/jpeg"),
-        (b"GIF89a", None, "a", "image/gif"),
-        (b"RIFF\x10\x00\x00\x00WEBPVP8 ", None, "a.png", "image/webp"),
-        (b"%PDF-1.7", "text/plain", "a", "application/pdf"),
-        (b"\xef\xbb\xbf \n<!-- hi --><!DOCTYPE html>", "text/plain", "a.txt", "text/html"),
-        (b'<?xml version="1.0"?>\n<svg xmlns="x">', "text/xml", "a.xml", "image/svg+xml"),
-        (b"<htmlish>", "application/xml", "a", "application/xml"),
-        (b"words", "text/markdown", "a.html", "text/markdown"),
-        (b"words", "application/octet-stream", "http://h/a.txt", "text/plain"),
-        (b"words", None, "http://h/a.html?b=c", "text/html"),
-        (b"words", None, "a.txt.gz", "application/octet-stream"),
-        (b"words", None, "a", "application/octet-stream"),
-    ],
-)
-def test_the_media_type_is_what_the_bytes_say(data: bytes, declared: str | None, name: str, expected: str) -> None:
-    """Else what was declared, else what the name says, else octets."""
-    assert media_type_of(Content(data, declared), name) == expected

@@ -167,8 +167,8 @@ def read(uri: str, limits: FetchLimits = OPEN, **parts: Any) -> Content:
 
 
 def test_a_page_comes_with_its_declared_type(site: Site) -> None:
-    """The body as it is sent, and the type of its header in lower case without parameters."""
-    assert read(f"{site.url}/ok") == Content(b"<html>ok</html>", "text/html")
+    """The body as it is sent, and the type and encoding of its header in lower case."""
+    assert read(f"{site.url}/ok") == Content(b"<html>ok</html>", "text/html", "utf-8")
 
 
 def test_a_redirect_is_followed(site: Site) -> None:

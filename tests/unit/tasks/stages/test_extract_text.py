@@ -12,7 +12,7 @@ from repli.tasks.fallback import Directives, Status, StepResult
 from repli.tasks.items import Asset, Item, ItemState, Text
 from repli.tasks.pipeline import StageContext
 from repli.tasks.settings import Settings
-from repli.tasks.stages.extract_text import STAGE, Document, decode
+from repli.tasks.stages.extract_text import STAGE, Document
 from repli.tasks.storage.blobs import Blobs
 from tests.support import files
 from tests.support.default_pipeline import PIPELINE
@@ -116,7 +116,7 @@ def test_a_pdf_that_is_none(context: StageContext) -> None:
         (LATIN.encode("latin-1"), "text/plain", LATIN),
         ("Café".encode("latin-1"), "text/plain", "Café"),
         (RUSSIAN.encode("windows-1251"), "text/plain", RUSSIAN),
-        (b"null\0byte", "text/plain; charset=utf-8", "null\ufffdbyte"),
+        (b"A brass lamp with a null\0byte", "text/plain", "A brass lamp with a null\ufffdbyte"),
         (b'{"a": "lamp"}', "application/json", '{"a": "lamp"}'),
         (b"# A *lamp*", "text/markdown", "# A *lamp*"),
     ],
@@ -148,18 +148,6 @@ def test_html_of_any_encoding(context: StageContext, rung: str, text: str, encod
     assert text in result.value.text
 
 
-def test_one_broken_byte_is_one_broken_letter() -> None:
-    """A page that says what it is written in is not guessed at for a single byte that is not."""
-    text = decode(b'<meta charset="utf-8"><p>' + f"{GREEK} – {RUSSIAN}".encode() + b"\xff")
-    assert text.endswith(f"{GREEK} – {RUSSIAN}\ufffd")
-
-
-@pytest.mark.parametrize("content", [bytes(range(128, 256)), b"\xff\xfe\x00", b'<meta charset="hex">\xe9', b"\x81"])
-def test_no_bytes_are_beyond_decoding(content: bytes) -> None:
-    """What is no text in any encoding becomes some text, and raises nothing."""
-    assert isinstance(decode(content), str)
-
-
 @pytest.mark.parametrize(
     ("content", "media_type", "message"),
     [
@@ -169,15 +157,56 @@ def test_no_bytes_are_beyond_decoding(content: bytes) -> None:
         (files.png(), "image/png", "is image/png, which is not supported; convert it to HTML, PDF or plain text"),
         (b"\x7fELF\x02\x01\x01", "application/octet-stream", "is application/octet-stream, which is not supported"),
         (b"PK\x03\x04", "application/zip", "is application/zip, which is not supported"),
+        (b"{\\rtf1 A lamp}", "application/rtf", "is application/rtf, which is not supported"),
     ],
 )
 def test_a_document_without_text_leaves_the_name(
     context: StageContext, content: bytes, media_type: str, message: str
 ) -> None:
-    """Both reading rungs say why, and the name serves."""
+    """Both reading rungs decline and say why, and the name serves; waiting changes nothing."""
     result = between(context, document(context, content, media_type))
     assert (result.status, result.rung, result.value.text) == (Status.DEGRADED, "name_only", "A brass lamp")
+    assert not result.retryable
+    assert [attempt.outcome.value for attempt in result.attempts] == ["declined", "declined", "served"]
     assert [reason.startswith(f"the document file:///lamp {message}") for reason in reasons(result)] == [True, True]
+
+
+GARBAGE = [
+    b"\x01\x02" * 20,
+    ("\ufffd" * 20).encode(),
+    "\u200b\u200d\u2060".encode(),
+    ("\ue000\uf0b7" * 9).encode(),
+    b"--- ... ---",
+    RUSSIAN.encode("cp1251").decode("cp1252").encode(),
+    RUSSIAN.encode().decode("gb18030", errors="ignore").encode(),
+    b"\x81\x8d\x8f",
+]
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+@pytest.mark.parametrize("media_type", ["text/plain", "text/html"])
+def test_text_that_nobody_can_read_is_declined(context: StageContext, content: bytes, media_type: str) -> None:
+    """By each rung, with the reason; the name serves, and trying again changes nothing."""
+    page = b"<html><body><p>%s</p></body></html>" % content if media_type == "text/html" else content
+    result = between(context, document(context, page, media_type))
+    assert (result.rung, result.value.text, result.retryable) == ("name_only", "A brass lamp", False)
+    assert [attempt.outcome.value for attempt in result.attempts] == ["declined", "declined", "served"]
+
+
+def test_where_no_rung_has_text_the_item_is_skipped(context: StageContext) -> None:
+    """With no value, no confidence, the reason of the best rung, and no place in the retry queue."""
+    nameless = replace(document(context, b"\x01\x02" * 20, "text/plain"), name="\ufffd\ufffd\ufffd")
+    [result] = run_rungs(CHAIN, [nameless], context)
+    assert (result.status, result.value, result.confidence) == (Status.SKIPPED, None, 0.0)
+    assert not result.retryable
+    assert result.error is not None
+    assert result.error.message.startswith("no rung was sure: the text cannot be read: 100% of it")
+
+
+def test_pypdf_reads_what_pdfium_cannot(context: StageContext) -> None:
+    """A font whose codes PDFium does not know has a table that pypdf follows: the next rung serves."""
+    result = between(context, document(context, files.pdf_for_pypdf("Lorem ipsum"), "application/pdf"))
+    assert (result.rung, result.value.text) == ("plain", "Lorem ipsum")
 
 
 def test_a_document_that_was_not_fetched(context: StageContext) -> None:

@@ -175,7 +175,12 @@ def test_both_assets_come_from_their_origin(
     assets = result.value
     blobs = Blobs(context.settings.blobs)
     assert replace(assets.document, sha256="") == Asset(
-        uri=(folder / "lamp.html").as_uri(), sha256="", size=len(HTML), media_type="text/html", source="origin"
+        uri=(folder / "lamp.html").as_uri(),
+        sha256="",
+        size=len(HTML),
+        media_type="text/html",
+        charset="utf-8",
+        source="origin",
     )
     assert (assets.image.uri, assets.image.media_type) == (f"{site.url}/lamp.png", "image/png")
     assert blobs.read(assets.document.sha256) == HTML

@@ -108,6 +108,7 @@ class TestContents:
             "sha256": hashlib.sha256(PICTURE).hexdigest(),
             "size": len(PICTURE),
             "media_type": "image/png",
+            "charset": None,
             "source": "inline",
         }
 

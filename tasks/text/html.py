@@ -1,0 +1,67 @@
+"""Read the text of HTML: of a whole page, or of a fragment without a page around it."""
+
+from __future__ import annotations
+
+import re
+
+_TAGS = (
+    "a abbr address article aside b blockquote body br center code dd del details div dl dt em fieldset figcaption "
+    "figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img ins kbd label li link main mark meta "
+    "nav ol p picture pre q s script section small span strong style sub summary sup table tbody td template th thead "
+    "title tr tt u ul video"
+).replace(" ", "|")
+_START_TAG = rf"<(?:{_TAGS})(?:\s+[^<>]*)?/?>"
+_BEFORE_MARKUP = r"\A\ufeff?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+_BEGINS_WITH_TAG = re.compile(rf"{_BEFORE_MARKUP}(?:<!doctype\s+html|{_START_TAG})", re.IGNORECASE | re.DOTALL)
+_HAS_TAG = re.compile(rf"</(?:{_TAGS})\s*>|<(?:br|hr|img)(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_HAS_REFERENCE = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z]{2,}\d*);", re.IGNORECASE)
+_PAGE = re.compile(r"<(?:html|body|article|main)[\s>]", re.IGNORECASE)
+
+
+def begins_as_html(text: str) -> bool:
+    """Return whether the text begins with a tag of HTML, as a file that is a page or a part of one does."""
+    return bool(_BEGINS_WITH_TAG.match(text))
+
+
+def has_markup(text: str) -> bool:
+    """Return whether a text that somebody wrote into a table holds HTML: a tag, or a character reference."""
+    return any(pattern.search(text) for pattern in (_BEGINS_WITH_TAG, _HAS_TAG, _HAS_REFERENCE))
+
+
+def main_content(markup: str) -> str | None:
+    """Return the main content of a page, without its navigation and footer; None where there is none.
+
+    A fragment is main content as a whole.
+    """
+    import trafilatura
+
+    if not _PAGE.search(markup):
+        return all_text(markup)
+    text: str | None = trafilatura.extract(markup, include_comments=False, include_tables=True)
+    return text
+
+
+def all_text(markup: str) -> str | None:
+    """Return all text that a page shows, a line for each block; None where there is none."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(markup)
+    for node in tree.css("script, style, noscript, template"):
+        node.decompose()
+    if tree.body is None:
+        return None
+    for node in tree.body.css(_BLOCKS):
+        node.insert_before(_BREAK)
+        node.insert_after(_BREAK)
+    for node in tree.body.css("td, th"):
+        node.insert_after(" ")
+    lines = (" ".join(line.split()) for line in tree.body.text().split(_BREAK))
+    return "\n".join(line for line in lines if line)
+
+
+_BREAK = "\x00"  # the parser replaces it where the page itself has one
+_BLOCKS = (
+    "address, article, aside, blockquote, body, br, caption, center, dd, details, div, dl, dt, fieldset, figcaption, "
+    "figure, footer, form, h1, h2, h3, h4, h5, h6, header, hr, li, main, nav, ol, option, p, pre, section, summary, "
+    "table, tr, ul"
+)

@@ -1,0 +1,65 @@
+"""HTML: whole pages, and fragments without a page around them."""
+
+from __future__ import annotations
+
+import pytest
+
+from repli.tasks.text.html import all_text, begins_as_html, has_markup, main_content
+
+FRAGMENTS = [
+    ("<p>A brass <b>lamp</b>&nbsp;", "A brass lamp"),
+    ("<div>A <b>lamp</b></div>", "A lamp"),
+    ("A brass <b>lamp</b>", "A brass lamp"),
+    ("A lamp<br>of brass", "A lamp\nof brass"),
+    ("Fish &amp; chips", "Fish & chips"),
+    ("<ul><li>brass<li>glass</ul>", "brass\nglass"),
+    ("<table><tr><th>Height</th><td>40 cm</td></tr><tr><th>Colour<td>green</table>", "Height 40 cm\nColour green"),
+    ("<!-- from the shop -->\n<span class='x'>A lamp</span>", "A lamp"),
+    ("<p>one\n  two</p><p>three</p>", "one two\nthree"),
+    ("<script>x()</script><p>A lamp</p><style>p {}</style>", "A lamp"),
+]
+
+
+@pytest.mark.parametrize(("fragment", "text"), FRAGMENTS)
+def test_a_fragment_is_main_content_as_a_whole(fragment: str, text: str) -> None:
+    """Its tags are gone, its words are together, and each block has its line."""
+    assert has_markup(fragment)
+    assert main_content(fragment) == all_text(fragment) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a < b and c > d", "if (a<b && c>d)", "List<String> x;", "R&D; and more", "<3", "x <y> z", "1 <2> 3"],
+)
+def test_text_with_angles_is_no_markup(text: str) -> None:
+    """A comparison, a heart or a generic type is what it is."""
+    assert not has_markup(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_html"),
+    [
+        ("<div>A lamp</div>", True),
+        ("\ufeff \n<!-- hi --><!DOCTYPE html>", True),
+        ('<?xml version="1.0"?>\n<html lang="en">', True),
+        ("<h1>", True),
+        ("A <b>lamp</b>", False),
+        ("<htmlish>", False),
+        ("<lamp><id>7</id></lamp>", False),
+    ],
+)
+def test_a_file_that_begins_with_a_tag_is_html(text: str, is_html: bool) -> None:
+    """A tag of HTML, not of any other markup, and not further on."""
+    assert begins_as_html(text) is is_html
+
+
+@pytest.mark.parametrize("page", ["", "<html></html>", "<html><head><title>Lamps</title></head></html>"])
+def test_a_page_with_nothing_to_read_has_no_text(page: str) -> None:
+    """A title is not what a page shows."""
+    assert not main_content(page)
+    assert not all_text(page)
+
+
+def test_a_page_of_many_levels_is_read() -> None:
+    """Blocks in blocks cost no stack."""
+    assert all_text("<div>" * 5_000 + "deep" + "</div>" * 5_000) == "deep"
