@@ -27,12 +27,14 @@ from repli.flows.config.parameters import (
     ForcedRungs,
     Limit,
     PipelineName,
+    Prune,
     Refresh,
     Source,
     directives_of,
 )
 from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.config.run_request import RunRequest
+from repli.flows.config.unlisted_items import treat_unlisted
 from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext
 from repli.flows.dispatch.heartbeat import heartbeat
 from repli.flows.dispatch.routing import Routing
@@ -77,6 +79,7 @@ def enrich(
     delimiter: Delimiter = "",
     encoding: EncodingName = "",
     folder: Folder = "",
+    prune: Prune = False,
 ) -> State[dict[str, Any]]:
     """Enrich the items of a manifest. Stages that an earlier run finished are not repeated.
 
@@ -95,6 +98,7 @@ def enrich(
                 batch_size=batch_size or chosen.settings.batch_size,
                 limit=limit,
                 refresh=refresh,
+                prune=prune,
                 directives=directives_of(force, faults),
                 pipeline=chosen.active,
                 manifest_options=remembered_options(database, Path(source), options),
@@ -135,7 +139,7 @@ class _EnrichRun:
 
     def __init__(self, database: Database, run_id: str, request: RunRequest, settings: Settings) -> None:
         self._database = database
-        self._request = request
+        self.request = request
         self._settings = settings
         self._pipeline = request.pipeline
         self._counts = StageCounts(request.pipeline.names)
@@ -149,7 +153,7 @@ class _EnrichRun:
     def process(self) -> None:
         """Register the items, and take every batch with work left through the stages."""
         begin_phase("registering the items")
-        artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {self._request.source}")
+        artifact = create_progress_artifact(0.0, key="enrich-progress", description=f"Enriching {self.request.source}")
         self._artifact = cast(UUID, artifact)
         try:
             with timed("flow", "register the items"):
@@ -165,10 +169,10 @@ class _EnrichRun:
         self.store_error = dispatcher.store_error
 
     def _register(self) -> None:
-        records = keep_contents(self._request.records(), Blobs(self._settings.blobs))
+        records = keep_contents(self.request.records(), Blobs(self._settings.blobs))
         registered = catalogue.register(self._database, self.run_id, records)
         self.progress = Progress(items=registered.items, stages=self._counts.as_mapping())
-        if not self._request.refresh:
+        if not self.request.refresh:
             earlier = sum(registered.stored.values()) + registered.failed
             self.progress = replace(self.progress, earlier=earlier)
             self.progress = self.progress.after(earlier, registered.failed, registered.stored)
@@ -177,18 +181,18 @@ class _EnrichRun:
         begin_phase(FIRST_STAGE)
         items = self._registered().items - self._registered().earlier
         threads = sum(dask_client().nthreads().values())
-        size = choose_batch_size(self._request.batch_size, items=items, threads=threads)
-        listed = catalogue.batches(self._database, self.run_id, size, refresh=self._request.refresh)
+        size = choose_batch_size(self.request.batch_size, items=items, threads=threads)
+        listed = catalogue.batches(self._database, self.run_id, size, refresh=self.request.refresh)
         for number, item_ids in enumerate(listed, 1):
             yield Batch(number=number, item_ids=item_ids)
 
     def _dispatcher(self) -> BatchDispatcher:
         client = dask_client()
-        directives = self._request.directives
+        directives = self.request.directives
         context = RunContext(
             client=client,
             database=self._database,
-            options=RunOptions(run_id=self.run_id, refresh=self._request.refresh, directives=directives),
+            options=RunOptions(run_id=self.run_id, refresh=self.request.refresh, directives=directives),
             settings=self._settings,
             routing=Routing(client, self._database.without_patience(), forced=directives.forced),
             pipeline=self._pipeline,
@@ -236,7 +240,8 @@ def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str,
 
 
 def _finish(database: Database, run: _EnrichRun, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
-    runs.finish(database, run.run_id, database.now(), [*run.notes, *server_link().notes])
+    unlisted = treat_unlisted(database, run.run_id, run.request, settings)
+    runs.finish(database, run.run_id, database.now(), [*run.notes, *unlisted, *server_link().notes])
     report = build_report(database, runs.find(database, run.run_id), pipeline.names)
     runs.summarize(database, run.run_id, report.as_json())
     with suppress(StoreError):  # the next run prunes

@@ -78,6 +78,9 @@ def run(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Read only the first N items.")] = None,
     batch_size: BatchSizeOption = None,
     refresh: Annotated[bool, typer.Option(help="Process all stages again; better results are kept.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove the items of SOURCE that are no longer in it from the store.")
+    ] = False,
     column: ColumnOption = None,
     delimiter: DelimiterOption = None,
     encoding: EncodingOption = None,
@@ -111,6 +114,7 @@ def run(
             batch_size=chosen.settings.batch_size,
             limit=limit,
             refresh=refresh,
+            prune=prune,
             directives=parse_directives(chosen.declared.chains, force or (), fault or ()),
             pipeline=chosen.active,
             manifest_options=options,
@@ -211,6 +215,22 @@ def show(
         print_json(view.as_json(), sys.stdout)
     else:
         print_page(render.item_page(view))
+
+
+@app.command()
+def forget(
+    item_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The ids of the items.")],
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove items from the store, its search index, and its files."""
+    from repli.flows.cli import store_commands
+
+    forgotten = store_commands.forget_items(resolve_settings(database), item_ids)
+    if as_json:
+        print_json({"items": forgotten.items, "files": forgotten.blobs}, sys.stdout)
+    else:
+        print_line(f"{forgotten.items} items removed, and {forgotten.blobs} files that no other item has")
 
 
 @app.command()

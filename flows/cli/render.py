@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -11,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from repli.flows.cli.gist import gist
 from repli.tasks.drill.report import HEADERS, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
-from repli.tasks.items import STORE
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
 from repli.tasks.search import SearchResult
@@ -254,9 +253,8 @@ def _highlighted(snippet: str) -> Text:
 
 
 def item_page(view: ItemView) -> RenderableType:
-    """Return one item: the result of each stage and its attempts."""
+    """Return one item: what it is and where it is from, then the result of each stage and its attempts."""
     item = view.state.item
-    quality = "none" if view.quality is None else f"{view.quality:g}"
     table = Table("stage", "status", "rung", "confidence", "penalty", "trail", box=None)
     reasons: list[RenderableType] = []
     for name, result in view.stages.items():
@@ -275,8 +273,8 @@ def item_page(view: ItemView) -> RenderableType:
             "" if result.penalty is None else str(result.penalty),
             trail,
         )
-    head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)} · quality {quality}", style="bold")
-    return Group(head, *_values(view), "", table, *([""] if reasons else []), *reasons)
+    head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)}", style="bold")
+    return Group(head, gist(view), "", table, *([""] if reasons else []), *reasons)
 
 
 def _trail(attempts: Sequence[Attempt]) -> str:
@@ -287,22 +285,6 @@ def _trail(attempts: Sequence[Attempt]) -> str:
 
 def _is_accelerated(attempt: Attempt) -> bool:
     return (attempt.where or "").partition("/")[2] not in {"", DEFAULT_DEVICE}
-
-
-def _values(view: ItemView) -> list[Text]:
-    """Return one line for each value that people look for: labels, texts and JSON, not assets, vectors or quality."""
-    lines = []
-    for name, result in view.stages.items():
-        role = view.pipeline.produces.get(name)
-        if result.value is None or name == STORE or role in {"assets", "embedding"}:
-            continue
-        shown = result.value.get(role) if role in {"label", "text"} else result.value
-        parts = shown.values() if isinstance(shown, dict) else [shown]
-        is_empty = all(part in (None, "", [], {}) for part in parts)
-        if not is_empty:
-            text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-            lines.append(Text(f"{name}: {_short(' '.join(text.split()), 300)}"))
-    return lines
 
 
 def _item_column() -> Column:

@@ -127,6 +127,7 @@ def run_on(dask_address: str, chosen: RunPipeline, request: RunRequest) -> Outco
         refresh=request.refresh,
         force=tuple(f"{stage}.{rung}" for stage, rung in request.directives.forced.items()),
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
+        prune=request.prune,
         columns=tuple(request.manifest_options.column_specs),
         delimiter=request.manifest_options.delimiter or "",
         encoding=request.manifest_options.encoding or "",

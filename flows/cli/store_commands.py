@@ -1,4 +1,4 @@
-"""Read and change the store for the command line: `status`, `show`, `breakers`, `queue`, `search` and `export`."""
+"""Read and change the store for the command line: `status`, `show`, `forget`, `queue`, `search` and others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send
 from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import Breaker, RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
+from repli.tasks.items import clean_text
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
 from repli.tasks.storage import breakers, counts, pipelines, runs
+from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.forget import Forgotten, forget
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import Entry, QueueTally
 from repli.tasks.storage.runs import Run
@@ -169,6 +172,22 @@ def retry(settings: Settings, item_ids: Sequence[str]) -> tuple[list[str], list[
         named = ", ".join(repr(id_[:200]) for id_ in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         raise RepliError(f"there is no item {named} in {database}, so nothing was queued; see `repli queue`")
     return retry_queue.enqueue_by_operator(database, item_ids)
+
+
+def forget_items(settings: Settings, item_ids: Sequence[str]) -> Forgotten:
+    """Remove items from the store, its index and its blobs.
+
+    Raises:
+        RepliError: There is no store, one of the items does not exist, or a run is active. Nothing is removed then.
+    """
+    database = existing_store(settings)
+    item_ids = list(dict.fromkeys(map(clean_text, item_ids)))
+    if unknown := retry_queue.unknown(database, item_ids):
+        named = ", ".join(repr(id_[:200]) for id_ in unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        raise RepliError(f"there is no item {named} in {database}, so nothing was removed; see `repli status`")
+    if runs.is_other_alive(database):
+        raise RepliError("a run is active, so nothing was removed; wait for its end")
+    return forget(database, Blobs(settings.blobs), settings.picture_cache, item_ids)
 
 
 def search(settings: Settings, query: Query) -> SearchResult:

@@ -111,6 +111,9 @@ BatchSize = Annotated[
     ),
 ]
 Refresh = Annotated[bool, _shown("Refresh", "Process every item again, and keep results that are better already.")]
+Prune = Annotated[
+    bool, _shown("Prune", "At the end, remove the items of this source that are no longer in it from the store.")
+]
 ForcedRungs = Annotated[
     tuple[RungChoice, ...],
     AfterValidator(_once_a_stage),

@@ -29,6 +29,7 @@ class RunRequest:
         batch_size: Items per batch; None: as many as suit the run.
         directives: The rungs to force and the faults to inject.
         pipeline: The run's pipeline, under its policy.
+        prune: Whether to remove the source's items that are no longer in it from the store, at the end.
         manifest_options: How to read the source.
         manifest: The source, opened.
 
@@ -41,6 +42,7 @@ class RunRequest:
     batch_size: int | None = None
     limit: int | None = None
     refresh: bool = False
+    prune: bool = False
     directives: Directives = field(default_factory=Directives)
     manifest_options: ManifestOptions = field(default_factory=ManifestOptions)
     manifest: Manifest = field(init=False, repr=False, compare=False)
@@ -48,6 +50,8 @@ class RunRequest:
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
         _check_directives(self.directives, self.pipeline)
+        if self.prune and self.limit is not None:
+            raise UsageError("--prune needs the whole manifest, to know what is missing from it; omit --limit")
         object.__setattr__(self, "manifest", open_manifest(self.source, self.manifest_options))
 
     def records(self) -> Iterator[Item]:
@@ -67,6 +71,7 @@ class RunRequest:
             "limit": self.limit,
             **self.manifest_options.as_options(),
             "refresh": self.refresh,
+            **({"prune": True} if self.prune else {}),
             "force": [f"{stage}={rung}" for stage, rung in self.directives.forced.items()],
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,

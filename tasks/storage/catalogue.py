@@ -16,7 +16,7 @@ from repli.tasks.items import Item
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry.retry_queue import lock_items, select_for_update
-from repli.tasks.storage.runs import delete_portion, is_over
+from repli.tasks.storage.runs import delete_portion, find, is_over, source_key
 from repli.tasks.storage.schema import documents, incoming, items, retry_queue, run_items, runs, step_results
 
 LINES_PER_TRANSACTION = 1000
@@ -57,9 +57,10 @@ def register(database: Database, run_id: str, records: Iterable[Item]) -> Regist
         _add_incoming(database, [_incoming_row(run_id, lines + n, record) for n, record in enumerate(chunk)])
         lines += len(chunk)
     done: Counter[float | None] = Counter()
+    key = source_key(find(database, run_id).source)
     last = ""
     while ids := _next_incoming(database, run_id, last):
-        _merge(database, run_id, ids)
+        _merge(database, run_id, ids, key)
         done.update(_count_done(database, run_id, ids))
         last = ids[-1]
     count = _finish_registration(database, run_id, lines)
@@ -122,8 +123,12 @@ def _next_incoming(database: Database, run_id: str, last: str) -> list[str]:
 
 
 @retried
-def _merge(database: Database, run_id: str, ids: Sequence[str]) -> None:
-    """Move the run's `incoming` rows of these ids to `items` and `run_items`. Idempotent."""
+def _merge(database: Database, run_id: str, ids: Sequence[str], key: str) -> None:
+    """Move the run's `incoming` rows of these ids to `items` and `run_items`. Idempotent.
+
+    Args:
+        key: the key of the run's source.
+    """
     is_in_portion = sa.and_(incoming.c.run_id == run_id, incoming.c.item_id.in_(ids))
     with database.write() as connection:
         if not database.is_sqlite:  # one at a time: two that insert the same new items in portions would deadlock
@@ -132,6 +137,8 @@ def _merge(database: Database, run_id: str, ids: Sequence[str]) -> None:
         connection.execute(select_for_update(retry_queue.c.item_id.in_(ids)))
         _delete_results_of_changed(connection, is_in_portion)
         _upsert_items(database, connection, is_in_portion)
+        is_of_other = items.c.id.in_(ids), items.c.source_key.is_distinct_from(key)
+        connection.execute(sa.update(items).where(*is_of_other).values(source_key=key))
         listed = sa.select(incoming.c.run_id, incoming.c.ordinal, incoming.c.item_id).where(is_in_portion)
         insert = database.insert(run_items).from_select(["run_id", "ordinal", "item_id"], listed)
         connection.execute(insert.on_conflict_do_nothing())

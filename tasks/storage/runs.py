@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,11 @@ class Progress:
         return cls(**{**saved, "quality": {float(value): count for value, count in saved["quality"].items()}})
 
 
+def source_key(source: str) -> str:
+    """Return the key of a source: its SHA-256, since a path may be too long for an index."""
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def start(
     database: Database, flow_run_id: str, source: str, options: Mapping[str, Any], now: datetime, kind: str = ENRICH
 ) -> str:
@@ -151,6 +157,14 @@ def is_any_alive(database: Database, kind: str) -> bool:
     with database.read() as connection:
         query = sa.select(runs.c.id).where(runs.c.kind == kind, sa.not_(is_over(database_time(connection))))
         return connection.execute(query.limit(1)).first() is not None
+
+
+@retried
+def is_other_alive(database: Database, run_id: str | None = None) -> bool:
+    """Return whether a run other than this one is alive."""
+    with database.read() as connection:
+        is_alive = sa.not_(is_over(database_time(connection))), runs.c.id != (run_id or "")
+        return connection.execute(sa.select(runs.c.id).where(*is_alive).limit(1)).first() is not None
 
 
 @retried

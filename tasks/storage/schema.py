@@ -67,7 +67,7 @@ runs = Table(
 )
 
 # The catalogue. `state` is pending, stored or failed; `quality` is set while stored. `revision` grows with each change
-# of the record.
+# of the record. `source_key` is of the source that listed the item last, see `runs.source_key`.
 items = Table(
     "items",
     metadata,
@@ -79,7 +79,9 @@ items = Table(
     Column("state", StorableString(16), nullable=False),
     Column("quality", Float),
     Column("run_id", StorableString(36)),
+    Column("source_key", StorableString(64)),
     Index("items_by_quality", "quality", "state"),
+    Index("items_by_source", "source_key"),
 )
 
 # The lines of a manifest before they are merged into `items`: of two lines with one id only the later is compared.

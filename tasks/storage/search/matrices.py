@@ -69,6 +69,15 @@ class Matrices:
                 matrices = self._map_all(self._read_state())
             yield matrices
 
+    def discard(self) -> None:
+        """Delete the matrices, and with them the vectors of items that are gone. The next search makes them anew."""
+        if not self._folder.exists():
+            return
+        with (self._folder / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for path in self._folder.glob("*.*"):
+                path.unlink()
+
     def _current(self) -> Mapping[str, Matrix] | None:
         """Return the matrices; None where they are incomplete or not up to date with the store."""
         state = self._read_state()
