@@ -33,7 +33,7 @@ from repli.tasks.execution.stage_runner import RunOptions, run_stage
 from repli.tasks.items import Guess
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.sources import manifest
+from repli.tasks.sources.manifest import open_manifest
 from repli.tasks.storage import catalogue, runs
 from repli.tasks.storage.database import Database
 from tests.support.stores import fill_with
@@ -172,7 +172,7 @@ def costs_in_process(folder: Path, size: int, batch_size: int) -> tuple[float, f
     database.migrate()
     fill_with(database, PIPELINE.described(PIPELINE_NAME))
     run_id = runs.start(database, f"run-{size}", "made up", {}, database.now())
-    catalogue.register(database, run_id, manifest.read(write_catalogue(folder, size)))
+    catalogue.register(database, run_id, open_manifest(write_catalogue(folder, size)).items())
     runtime = process_runtime(may_exit=False)
     with transaction_seconds() as spent:
         began = time.thread_time()

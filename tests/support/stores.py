@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -44,7 +45,11 @@ def mark_stored(
 def store_at(database: Database, run_id: str, qualities: Mapping[str, Decimal], *, retry_below: float = 0.8) -> None:
     """Mark items stored, each at its quality, whatever its results come to."""
     for item_id, quality in qualities.items():
-        mark_stored(database, run_id, [item_id], merge=lambda steps, q=quality: q, retry_below=retry_below)
+        mark_stored(database, run_id, [item_id], merge=partial(_always, quality), retry_below=retry_below)
+
+
+def _always(quality: Decimal, steps: object) -> Decimal:
+    return quality
 
 
 def emptied(database: Database) -> Database:
