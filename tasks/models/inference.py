@@ -1,7 +1,8 @@
 """Which library runs the models on a processor, and in which precision.
 
-OpenVINO where it is installed, else torch. Measured on one thread of a Xeon with AMX, ms an item: efficientnet_lite0
-9 against 36, lite2 20 against 71, MiniLM on 78 words 7.5 (bfloat16) against 36 (`tests/benchmarks/runtimes.py`).
+OpenVINO where it is installed, else torch. Measured on one thread of a busy Xeon with AMX, ms an item of OpenVINO and
+of torch: efficientnet_lite0 14 and 49, lite2 30 and 86, MiniLM on 90 words in bfloat16 18 and 33
+(`tests/benchmarks/runtimes.py`).
 """
 
 from __future__ import annotations
