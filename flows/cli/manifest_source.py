@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from repli.flows.cli.output import print_note
@@ -39,13 +40,17 @@ def open_source(
     given = ManifestOptions.parse(columns, delimiter=delimiter, encoding=encoding)
     if source == STANDARD_INPUT:
         with _kept_standard_input(settings.home) as path:
-            yield path, ManifestOptions.parse(columns, encoding=encoding, folder=str(Path.cwd()))
+            yield path, _remembered(settings, path, replace(given, folder=str(Path.cwd())))
         return
     path = source.absolute()
+    yield path, _remembered(settings, path, given)
+
+
+def _remembered(settings: Settings, path: Path, given: ManifestOptions) -> ManifestOptions:
     options = remembered_options(Database(settings.database_url), path, given)
     if options != given:
         print_note(f"read as in its last run: {_shown(options)}")
-    yield path, options
+    return options
 
 
 @contextmanager

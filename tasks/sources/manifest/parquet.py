@@ -112,7 +112,7 @@ def _as_text(cell: pa.Array) -> Any:
             content = cell.view(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary())[0].as_py()
             return content.decode("utf-8", DAMAGED)
         if pa.types.is_timestamp(kind) and kind.tz:
-            return f"{cell.cast(pa.timestamp(kind.unit)).cast(pa.string())[0].as_py()} {kind.tz}"
+            return f"{cell.cast(pa.timestamp(kind.unit)).cast(pa.string())[0].as_py()} UTC ({kind.tz})"
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             return _values(cell.flatten())
         if pa.types.is_struct(kind):

@@ -26,6 +26,8 @@ from repli.tasks.storage.search.documents import (
 from repli.tasks.storage.search.matrices import FREE, Matrices, Matrix
 
 Vector = npt.NDArray[np.float32]
+ANY_COSINE = -2.0
+"""Below every cosine, those that rounding has taken below -1 too."""
 
 
 def spaces(database: Database) -> list[str]:
@@ -50,13 +52,16 @@ def _sizes(database: Database) -> dict[str, int]:
 class NearestSearch(Protocol):
     """Finds the stored documents nearest to a vector of unit length, and returns up to `limit` numbers, nearest first.
 
-    `sizes` is the number of vectors of each space.
+    A document whose cosine with the vector is below `min_cosine` is none of them. `sizes` is the number of vectors of
+    each space.
     """
 
     @property
     def sizes(self) -> Mapping[str, int]: ...
 
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]: ...
+    def __call__(
+        self, space: str, vector: Vector, limit: int, min_quality: float, min_cosine: float = ANY_COSINE
+    ) -> list[int]: ...
 
 
 def open_nearest_search(database: Database, resources: ExitStack) -> NearestSearch:
@@ -88,15 +93,17 @@ class _PgVector:
         self._database = database
         self.sizes = _sizes(database)
 
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+    def __call__(
+        self, space: str, vector: Vector, limit: int, min_quality: float, min_cosine: float = ANY_COSINE
+    ) -> list[int]:
         bound = {"vector": as_pgvector(vector), "min_quality": min_quality, "limit": limit}
         with self._database.read() as connection:
             connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
             connection.execute(sa.text(f"SET LOCAL hnsw.ef_search = {max(40, min(limit, 1000))}"))
-            found = list(connection.scalars(_by_distance(space, f"vector({len(vector)})"), bound))
+            found = connection.execute(_by_distance(space, f"vector({len(vector)})"), bound).all()
             if len(found) < limit:
-                found = list(connection.scalars(_by_distance(space, "vector"), bound))
-        return found
+                found = connection.execute(_by_distance(space, "vector"), bound).all()
+        return [row.number for row in found if 1 - row.distance >= min_cosine]
 
 
 def _by_distance(space: str, kind: str) -> sa.TextClause:
@@ -104,10 +111,12 @@ def _by_distance(space: str, kind: str) -> sa.TextClause:
 
     The index is used only where `kind` is the vector type with its length, such as ``vector(384)``.
     """
+    distance = f"CAST(embedding AS {kind}) <=> CAST(:vector AS {kind})"
     return sa.text(
-        f"SELECT number FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "  # noqa: S608
+        f"SELECT number, {distance} AS distance "  # noqa: S608
+        "FROM document_vectors JOIN documents USING (number) JOIN items ON items.id = item_id "
         "WHERE document_vectors.space = :space AND items.state = 'stored' AND items.quality >= :min_quality "
-        f"ORDER BY CAST(embedding AS {kind}) <=> CAST(:vector AS {kind}) LIMIT :limit"
+        f"ORDER BY {distance} LIMIT :limit"
     ).bindparams(
         sa.bindparam("space", space, literal_execute=True)
     )  # as a literal: the planner matches it to the index
@@ -121,13 +130,15 @@ class _InMatrices:
         self._matrices = matrices
         self.sizes = {space: int(np.sum(matrix.numbers != FREE)) for space, matrix in matrices.items()}
 
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+    def __call__(
+        self, space: str, vector: Vector, limit: int, min_quality: float, min_cosine: float = ANY_COSINE
+    ) -> list[int]:
         matrix = self._matrices[space]
         taken = np.flatnonzero(matrix.numbers != FREE)
         cosines = (matrix.vectors @ vector)[taken]
         with self._database.read() as connection:
             are_stored = partial(qualities, connection, min_quality=min_quality, space=space)
-            return nearest(cosines, matrix.numbers[taken], limit, are_stored)
+            return nearest(cosines, matrix.numbers[taken], limit, are_stored, min_cosine)
 
 
 class _InResults:
@@ -137,7 +148,9 @@ class _InResults:
         self._database = database
         self.sizes = _sizes(database)
 
-    def __call__(self, space: str, vector: Vector, limit: int, min_quality: float) -> list[int]:
+    def __call__(
+        self, space: str, vector: Vector, limit: int, min_quality: float, min_cosine: float = ANY_COSINE
+    ) -> list[int]:
         query = (
             sa.select(documents.c.number, step_results.c.vector)
             .select_from(documents)
@@ -152,11 +165,15 @@ class _InResults:
                 numbers.append(np.fromiter((row.number for row in rows), np.int64, len(rows)))
                 cosines.append(matrix @ vector)
             are_stored = partial(qualities, connection, min_quality=min_quality, space=space)
-            return nearest(np.concatenate(cosines), np.concatenate(numbers), limit, are_stored)
+            return nearest(np.concatenate(cosines), np.concatenate(numbers), limit, are_stored, min_cosine)
 
 
 def nearest(
-    cosines: Vector, numbers: npt.NDArray[Any], limit: int, are_stored: Callable[[Sequence[int]], Collection[int]]
+    cosines: Vector,
+    numbers: npt.NDArray[Any],
+    limit: int,
+    are_stored: Callable[[Sequence[int]], Collection[int]],
+    min_cosine: float = ANY_COSINE,
 ) -> list[int]:
     """Return the numbers of the highest cosines, without those that `are_stored` leaves out.
 
@@ -169,10 +186,11 @@ def nearest(
     """
     found: list[int] = []
     for places in _descending(cosines, 2 * limit):
-        in_order = numbers[places].tolist()
+        near = places[cosines[places] >= min_cosine]
+        in_order = numbers[near].tolist()
         kept = are_stored(in_order)
         found += [number for number in in_order if number in kept]
-        if len(found) >= limit:
+        if len(found) >= limit or len(near) < len(places):
             break
     return found[:limit]
 

@@ -91,7 +91,15 @@ def words_of(query: str) -> list[str]:
     return list({word.casefold(): word for word in kept.split()}.values())[:MAX_WORDS]
 
 
-def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit: int, min_quality: float) -> list[Hit]:
+def search(
+    database: Database,
+    words: Sequence[str],
+    vectors: Vectors,
+    *,
+    limit: int,
+    min_quality: float,
+    min_cosine: float = neighbours.ANY_COSINE,
+) -> list[Hit]:
     """Search for the items that match some words best, or a query's vectors, or both.
 
     Args:
@@ -99,6 +107,7 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         vectors: the vectors of the query, of unit length, one for each space to search.
         limit: the number of hits, at most.
         min_quality: the lowest quality of a hit.
+        min_cosine: the lowest cosine of a hit by a vector.
 
     Returns:
         The hits, best first.
@@ -109,10 +118,18 @@ def search(database: Database, words: Sequence[str], vectors: Vectors, *, limit:
         with database.read() as connection:
             word_ranking = by_words(database, connection, words, pool, min_quality)
     if vectors:
-        vector_rankings = list(by_vectors(database, vectors, pool, min_quality))
+        vector_rankings = list(by_vectors(database, vectors, pool, min_quality, min_cosine))
     with database.read() as connection:
         hits = best_hits(connection, fuse(word_ranking, vector_rankings), limit)
         return _describe(connection, hits, words)
+
+
+def has_any_word(database: Database, words: Sequence[str]) -> bool:
+    """Return whether any of the words is in a stored document."""
+    if not words:
+        return False
+    with database.read() as connection:
+        return bool(by_words(database, connection, words, 1, 0.0).numbers)
 
 
 def by_words(
@@ -156,14 +173,16 @@ def _by_tsvector(connection: sa.Connection, words: Sequence[str], limit: int, mi
     return list(connection.scalars(query, {"words": " ".join(words), "min_quality": min_quality, "limit": limit}))
 
 
-def by_vectors(database: Database, vectors: Vectors, limit: int, min_quality: float) -> Iterator[Ranking]:
+def by_vectors(
+    database: Database, vectors: Vectors, limit: int, min_quality: float, min_cosine: float = neighbours.ANY_COSINE
+) -> Iterator[Ranking]:
     """Yield the ranking of each space: its nearest documents, by cosine."""
     with ExitStack() as resources:
         nearest = neighbours.open_nearest_search(database, resources)
         total = sum(nearest.sizes.values())
         for space, vector in vectors.items():
             if size := nearest.sizes.get(space):
-                numbers = nearest(space, vector, limit, min_quality)
+                numbers = nearest(space, vector, limit, min_quality, min_cosine)
                 yield Ranking(numbers=numbers, share=size / total)
 
 

@@ -117,6 +117,20 @@ def test_search_does_not_find_it(here: Settings, database: Database, source: Pat
         assert found.hits[0].id == "new"
 
 
+def test_the_place_of_a_forgotten_item_is_taken_by_a_new_one(here: Settings, database: Database, source: Path) -> None:
+    """Number and revision in the index may be the same: the cache of vectors must not take the one for the other."""
+    text = Query(text="a harp with many strings", mode=Mode.VECTOR)
+    for item_id, words in (("old", "A harp with many strings."), ("new", "A windmill that grinds corn.")):
+        path = source.with_name(f"{item_id}.jsonl")
+        path.write_text(json.dumps({"id": item_id, "name": item_id, "document": words}) + "\n")
+    enrich(here, source)
+    enrich(here, source.with_name("old.jsonl"))
+    assert search(here, database, text).hits[0].id == "old"
+    forgotten(here, "old")
+    enrich(here, source.with_name("new.jsonl"))
+    assert [hit.id for hit in search(here, database, text).hits][:1] != ["new"]
+
+
 def test_contents_of_a_manifest_go_with_their_items(here: Settings, registered: Callable[..., str]) -> None:
     """Those of items that no stage has seen yet count as theirs."""
     image = content_name(PICTURE)

@@ -137,7 +137,7 @@ class TestCells:
         at = pa.array([0, None], pa.timestamp("us", "Mars/Phobos"))
         first, second = items_of(write(id=["a", "b"], name=["A", "B"], at=at))
         assert first.attributes["at"].startswith("1970-01-01 00:00:00")
-        assert first.attributes["at"].endswith(" Mars/Phobos")
+        assert first.attributes["at"].endswith(" UTC (Mars/Phobos)")
         assert second.attributes["at"] is None
 
     @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
