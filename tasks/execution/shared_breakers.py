@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -25,7 +25,6 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
-    FailuresForgiven,
     PermitRequested,
     Verdict,
     step,
@@ -164,7 +163,6 @@ class SharedBreaker:
         self._lock = threading.RLock()
         self._cached: _CachedState | None = None
         self._outage: _Outage | None = None
-        self._last_call_served = False
 
     def acquire(self) -> Permit:
         """Return the permit for one call, or a refusal. A probe's permit is a lease: end it with `record`."""
@@ -183,21 +181,10 @@ class SharedBreaker:
             return self._permit_for(token, state, decision)
 
     def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
-        """Record the verdict on the call of `permit`. A served call writes nothing, unless it is a probe."""
-        if verdict is not Verdict.INCONCLUSIVE:
-            self._last_call_served = verdict is Verdict.SERVED
+        """Record the verdict on the batch of `permit`. A served one writes nothing, unless it is a probe."""
         if verdict is Verdict.FAILED or permit.is_probe:
             with self._lock:
                 self._apply_event(CallEnded(permit.token, verdict, why))
-
-    def forgive(self, permits: Iterable[Permit]) -> None:
-        """Remove the failures that these calls recorded: an item was to blame, not the rung."""
-        tokens = frozenset(permit.token for permit in permits)
-        with self._lock:
-            if self._outage:
-                kept = [failure for failure in self._outage.failures if failure[0].token not in tokens]
-                self._outage.failures = kept
-            self._apply_event(FailuresForgiven(tokens))
 
     def refusal_elsewhere(self) -> str | None:
         """Return why the rung is refused at other places, where it is; None where it is not, or the store is away."""
@@ -220,8 +207,7 @@ class SharedBreaker:
 
     def _permit_for(self, token: str, state: BreakerState, decision: Decision) -> Permit:
         why = _refusal_message(self._key, state) if decision is Decision.REFUSE else ""
-        is_trusted = self._last_call_served and not state.failures
-        return Permit(token=token, decision=decision, why=why, is_trusted=is_trusted)
+        return Permit(token=token, decision=decision, why=why)
 
     def _now(self, cached: _CachedState) -> datetime:
         return cached.store_time + timedelta(seconds=self._registry.timer() - cached.read_at)

@@ -3,12 +3,12 @@
 ``step(breaker, state, event, now) -> (state, decision)``: the caller supplies the time and stores the state. `MOVES`
 lists every move and its cause; the README's diagram is generated from it.
 
-While **closed**, calls go through, and N failures within a window open the breaker. While **open**, calls are refused
-until the cool-down ends. Then the breaker is **half-open**: one caller at a time holds the lease of a probe, and all
-other calls are refused. A served probe closes the breaker. A failed probe opens it for twice as long, up to a limit.
-An inconclusive probe (a bad item, a cancelled call) gives its lease back. If a probe is not reported by the end of its
-lease, the next request reopens the breaker for the same cool-down, counted from that end. An operator **forces** a
-breaker open or closed; only an operator resets it.
+While **closed**, calls go through, and N failures within a window open the breaker; a batch of which nothing is served
+is one failure. While **open**, calls are refused until the cool-down ends. Then the breaker is **half-open**: one
+caller at a time holds the lease of a probe, and all other calls are refused. A served probe closes the breaker. A
+failed probe opens it for twice as long, up to a limit. An inconclusive probe (a bad item, a cancelled call) gives its
+lease back. If a probe is not reported by the end of its lease, the next request reopens the breaker for the same
+cool-down, counted from that end. An operator **forces** a breaker open or closed; only an operator resets it.
 
 The design borrows from Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are
 given back, forced states) and interlock-cb (one leased probe for all workers).
@@ -86,7 +86,8 @@ class Breaker:
     Args:
         scope: `fleet` for a service that all workers share, `host` for a device: each host, and
             each set of devices that a process of it sees, then has its own breaker.
-        failures: The breaker opens after this many failures within `within_s`.
+        failures: The breaker opens after this many failures within `within_s`. A batch of which nothing was served is
+            one failure.
         within_s: Length of the sliding window, in seconds.
         open_for_s: First cool-down, in seconds. It doubles with each failed probe.
         open_for_at_most_s: Longest cool-down, in seconds.
@@ -133,7 +134,7 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed call in the window, identified by the token of its permit."""
+    """One failed batch in the window, identified by the token of its permit."""
 
     token: str
     at: datetime
@@ -199,7 +200,7 @@ class Decision(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Verdict of a call on its rung. A failure that an item caused is inconclusive."""
+    """Verdict of a batch, or of a probe, on its rung. A failure that an item caused is inconclusive."""
 
     SERVED = "served"
     FAILED = "failed"
@@ -215,18 +216,11 @@ class PermitRequested:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """An allowed call ended."""
+    """An allowed call, or batch of calls, ended."""
 
     token: str
     verdict: Verdict
     why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FailuresForgiven:
-    """Recorded failures proved to be caused by items: another call of the same batch was served."""
-
-    tokens: frozenset[str]
 
 
 Override = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
@@ -242,7 +236,7 @@ class Overridden:
     cause: Override
 
 
-Event = PermitRequested | CallEnded | FailuresForgiven | Overridden
+Event = PermitRequested | CallEnded | Overridden
 
 
 def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> tuple[BreakerState, Decision]:
@@ -259,9 +253,6 @@ def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> 
             if state.lease and state.lease.token == token:
                 return _probe_ended(breaker, state, verdict, why, now), Decision.NOTED
             return _call_ended(breaker, state, event, now), Decision.NOTED
-        case FailuresForgiven(tokens):
-            kept = tuple(failure for failure in state.failures if failure.token not in tokens)
-            return replace(state, failures=kept), Decision.NOTED
         case Overridden(cause):
             return _overridden(state, cause, now), Decision.NOTED
 

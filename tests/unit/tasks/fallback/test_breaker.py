@@ -20,7 +20,6 @@ from repli.tasks.fallback.breaker import (
     Decision,
     Event,
     Failure,
-    FailuresForgiven,
     Lease,
     Overridden,
     Override,
@@ -257,9 +256,7 @@ def test_slow_failures_never_open_it() -> None:
     assert play.tokens == ["196", "197", "198", "199"]
 
 
-@pytest.mark.parametrize(
-    "event", [PermitRequested("x"), CallEnded("x", SERVED), FailuresForgiven(frozenset()), *ORDERS[:2]], ids=str
-)
+@pytest.mark.parametrize("event", [PermitRequested("x"), CallEnded("x", SERVED), *ORDERS[:2]], ids=str)
 def test_window_is_pruned_by_whatever_happens(event: Event) -> None:
     """No step leaves a failure in the state that is older than the window."""
     play = closed()
@@ -288,30 +285,6 @@ def test_failure_told_twice_counts_once() -> None:
     assert play.asked() is CALL
     play.fails("five")
     assert play.position is Position.OPEN
-
-
-def test_excused_failures_are_forgotten() -> None:
-    """The named failures leave the window, the others stay, and names that are not there are no error."""
-    play = Play()
-    play.fails("a", "b", "c", "d")
-    assert play.happens(FailuresForgiven(frozenset({"a", "c", "nobody"}))) is NOTED
-    assert play.tokens == ["b", "d"]
-    play.fails("e", "f")
-    assert play.asked() is CALL
-    play.fails("g")
-    assert play.position is Position.OPEN
-
-
-@pytest.mark.parametrize("position", [Position.OPEN, Position.HALF_OPEN])
-def test_excuse_closes_nothing(position: Position) -> None:
-    """Once it is open only a probe, or a person, closes it."""
-    play = STANDING_AT[position]()
-    before = play.state
-    play.happens(FailuresForgiven(frozenset({"one", "two", "three", "four", "five", "prober"})))
-    assert play.state == replace(before, failures=())
-
-
-# Open
 
 
 def test_open_breaker_refuses_until_its_cool_down_is_over() -> None:
@@ -584,7 +557,6 @@ def test_only_a_person_ends_a_forced_position(position: Position, cause: Overrid
         assert not play.state.is_probe_due(play.clock.now())
         for verdict, token in product(Verdict, ("prober", "asks", *(f"{years}-{number}" for number in range(9)))):
             play.ended(token, verdict)
-        play.happens(FailuresForgiven(frozenset({"asks"})))
         assert play.position is where
         assert play.tokens == []
         play.clock.advance(365 * 24 * 3600)

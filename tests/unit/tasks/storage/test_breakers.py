@@ -23,7 +23,6 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
-    FailuresForgiven,
     Lease,
     Overridden,
     Override,
@@ -161,12 +160,6 @@ class TestOneBreaker:
         shared.fail("a", "a")
         assert len(shared.state().failures) == 1
         assert shared.state().position is Position.CLOSED
-
-    def test_excused_failures_are_gone(self, shared: Shared) -> None:
-        """They leave the store, the others stay."""
-        shared.fail("a", "b")
-        shared.apply(FailuresForgiven(frozenset({"a", "unknown"})))
-        assert shared.failures_kept() == ["b"]
 
     def test_failures_that_left_the_window_are_removed(self, shared: Shared) -> None:
         """The window's last moment counts no more; rows go with the next change, so they do not pile up."""
@@ -436,10 +429,6 @@ class Twins(RuleBasedStateMachine):
     def end_late(self, key: int, verdict: Verdict, ago: int) -> None:
         for token in self.tokens[self.keys[key]][-ago:][:1]:
             self.happens(self.keys[key], CallEnded(token, verdict, "late"))
-
-    @rule(key=st.sampled_from([0, 1]), how_many=st.integers(1, 3))
-    def excuse(self, key: int, how_many: int) -> None:
-        self.happens(self.keys[key], FailuresForgiven(frozenset(self.tokens[self.keys[key]][-how_many:])))
 
     @rule(key=st.sampled_from([0, 1]), cause=st.sampled_from(ORDERS))
     def order(self, key: int, cause: Override) -> None:
