@@ -136,7 +136,7 @@ class WorkerCrashes:
             return True
         chain = self._pipeline.stage(stage).chain
         for rung in chain.rungs:
-            if rung.breaker is None:
+            if rung.breaker is None or rung.breaker.scope == "key":  # which key it was about is not known
                 return True
             name = f"{stage}.{rung.name}"
             key = Key(name, FLEET if rung.breaker.scope == "fleet" else scope_key)

@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from repli.tasks.execution import dask_worker
+from repli.tasks.execution.dask_slots import fleet_slots
 from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.shared_breakers import process_breakers
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
@@ -55,7 +56,11 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
     pipeline = pipeline_of(settings)
     breakers = process_breakers(settings.database_url, report_move)
     runtime = process_runtime(
-        may_exit=True, around_fallback=as_subtask, breaker_of=breakers.of, lacks=dask_worker.lacks
+        may_exit=True,
+        around_fallback=as_subtask,
+        breaker_of=breakers.of,
+        slot_of=fleet_slots().of,
+        lacks=dask_worker.lacks,
     )
     try:
         report = run_stage(pipeline, stage, batch.item_ids, options, settings, runtime, dask_worker.let_go)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from repli.tasks.fallback.breaker import Breaker, Decision, Verdict
-from repli.tasks.fallback.errors import ItemError, NotHere, OutOfMemory
+from repli.tasks.fallback.errors import ItemError, NotHere, OutOfMemory, RungError
 from repli.tasks.fallback.outcome import Failed, Outcome, Served
 from repli.tasks.fallback.result import StepError
 
@@ -43,14 +43,20 @@ class BreakerClient(Protocol):
     def acquire(self) -> Permit:
         """Request a call of the rung. The permit says whether it may be made."""
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def refusal(self) -> str | None:
+        """Return why a call would be refused, where it would be for sure; else None. It asks for no permit."""
+
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         """Record the end of the call that `permit` allowed."""
 
     def refusal_elsewhere(self) -> str | None:
         """Return why the rung is refused on other workers, where it is; None where it may be called on one."""
 
 
-BreakerOf = Callable[[str, Breaker], BreakerClient]
+class BreakerOf(Protocol):
+    """Returns the client of a rung's breaker, by the rung's name and, with scope `key`, the key."""
+
+    def __call__(self, name: str, breaker: Breaker, key: str = "") -> BreakerClient: ...
 
 
 class NoBreaker:
@@ -60,7 +66,11 @@ class NoBreaker:
         """Return a permit for a call."""
         return _ALLOWED
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def refusal(self) -> str | None:
+        """Return None: the rung is refused nowhere."""
+        return None
+
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         """Record nothing."""
 
     def refusal_elsewhere(self) -> str | None:
@@ -71,7 +81,7 @@ class NoBreaker:
 _ALLOWED = Permit(token="", decision=Decision.CALL)
 
 
-def without_breakers(name: str, breaker: Breaker) -> BreakerClient:
+def without_breakers(name: str, breaker: Breaker, key: str = "") -> BreakerClient:
     """Return a client that allows every call, whatever the rung."""
     return NoBreaker()
 
@@ -98,6 +108,7 @@ class BatchPermit:
         self._breaker = breaker
         self._permit: Permit | None = None
         self._verdict, self._why = Verdict.INCONCLUSIVE, ""
+        self._retry_after_s: float | None = None
 
     def acquire(self) -> Permit:
         """Request the next call. The first that is allowed is the permit of the batch; a probe is a permit of its own.
@@ -110,10 +121,11 @@ class BatchPermit:
         self._permit = self._permit or permit
         return self._permit
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         """Record how a call ended: a probe's with the breaker at once, another's as part of the batch."""
         if permit.is_probe:
-            self._breaker.record(permit, verdict, why)
+            self._breaker.record(permit, verdict, why, retry_after_s=retry_after_s)
+        self._retry_after_s = retry_after_s or self._retry_after_s
         if verdict is Verdict.SERVED or self._verdict is Verdict.INCONCLUSIVE:
             self._verdict, self._why = verdict, why
 
@@ -123,7 +135,8 @@ class BatchPermit:
         if is_out_of_memory or isinstance(error, ItemError | NotHere):
             self.record(permit, Verdict.INCONCLUSIVE)
         else:
-            self.record(permit, Verdict.FAILED, StepError.of(error).line)
+            asked_s = error.retry_after_s if isinstance(error, RungError) else None
+            self.record(permit, Verdict.FAILED, StepError.of(error).line, retry_after_s=asked_s)
 
     def cancel(self, permit: Permit) -> None:
         """Give a permit back: the batch ends here, and proves nothing about the rung."""
@@ -132,4 +145,4 @@ class BatchPermit:
     def finish(self) -> None:
         """Record the verdict of the batch, unless it consisted of probes or was refused."""
         if self._permit:
-            self._breaker.record(self._permit, self._verdict, self._why)
+            self._breaker.record(self._permit, self._verdict, self._why, retry_after_s=self._retry_after_s)

@@ -48,8 +48,8 @@ def test_a_dead_primary_is_called_a_few_times_and_then_refused(
     assert (step["status"], step["retryable"], step["error"]["type"]) == ("degraded", True, "BreakerOpen")
     assert "InjectedFault" in step["error"]["message"]
 
-    here = view["place"], view["opened_at"]
-    [opened] = events(standing, "repli.breaker.opened", lambda payload: (payload["place"], payload["at"]) == here)
+    here = view["key"], view["opened_at"]
+    [opened] = events(standing, "repli.breaker.opened", lambda payload: (payload["key"], payload["at"]) == here)
     assert opened["resource"]["prefect.resource.id"] == f"repli.breaker.{GPU}"
     assert (opened["payload"]["old"], opened["payload"]["new"]) == ("closed", "open")
     assert opened["payload"]["cause"] == "too many failures"

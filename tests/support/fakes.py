@@ -155,9 +155,12 @@ class LocalGate:
         self.permits.append(Permit(token=token, decision=decision, why=why))
         return self.permits[-1]
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         self.ends.append((permit.token, verdict))
-        self.happens(CallEnded(permit.token, verdict, why))
+        self.happens(CallEnded(permit.token, verdict, why, retry_after_s))
+
+    def refusal(self) -> str | None:
+        return self.state.why if self.state.refuses(self.clock.now()) else None
 
     def refusal_elsewhere(self) -> str | None:
         return self.elsewhere
@@ -186,7 +189,8 @@ class LocalGates:
     by_name: dict[str, LocalGate] = field(default_factory=dict)
     elsewhere: str | None = None
 
-    def of(self, name: str, breaker: Breaker) -> BreakerClient:
+    def of(self, name: str, breaker: Breaker, key: str = "") -> BreakerClient:
+        name = f"{name}@{key}" if key else name
         return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock, elsewhere=self.elsewhere))
 
 

@@ -189,8 +189,11 @@ class WorkersGate:
         self.turn()
         return self.shared.acquire()
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
-        self.shared.record(permit, verdict, why)
+    def refusal(self) -> str | None:
+        return None
+
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
+        self.shared.record(permit, verdict, why, retry_after_s=retry_after_s)
 
     def refusal_elsewhere(self) -> str | None:
         return None

@@ -121,6 +121,7 @@ def person_orders(cause: Override) -> Callable[[Play], object]:
 
 HAPPENS: dict[Cause, Callable[[Play], object]] = {
     Cause.TOO_MANY_FAILURES: lambda play: play.fails("three", "four", "five"),
+    Cause.ASKED_TO_WAIT: lambda play: play.happens(CallEnded("three", FAILED, "429", 3600.0)),
     Cause.PROBE_DUE: somebody_asks_a_minute_later,
     Cause.PROBE_SERVED: lambda play: play.ended("prober", SERVED),
     Cause.PROBE_FAILED: lambda play: play.ended("prober", FAILED),
@@ -130,6 +131,7 @@ HAPPENS: dict[Cause, Callable[[Play], object]] = {
 
 BY_ITSELF = {
     ("closed", "too many failures"): "open",
+    ("closed", "asked to wait"): "open",
     ("open", "probe due"): "half_open",
     ("half_open", "probe served"): "closed",
     ("half_open", "probe failed"): "open",
@@ -142,7 +144,7 @@ BY_A_PERSON = {"forced open": "forced_open", "forced closed": "forced_closed", "
 
 
 def test_table_of_moves() -> None:
-    """Five moves of its own, and a person's three from anywhere; no others."""
+    """Six moves of its own, and a person's three from anywhere; no others."""
     ordered = {(position.value, cause): to for position in Position for cause, to in BY_A_PERSON.items()}
     assert dict(MOVES) == BY_ITSELF | ordered
 
@@ -607,7 +609,7 @@ DURATIONS = ("within_s", "open_for_s", "open_for_at_most_s", "lease_s")
 @pytest.mark.parametrize(
     ("how", "problem"),
     [
-        ({"scope": "global"}, "a breaker's scope must be 'host' or 'fleet', not 'global'"),
+        ({"scope": "global"}, "a breaker's scope must be 'host', 'fleet' or 'key', not 'global'"),
         ({"failures": 0}, "at least 1 failure, not 0"),
         ({"failures": -1}, "at least 1 failure, not -1"),
         ({"within_s": 0}, "window, cool-downs and lease must be above 0 s and at most a year"),

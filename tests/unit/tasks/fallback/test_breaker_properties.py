@@ -43,6 +43,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(PermitRequested, tokens),
     st.builds(CallEnded, tokens, st.sampled_from(Verdict), st.text(max_size=3)),
     st.builds(CallEnded, tokens, st.just(FAILED)),
+    st.builds(CallEnded, tokens, st.just(FAILED), st.just("busy"), st.sampled_from([0.5, 7.0, 1e6])),
     st.sampled_from(ORDERS),
 )
 jumps = st.sampled_from([0.0, 0.0, 0.0, 1.0, 10.0, 20.0, 1e3, 1e8, -5.0, -1e4])

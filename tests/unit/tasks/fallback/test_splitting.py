@@ -550,7 +550,10 @@ class ProbeOnly:
         decision = Decision.CALL if self.calls_first >= 0 else Decision.PROBE
         return Permit(token=next(self.tokens), decision=decision)
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def refusal(self) -> str | None:
+        return None
+
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         pass
 
     def refusal_elsewhere(self) -> str | None:
