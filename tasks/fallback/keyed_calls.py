@@ -76,6 +76,10 @@ class KeyedCalls:
     breaker_of: BreakerOf = without_breakers
     slot_of: SlotOf = without_slots
 
+    def is_refused(self, key: str) -> bool:
+        """Return whether a call of `key` would be refused for sure. It asks for no permit."""
+        return self.breaker is not None and self.breaker_of(self.name, self.breaker, key).refusal() is not None
+
     @contextmanager
     def __call__(self, key: str) -> Iterator[None]:
         """Wait for a slot of `key`, and record how the body of the `with` statement ended.

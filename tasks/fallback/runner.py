@@ -287,7 +287,7 @@ def _is_call(attempt: Attempt) -> bool:
 def _failed_outcome(item_id: str, failed: Failed, result: RungResult[Any]) -> AttemptOutcome:
     if failed.is_declined:
         return AttemptOutcome.DECLINED
-    if item_id in result.refused:
+    if failed.is_refused or item_id in result.refused:
         return AttemptOutcome.REFUSED
     is_unavailable = failed.is_unavailable or item_id in result.unavailable
     return AttemptOutcome.UNAVAILABLE if is_unavailable else AttemptOutcome.FAILED

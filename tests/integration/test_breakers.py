@@ -101,7 +101,7 @@ def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(quick_repli
     [
         (("breakers",), 1, "repli run SOURCE"),
         (("breakers", "open"), 2, "missing argument 'NAME'; see `repli breakers open --help`"),
-        (("breakers", "open", "classify_image.tpu"), 2, "choose from validate.expectations"),
+        (("breakers", "open", "classify_image.tpu"), 2, "choose from fetch.origin"),
         (("breakers", "smash", GPU), 2, "choose from open, close, reset"),
     ],
 )
