@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from repli.tasks.fallback import ItemError
+from repli.tasks.fallback import InvalidItem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded: 100 megapixels take 300 MB of memory."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000", "TGA")
 """The formats that are decoded. Pillow supports more, but starts other programs for some (PostScript)."""
 MASTER_SIDE = 320
 """The least side of a master in pixels, unless the picture is smaller, or a model needs more; the most is below twice.
@@ -61,7 +61,7 @@ class Preparation:
         """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
 
         Raises:
-            ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
+            InvalidItem: the file cannot be decoded, or has more than `MAX_PIXELS`.
         """
         return self.prepare_master(make_master(content, self.master_side))
 
@@ -85,7 +85,7 @@ def make_master(content: bytes, side: int) -> npt.NDArray[np.uint8]:
         uint8 of shape (n, n, 3), with n below twice the `side`.
 
     Raises:
-        ItemError: the file cannot be decoded, or has more than `MAX_PIXELS`.
+        InvalidItem: the file cannot be decoded, or has more than `MAX_PIXELS`.
     """
     import numpy as np
     from PIL import Image
@@ -114,18 +114,20 @@ def open_image(content: bytes, *, at_least: int | None = None) -> Any:
             its size that has as many, in a fraction of the time.
 
     Raises:
-        ItemError: the file cannot be decoded; the message says what to do.
+        InvalidItem: the file cannot be decoded; the message says what to do.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
-        raise ItemError("the image file is empty; replace it")
+        raise InvalidItem("the image file is empty; replace it")
     if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
-        raise ItemError("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
+        raise InvalidItem("the image is an SVG drawing, which has no pixels; convert it to PNG or JPEG")
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
+        raise InvalidItem("the image is HEIC, which is not decoded; convert it to JPEG or PNG")
     try:
         image: Image.Image = Image.open(BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise ItemError(
+            raise InvalidItem(
                 f"the image has {image.width} × {image.height} pixels, above the limit of {MAX_PIXELS:,}; scale it down"
             )
         if at_least is not None:
@@ -138,23 +140,39 @@ def open_image(content: bytes, *, at_least: int | None = None) -> Any:
             white = Image.new("RGBA", rgba.size, "white")
             return Image.alpha_composite(white, rgba).convert("RGB")
         return image.convert("RGB")
-    except ItemError:
+    except InvalidItem:
         raise
     except Image.DecompressionBombError as error:
-        raise ItemError(f"the image is too large to decode ({error}); scale it down") from None
+        raise InvalidItem(f"the image is too large to decode ({error}); scale it down") from None
     except UnidentifiedImageError:
-        raise ItemError(f"the file is not in a supported image format ({', '.join(FORMATS)}); replace it") from None
+        raise InvalidItem(f"the file is not in a supported image format ({', '.join(FORMATS)}); replace it") from None
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise exceptions of any type
-        raise ItemError(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
+        raise InvalidItem(f"the image cannot be decoded ({type(error).__name__}: {error}); replace the file") from None
+
+
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
 def _to_8_bits(image: Any) -> Any:
-    """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white."""
+    """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white.
+
+    A value that is declared transparent becomes white. Values of 32 bits are scaled between their 1st and 99th
+    percentile, so that one hot pixel does not turn the others black.
+    """
     import numpy as np
     from PIL import Image
 
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    is_of_16_bits = image.mode.startswith("I;16")
-    low, high = (0.0, 65535.0) if is_of_16_bits else (float(pixels.min()), float(pixels.max()))
-    scaled = (pixels - low) * (255 / ((high - low) or 1.0))
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    raw = np.asarray(image, dtype=np.float32)
+    pixels = np.nan_to_num(raw)
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    else:
+        finite = raw[np.isfinite(raw)]
+        finite = finite if finite.size else np.zeros(1, dtype=np.float32)
+        low, high = float(np.percentile(finite, 1, method="higher")), float(np.percentile(finite, 99, method="lower"))
+        if low >= high:
+            low, high = float(finite.min()), float(finite.max())
+    scaled = ((np.clip(pixels, low, high) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        scaled[raw == transparent] = 255
+    return Image.fromarray(scaled)

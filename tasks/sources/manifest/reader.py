@@ -17,7 +17,7 @@ from repli.tasks.sources.manifest.columns import Columns, choose_columns, explai
 from repli.tasks.sources.manifest.csv_format import find_format
 from repli.tasks.sources.manifest.csv_rows import read_header, read_rows
 from repli.tasks.sources.manifest.encodings import Encoding, given_encoding, marked_encoding
-from repli.tasks.sources.manifest.folder import COLUMNS, read_images
+from repli.tasks.sources.manifest.folder import COLUMNS, explain_passed_over, read_images
 from repli.tasks.sources.manifest.jsonl import keys_of, read_jsonl
 from repli.tasks.sources.manifest.options import ManifestOptions
 from repli.tasks.sources.manifest.parquet import read_schema, read_table
@@ -149,7 +149,7 @@ def _open_parquet(source: Path, options: ManifestOptions, shown: str) -> _Opened
 
 
 def _open_folder(source: Path, options: ManifestOptions, shown: str) -> _Opened:
-    return list(COLUMNS), [], partial(read_images, source)
+    return list(COLUMNS), explain_passed_over(source), partial(read_images, source)
 
 
 _openers: dict[str, Callable[[Path, ManifestOptions, str], _Opened]] = {

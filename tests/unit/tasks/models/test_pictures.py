@@ -124,3 +124,21 @@ class TestMaster:
         content = large_jpegs()["plain"]
         master = make_master(content, SMALLER_MODEL.master_side)
         assert np.array_equal(SMALLER_MODEL.prepare(content), SMALLER_MODEL.prepare_master(master))
+
+
+def test_a_transparent_value_of_a_grey_picture_is_white() -> None:
+    """The other values keep their brightness."""
+    ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+    pixels = np.asarray(open_image(files.encoded(ramp, transparency=0)))[..., 0]
+    assert (pixels[0, 0], pixels[0, 1], pixels[-1, -1]) == (255, 0, 255)
+    assert 126 < pixels.mean() < 129
+
+
+@pytest.mark.parametrize("hot", [1e9, -1e9, np.inf, np.nan])
+def test_a_hot_pixel_leaves_the_others_as_they_are(hot: float) -> None:
+    """A picture of floats is scaled by what most of its pixels are."""
+    values = np.linspace(0, 1, 64 * 64).reshape(64, 64).astype(np.float32)
+    values[3, 3] = hot
+    pixels = np.asarray(open_image(files.encoded(Image.fromarray(values), "TIFF")))[..., 0]
+    assert 125 < pixels.mean() < 130
+    assert pixels.std() > 70
