@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from tests.support.photos import clear_photo
 
 Repli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -27,7 +27,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def write_manifest(folder: Path, items: int, *, with_image: Callable[[int], bool] = lambda number: True) -> Path:
-    """A manifest of small items with a text each, and a picture where asked; no picture is like another."""
+    """A manifest of small items with a text each, and where asked a picture that each model is sure of, all unlike."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(items):
@@ -38,7 +38,7 @@ def write_manifest(folder: Path, items: int, *, with_image: Callable[[int], bool
         }
         if with_image(number):
             record["image"] = f"{number}.png"
-            Image.linear_gradient("L").rotate(number).convert("RGB").save(folder / record["image"])
+            clear_photo(number).save(folder / record["image"])
         lines.append(json.dumps(record))
     path = folder / "manifest.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -65,6 +66,24 @@ def write_photos(folder: Path, count: int, size: tuple[int, int] | None = None) 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow scales and compresses outside the interpreter's lock
         list(pool.map(write, range(len(sources))))
     return paths
+
+
+def clear_photo(number: int) -> Image.Image:
+    """Return a photo of a folding chair, 96 pixels wide, like which no other number's is.
+
+    Both default models are sure of it, at confidences of 0.99 and 0.84.
+    """
+    photo = _folding_chair().copy()
+    photo.putpixel((0, 0), (number % 256, number // 256 % 256, number // 65_536))
+    return photo
+
+
+@lru_cache(maxsize=1)
+def _folding_chair() -> Image.Image:
+    with Image.open(package_data("foolbox") / "imagenet_01_559.jpg") as file:
+        photo = file.convert("RGB")
+    photo.thumbnail((96, 96))
+    return photo
 
 
 def _cut_outs(source: Path, size: tuple[int, int] | None) -> Iterator[Image.Image]:
