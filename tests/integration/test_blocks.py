@@ -160,6 +160,7 @@ def test_a_rung_that_is_left_out_is_not_called(
     """The item falls past it, to the next one; and it cannot be forced, which is told in one line."""
     server.keep("enrichment-policy", {"chains": {"classify_image": {"cpu": 0}}})
     manifest = write_manifest(tmp_path / "items", 2)
+    manifest.write_text(manifest.read_text().replace("Thing number", "Folding chair"))  # a class for `rules`
     done = shop.json("run", manifest, "--fault", "classify_image.gpu=error")
     assert (done["rungs"]["classify_image"], done["quality"]) == ({"rules": 2}, {"0.76": 2})
     attempts = shop.json("show", "item-1")["stages"]["classify_image"]["attempts"]

@@ -29,18 +29,18 @@ def test_a_dead_primary_is_called_a_few_times_and_then_refused(
 ) -> None:
     """The breaker opens in the run: later items say so, the report names the move, and Prefect hears of it, and of what
     the run came to."""
-    manifest = write_manifest(tmp_path / "items", 24)
+    manifest = write_manifest(tmp_path / "items", 48)
     done = quick_repli("run", manifest, "--batch-size", "4", "--fault", f"{GPU}=error", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert summary["quality"] == {"0.9": 24}
+    assert summary["quality"] == {"0.9": 48}
 
     view = breaker(quick_repli)
     assert (view["state"], view["scope"], view["failures"]) == ("open", "host", 5)
     assert view["opened_at"] < view["next_probe_at"]
     assert "InjectedFault" in view["why"]
 
-    step = json.loads(quick_repli("show", "item-23", "--json").stdout)["stages"]["classify_image"]
+    step = json.loads(quick_repli("show", "item-47", "--json").stdout)["stages"]["classify_image"]
     assert [(attempt["rung"], attempt["outcome"]) for attempt in step["attempts"]] == [
         ("gpu", "refused"),
         ("cpu", "served"),
