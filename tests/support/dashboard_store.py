@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +22,8 @@ from tests.support.in_process import enrich
 
 ITEMS = 60
 OUTAGE = {"classify_image": "rules", "embed_text": "hashed"}
-PHOTO = "coffee"
-"""An item of the outage with a photo of its own."""
+PHOTO = "mushroom"
+"""An item of the outage with a picture, and a name in which `rules` find its class."""
 GPU = "classify_image.gpu"
 HOSTILE_ID = "hostile <b>id</b>"
 HOSTILE_NAME = "<script>document.title = 'taken'</script> ![x](https://example.invalid/x.png) :red[**shout**] $x^2$"
@@ -54,7 +55,8 @@ def make(home: Path, folder: Path) -> Database:
 
 
 def hostile_line() -> str:
-    record = {"id": HOSTILE_ID, "name": HOSTILE_NAME, "document": HOSTILE_TEXT, "image": "<b>gone</b>.png"}
+    text = f"<p>{html.escape(HOSTILE_TEXT)}</p>"  # without its tags it is what it was
+    record = {"id": HOSTILE_ID, "name": HOSTILE_NAME, "text": text, "image": "<b>gone</b>.png"}
     return json.dumps(record) + "\n"
 
 

@@ -37,7 +37,7 @@ def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: py
         parameter(page, "Source").locator("textarea").fill(str(manifest))
         parameter(page, "Batch size").get_by_role("button", name="int").click()
         parameter(page, "Batch size").locator("input").fill("4")
-        page.get_by_role("button", name="Add item").click()
+        parameter(page, "Faults").get_by_role("button", name="Add item").click()
         choose(page, "Rung", "classify_image.gpu")
         choose(page, "Kind", "oom")
         expect(parameter(page, "Rate").locator("input")).to_have_value("1")

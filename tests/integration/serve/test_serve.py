@@ -93,10 +93,10 @@ def test_the_form_rejects_nonsense(served: Serving) -> None:
 
 def test_a_breaker_that_closes_sets_reprocess_off(served: Serving, tmp_path: Path) -> None:
     """Items fall back while the primary is gone; its breaker closes, and soon they are whole, by the automation."""
-    manifest = write_manifest(tmp_path / "items", 12)
+    manifest = write_manifest(tmp_path / "items", 24)
     run = served.repli("run", manifest, "--batch-size", "4", "--fault", f"{GPU}=error", "--json")
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["quality"] == {"0.9": 12}
+    assert json.loads(run.stdout)["quality"] == {"0.9": 24}
     before = {one["id"] for one in served.flow_runs("reprocess")}
 
     ordered = served.repli("breakers", "reset", GPU)
@@ -109,7 +109,7 @@ def test_a_breaker_that_closes_sets_reprocess_off(served: Serving, tmp_path: Pat
 
     until(healed, 120, "no run of `reprocess` by the automation came to its end")
     status = json.loads(served.repli("status", "--json").stdout)
-    assert status["quality"] == {"1.0": 12}
+    assert status["quality"] == {"1.0": 24}
     assert json.loads(served.repli("queue", "--json").stdout)["items"] == []
 
 
