@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -28,6 +28,7 @@ from repli.tasks.fallback.breaker import (
     CallEnded,
     Decision,
     Event,
+    FailuresForgiven,
     PermitRequested,
     Verdict,
     step,
@@ -70,6 +71,9 @@ class Does(StrEnum):
     ANSWER_NONSENSE = "answer_nonsense"  # a value that the chain's check refuses
     BREAK = "break"  # the whole call raises
     MISCOUNT = "miscount"  # the whole call answers for one item too few
+
+
+POISONS = frozenset({Does.BREAK})
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +141,8 @@ class ScriptedRung:
 class LocalGate:
     """The machine of one breaker on a manual clock, which remembers its permits and what became of them.
 
-    Its tokens are "1", "2", ... in the order of asking.
+    Its tokens are "1", "2", ... in the order of asking. `has_served_last` is what a process knows of its rung: nothing
+    at first.
     """
 
     name: str
@@ -146,21 +151,28 @@ class LocalGate:
     state: BreakerState = field(default_factory=BreakerState)
     permits: list[Permit] = field(default_factory=list)
     ends: list[tuple[str, Verdict]] = field(default_factory=list)
+    excused: list[str] = field(default_factory=list)
+    has_served_last: bool = False
     elsewhere: str | None = None
 
     def acquire(self) -> Permit:
         token = str(len(self.permits) + 1)
         decision = self.happens(PermitRequested(token))
         why = f"{self.name}: breaker {self.state.position} ({self.state.why})" if decision is Decision.REFUSE else ""
-        self.permits.append(Permit(token=token, decision=decision, why=why))
+        self.permits.append(Permit(token=token, decision=decision, why=why, is_trusted=self.has_served_last))
         return self.permits[-1]
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
         self.ends.append((permit.token, verdict))
-        self.happens(CallEnded(permit.token, verdict, why, retry_after_s))
+        if verdict is not Verdict.INCONCLUSIVE:
+            self.has_served_last = verdict is Verdict.SERVED
+        self.happens(CallEnded(permit.token, verdict, why))
 
-    def refusal(self) -> str | None:
-        return self.state.why if self.state.refuses(self.clock.now()) else None
+    def forgive(self, permits: Iterable[Permit]) -> None:
+        tokens = [permit.token for permit in permits]
+        assert tokens, "an excuse for nobody would be a write to the store for nothing"
+        self.excused += tokens
+        self.happens(FailuresForgiven(frozenset(tokens)))
 
     def refusal_elsewhere(self) -> str | None:
         return self.elsewhere
@@ -189,8 +201,7 @@ class LocalGates:
     by_name: dict[str, LocalGate] = field(default_factory=dict)
     elsewhere: str | None = None
 
-    def of(self, name: str, breaker: Breaker, key: str = "") -> BreakerClient:
-        name = f"{name}@{key}" if key else name
+    def of(self, name: str, breaker: Breaker) -> BreakerClient:
         return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock, elsewhere=self.elsewhere))
 
 
