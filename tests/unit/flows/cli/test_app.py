@@ -101,7 +101,10 @@ def test_the_module_can_be_run() -> None:
     ("arguments", "told"),
     [
         (("--frob",), "no such option: --frob; see `repli --help`"),
-        (("runn", "x"), "`repli` has no command 'runn'; choose from run, reprocess, drill, status, show, search,"),
+        (
+            ("runn", "x"),
+            "`repli` has no command 'runn'; choose from run, reprocess, drill, status, show, forget, search,",
+        ),
         (("run",), "missing argument 'SOURCE'; see `repli run --help`"),
         (("run", "x", "--limit", "many"), "invalid value for '--limit'"),
         (("show",), "missing argument 'ITEM_ID'; see `repli show --help`"),
