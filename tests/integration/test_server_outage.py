@@ -79,7 +79,7 @@ def test_a_standing_server_that_is_gone_costs_nothing_but_records(tmp_path: Path
 
 def test_a_full_disk_of_a_private_server_is_told_in_one_line(tmp_path: Path) -> None:
     """The store is on another disk; the line names the disk and what to do."""
-    with small_disk("2m") as disk:
+    with small_disk("1m") as disk:
         status, report, stderr = SlowRun(tmp_path, 4, home=disk / "home").end(ENDS_WITHIN_S)
         assert (status, report) == (1, {})
         assert stderr == (

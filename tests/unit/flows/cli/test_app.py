@@ -103,7 +103,7 @@ def test_the_module_can_be_run() -> None:
         (("--frob",), "no such option: --frob; see `repli --help`"),
         (
             ("runn", "x"),
-            "`repli` has no command 'runn'; choose from run, reprocess, drill, status, show, forget, search,",
+            "`repli` has no command 'runn'; choose from run, reprocess, drill, status, show,",
         ),
         (("run",), "missing argument 'SOURCE'; see `repli run --help`"),
         (("run", "x", "--limit", "many"), "invalid value for '--limit'"),
