@@ -15,10 +15,10 @@ from typing import Any
 from repli.tasks.execution.run_pipeline import choose
 from repli.tasks.fallback import AnyChain, AnyRung, Failed, RepliError, UsageError
 from repli.tasks.items import Embedding, clean_text
+from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
-from repli.tasks.stages.embed_text import HASHED_SPACE
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import neighbours

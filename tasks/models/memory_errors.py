@@ -19,6 +19,7 @@ _MESSAGES = (
     "bad_alloc",
     "bad allocation",
     "Failed to allocate",  # OpenVINO's own
+    "std::future_error: Broken promise",  # OpenVINO's, where a thread of its own found no memory
 )
 
 

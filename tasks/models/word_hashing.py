@@ -7,6 +7,10 @@ import re
 import numpy as np
 import numpy.typing as npt
 
+HASHED_DIMENSIONS = 1024
+HASHED_SPACE = f"hashing-vectorizer:1:{HASHED_DIMENSIONS}-words-l2"
+"""The space of hashed words. Two vectors in it are alike where words are the same, or share a place by chance."""
+
 _WORD = re.compile(r"\w+")
 _MASK = 0xFFFFFFFF
 

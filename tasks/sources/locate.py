@@ -23,7 +23,7 @@ from urllib.request import url2pathname
 from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.items import clean_text
 from repli.tasks.settings import FetchLimits
-from repli.tasks.text.html import has_markup
+from repli.tasks.text.html_text import has_markup
 
 WEB_SCHEMES = frozenset({"http", "https"})
 DRIVERS: Mapping[str, str] = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from repli.tasks.fallback import Declined
 from repli.tasks.sources.locate import Content
 from repli.tasks.text.encoding import decode, find_charset
-from repli.tasks.text.html import begins_as_html
+from repli.tasks.text.html_text import begins_as_html
 from repli.tasks.text.readable import check_is_text
 
 SNIFFED_BYTES = 1024

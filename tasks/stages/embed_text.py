@@ -11,6 +11,7 @@ from repli.tasks.comparison.metrics import VECTORS
 from repli.tasks.fallback import Breaker, ItemError, Unavailable
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.models.cards import call_where_it_fits, card_or_processor
+from repli.tasks.models.word_hashing import HASHED_DIMENSIONS, HASHED_SPACE, hash_words
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import Settings
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from repli.tasks.models.text_embedder import TextEmbedder
 
-HASHED_DIMENSIONS = 1024
-HASHED_SPACE = f"hashing-vectorizer:1:{HASHED_DIMENSIONS}-words-l2"
 HASHED_MAX_CHARACTERS = 100_000
 
 
@@ -71,7 +70,6 @@ def _imports(settings: Settings) -> tuple[str, ...]:
 def _embed_query(text: str, settings: Settings) -> Iterator[Embedding]:
     """Yield the vectors of a search's text: of its hashed words, and of the model where it can be run in numpy."""
     from repli.tasks.models import query_encoder
-    from repli.tasks.models.word_hashing import hash_words
 
     words = query_passage(text).words(with_label=False)
     vector = hash_words(words[:HASHED_MAX_CHARACTERS], HASHED_DIMENSIONS)

@@ -15,7 +15,7 @@ from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.sources.media_type import is_markup, is_text
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.text.encoding import decode, find_charset
-from repli.tasks.text.html import all_text, has_markup, main_content
+from repli.tasks.text.html_text import all_text, has_markup, main_content
 from repli.tasks.text.pdf import by_pypdf
 from repli.tasks.text.pdfium import by_pdfium
 from repli.tasks.text.readable import check_is_text

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.items import Item
-from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.storage import breakers, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.retry import retry_queue

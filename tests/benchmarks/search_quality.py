@@ -34,8 +34,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from repli.tasks.models import text_embedder
+from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.settings import ModelSettings
-from repli.tasks.stages.embed_text import HASHED_SPACE, hashed_words
+from repli.tasks.stages.embed_text import hashed_words
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents, items, step_results
 from repli.tasks.storage.search.matrices import Matrices

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repli.tasks.stages.embed_text import HASHED_SPACE
+from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.storage.search import neighbours
 from repli.tasks.storage.search.matrices import Matrices
 from repli.tasks.storage.search.query import search

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import BinaryIO
 
 from repli.tasks.sources.manifest.columns import unique_columns
-from repli.tasks.sources.manifest.encodings import DAMAGED, Encoding, detect_encoding, given_encoding
+from repli.tasks.sources.manifest.csv_encoding import DAMAGED, Encoding, detect_encoding, given_encoding
 from repli.tasks.sources.manifest.options import DELIMITERS, FIELDS, ManifestOptions
 
 SAMPLE_CHARACTERS = 200_000

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from repli.tasks.fallback import UsageError
+from repli.tasks.sources.manifest.csv_encoding import DAMAGED
 from repli.tasks.sources.manifest.csv_format import CsvFormat
-from repli.tasks.sources.manifest.encodings import DAMAGED
 from repli.tasks.sources.manifest.options import DELIMITERS
 from repli.tasks.sources.manifest.records import Record
 

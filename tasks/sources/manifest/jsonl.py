@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
-from repli.tasks.sources.manifest.encodings import DAMAGED, Encoding, damage_in
+from repli.tasks.sources.manifest.csv_encoding import DAMAGED, Encoding, damage_in
 from repli.tasks.sources.manifest.records import NESTING_PROBLEM, Record
 
 SAMPLE_RECORDS = 1000

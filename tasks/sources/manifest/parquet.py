@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from repli.tasks.fallback import UsageError
-from repli.tasks.sources.manifest.encodings import DAMAGED
+from repli.tasks.sources.manifest.csv_encoding import DAMAGED
 from repli.tasks.sources.manifest.records import Record
 
 if TYPE_CHECKING:  # the import takes 0.2 s

@@ -14,9 +14,9 @@ from typing import BinaryIO, cast
 from repli.tasks.fallback import UsageError
 from repli.tasks.items import Item
 from repli.tasks.sources.manifest.columns import Columns, choose_columns, explain_contents, unique_columns
+from repli.tasks.sources.manifest.csv_encoding import Encoding, given_encoding, marked_encoding
 from repli.tasks.sources.manifest.csv_format import find_format
 from repli.tasks.sources.manifest.csv_rows import read_header, read_rows
-from repli.tasks.sources.manifest.encodings import Encoding, given_encoding, marked_encoding
 from repli.tasks.sources.manifest.folder import COLUMNS, explain_passed_over, read_images
 from repli.tasks.sources.manifest.jsonl import keys_of, read_jsonl
 from repli.tasks.sources.manifest.options import ManifestOptions

@@ -14,7 +14,7 @@ from typing import Any
 
 from repli.tasks.items import Item, clean_text
 from repli.tasks.sources.manifest.columns import Columns
-from repli.tasks.sources.manifest.encodings import DAMAGED
+from repli.tasks.sources.manifest.csv_encoding import DAMAGED
 from repli.tasks.sources.manifest.options import FIELDS
 
 MAX_ID_CHARACTERS = 512

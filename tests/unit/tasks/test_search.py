@@ -16,9 +16,9 @@ from rich.console import Console, RenderableType
 from repli.flows.cli.render import hits_page
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.models import torchvision_ops
+from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.search import MAX_LIMIT, Mode, Query, SearchResult, search
 from repli.tasks.settings import ModelSettings, Settings
-from repli.tasks.stages.embed_text import HASHED_SPACE
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search.query import BEGIN, END, Hit
 from tests.support.command_line import command, environment

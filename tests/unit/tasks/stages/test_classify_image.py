@@ -196,7 +196,7 @@ class TestFiles:
         assert {(result.status, result.rung, result.penalty) for result in results} == {
             (Status.SUCCEEDED, "gpu", Decimal(1))
         }
-        assert (poisoned.status, poisoned.retryable) == (Status.SKIPPED, True)
+        assert (poisoned.status, poisoned.retryable) == (Status.SKIPPED, False), "no later try can decode it"
         assert [attempt.outcome for attempt in poisoned.attempts][:3] == [AttemptOutcome.FAILED] * 3
         [alone] = run_rungs(CHAIN, [good], context)
         for result in results:

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from repli.tasks.items import clean_text
-from repli.tasks.sources.manifest.encodings import (
+from repli.tasks.sources.manifest.csv_encoding import (
     CHUNK_BYTES,
     DAMAGED,
     Encoding,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from repli.tasks.text.html import all_text, begins_as_html, has_markup, main_content
+from repli.tasks.text.html_text import all_text, begins_as_html, has_markup, main_content
 
 FRAGMENTS = [
     ("<p>A brass <b>lamp</b>&nbsp;", "A brass lamp"),
