@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # `status` and `show` start faster without it
     import numpy as np
     import numpy.typing as npt
 
+INLINE = "inline:"
+"""The begin of a record's value whose bytes came with the manifest; their SHA-256 follows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:

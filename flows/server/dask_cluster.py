@@ -22,6 +22,7 @@ from repli.tasks.fallback import RepliError, StoreError, UsageError
 from repli.tasks.models.cards import visible_devices
 from repli.tasks.pipeline import registry
 from repli.tasks.runtime.imports import without_collections
+from repli.tasks.runtime.processors import processors_of_machine
 from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
 
@@ -150,7 +151,7 @@ def dask_cluster(settings: Settings, batches: int | None = None) -> Iterator[str
 
 def _dask_options(workers: int) -> dict[str, Any]:
     # C libraries read these once, so they are set before a worker starts.
-    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, _cores() // workers))}
+    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, processors_of_machine() // workers))}
     options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
     # The flow handles a worker's death itself, with smaller batches: Dask must not retry the same task first.
     options["distributed.scheduler.allowed-failures"] = 0
@@ -256,13 +257,7 @@ def _room() -> int:
     """Return how many workers this machine has room for."""
     from distributed.system import MEMORY_LIMIT
 
-    return int(max(1, min(_cores(), MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER)))
-
-
-def _cores() -> int:
-    from dask.system import CPU_COUNT  # the limit of the container, where there is one
-
-    return int(CPU_COUNT)
+    return int(max(1, min(processors_of_machine(), MAX_WORKERS, MEMORY_LIMIT // MEMORY_PER_WORKER)))
 
 
 # By default Dask's workers return freed memory at once, so that every forward pass of a model faults its pages in

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from repli.tasks.fallback import Unavailable
 from repli.tasks.items import Guess, Label
 from repli.tasks.models.cards import check_device
-from repli.tasks.models.inference import OPENVINO, choose_runtime
+from repli.tasks.models.inference import choose_runtime, modules_for
 from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.own_checkpoint import OutputSettings, build_model, files_of, read_settings
@@ -183,16 +183,8 @@ def load(source: str, device: str, runtime: str = "auto") -> ImageClassifier:
 
 
 def modules(source: str, device: str, runtime: str) -> tuple[str, ...]:
-    """Return the modules that take long to import and that every process needs for a model.
-
-    Not torch, where one process converts the model for all of this machine: that process imports it.
-    """
-    try:
-        if choose_runtime(runtime, device) == "torch":
-            return ("timm",)
-        return OPENVINO if fingerprint(source) else (*OPENVINO, "timm")
-    except Unavailable:  # the rung says so
-        return ()
+    """Return the modules that workers import for a model before their first batch, see `modules_for`."""
+    return modules_for("timm", runtime, device, lambda: fingerprint(source))
 
 
 def fingerprint(source: str) -> str | None:

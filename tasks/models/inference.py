@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,24 @@ def choose_runtime(wanted: str, device: str) -> Runtime:
     if wanted == "openvino":
         raise Unavailable("REPLI_RUNTIME=openvino, and OpenVINO is not installed; run: pip install 'repli[openvino]'")
     return "torch"
+
+
+def modules_for(library: str, wanted: str, device: str, fingerprint: Callable[[], str | None]) -> tuple[str, ...]:
+    """Return the modules that take long to import and that every process needs for a model.
+
+    Not torch, where one process converts the model for all of this machine: that process imports it.
+
+    Args:
+        library: the module that loads the model for torch.
+        wanted: as of `choose_runtime`.
+        fingerprint: returns the name under which the converted network is kept; None where each process converts it.
+    """
+    try:
+        if choose_runtime(wanted, device) == "torch":
+            return (library,)
+        return OPENVINO if fingerprint() else (*OPENVINO, library)
+    except Unavailable:  # the rung says so
+        return ()
 
 
 def thread_count() -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import RungError, Unavailable
 from repli.tasks.models.cards import check_device
-from repli.tasks.models.inference import OPENVINO, choose_runtime, has_bfloat16
+from repli.tasks.models.inference import choose_runtime, has_bfloat16, modules_for
 from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.reason import reason
@@ -110,16 +110,8 @@ def load(source: str, device: str = "cpu", runtime: str = "auto") -> TextEmbedde
 
 
 def modules(source: str, device: str, runtime: str) -> tuple[str, ...]:
-    """Return the modules that take long to import and that every process needs for a model.
-
-    Not torch, where one process converts the model for all of this machine: that process imports it.
-    """
-    try:
-        if choose_runtime(runtime, device) == "torch":
-            return ("sentence_transformers",)
-        return OPENVINO if fingerprint(source) else (*OPENVINO, "sentence_transformers")
-    except Unavailable:  # the rung says so
-        return ()
+    """Return the modules that workers import for a model before their first batch, see `modules_for`."""
+    return modules_for("sentence_transformers", runtime, device, lambda: fingerprint(source))
 
 
 def fingerprint(source: str) -> str | None:

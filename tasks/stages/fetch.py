@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from repli.tasks.fallback import Failed, ItemError, Outcome, Served, StepError, StoreError
-from repli.tasks.items import Asset, Assets
+from repli.tasks.items import INLINE, Asset, Assets
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.batch import Batch, FetchResult, Located, Lookup
@@ -63,7 +63,7 @@ def fetch_input(item: EnrichedItem) -> Declared | None:
     """
     record = item.state.item
     declared = {
-        column: Carried(value.removeprefix("inline:")) if column in record.inline else _none_if_blank(value)
+        column: Carried(value.removeprefix(INLINE)) if column in record.inline else _none_if_blank(value)
         for column, value in {"document": item.document, "image": item.image}.items()
     }
     if declared["document"] is None and (text := _none_if_blank(item.text)) is not None:

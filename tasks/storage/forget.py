@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.fallback import StoreError
+from repli.tasks.items import INLINE
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
@@ -29,8 +30,6 @@ from repli.tasks.storage.search.matrices import Matrices
 
 ITEMS_PER_TRANSACTION = 500
 ASSETS = ("document", "image")
-INLINE = "inline:"
-"""The begin of a record's value whose bytes came with the manifest; its SHA-256 follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ MAX_STRANGE = 0.1
 have none of them. Read as windows-1252 by mistake, Polish and Romanian in windows-1250 have 0.27 to 0.45, Japanese,
 Chinese and Korean 0.12 to 0.38, French and German of old Macs and of DOS 0.42 to 0.60, Cyrillic, Greek, Hebrew and
 Arabic 0.96 and more (0.25 in code page 866). Czech, Hungarian, Turkish and Lithuanian (0 to 0.06) are not told apart:
-that is why the detected encoding is always told (tests/unit/tasks/sources/manifest/test_encodings.py)."""
+that is why the detected encoding is always told (tests/unit/tasks/sources/manifest/test_csv_encoding.py)."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from repli.tasks.items import Item, clean_text
+from repli.tasks.items import INLINE, Item, clean_text
 from repli.tasks.sources.manifest.columns import Columns
 from repli.tasks.sources.manifest.csv_encoding import DAMAGED
 from repli.tasks.sources.manifest.options import FIELDS
@@ -123,7 +123,7 @@ class RecordReader:
 
 def content_name(content: bytes) -> str:
     """Return the name by which a record refers to bytes that its manifest carries: their SHA-256."""
-    return f"inline:{hashlib.sha256(content).hexdigest()}"
+    return INLINE + hashlib.sha256(content).hexdigest()
 
 
 def _content(value: Any) -> bytes | None:
