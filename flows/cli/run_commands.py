@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from repli.flows.cli.store_commands import existing_store
 from repli.flows.config.run_request import RetryRequest, RunRequest
-from repli.flows.server.environment import environment, run_variables
+from repli.flows.server.environment import NO_HEARTBEATS, environment, run_variables
 from repli.flows.server.prefect_requests import server_errors
 from repli.tasks.execution.run_pipeline import RunPipeline, choose
 from repli.tasks.fallback import RepliError, StoreError, UsageError
@@ -97,8 +98,13 @@ def reprocess(chosen: RunPipeline, request: RetryRequest) -> Outcome[RetryReport
 
 
 def _import_for(flow: str) -> None:
-    """Import a flow, and what is needed once it has ended: its report has a chart, and the command prints it."""
-    for module in (f"repli.flows.{flow}", "repli.flows.cli.render", "matplotlib.figure"):
+    """Import a flow and, while it runs, what its end needs: its report has a chart, and the command prints it."""
+    import_module(f"repli.flows.{flow}")
+    threading.Thread(target=_import_for_end, name="imports", daemon=True).start()
+
+
+def _import_for_end() -> None:
+    for module in ("repli.flows.cli.render", "matplotlib.figure"):
         import_module(module)
 
 
@@ -189,14 +195,16 @@ def _final_state(flow: Any, dask_address: str, settings: Settings, **parameters:
         RepliError: The Prefect server stopped answering.
     """
     from prefect.context import SyncClientContext
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from repli.flows.server.records import record_client
     from repli.tasks.execution.task_runner import StageTaskRunner
 
     runner = cast(Any, StageTaskRunner(address=dask_address))
     # Prefect has read its settings when it was imported: an earlier run of this process had another server.
-    server = {PREFECT_API_URL: url} if (url := os.environ.get("PREFECT_API_URL")) else {}
+    server: dict[Any, Any] = {PREFECT_API_URL: url} if (url := os.environ.get("PREFECT_API_URL")) else {}
+    if NO_HEARTBEATS in os.environ:
+        server[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
     with (
         environment(run_variables(settings)),
         temporary_settings(server),

@@ -18,6 +18,9 @@ QUIET = {
 TRUST_SERVER = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
 """No process asks for the server's version when it runs its first task: without an answer the task would fail."""
 
+NO_HEARTBEATS = "_REPLI_NO_HEARTBEATS"
+"""The variable that says that nobody looks at heartbeats of flow runs: Prefect takes up to a second to end them."""
+
 STAGE_IMPORTS = "_REPLI_STAGE_IMPORTS"
 """The variable with the modules that the stages of a pipeline need, separated by commas, for `worker_imports`."""
 

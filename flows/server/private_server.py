@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from repli.flows.server.disk import disk_problem
+from repli.flows.server.environment import NO_HEARTBEATS
 from repli.flows.server.interrupted_runs import mark_crashed
 from repli.flows.server.ports import find_free_port
 from repli.tasks.fallback import RepliError, StoreError
@@ -82,6 +83,7 @@ class PrivateServer:
     ) -> None:
         self._lock, home = _free_folder(settings.home, only_first=port is not None)
         services = {} if port else _ONE_RUN
+        heartbeats = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FLOW_HEARTBEAT_S)} if port else {NO_HEARTBEATS: "1"}
         port = port or find_free_port()
         self.home = home
         with _home_errors(settings.home):
@@ -94,8 +96,8 @@ class PrivateServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "DO_NOT_TRACK": "1",
+            **heartbeats,
             **_RECORDS_IN_BULK,
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(FLOW_HEARTBEAT_S),
             # Keeps the concurrency slots of deployments when the server is killed.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }

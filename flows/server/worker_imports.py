@@ -21,8 +21,7 @@ _handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops one that came w
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 signal.signal(signal.SIGINT, _handler)
 
-import gc  # noqa: E402  what takes time comes after the session
-import importlib  # noqa: E402
+import importlib  # noqa: E402  what takes time comes after the session
 
 from repli.flows.server.environment import STAGE_IMPORTS  # noqa: E402
 from repli.tasks.models import torchvision_ops  # noqa: E402
@@ -35,8 +34,7 @@ _named = [name for name in os.environ.get(STAGE_IMPORTS, "").split(",") if name]
 if {"timm", "sentence_transformers"} & set(_named):
     with suppress(Exception):  # the rung that needs the module reports it
         torchvision_ops.declare()
-with without_collections():
+with without_collections():  # no worker looks through what they have made either: its pages stay shared
     for _name in ("distributed", "sqlalchemy", *_named):
         with suppress(Exception), timed("fork server", f"import {_name}"):
             importlib.import_module(_name)
-gc.freeze()  # no worker looks through what they have made: its pages stay shared

@@ -8,10 +8,12 @@ A line names the seconds since the command began, the process, the step, and how
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 BEGAN = "_REPLI_DEBUG_BEGAN"
 """The variable with the time at which the command began, in seconds since the epoch, for the processes it starts."""
@@ -22,9 +24,15 @@ DESCRIPTOR = "_REPLI_DEBUG_DESCRIPTOR"
 def begin() -> None:
     """Note that a command begins: with the start of its process, which includes that of the interpreter."""
     if os.environ.get("REPLI_DEBUG"):
-        import psutil
+        os.environ[BEGAN] = str(time.time() - _age_s())
 
-        os.environ[BEGAN] = str(psutil.Process().create_time())
+
+def _age_s() -> float:
+    """Return the seconds since this process started; psutil's are a second off, as it rounds the time of the boot."""
+    if sys.platform != "linux":
+        return time.process_time()
+    stat = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def note(process: str, step: str) -> None:

@@ -19,7 +19,6 @@ from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
 from repli.tasks.sources.manifest import ManifestOptions, open_manifest
 from repli.tasks.stages.rules import RULES
-from repli.tasks.stages.validate import load_suite
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.blobs import Blobs, keep_contents
 from repli.tasks.storage.database import Database
@@ -30,6 +29,8 @@ from tests.support.stores import fill_with
 
 with warnings.catch_warnings():  # Great Expectations imports what the standard library is about to lose
     warnings.simplefilter("ignore")
+    from repli.tasks.stages.suite import load_suite
+
     load_suite()
 
 NO_MODELS = {"classify_image": "rules", "embed_text": "hashed"}
