@@ -203,8 +203,12 @@ def moves_table(moves: Sequence[Move]) -> Table:
     return table
 
 
-def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
-    """Return every declared breaker with its state."""
+def breakers_page(views: Sequence[BreakerView], *, show_all: bool = False) -> RenderableType:
+    """Return every declared breaker with its state, the open ones first; closed ones of single keys on request."""
+    is_hidden = [one.breaker.scope == "key" and bool(one.key.place) and one.is_closed for one in views]
+    hidden = 0 if show_all else sum(is_hidden)
+    shown = [one for one, is_one in zip(views, is_hidden, strict=True) if show_all or not is_one]
+    views = sorted(shown, key=lambda one: one.is_closed)
     table = Table(box=None)
     for header in ("breaker", "scope", "state", "failures"):
         table.add_column(header, no_wrap=True)
@@ -227,6 +231,8 @@ def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
     if not views:
         return Text("The pipeline declares no breaker.")
     hint = "Times are UTC. `repli breakers open|close NAME` forces a state, `reset NAME` removes it."
+    if hidden:
+        hint += f" Not shown: {hidden} closed keys that failed lately (--all)."
     return Group(table, "", Text(hint))
 
 

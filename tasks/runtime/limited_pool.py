@@ -137,6 +137,10 @@ class LimitedPool(Generic[K]):
         if len(self._workers) < self._threads:
             self._workers.append(_Worker(self._waiting, self._ended))
 
+    def widen(self, threads: int, *, at_most: int) -> None:
+        """Add threads, up to `at_most` in all."""
+        self._threads = max(self._threads, min(self._threads + threads, at_most))
+
     def next_ended(self, *, wait_s: float) -> tuple[K, Future[Any]] | None:
         """Return the key and the outcome of a call that ended; None if none does within `wait_s` seconds.
 

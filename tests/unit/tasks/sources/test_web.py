@@ -198,9 +198,9 @@ def test_an_error_that_stays_is_told_after_a_few_tries(site: Site, path: str) ->
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    """A refused connection is tried again, and then an error of the item that names the URI."""
+    """A refused connection is tried again, and then an error that names the URI."""
     backend = Scripted()
-    with pytest.raises(TransientError, match=r"http://shop\.test/a did not answer \(refused\)"):
+    with pytest.raises(TransientError, match=r"http://shop\.test/a: it did not answer \(refused\)"):
         read("http://shop.test/a", CHECKED, resolve=lambda host, port: [PUBLIC], backend=backend)
     assert backend.connected == [PUBLIC] * MAX_ATTEMPTS
 
