@@ -37,8 +37,6 @@ BAD_ITEMS_WITHIN_BUDGET = GIVE_UP_AFTER - 2
 """One call of the whole batch, so many bad items, and one item that is served."""
 MILD = (Does.SERVE, Does.FAIL, Does.FAIL_FOR_GOOD)
 BAD = (Does.BREAK, Does.ANSWER_NONE, Does.ANSWER_NAN, Does.ANSWER_NONSENSE)
-OF_ONE_ITEM = tuple(does for does in Does if does is not Does.MISCOUNT)
-"""What a rung does with an item that is no matter of the others in its call."""
 NAMES = ("gpu", "cpu", "rules")
 WHOLE_RUNGS = (RuntimeError("no driver"), MemoryError(), TimedOut("cut off"), Unavailable("no CUDA device"))
 FAULTS = [kind for kind in FaultKind if kind is not FaultKind.KILL]
@@ -55,6 +53,13 @@ class Behaviour:
     whole: Exception | None
     per_item: bool
     fault: Fault | None
+
+    def within_budget(self, items: Sequence[str]) -> Behaviour:
+        """The same, without what may concern other items of a batch: a fault of too many, and a wrong count."""
+        script = {item: does for item, does in self.script.items() if does is not Does.MISCOUNT}
+        fewer = replace(self, script=script)
+        is_too_much = sum(map(fewer.bad, items)) > BAD_ITEMS_WITHIN_BUDGET
+        return replace(fewer, fault=None, fits={}) if is_too_much else fewer
 
     def bad(self, item: str) -> bool:
         """Whether the rung fails with this item, through no error of the item's own."""
