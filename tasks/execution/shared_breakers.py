@@ -27,6 +27,7 @@ from repli.tasks.fallback.breaker import (
     Event,
     PermitRequested,
     Verdict,
+    short_key,
     step,
 )
 from repli.tasks.fallback.breaker_client import Permit
@@ -40,7 +41,6 @@ STORE_RETRY_S = 5.0
 
 _MAX_DEVICES_LENGTH = 128
 """A device scope has at most 255 characters in the store, and a host name 64."""
-_MAX_KEY_LENGTH = 255
 MAX_KNOWN_BREAKERS = 10_000
 """Breakers of keys that a process keeps in mind, about 1 KB each."""
 
@@ -218,7 +218,7 @@ class SharedBreaker:
         with self._lock:
             cached = self._read()
             state = cached.override if cached.override.position.is_forced else cached.own
-            return _refusal_message(self._key, state) if state.refuses(self._now(cached)) else None
+            return self._refusal_message(state) if state.refuses(self._now(cached)) else None
 
     def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         """Record the verdict on the batch of `permit`. A served one writes nothing, unless it is a probe."""
@@ -245,11 +245,17 @@ class SharedBreaker:
         if not refused:
             return None
         last = max(refused, key=lambda view: (view.state.opened_at or now, view.key))
-        return _refusal_message(last.key, last.state)
+        return _refusal_message(last.key.name, last.state)
 
     def _permit_for(self, token: str, state: BreakerState, decision: Decision) -> Permit:
-        why = _refusal_message(self._key, state) if decision is Decision.REFUSE else ""
+        why = self._refusal_message(state) if decision is Decision.REFUSE else ""
         return Permit(token=token, decision=decision, why=why)
+
+    def _refusal_message(self, state: BreakerState) -> str:
+        """Return why a call is refused, with the key of a breaker of scope `key`."""
+        is_of_one_key = self._breaker.scope == "key" and not self._last_known().override.position.is_forced
+        name = str(self._key) if is_of_one_key else self._key.name
+        return _refusal_message(name, state)
 
     def _now(self, cached: _CachedState) -> datetime:
         return cached.store_time + timedelta(seconds=self._registry.timer() - cached.read_at)
@@ -337,8 +343,7 @@ class SharedBreaker:
 def _place(breaker: Breaker, device_scope: str, key: str) -> str:
     """Return the place that a breaker is kept by."""
     if breaker.scope == "key":
-        is_long = len(key) > _MAX_KEY_LENGTH
-        return f"{key[: _MAX_KEY_LENGTH - 65]} {sha256(key.encode()).hexdigest()}" if is_long else key
+        return short_key(key)
     return FLEET if breaker.scope == "fleet" else device_scope
 
 
@@ -348,13 +353,13 @@ def _has_refused(state: BreakerState, *, since: datetime) -> bool:
     return is_open and (state.probe_at is None or state.probe_at > since)
 
 
-def _refusal_message(key: Key, state: BreakerState) -> str:
+def _refusal_message(name: str, state: BreakerState) -> str:
     if state.position is Position.FORCED_OPEN:
-        return f"{key.name} was not called: its breaker is forced open; undo it with `repli breakers reset {key.name}`"
+        return f"{name} was not called: its breaker is forced open; undo it with `repli breakers reset {name}`"
     why = f" ({state.why})" if state.why else ""
     since = f", opened at {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
     again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is in flight"
-    return f"{key.name} was not called: its breaker is open{why}{since}{again}"
+    return f"{name} was not called: its breaker is open{why}{since}{again}"
 
 
 @lru_cache(maxsize=8)

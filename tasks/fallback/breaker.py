@@ -21,11 +21,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from hashlib import sha256
 from math import inf
 from typing import Any, Literal
 
 from repli.tasks.fallback.errors import IllegalMove
 
+MAX_KEY_CHARACTERS = 255
+"""The longest key. A longer one is cut, and ends in its hash."""
 PROBE_SHARE_OF_LEASE = 0.8
 """Share of its lease after which a probe is cut off, so that it ends before another caller may begin one."""
 LONGEST_WAIT_S = 24 * 3600.0
@@ -161,6 +164,22 @@ class Breaker:
     def probe_limit_s(self) -> float:
         """Return the time limit of a probe, in seconds."""
         return PROBE_SHARE_OF_LEASE * self.lease_s
+
+
+def short_key(key: str) -> str:
+    """Return the key as breakers are kept by it, on one line.
+
+    Example:
+        >>> short_key("https://shop.example")
+        'https://shop.example'
+        >>> len(short_key("a" * 1000))
+        255
+    """
+    key = " ".join(key.split())
+    if len(key) <= MAX_KEY_CHARACTERS:
+        return key
+    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{key[: MAX_KEY_CHARACTERS - 1 - len(digest)]} {digest}"
 
 
 @dataclass(frozen=True, slots=True)

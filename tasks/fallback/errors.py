@@ -25,6 +25,25 @@ parses messages. Each error takes one message, so that it pickles; what else it 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
+_KEYS = "_repli_keys"
+
+
+def keys_of(error: BaseException) -> tuple[str, ...]:
+    """Return the keys of the calls that ended with `error`, such as origins; see `Breaker`."""
+    keys: tuple[str, ...] = getattr(error, _KEYS, ())
+    return keys
+
+
+def with_keys(error: E, keys: Iterable[str]) -> E:
+    """Note the keys of the calls that ended with `error`, and return it. Any exception can carry them."""
+    setattr(error, _KEYS, tuple(dict.fromkeys(keys)))
+    return error
+
 
 class RepliError(Exception):
     """Root of the error tree.

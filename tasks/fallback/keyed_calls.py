@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from repli.tasks.fallback.breaker import Breaker, Verdict
+from repli.tasks.fallback.breaker import Breaker, Verdict, short_key
 from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
-from repli.tasks.fallback.errors import BreakerOpen, ItemError, NotHere, RungError, StoreError
+from repli.tasks.fallback.errors import BreakerOpen, ItemError, NotHere, RungError, StoreError, with_keys
 from repli.tasks.fallback.result import StepError
 
 LOOK_EVERY_S = 0.25
@@ -92,17 +92,18 @@ class KeyedCalls:
         if self.breaker is None:
             yield
             return
+        key = short_key(key)
         client = self.breaker_of(self.name, self.breaker, key)
         slot = self.slot_of(self.name, self.breaker, key)
         if refused := client.refusal():
-            raise BreakerOpen(refused)
+            raise with_keys(BreakerOpen(refused), [key])
         while not slot.acquire(LOOK_EVERY_S):
             if refused := client.refusal():
-                raise BreakerOpen(refused)
+                raise with_keys(BreakerOpen(refused), [key])
         try:
             permit = client.acquire()
             if permit.is_refused:
-                raise BreakerOpen(permit.why)
+                raise with_keys(BreakerOpen(permit.why), [key])
             try:
                 yield
             except Exception as error:
@@ -111,6 +112,7 @@ class KeyedCalls:
                 else:
                     asked_s = error.retry_after_s if isinstance(error, RungError) else None
                     client.record(permit, Verdict.FAILED, StepError.of(error).line, retry_after_s=asked_s)
+                    with_keys(error, [key])
                 raise
             except BaseException:  # cancelled: it proves nothing
                 client.record(permit, Verdict.INCONCLUSIVE)

@@ -9,7 +9,7 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
-from repli.tasks.fallback.breaker import Breaker
+from repli.tasks.fallback.breaker import Breaker, short_key
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
@@ -338,7 +338,8 @@ def _run_keys(
         key = next(iter(waiting))
         if group := waiting.pop(key):
             client, slot = runtime.breaker_of(name, breaker, key), runtime.slot_of(name, breaker, key)
-            result = _merged(result, run(group, context, breaker=client, let_go=let_go_of_all, slot=slot))
+            of_key = run(group, context, breaker=client, let_go=let_go_of_all, slot=slot)
+            result = _merged(result, _with_key(of_key, key))
     return result
 
 
@@ -354,8 +355,19 @@ def _by_key(
             why = ItemError(f"{name}: its breaker's key cannot be told ({type(error).__name__}: {error})")
             result.outcomes[item.item_id], result.seconds[item.item_id] = Failed.because(why), 0.0
         else:
-            groups.setdefault(str(key), []).append(item)
+            groups.setdefault(short_key(str(key)), []).append(item)
     return groups
+
+
+def _with_key(result: RungResult[V], key: str) -> RungResult[V]:
+    """Return the result with the key in each error that no item caused."""
+
+    def noted(outcome: Outcome[V]) -> Outcome[V]:
+        if not isinstance(outcome, Failed) or outcome.is_item_error:
+            return outcome
+        return replace(outcome, error=replace(outcome.error, keys=(key,)))
+
+    return replace(result, outcomes={item_id: noted(outcome) for item_id, outcome in result.outcomes.items()})
 
 
 def _merged(one: RungResult[V], other: RungResult[V]) -> RungResult[V]:
@@ -488,16 +500,16 @@ def _is_declined(attempt: Attempt) -> bool:
 def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
     """Return the error that says most about an item that no rung served.
 
-    It is that of the best rung whose call failed; else of the best service that was unavailable or refused, which a
-    retry may reach; else of the best rung that declined; else of a device that is not here, which says nothing about
-    the item. Where every rung declined, the message says that none was sure.
+    It is that of the best rung whose call failed, or was refused for its key; else of the best service that was
+    unavailable or refused, which a retry may reach; else of the best rung that declined; else of a device that is not
+    here, which says nothing about the item. Where every rung declined, the message says that none was sure.
     """
     devices = {rung.name for rung in chain.rungs if rung.resources}
     declined = AttemptOutcome.DECLINED
     missed = [attempt for attempt in attempts if attempt.error]
     if missed and all(attempt.outcome is declined for attempt in missed) and missed[0].error:
         return replace(missed[0].error, message=f"no rung was sure: {missed[0].error.message}")
-    failed = [attempt for attempt in missed if attempt.outcome is AttemptOutcome.FAILED]
+    failed = [one for one in missed if one.outcome is AttemptOutcome.FAILED or (one.error and one.error.keys)]
     out_of_reach = [one for one in missed if one.outcome is not declined and one.rung not in devices]
     unsure = [attempt for attempt in missed if attempt.outcome is declined]
     return next((attempt.error for attempt in [*failed, *out_of_reach, *unsure, *missed]), None)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import ItemError, StepError, TimedOut, Unavailable
-from repli.tasks.fallback.errors import BreakerOpen
+from repli.tasks.fallback.errors import BreakerOpen, with_keys
 from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.items import Asset
 from repli.tasks.runtime.limited_pool import LimitedPool
@@ -25,9 +25,6 @@ PARALLEL_READS = 8
 """Assets of one batch that are located or read at the same time."""
 MOST_PARALLEL_READS = 64
 """The same, where a batch reads from many origins: each gets threads of its own."""
-WEB_LIMIT_S = 1500.0
-"""Seconds after which a read of the web is cut off, most of which it may wait for a slot of its origin. From then on it
-keeps to its limit itself; only the system's resolver of names knows no limit."""
 STORE_LIMIT_S = 60.0
 """Seconds in which what was read must be kept: a disk that is full for a while is waited out."""
 
@@ -145,12 +142,15 @@ class Batch:
             self.located[what] = self._lookups[what].located()
             return self._read_places(what)
         self._end_read(what)
-        timed_out = StepError.of(locate.timeout_error(what.declared, self._limits))
-        self.read[what] = timed_out if has_timed_out else outcome.result()
+        self.read[what] = self._timed_out(what) if has_timed_out else outcome.result()
         positions = self._declared_by[what]
         for position in positions:
             self._unread[position].discard(what)
         return [position for position in positions if not self._unread[position]]
+
+    def _timed_out(self, place: Place) -> StepError:
+        error = locate.timeout_error(place.declared, self._limits)
+        return StepError.of(with_keys(error, [self._web.origin_of(place)] if self._web and place.is_web else []))
 
     def _submit_lookup(self, position: int) -> None:
         self._pool.submit(position, self._lookups[position].run, limit_s=self._limits.time_limit_s)
@@ -181,7 +181,7 @@ class Batch:
         self._pool.submit(
             place,
             partial(self._read, place, self._web_for(place)),
-            limit_s=WEB_LIMIT_S if place.is_web else self._limits.time_limit_s,
+            limit_s=self._limits.time_limit_s,  # `Web` counts anew once it has a slot of the origin
             then=partial(_store, self._store, place),
             then_limit_s=STORE_LIMIT_S,
         )

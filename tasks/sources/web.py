@@ -26,7 +26,10 @@ import stamina
 
 from repli.tasks.fallback import InvalidItem, ItemError, TimedOut, Unavailable
 from repli.tasks.fallback.breaker import LONGEST_WAIT_S
+from repli.tasks.fallback.errors import keys_of, with_keys
 from repli.tasks.fallback.keyed_calls import KeyedCalls
+from repli.tasks.runtime.limited_pool import restart_limit
+from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
 
@@ -37,6 +40,10 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 2.0
+SLOT_LIMIT_S = 1500.0
+"""Seconds after which a read that waits for a slot of its origin is cut off."""
+GRACE_S = 2.0
+"""Seconds after its deadline at which a request that has not ended by itself is cut off."""
 
 _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -85,6 +92,10 @@ class Web:
         """Close the open connections."""
         self._pool.close()
 
+    def origin_of(self, place: Place) -> str:
+        """Return the key of the calls that read `place`."""
+        return origin_of(httpx.URL(place.address))
+
     def read(self, place: Place) -> Content:
         """Return the body at `place`, with the media type that the server declares.
 
@@ -103,7 +114,7 @@ class Web:
         except httpx.InvalidURL as error:
             raise InvalidItem(f"{shown} is not a URL ({error}); correct it in the manifest") from error
         except TimedOut as error:
-            raise timeout_error(shown, self._limits) from error
+            raise with_keys(timeout_error(shown, self._limits), keys_of(error)) from error
         except httpx.DecodingError as error:
             raise ItemError(f"{shown} sent a body that cannot be decoded ({error}); report it to the site") from error
 
@@ -121,7 +132,8 @@ class Web:
                 answer, seconds = self._call_origin(url, left_s)
                 left_s -= seconds
             except (ItemError, TransientError) as error:
-                raise type(error)(f"{name}: {error}", retry_after_s=error.retry_after_s) from error
+                named = type(error)(f"{name}: {error}", retry_after_s=error.retry_after_s)
+                raise with_keys(named, keys_of(error)) from error
             if isinstance(answer, Content):
                 return answer
             url = answer
@@ -130,8 +142,10 @@ class Web:
     def _call_origin(self, url: httpx.URL, left_s: float) -> tuple[Content | httpx.URL, float]:
         """Return the answer to a request as a call of its origin, and the seconds that it took, tries included."""
         origin = origin_of(url)
+        restart_limit(SLOT_LIMIT_S)
         with self._call(origin):
             started = time.monotonic()
+            restart_limit(left_s + GRACE_S)
             return self._try(url, origin, started + left_s), time.monotonic() - started
 
     def _try(self, url: httpx.URL, origin: str, deadline: float) -> Content | httpx.URL:
@@ -267,6 +281,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         self._limits = limits
         self._resolve = resolve
         self._backend = backend
+        self._within = TimeLimiter()
 
     def connect_tcp(
         self,
@@ -276,7 +291,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._resolve_allowed(host, port)
+        addresses = self._resolve_allowed(host, port, _remaining_s(timeout))
         for position, address in enumerate(addresses, start=1):
             share_s = _remaining_s(timeout) / (len(addresses) - position + 1)
             try:
@@ -286,9 +301,9 @@ class _CheckedBackend(httpcore.NetworkBackend):
                     raise
         raise AssertionError("there is an address, or _resolve_allowed raised")  # pragma: no cover
 
-    def _resolve_allowed(self, host: str, port: int) -> Sequence[str]:
-        try:
-            addresses = self._resolve(host, port)
+    def _resolve_allowed(self, host: str, port: int, limit_s: float) -> Sequence[str]:
+        try:  # the system's resolver knows no limit
+            addresses = self._within(lambda: self._resolve(host, port), limit_s, f"the resolver, asked for {host},")
         except socket.gaierror as error:
             kind = TransientError if error.errno == socket.EAI_AGAIN else ItemError
             raise kind(f"the name {host} has no address ({error.strerror}); correct it or check the network") from error

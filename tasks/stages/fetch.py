@@ -248,8 +248,9 @@ def _failed(errors: Mapping[str, StepError]) -> Failed:
     most_retryable = max(errors.values(), key=lambda error: error.retryable)
     message = " · ".join(f"{column}: {error.message}" for column, error in errors.items())
     types = {error.type for error in errors.values()}
+    keys = tuple(dict.fromkeys(key for error in errors.values() for key in error.keys))
     return Failed(
-        replace(most_retryable, message=message),
+        replace(most_retryable, message=message, keys=keys),
         is_item_error=not types <= {BreakerOpen.__name__, _ORIGIN_FAILED},
         is_refused=types == {BreakerOpen.__name__},
     )

@@ -144,9 +144,11 @@ def _candidates(connection: sa.Connection, item_ids: Sequence[str]) -> list[_Can
     """Return these items, in the order of the ids, each with its needs."""
     c = step_results.c
     results = connection.execute(
-        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale).where(c.item_id.in_(item_ids))
+        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale, c.waits_for).where(
+            c.item_id.in_(item_ids)
+        )
     )
-    by_item: dict[str, list[tuple[str, str, str | None, bool, bool]]] = defaultdict(list)
+    by_item: dict[str, list[tuple[str, str, str | None, bool, bool, str | None]]] = defaultdict(list)
     for item_id, *result in results:
         by_item[item_id].append(tuple(result))
     found = connection.execute(

@@ -26,7 +26,7 @@ from repli.tasks.fallback import (
     run_chain,
 )
 from repli.tasks.fallback.breaker import CallEnded, Verdict
-from repli.tasks.fallback.errors import BreakerOpen
+from repli.tasks.fallback.errors import BreakerOpen, keys_of
 from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.call_slots import CallSlots
 from tests.support.fakes import RUN_ID, LocalGates, ManualClock, runtime, works
@@ -78,6 +78,17 @@ def test_a_dead_key_costs_its_own_items() -> None:
     api.calls.clear()
     assert api.outcomes("b4", "a3", "b5", "c1") == ["refused", "served", "refused", "served"]
     assert api.calls == [["a3"], ["c1"]]
+
+
+@pytest.mark.parametrize("tries", [1, 3], ids=["failed", "refused"])
+def test_a_result_says_which_key_it_waits_for(tries: int) -> None:
+    """Whether its call failed or was refused; it is no failure of the rung, which serves other keys."""
+    api = Api(down="b")
+    for number in range(tries):
+        served, waits = api.run(f"a{number}", f"b{number}")
+    assert (served.waits_for, waits.waits_for) == ((), ("stage.api@b",))
+    assert waits.is_refused_by_key is (tries == 3)
+    assert not waits.is_failed_by_rung
 
 
 def test_an_input_without_a_key_fails_alone() -> None:
@@ -176,6 +187,7 @@ def test_how_a_call_ends_is_recorded(error: BaseException | None, verdict: Verdi
     except BaseException as raised:
         assert raised is error
     assert gates.by_name["fetch.origin@shop.example"].verdicts == [verdict]
+    assert error is None or keys_of(error) == (("shop.example",) if verdict is FAILED else ())
 
 
 def test_a_refused_key_raises_and_others_go_on() -> None:
@@ -185,8 +197,9 @@ def test_a_refused_key_raises_and_others_go_on() -> None:
     for _ in range(2):
         with pytest.raises(Unavailable), call("dead.example"):
             raise Unavailable("503")
-    with pytest.raises(BreakerOpen), call("dead.example"):
+    with pytest.raises(BreakerOpen) as refusal, call("dead.example"):
         raise AssertionError("it was called")
+    assert keys_of(refusal.value) == ("dead.example",)
     with call("good.example"):
         pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -13,7 +14,11 @@ from typing import Any
 import httpcore
 import pytest
 
-from repli.tasks.fallback import InvalidItem, ItemError
+from repli.tasks.fallback import Breaker, InvalidItem, ItemError
+from repli.tasks.fallback.breaker import Verdict
+from repli.tasks.fallback.breaker_client import NoBreaker, Permit
+from repli.tasks.fallback.errors import keys_of
+from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
 from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public
@@ -367,6 +372,30 @@ def test_a_malformed_url_is_the_items_own_fault(uri: str) -> None:
     """What is no URL is told as such, and not worth another try."""
     with pytest.raises(InvalidItem, match="correct it"):
         read(uri)
+
+
+def test_a_resolver_that_hangs_is_given_up_at_the_deadline() -> None:
+    """The system's knows no limit of ours; the origin's breaker counts it as any other time-out."""
+    hangs = threading.Event()
+    verdicts: list[Verdict] = []
+
+    class Client(NoBreaker):
+        def record(
+            self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None
+        ) -> None:
+            verdicts.append(verdict)
+
+    call = KeyedCalls(
+        name="fetch.origin", breaker=Breaker(scope="key"), breaker_of=lambda name, breaker, key="": Client()
+    )
+    limits = FetchLimits(time_limit_s=0.5)
+    started = time.monotonic()
+    with pytest.raises(ItemError, match=r"took longer than 0\.5 s") as caught:
+        read("http://slow.test/a", limits, resolve=lambda host, port: [str(hangs.wait(60))], call=call)
+    hangs.set()
+    assert time.monotonic() - started < 10
+    assert verdicts == [Verdict.FAILED]
+    assert keys_of(caught.value) == ("http://slow.test",)
 
 
 def test_a_name_too_long_for_the_resolver_is_told() -> None:
