@@ -56,6 +56,8 @@ def run_summary(report: Report) -> RenderableType:
         parts += ["", quality_bars(report.tally.quality)]
     for note in report.run.notes or ():
         parts += ["", Text(_short(note, 400))]
+    if report.outages:
+        parts += ["", "Out of reach (times are UTC)", *(Text(_short(f"  {one}", 400)) for one in report.outages)]
     if report.moves:
         parts += ["", moves_table(report.moves)]
     if report.failed:
@@ -204,11 +206,9 @@ def moves_table(moves: Sequence[Move]) -> Table:
 
 
 def breakers_page(views: Sequence[BreakerView], *, show_all: bool = False) -> RenderableType:
-    """Return every declared breaker with its state, the open ones first; closed ones of single keys on request."""
-    is_hidden = [one.breaker.scope == "key" and bool(one.key.place) and one.is_closed for one in views]
-    hidden = 0 if show_all else sum(is_hidden)
-    shown = [one for one, is_one in zip(views, is_hidden, strict=True) if show_all or not is_one]
-    views = sorted(shown, key=lambda one: one.is_closed)
+    """Return every declared breaker with its state; the closed ones of single keys on request."""
+    hidden = 0 if show_all else sum(view.is_of_closed_key for view in views)
+    views = [view for view in views if show_all or not view.is_of_closed_key]
     table = Table(box=None)
     for header in ("breaker", "scope", "state", "failures"):
         table.add_column(header, no_wrap=True)

@@ -90,6 +90,11 @@ class BreakerView:
         """Return whether calls go through."""
         return self.state.position in (Position.CLOSED, Position.FORCED_CLOSED)
 
+    @property
+    def is_of_closed_key(self) -> bool:
+        """Return whether this is the breaker of one key, and closed: of these there may be very many."""
+        return self.breaker.scope == "key" and self.key.place != FLEET and self.is_closed
+
     def as_json(self) -> dict[str, Any]:
         """Return the breaker as `breakers --json` prints it."""
         state = self.state
@@ -168,7 +173,10 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
 
 @retried
 def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock = database_time) -> list[BreakerView]:
-    """Return the state of each declared breaker at each place where it ever changed; closed where it never did."""
+    """Return the state of each declared breaker at each place where it ever changed; closed where it never did.
+
+    Those that are not closed come first.
+    """
     found = []
     with database.read() as connection:
         now = clock(connection)
@@ -179,7 +187,7 @@ def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock =
                 is_removed = breaker.scope != "fleet" and key.place == FLEET and not state.position.is_forced
                 if not (is_removed and len(keys) > 1):  # a removed override of all hosts has no effect any more
                     found.append(BreakerView(key=key, breaker=breaker, state=state))
-    return found
+    return sorted(found, key=lambda view: view.is_closed)
 
 
 def override(
