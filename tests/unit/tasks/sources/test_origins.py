@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,88 +19,11 @@ from repli.tasks.sources.batch import Batch, Lookup
 from repli.tasks.sources.locate import Content, Place
 from repli.tasks.storage import breakers
 from repli.tasks.storage.database import Database
+from tests.support.origins import Origin, origins
 
 NAME = "fetch.origin"
 BREAKER = Breaker(scope="key")
 LIMITS = FetchLimits(time_limit_s=2.0, allow_private_addresses=True)
-
-
-class Origin:
-    """A server that answers by its `kind`, and counts its requests, its connections, and the most at once."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.requests = 0
-        self.connections = 0
-        self.most_at_once = 0
-        self._at_once = 0
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        origin = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                origin.connections += 1
-                super().setup()
-
-            def do_GET(self) -> None:
-                with origin._lock:
-                    origin.requests += 1
-                    number = origin.requests
-                    origin._at_once += 1
-                    origin.most_at_once = max(origin.most_at_once, origin._at_once)
-                try:
-                    origin.answer(self, number)
-                finally:
-                    origin._at_once -= 1
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler, number: int) -> None:
-        if self.kind == "hanging":
-            self._over.wait(60)
-            return
-        status, headers, body = 200, {}, b"<html><p>well</p></html>"
-        if self.kind == "dead" or (self.kind == "flaky" and number % 10 in {1, 4, 7}):
-            status = 503
-        if self.kind.startswith("busy"):
-            status = 429
-            date = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
-            headers = {"Retry-After": "7200" if self.kind == "busy for seconds" else date}
-        if self.kind.startswith("to "):
-            status, headers = 302, {"Location": self.kind.removeprefix("to ") + request.path}
-        if self.kind == "well":
-            time.sleep(0.01)
-        request.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        request.wfile.write(body)
-
-    def close(self) -> None:
-        self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@contextmanager
-def origins(*kinds: str) -> Iterator[list[Origin]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(_closing(Origin(kind))) for kind in kinds]
-
-
-@contextmanager
-def _closing(origin: Origin) -> Iterator[Origin]:
-    yield origin
-    origin.close()
 
 
 class Reader:
