@@ -16,7 +16,7 @@ from typing import Any
 from distributed import Client
 
 from repli.tasks.execution.shared_breakers import current_device_scope
-from repli.tasks.fallback import AnyRung, Breaker, Position, StoreError
+from repli.tasks.fallback import AnyRung, Breaker, StoreError
 from repli.tasks.pipeline import Stage
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import FLEET, Key
@@ -50,7 +50,6 @@ class _BreakerSummary:
 
 
 _CLOSED = _BreakerSummary(all_refuse=False, all_open=False)
-CLOSED = frozenset({Position.CLOSED, Position.FORCED_CLOSED})
 
 
 class Routing:
@@ -113,15 +112,11 @@ class Routing:
         """Return the digests of the rung's breakers that refuse their keys, or that others are to be probed before."""
         if rung.breaker is None or rung.breaker.scope != "key":
             return frozenset()
-        name = f"{stage}.{rung.name}"
         try:
-            states, now = breakers.read_rung(self._database, rung.breaker, name)
+            held = breakers.held_back(self._database, rung.breaker, f"{stage}.{rung.name}", probes=PROBED_KEYS)
         except StoreError:  # the stages report it
             return frozenset()
-        not_closed = {key: state for key, state in states.items() if state.position not in CLOSED}
-        due = [key for key, state in not_closed.items() if not state.refuses(now)]
-        due.sort(key=lambda key: (not_closed[key].probe_at or now, key))
-        return frozenset(digest(str(key)) for key in not_closed.keys() - set(due[:PROBED_KEYS]))
+        return frozenset(digest(str(key)) for key in held)
 
     def is_lost(self, resources: Mapping[str, float]) -> bool:
         """Return whether no worker has carried these resources for `RESOURCE_LOST_AFTER_S`."""

@@ -45,6 +45,7 @@ TRIES = 1000
 """Tries of one change before it fails: far more than there are workers to change the breaker in between."""
 
 Clock = Callable[[sa.Connection], datetime]
+_CLOSED = frozenset({Position.CLOSED, Position.FORCED_CLOSED})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,7 +89,7 @@ class BreakerView:
     @property
     def is_closed(self) -> bool:
         """Return whether calls go through."""
-        return self.state.position in (Position.CLOSED, Position.FORCED_CLOSED)
+        return self.state.position in _CLOSED
 
     @property
     def is_of_closed_key(self) -> bool:
@@ -141,6 +142,22 @@ def read_rung(
         now = clock(connection)
         found = _load(connection, breaker, None, now, name=name)
         return {key: state for key, (state, _) in found.items() if not state.is_blank}, now
+
+
+def held_back(
+    database: Database, breaker: Breaker, name: str, *, probes: int, clock: Clock = database_time
+) -> frozenset[Key]:
+    """Return the keys of a rung that refuse calls, and those that are due for a probe behind `probes` others.
+
+    First come those that are due the longest.
+    """
+    states, now = read_rung(database, breaker, name, clock=clock)
+    not_closed = {key: state for key, state in states.items() if state.position not in _CLOSED}
+    due = sorted(
+        (key for key, state in not_closed.items() if not state.refuses(now)),
+        key=lambda key: (not_closed[key].probe_at or now, key),
+    )
+    return frozenset(not_closed.keys() - set(due[:probes]))
 
 
 @retried

@@ -202,6 +202,29 @@ class TestOneBreaker:
             places = connection.scalars(sa.text("SELECT place FROM breakers ORDER BY place")).all()
         assert places == ["late", "open"]
 
+    def test_of_many_dead_keys_a_few_are_probed_at_a_time(self, shared: Shared) -> None:
+        """Those that are due the longest; the others are held back, as are those that cool down or are forced open."""
+        breaker = Breaker(scope="key", failures=1, open_for_s=60)
+        keys = [Key("stage.api", f"{number}.example") for number in range(40)]
+        for key in keys:
+            end = CallEnded(key.place, Verdict.FAILED, "503")
+            breakers.apply(shared.database, breaker, key, end, clock=shared.now)
+            shared.clock.advance(1)
+
+        def held_back() -> frozenset[Key]:
+            return breakers.held_back(shared.database, breaker, "stage.api", probes=8, clock=shared.now)
+
+        assert held_back() == set(keys), "all of them cool down"
+        shared.clock.advance(45)  # 26 are due
+        assert held_back() == set(keys[8:])
+        probe = PermitRequested("probe")
+        breakers.apply(shared.database, breaker, keys[0], probe, clock=shared.now)
+        assert held_back() == {keys[0], *keys[9:]}, "one is being probed, and another is next"
+        breakers.apply(shared.database, breaker, keys[0], CallEnded("probe", Verdict.SERVED), clock=shared.now)
+        breakers.apply(shared.database, breaker, keys[1], Overridden(Cause.FORCED_OPEN), clock=shared.now)
+        breakers.apply(shared.database, breaker, keys[39], Overridden(Cause.FORCED_CLOSED), clock=shared.now)
+        assert held_back() == {keys[1], *keys[10:39]}
+
     def test_a_key_that_asked_to_be_left_alone_is(self, shared: Shared) -> None:
         """From its first failure on, for as long as it asked, up to a day; a later answer may ask for longer."""
         breaker = Breaker(scope="key")
