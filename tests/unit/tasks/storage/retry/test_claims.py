@@ -111,6 +111,11 @@ class TestTurns:
         queue.wait_for("dead.example", "a", "b", outcome=outcome)
         queue.wait_for("well.example", "c", outcome=outcome)
         queue.store("d")
+        assert {id_: entry.waits_for for id_, entry in queue.entries().items()} == {
+            **dict.fromkeys("ab", (f"{STAGE}.gpu@dead.example",)),
+            "c": (f"{STAGE}.gpu@well.example",),
+            "d": (),
+        }
         is_dead = RetryTarget(stage=STAGE, rungs=["cpu"], refused=frozenset({digest(f"{STAGE}.gpu@dead.example")}))
         assert sorted(queue.claimed("first", gaps=[is_dead])) == ["c", "d"]
         assert queue.claimed("second", gaps=[is_dead]) == []
