@@ -14,11 +14,12 @@ from typing import Any
 import httpcore
 import pytest
 
-from repli.tasks.fallback import Breaker, InvalidItem, ItemError
+from repli.tasks.fallback import Breaker, InvalidItem, ItemError, TimedOut
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import NoBreaker, Permit
 from repli.tasks.fallback.errors import keys_of
 from repli.tasks.fallback.keyed_calls import KeyedCalls
+from repli.tasks.runtime.limited_pool import LimitedPool
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
 from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public
@@ -396,6 +397,34 @@ def test_a_resolver_that_hangs_is_given_up_at_the_deadline() -> None:
     assert time.monotonic() - started < 10
     assert verdicts == [Verdict.FAILED]
     assert keys_of(caught.value) == ("http://slow.test",)
+
+
+def test_a_connection_that_knows_no_limit_is_cut_off_soon_after_the_deadline() -> None:
+    """By the pool that it is read in, whose limit begins anew with the slot of the origin."""
+    hangs = threading.Event()
+
+    class Endless(httpcore.MockStream):
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            hangs.wait(60)
+            return b""
+
+    class Backend(httpcore.MockBackend):
+        def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+            return Endless([])
+
+    limits = FetchLimits(time_limit_s=0.5, allow_private_addresses=True)
+    place = locate("http://endless.test/a", "", limits, may_be_text=False)
+    assert isinstance(place, Place)
+    web = Web(limits, resolve=lambda host, port: [PUBLIC], backend=Backend([]))
+    pool: LimitedPool[str] = LimitedPool(1)
+    started = time.monotonic()
+    pool.submit("a", lambda: web.read(place), limit_s=600)
+    ended = pool.next_ended(wait_s=30)
+    hangs.set()
+    pool.close()
+    assert ended
+    assert isinstance(ended[1].exception(), TimedOut)
+    assert time.monotonic() - started < 10
 
 
 def test_a_name_too_long_for_the_resolver_is_told() -> None:
