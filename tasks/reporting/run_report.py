@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from repli.tasks.fallback import AnyChain, Status
+from repli.tasks.reporting.key_outages import KeyOutage, key_outages
 from repli.tasks.reporting.markdown import cell, moves_table, table
 from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.breakers import Move
@@ -29,7 +30,11 @@ COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The report of a run. `incompatibility_counts` has the number of items for which each rule forbade a rung."""
+    """The report of a run.
+
+    `incompatibility_counts` has the number of items for which each rule forbade a rung; `outages` the keys, such as
+    origins, that items wait for.
+    """
 
     run: Run
     tally: Tally
@@ -37,6 +42,7 @@ class Report:
     lowest: Sequence[FlaggedItem]
     failed: Sequence[FlaggedItem]
     moves: Sequence[Move]
+    outages: Sequence[KeyOutage]
     queue: QueueTally
 
     @property
@@ -80,6 +86,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "duplicates": self.run.duplicates,
             "emulated": self.is_emulated,
+            "outages": [outage.as_json() for outage in self.outages],
         }
 
 
@@ -92,6 +99,7 @@ def build_report(database: Database, run: Run, stages: Sequence[str]) -> Report:
         lowest=lookup.lowest(database, run.id, MAX_LISTED_ITEMS),
         failed=lookup.failed(database, run.id, MAX_LISTED_ITEMS),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
+        outages=key_outages(database, run.id),
         queue=retry_queue.tally(database, counts.of_run(run.id)),
     )
 
@@ -118,6 +126,9 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         sections.append("## Incompatible rungs\n\n" + table("rule", ["items"], by_rule))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
+    if report.outages:
+        outages = "\n".join(f"- {cell(str(outage))}" for outage in report.outages)
+        sections.append(f"## Out of reach\n\n{outages}\n\nTimes are UTC.")
     if report.moves:
         sections.append("## Breakers that moved\n\n" + moves_table(report.moves))
     if report.lowest:

@@ -91,6 +91,11 @@ class Place:
         """Return whether `repli.tasks.sources.web` reads this place."""
         return self.scheme in WEB_SCHEMES
 
+    @property
+    def origin(self) -> str:
+        """Return the scheme and host of a web address, in lower case; the empty string for every other place."""
+        return self.uri.partition("://")[2].partition("/")[0].lower() if self.is_web else ""
+
 
 def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -> Content | Place:
     """Return the location of a declared value, or its bytes if the manifest carries them.

@@ -127,7 +127,8 @@ run_items = Table(
 
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
 # `rank`; `input_hash` is a hash of the stage's input, `revision` the item's when it was computed. `is_stale`: the input
-# has changed since, and no result as good was computed from the new one.
+# has changed since, and no result as good was computed from the new one. `waits_for`: the breakers, one a line, of the
+# keys that kept better rungs from serving.
 step_results = Table(
     "step_results",
     metadata,
@@ -148,6 +149,7 @@ step_results = Table(
     Column("input_hash", StorableString(64)),
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("is_stale", Boolean, nullable=False, server_default=false()),
+    Column("waits_for", StorableText),
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import blocks
 from repli.blocks import Cluster, EnrichmentPolicy, ItemStore
 from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Policy, RetryPolicy
-from tests.support.default_pipeline import CHAINS, declared_breakers
+from tests.support.default_pipeline import CHAINS, PIPELINE, declared_breakers
 
 KINDS: tuple[type[Block], ...] = (ItemStore, EnrichmentPolicy, Cluster)
 HALVED = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}
@@ -140,6 +140,20 @@ class TestEnrichmentPolicy:
         expected = BreakerPolicy(failures=2, within_s=600, open_for_s=5, open_for_at_most_s=900)
         assert block.policy().breakers == {"classify_image.gpu": expected}
         assert block.retry_policy() == RetryPolicy(below=0.95, tries=2, delay_s=60, lease_s=30)
+
+    def test_how_often_an_origin_is_called(self) -> None:
+        """Calls at once and a second, where a breaker has keys; 0 a second is no limit, as declared."""
+        fields = form(EnrichmentPolicy)
+        assert fields["breakers.fetch.origin.at_once"]["default"] == 4
+        assert "breakers.classify_image.gpu.at_once" not in fields
+        block = EnrichmentPolicy(breakers={"fetch": {"origin": {"at_once": 2, "per_second": 10}}})
+        fetch = PIPELINE.with_policy(block.policy()).stage("fetch").chain.primary
+        assert fetch.breaker
+        assert (fetch.breaker.at_once, fetch.breaker.per_second, fetch.breaker.failures) == (2, 10, 5)
+        without_rate = EnrichmentPolicy(breakers={"fetch": {"origin": {"at_once": 2}}}).policy()
+        fetch = PIPELINE.with_policy(without_rate).stage("fetch").chain.primary
+        assert fetch.breaker
+        assert (fetch.breaker.at_once, fetch.breaker.per_second) == (2, None)
 
     def test_what_a_drill_has_to_cover(self) -> None:
         """As a list, or as one text, which is what a person types."""

@@ -16,14 +16,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import ChainInput, Directives, Failed, Outcome, Served, Status, StepResult, run_chain
+from repli.tasks.execution.shared_breakers import BreakerRegistry
+from repli.tasks.fallback import Breaker, ChainInput, Directives, Failed, Outcome, Served, Status, StepResult, run_chain
+from repli.tasks.fallback.breaker import CallEnded, Verdict
 from repli.tasks.items import Asset, Assets, Item, ItemState
 from repli.tasks.pipeline import StageContext
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.sources.locate import InlineText
 from repli.tasks.stages.fetch import STAGE, Carried, Declared
+from repli.tasks.storage import breakers
 from repli.tasks.storage.blobs import Blobs
+from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import good_copies
 from tests.support.default_pipeline import PIPELINE
@@ -381,6 +385,25 @@ def test_a_forced_fallback_asks_no_origin(context: StageContext, declare: Callab
     items = [declare("A lamp.", f"{site.url}/lamp.png")]
     [result] = run(items, context, Directives(forced={"fetch": "cached"}))
     assert (result.rung, result.confidence) == ("cached", 0.5)
+    assert not site.requests
+
+
+def test_a_refused_origin_is_in_the_trail_and_no_error_of_the_item(
+    context: StageContext, declare: Callable[..., Declared], site: Site
+) -> None:
+    """The attempt says `refused`, with what the origin's failure was; another asset's own error outranks it."""
+    breaker_of = BreakerRegistry(context.database, device_scope="here").of
+    ended = CallEnded("another worker's", Verdict.FAILED, "it answered 503", 3600.0)
+    breakers.apply(context.database, Breaker(scope="key"), Key("fetch.origin", site.url), ended)
+    items = [declare(None, f"{site.url}/lamp.png"), declare("gone.html", f"{site.url}/lamp.png")]
+    works = [ChainInput(str(position), item) for position, item in enumerate(items)]
+    within = process_runtime(may_exit=False, breaker_of=breaker_of)
+    one, both = run_chain(CHAIN, works, context, run_id="run", runtime=within)
+    assert [attempt.outcome.value for attempt in one.attempts] == ["refused", "failed", "served"]
+    assert one.attempts[0].error
+    assert "503" in one.attempts[0].error.message
+    assert not one.attempts[0].is_item_error
+    assert (both.attempts[0].outcome.value, both.attempts[0].is_item_error) == ("failed", True)
     assert not site.requests
 
 
