@@ -264,6 +264,7 @@ def test_a_store_that_does_not_answer_keeps_its_secret(
         assert SECRET not in json.dumps(found), what
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
 def test_no_command_shows_the_secret(database: Database, shop: Shop, server: Server, tmp_path: Path) -> None:
     """Neither what it prints, on either stream, nor what Prefect keeps of it: logs, artifacts, parameters, events."""
