@@ -16,9 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpcore
 import httpx
@@ -31,10 +29,8 @@ from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.limited_pool import restart_limit
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
 from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
-
-if TYPE_CHECKING:
-    import ssl
 
 Resolve = Callable[[str, int], Sequence[str]]
 
@@ -47,6 +43,7 @@ GRACE_S = 2.0
 
 _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
+_6TO4_RELAYS = IPv4Network("192.88.99.0/24")  # RFC 7526 took it out of use; ipaddress calls it global
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
 _RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -83,7 +80,7 @@ class Web:
         self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._failing: set[str] = set()
         self._pool = httpcore.ConnectionPool(
-            ssl_context=_ssl_context(),
+            ssl_context=ssl_context(),
             max_connections=None,
             network_backend=_CheckedBackend(limits, resolve or resolve_addresses, backend or httpcore.SyncBackend()),
         )
@@ -195,7 +192,8 @@ class Web:
         if url.userinfo:
             request = next(httpx.BasicAuth(url.username, url.password).auth_flow(request))
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}  # points in time: see _Stream
+        # Points in time: see `DeadlineStream`.
+        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}
         with self._pool.stream("GET", target, headers=request.headers.raw, extensions=timeouts) as answer:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
             if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
@@ -271,7 +269,7 @@ def is_public(address: str) -> bool:
         if inner is None:
             return parsed in _GLOBAL_UNICAST and parsed.is_global and not (parsed.sixtofour or parsed.teredo)
         parsed = inner
-    return parsed.is_global and not parsed.is_multicast
+    return parsed.is_global and not parsed.is_multicast and parsed not in _6TO4_RELAYS
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
@@ -291,11 +289,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._resolve_allowed(host, port, _remaining_s(timeout))
+        addresses = self._resolve_allowed(host, port, remaining_s(timeout))
         for position, address in enumerate(addresses, start=1):
-            share_s = _remaining_s(timeout) / (len(addresses) - position + 1)
+            share_s = remaining_s(timeout) / (len(addresses) - position + 1)
             try:
-                return _Stream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
+                return DeadlineStream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if position == len(addresses):
                     raise
@@ -320,46 +318,6 @@ class _CheckedBackend(httpcore.NetworkBackend):
                 "set REPLI_ALLOW_PRIVATE_ADDRESSES=1 if you trust this manifest"
             )
         return public
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection whose time-outs are points in time, so that a slow peer cannot prolong a request byte by byte.
-
-    httpcore passes the time-outs of a request to this class; `Web` sets them to the request's deadline.
-    """
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _remaining_s(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _remaining_s(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _remaining_s(timeout)))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    """Return the trusted certificates, loaded once: loading takes longer than most fetches."""
-    return httpx.create_ssl_context()
-
-
-def _remaining_s(deadline: float | None) -> float:
-    remaining = (deadline or 0.0) - time.monotonic()
-    if remaining <= 0:
-        raise httpcore.ReadTimeout("the deadline has passed")
-    return remaining
 
 
 def _join_location(url: httpx.URL, location: str) -> httpx.URL:
