@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
 
 import httpcore
@@ -47,6 +47,7 @@ GRACE_S = 2.0
 
 _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
+_6TO4_RELAYS = IPv4Network("192.88.99.0/24")  # RFC 7526 took it out of use; ipaddress calls it global
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
 _RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -271,7 +272,7 @@ def is_public(address: str) -> bool:
         if inner is None:
             return parsed in _GLOBAL_UNICAST and parsed.is_global and not (parsed.sixtofour or parsed.teredo)
         parsed = inner
-    return parsed.is_global and not parsed.is_multicast
+    return parsed.is_global and not parsed.is_multicast and parsed not in _6TO4_RELAYS
 
 
 class _CheckedBackend(httpcore.NetworkBackend):

@@ -448,6 +448,11 @@ def test_a_name_too_long_for_the_resolver_is_told() -> None:
         ("100.64.0.1", False),
         ("239.1.1.1", False),
         ("255.255.255.255", False),
+        ("192.88.98.255", True),
+        ("192.88.99.0", False),  # relays of 6to4, a prefix that is not globally routed any more (RFC 7526)
+        ("192.88.99.255", False),
+        ("64:ff9b::c058:6301", False),
+        ("192.88.100.0", True),
     ],
 )
 def test_which_addresses_are_public(address: str, expected: bool) -> None:
