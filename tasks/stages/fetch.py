@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, Served, StepError, StoreError
 from repli.tasks.fallback.errors import BreakerOpen
@@ -125,12 +128,24 @@ STAGE.skip(penalty="0.7")
 
 
 def _copy_name(place: Place, limits: FetchLimits) -> str:
-    """Return the name that a place's last good copy is kept under.
+    """Return the name that a place's last good copy is kept under: its URI, and a hash of the credentials in it.
 
-    Copies that were read with permission to reach private addresses have names of their own, so that a manifest
-    without that permission cannot use them.
+    So a copy is served only to a manifest with the credentials that it was read with. Copies that were read with
+    permission to reach private addresses have names of their own, so that a manifest without that permission cannot
+    use them.
     """
-    return f"private {place.uri}" if place.is_web and limits.allow_private_addresses else place.uri
+    name = f"{place.uri} {_hash(place.credentials, place.uri)}" if place.credentials else place.uri
+    return f"private {name}" if place.is_web and limits.allow_private_addresses else name
+
+
+def _hash(credentials: str, uri: str) -> str:
+    """Return a hash of credentials for the host of `uri`, too slow to compute for guessing a password by it."""
+    return _slow_hash(credentials, urlsplit(uri).netloc)
+
+
+@lru_cache(maxsize=1024)
+def _slow_hash(credentials: str, host: str) -> str:
+    return hashlib.scrypt(credentials.encode(), salt=host.encode(), n=2**14, r=8, p=1, dklen=16).hex()
 
 
 def _copy_or_error(place: Place, copy: Asset | None) -> FetchResult:

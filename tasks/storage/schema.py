@@ -153,7 +153,8 @@ step_results = Table(
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 
-# The last good copy of each fetched URI. The rung `fetch.cached` serves it.
+# The last good copy of each fetched URI, with a hash of the credentials that it was read with. The rung `fetch.cached`
+# serves it.
 good_copies = Table(
     "good_copies",
     metadata,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import threading
 from collections import Counter
@@ -39,6 +41,9 @@ from_cache = CHAIN.rungs[1].run
 
 PNG = b"\x89PNG\r\n\x1a\n and more"
 HTML = b"<html>a lamp</html>"
+ALICE = f"Basic {base64.b64encode(b'alice:right').decode()}"
+WHO = ("", "@", "mallory:wrong@", "alice:wrong@", "alice@", "***@", "alice:right@")
+"""Credentials in an address, of which the last are the right ones."""
 
 
 @pytest.fixture
@@ -92,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests[self.path] += 1
-        is_there = self.path == "/lamp.png" and not self.server.is_down
+        is_allowed = self.path == "/lamp.png" or (self.path == "/me" and self.headers["Authorization"] == ALICE)
+        is_there = is_allowed and not self.server.is_down
         self.send_response(200 if is_there else 404)
         self.send_header("Content-Type", "text/plain")
         self.end_headers()
@@ -356,7 +362,26 @@ def test_no_password_is_kept(context: StageContext, declare: Callable[..., Decla
         image = served(fetch([declare(None, uri)], context)[0]).image
         assert image and image.uri == uri.replace("me:hush", "***")
     with context.database.read() as connection:
-        assert connection.scalars(sa.select(good_copies.c.uri)).all() == ["private " + uri.replace("me:hush", "***")]
+        [kept] = connection.execute(sa.select(good_copies)).all()
+    assert kept.uri.startswith(f"private {uri.replace('me:hush', '***')} ")
+    written = repr(kept)
+    assert "hush" not in written
+    for text in (b"hush", b"me:hush", b"me:hush@", uri.encode()):
+        assert hashlib.sha256(text).hexdigest() not in written, "a fast hash of a password can be guessed"
+
+
+def test_a_copy_is_of_the_credentials_that_it_was_read_with(
+    context: StageContext, declare: Callable[..., Declared], site: Site
+) -> None:
+    """A page that one account may read is served from its copy to that account, and to no other."""
+    by_account = {who: declare(None, site.url.replace("//", f"//{who}") + "/me") for who in WHO}
+    served(from_origin([by_account["alice:right@"]], context)[0])
+    found = {who: from_cache([by_account[who]], context)[0] for who in WHO}
+    assert [who for who, outcome in found.items() if isinstance(outcome, Served)] == ["alice:right@"]
+    [result] = run([by_account["mallory:wrong@"]], context)
+    assert (result.status, result.value) == (Status.SKIPPED, None)
+    image = served(found["alice:right@"]).image
+    assert image and Blobs(context.settings.blobs).read(image.sha256) == PNG
 
 
 def test_a_copy_of_a_private_address_needs_the_leave(
