@@ -16,9 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any
 
 import httpcore
 import httpx
@@ -31,10 +29,8 @@ from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.limited_pool import restart_limit
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
 from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
-
-if TYPE_CHECKING:
-    import ssl
 
 Resolve = Callable[[str, int], Sequence[str]]
 
@@ -84,7 +80,7 @@ class Web:
         self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._failing: set[str] = set()
         self._pool = httpcore.ConnectionPool(
-            ssl_context=_ssl_context(),
+            ssl_context=ssl_context(),
             max_connections=None,
             network_backend=_CheckedBackend(limits, resolve or resolve_addresses, backend or httpcore.SyncBackend()),
         )
@@ -196,7 +192,8 @@ class Web:
         if url.userinfo:
             request = next(httpx.BasicAuth(url.username, url.password).auth_flow(request))
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}  # points in time: see _Stream
+        # Points in time: see `DeadlineStream`.
+        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}
         with self._pool.stream("GET", target, headers=request.headers.raw, extensions=timeouts) as answer:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
             if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
@@ -292,11 +289,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._resolve_allowed(host, port, _remaining_s(timeout))
+        addresses = self._resolve_allowed(host, port, remaining_s(timeout))
         for position, address in enumerate(addresses, start=1):
-            share_s = _remaining_s(timeout) / (len(addresses) - position + 1)
+            share_s = remaining_s(timeout) / (len(addresses) - position + 1)
             try:
-                return _Stream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
+                return DeadlineStream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if position == len(addresses):
                     raise
@@ -321,46 +318,6 @@ class _CheckedBackend(httpcore.NetworkBackend):
                 "set REPLI_ALLOW_PRIVATE_ADDRESSES=1 if you trust this manifest"
             )
         return public
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection whose time-outs are points in time, so that a slow peer cannot prolong a request byte by byte.
-
-    httpcore passes the time-outs of a request to this class; `Web` sets them to the request's deadline.
-    """
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _remaining_s(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _remaining_s(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _remaining_s(timeout)))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    """Return the trusted certificates, loaded once: loading takes longer than most fetches."""
-    return httpx.create_ssl_context()
-
-
-def _remaining_s(deadline: float | None) -> float:
-    remaining = (deadline or 0.0) - time.monotonic()
-    if remaining <= 0:
-        raise httpcore.ReadTimeout("the deadline has passed")
-    return remaining
 
 
 def _join_location(url: httpx.URL, location: str) -> httpx.URL:
