@@ -11,14 +11,15 @@ from typing import Any
 
 from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.key_outages import KeyOutage, key_outages
-from repli.tasks.reporting.markdown import cell, moves_table, table
-from repli.tasks.storage import breakers, counts
+from repli.tasks.reporting.markdown import cell, moves_table, table, usage_section
+from repli.tasks.storage import breakers, counts, usage
 from repli.tasks.storage.breakers import Move
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import PARKED, QueueTally
 from repli.tasks.storage.runs import Run
+from repli.tasks.storage.usage import ApiUsage
 from repli.tasks.storage.views import lookup
 from repli.tasks.storage.views.lookup import FlaggedItem
 
@@ -44,6 +45,7 @@ class Report:
     moves: Sequence[Move]
     outages: Sequence[KeyOutage]
     queue: QueueTally
+    usage: Sequence[ApiUsage] = ()
 
     @property
     def seconds(self) -> float:
@@ -75,7 +77,7 @@ class Report:
             parts.append(f"{self.run.duplicates} lines superseded by a later one with the same id")
         if self.is_emulated:
             parts.append("accelerator emulated")
-        return ", ".join(parts)
+        return "; ".join([", ".join(parts), *map(str, self.usage)])
 
     def as_json(self) -> dict[str, Any]:
         """Return the document of `run --json`."""
@@ -87,6 +89,7 @@ class Report:
             "duplicates": self.run.duplicates,
             "emulated": self.is_emulated,
             "outages": [outage.as_json() for outage in self.outages],
+            "usage": [used.as_json() for used in self.usage],
         }
 
 
@@ -101,6 +104,7 @@ def build_report(database: Database, run: Run, stages: Sequence[str]) -> Report:
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
         outages=key_outages(database, run.id),
         queue=retry_queue.tally(database, counts.of_run(run.id)),
+        usage=usage.of_run(database, run.id),
     )
 
 
@@ -124,6 +128,8 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     if report.incompatibility_counts:
         by_rule = {cell(rule): {"items": count} for rule, count in report.incompatibility_counts.most_common()}
         sections.append("## Incompatible rungs\n\n" + table("rule", ["items"], by_rule))
+    if report.usage:
+        sections.append(usage_section(report.usage))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
     if report.outages:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -243,6 +244,22 @@ retries = Table(
     Column("quality_after", Float),
     Column("outcome", StorableString(16), nullable=False),
     Column("at", UtcDateTime, nullable=False),
+)
+
+# What the requests of a run to models behind an API have used: one row per batch and rung. `uncounted` requests did not
+# say their tokens; `cost` is null where no price was set.
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", StorableString(36), primary_key=True),
+    Column("run_id", StorableString(36), ForeignKey("runs.id"), nullable=False),
+    Column("model", StorableText, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("texts", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("uncounted", Integer, nullable=False),
+    Column("cost", Float),
+    Index("usage_by_run", "run_id"),
 )
 
 # Every drill that ended; never deleted.
