@@ -125,13 +125,12 @@ class ModelSettings:
         return replace(api, key=self.text_key, price=self.text_price, time_limit_s=self.text_time_limit_s)
 
     def as_variables(self) -> dict[str, str]:
-        """Return the variables that name the models and their runtime, for processes in other folders."""
-        return {
-            IMAGE_MODEL_GPU: self.image_gpu,
-            IMAGE_MODEL_CPU: self.image_cpu,
-            TEXT_MODEL: self.text,
-            RUNTIME: self.runtime,
-        }
+        """Return the variables that name the models and their runtime, for processes in other folders.
+
+        The default text model is not named: a block may name another.
+        """
+        text = {} if self.text == ModelSettings().text else {TEXT_MODEL: self.text}
+        return {IMAGE_MODEL_GPU: self.image_gpu, IMAGE_MODEL_CPU: self.image_cpu, RUNTIME: self.runtime, **text}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,8 @@ from tests.support.progress_lines import without_progress
 pytestmark = pytest.mark.timeout(300)
 
 SECRET = "hunter2-kept-to-itself"
-KINDS = ("item-store", "enrichment-policy", "repli-cluster")
+KINDS = ("item-store", "enrichment-policy", "repli-cluster", "repli-text-model")
+NAMES = ("Item Store", "Enrichment Policy", "Repli Cluster", "Repli Text Model")
 LEAVE_OUT_NOTHING = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}
 DEPLOYED = """
 import sys
@@ -125,9 +126,9 @@ def deployed(standing: dict[str, str], manifest: Path, **variables: str) -> subp
     )
 
 
-def test_one_command_registers_all_three(registered: str, server: Server) -> None:
+def test_one_command_registers_all_of_them(registered: str, server: Server) -> None:
     """The server knows each with its description, its form, and which of its fields is secret."""
-    for slug, name in zip(KINDS, ("Item Store", "Enrichment Policy", "Repli Cluster"), strict=True):
+    for slug, name in zip(KINDS, NAMES, strict=True):
         kind = server.api.get(f"/block_types/slug/{slug}").raise_for_status().json()
         assert (kind["name"], name in registered) == (name, True)
         assert "Repli" in kind["description"]
