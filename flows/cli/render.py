@@ -139,15 +139,18 @@ def retry_answer(queued: Sequence[str], nothing_to_do: Sequence[str]) -> Rendera
 
 
 def tally_table(tally: Tally) -> RenderableType:
-    """Return items by stage and status, and by stage and the rung that served."""
+    """Return items by stage and status, those that a rung declined, and by stage and the rung that served."""
     present = [status for status in Status if any(counts.get(status) for counts in tally.stages.values())]
     table = Table("stage", box=None)
     for status in present:
         table.add_column(Text(status.value.replace("_", "\n"), style=_STATUS_COLOURS[status]), justify="right")
+    if tally.declined:
+        table.add_column(Text("declined\nby a rung"), justify="right")
     served = Table("stage", "served by", box=None)
     for stage, counts in tally.stages.items():
         rungs = sorted(tally.rungs.get(stage, {}).items(), key=lambda pair: -pair[1])
-        table.add_row(stage, *(str(counts.get(status, "")) for status in present))
+        declined = [str(tally.declined.get(stage, ""))] if tally.declined else []
+        table.add_row(stage, *(str(counts.get(status, "")) for status in present), *declined)
         served.add_row(stage, " · ".join(f"{rung} {count}" for rung, count in rungs))
     return Group(table, "", served)
 
@@ -235,6 +238,7 @@ def hits_page(found: SearchResult) -> RenderableType:
     parts: list[RenderableType] = [Text(_short(note, 300), style="yellow") for note in found.notes]
     for hit in found.hits:
         degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
+        degraded += f" · declined: {', '.join(hit.declined)}" if hit.declined else ""
         head = Text.assemble(
             (_short(hit.name or hit.id, 80), "bold"),
             f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",

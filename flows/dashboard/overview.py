@@ -71,6 +71,7 @@ def show_counts(stats: DashboardStats) -> None:
         "items": f"{tally.items:,}",
         "stored": f"{tally.stored:,}",
         "degraded": f"{tally.degraded:,}",
+        "declined": f"{sum(tally.declined.values()):,}",
         "failed": f"{tally.failed:,}",
         "pending": f"{tally.pending:,}",
         "in the queue": f"{stats.queue.waiting:,}",
@@ -110,10 +111,11 @@ def show_stages(stats: DashboardStats) -> None:
         if any(stats.tally.rungs.values()):
             st.altair_chart(charts.rung_by_stage(stats.tally.rungs, stats.pipeline.chains))
     rows: list[tuple[Cell, ...]] = [
-        (stage, *(counts.get(status, 0) for status in Status), _rungs(stats, stage))
+        (stage, *(counts.get(status, 0) for status in Status), stats.tally.declined.get(stage, 0), _rungs(stats, stage))
         for stage, counts in stats.tally.stages.items()
     ]
-    st.html(table("stages", ("stage", *(str(status).replace("_", " ") for status in Status), "rungs"), rows))
+    statuses = [str(status).replace("_", " ") for status in Status]
+    st.html(table("stages", ("stage", *statuses, "declined", "rungs"), rows))
 
 
 def _rungs(stats: DashboardStats, stage: str) -> str:

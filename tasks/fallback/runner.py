@@ -402,7 +402,7 @@ def _step_result(
             rung=SKIP,
             penalty=chain.skip.factor,
             error=None if is_policy else _reason(chain, attempts),
-            retryable=not is_policy and any(error.retryable for error in errors),
+            retryable=not is_policy and can_improve and not _is_invalid(attempts),
         )
     return result(
         status=Status.FAILED,
@@ -410,6 +410,12 @@ def _step_result(
         error=_reason(chain, attempts),
         retryable=can_improve and all(one.error.retryable for one in attempts if one.error and not _is_declined(one)),
     )
+
+
+def _is_invalid(attempts: Sequence[Attempt]) -> bool:
+    """Return whether the rungs that failed all found the item itself invalid, so that no later try can serve it."""
+    failed = [one.error for one in attempts if one.outcome is AttemptOutcome.FAILED and one.error]
+    return bool(failed) and not any(error.retryable for error in failed)
 
 
 def _is_declined(attempt: Attempt) -> bool:
@@ -426,9 +432,10 @@ def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
     devices = {rung.name for rung in chain.rungs if rung.resources}
     declined = AttemptOutcome.DECLINED
     missed = [attempt for attempt in attempts if attempt.error]
-    if missed and all(attempt.outcome is declined for attempt in missed) and missed[0].error:
-        return replace(missed[0].error, message=f"no rung was sure: {missed[0].error.message}")
     failed = [attempt for attempt in missed if attempt.outcome is AttemptOutcome.FAILED]
-    out_of_reach = [one for one in missed if one.outcome is not declined and one.rung not in devices]
-    unsure = [attempt for attempt in missed if attempt.outcome is declined]
-    return next((attempt.error for attempt in [*failed, *out_of_reach, *unsure, *missed]), None)
+    no_reason = {declined, AttemptOutcome.FORCED_PAST}
+    out_of_reach = [one for one in missed if one.outcome not in no_reason and one.rung not in devices]
+    unsure = [attempt.error for attempt in missed if attempt.outcome is declined and attempt.error]
+    if unsure and not (failed or out_of_reach):
+        return replace(unsure[0], message=f"no rung was sure; {unsure[0].message}")
+    return next((attempt.error for attempt in [*failed, *out_of_reach, *missed]), None)

@@ -135,15 +135,13 @@ class ImageClassifier:
             for (label, index), confidence in zip(names, confidences[best_first].tolist(), strict=True)
         )
         best = top[0]
-        is_unknown = best.confidence < self._reading.threshold
-        answer = Label(
-            label=None if is_unknown else best.label,
-            label_index=None if is_unknown else best.label_index,
-            unknown=is_unknown,
-            top=top,
-            vocabulary=vocabulary.name,
-        )
+        answer = Label(label=best.label, label_index=best.label_index, top=top, vocabulary=vocabulary.name)
         return answer, best.confidence
+
+    @property
+    def threshold(self) -> float:
+        """Return the confidence below which the model is not sure of its best guess."""
+        return self._reading.threshold
 
 
 @loaded_once(what="image model", keep=4)

@@ -59,6 +59,8 @@ class Report:
             f"{tally.degraded} degraded",
             f"{tally.failed} failed",
         ]
+        if declined := sum(tally.declined.values()):
+            parts.append(f"{declined} answers declined")
         if tally.pending:
             parts.append(f"{tally.pending} pending")
         if self.queue.waiting:
@@ -113,6 +115,9 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         "## Stages by status\n\n" + table("stage", [str(status) for status in Status], tally.stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
+    if tally.declined:
+        by_stage = {stage: {"items": count} for stage, count in tally.declined.items()}
+        sections.append("## Declined, because a rung was not sure\n\n" + table("stage", ["items"], by_stage))
     if report.incompatibility_counts:
         by_rule = {cell(rule): {"items": count} for rule, count in report.incompatibility_counts.most_common()}
         sections.append("## Incompatible rungs\n\n" + table("rule", ["items"], by_rule))

@@ -20,7 +20,8 @@ class Tally:
     """The counts of a set of items.
 
     `quality` counts stored items by quality; `stages` counts items by stage and status, pending included; `rungs`
-    counts them by stage and the rung that served.
+    counts them by stage and the rung that served; `declined` counts, by stage, those that a rung declined because it
+    was not sure, whether another rung served them or none.
     """
 
     items: int
@@ -30,6 +31,7 @@ class Tally:
     quality: Mapping[float, int]
     stages: Mapping[str, Mapping[str, int]]
     rungs: Mapping[str, Mapping[str, int]]
+    declined: Mapping[str, int]
 
     @property
     def mean_quality(self) -> float | None:
@@ -50,6 +52,7 @@ class Tally:
             "quality": {str(quality): count for quality, count in self.quality.items()},
             "stages": {stage: dict(counts) for stage, counts in self.stages.items()},
             "rungs": {stage: dict(counts) for stage, counts in self.rungs.items()},
+            "declined": dict(self.declined),
         }
 
 
@@ -66,6 +69,11 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
             _of_results(
                 run_id, step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count()
             ).group_by(step_results.c.stage, step_results.c.status, step_results.c.rung)
+        ).all()
+        declined = connection.execute(
+            _of_results(run_id, step_results.c.stage, sa.func.count())
+            .where(was_declined())
+            .group_by(step_results.c.stage)
         ).all()
     total = sum(count for *_, count in states)
     quality = {row.quality: row[2] for row in states if row.state == "stored"}
@@ -88,7 +96,15 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
         quality=dict(sorted(quality.items(), reverse=True)),
         stages=by_status,
         rungs=by_rung,
+        declined={row.stage: row[1] for row in declined},
     )
+
+
+def was_declined() -> sa.ColumnElement[bool]:
+    """Return the condition on `step_results` that a rung declined the item because it was not sure."""
+    below_best = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
+    # As JSON has it: a quote within a message has a backslash before it.
+    return below_best & sa.cast(step_results.c.attempts, sa.Text).contains(f'"{AttemptOutcome.DECLINED}"')
 
 
 @retried

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status, StepResult
+from repli.tasks.fallback import AttemptOutcome, Status, StepResult
 from repli.tasks.items import ItemState, clean_text
 from repli.tasks.storage import results
 from repli.tasks.storage.counts import of_run
@@ -49,6 +49,12 @@ class ItemView:
     def degraded(self) -> list[str]:
         """Return the names of the degraded and skipped stages."""
         return [name for name, result in self.stages.items() if result.status in _BELOW_BEST]
+
+    @property
+    def declined(self) -> list[str]:
+        """Return the names of those of the degraded stages in which a rung was not sure."""
+        declined = AttemptOutcome.DECLINED
+        return [name for name in self.degraded if any(one.outcome is declined for one in self.stages[name].attempts)]
 
     def as_json(self) -> dict[str, Any]:
         return {

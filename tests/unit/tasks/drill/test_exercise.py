@@ -133,7 +133,7 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
     """A rung that answers the same for whatever it is shown fails."""
 
     def tench(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
-        answer = Label(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
+        answer = Label(label="tench", label_index=0, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
     verdicts = drill(planted(classify_image.STAGE, BY_RULES, tench), classify_image.STAGE, shop, PHOTOS)
@@ -144,7 +144,7 @@ def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]
     """A label that is not that of its index is no answer."""
 
     def shifted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
-        answer = Label(label="tench", label_index=1, unknown=False, top=(), vocabulary="imagenet-1k")
+        answer = Label(label="tench", label_index=1, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
     pipeline = planted(classify_image.STAGE, BY_RULES, shifted)

@@ -133,6 +133,12 @@ def test_fallback_serves() -> None:
     ]
 
 
+def test_an_invalid_item_is_not_tried_again() -> None:
+    """Where each rung that could look at it found it invalid, waiting changes nothing."""
+    (result,) = run(gpu(Does.FAIL_FOR_GOOD), cpu(Does.FAIL_FOR_GOOD))
+    assert (result.status, result.retryable) == (Status.SKIPPED, False)
+
+
 def test_no_rung_serves() -> None:
     """An item that no rung serves is `skipped`, retryable, with no value, confidence 0 and the primary's error."""
     (result,) = run(gpu(Does.FAIL), cpu(Does.FAIL_FOR_GOOD))
