@@ -128,13 +128,15 @@ def test_the_whole_store_is_shown(served: Served) -> None:
             "pending": "0",
             "in the queue": str(retry_queue.tally(served.database).waiting),
             "mean quality": f"{tally.mean_quality:.3f}",
+            "declined": str(sum(tally.declined.values())),
         }
         assert tally.failed > 0 < tally.degraded < tally.stored
         page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 6")
         picture(page, "dashboard", height=1750)
         order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed")
         for stage, *numbers, rungs in rows(page, "stages"):
-            assert [int(number) for number in numbers] == [tally.stages[stage].get(status, 0) for status in order]
+            shown_counts = [tally.stages[stage].get(status, 0) for status in order]
+            assert [int(number) for number in numbers] == [*shown_counts, tally.declined.get(stage, 0)]
             assert dict(re.findall(r"(\w+) (\d+)", rungs)) == {
                 rung: str(count) for rung, count in tally.rungs[stage].items()
             }

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from repli.flows.cli.demo.catalogue import package_data
+from repli.flows.cli.demo.photos import PHOTOS
 from repli.flows.dispatch.retry_planner import PROBE_ITEMS
 from repli.tasks.fallback import Fault, UsageError
 from repli.tasks.fallback.policy import RetryPolicy
@@ -316,9 +317,10 @@ def gallery(preloaded: Preloaded, standing: dict[str, str], tmp_path_factory: py
 
 
 def write_gallery(folder: Path) -> tuple[Path, list[str]]:
-    """A manifest of labelled photos, two of which are not there, and one item without; the ids of those there."""
+    """A manifest of photos that both models are sure of, two more that are not there, and one item without; the ids of
+    those there."""
     try:
-        files = sorted(package_data("foolbox").glob("imagenet_*.jpg"))
+        files = [package_data("foolbox") / name for name in PHOTOS if name.startswith("imagenet_")]
     except UsageError as error:
         pytest.skip(str(error))
     folder.mkdir()
@@ -444,7 +446,7 @@ def test_a_rung_that_does_not_go_with_another_is_named(
     With a label from a model it is, and the queue is worked off as far as was asked.
     """
     shop = Shop(preloaded, tmp_path / "home")
-    manifest = write_manifest(tmp_path / "items", 4)
+    manifest = write_manifest(tmp_path / "items", 4, name="Folding chair")
     rule = RULES[0]
     force = ("--force", "classify_image=rules")
     for options in (force, (*force, "--force", "embed_text=text_and_label", "--refresh")):
@@ -490,7 +492,7 @@ def test_items_that_are_barred_do_not_keep_the_others_waiting(preloaded: Preload
     """Labels by `rules` bar 24 items from a better vector while the models are held back: they are left where they are,
     and what comes after them is whole."""
     shop = Shop(preloaded, tmp_path / "home")
-    barred = write_manifest(tmp_path / "barred", 24)
+    barred = write_manifest(tmp_path / "barred", 24, name="Folding chair")
     others = tmp_path / "others.jsonl"
     others.write_text("".join(json.dumps({"id": f"other-{n}", "name": f"Other thing {n}"}) + "\n" for n in range(8)))
     for rung in ("gpu", "cpu"):
