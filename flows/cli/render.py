@@ -19,7 +19,7 @@ from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
 from repli.tasks.search import SearchResult
 from repli.tasks.storage.breakers import BreakerView, Move
-from repli.tasks.storage.counts import Tally
+from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, Entry, QueueTally
@@ -36,6 +36,7 @@ _STATUS_COLOURS = {
     Status.FAILED: "red",
     Status.PENDING: "blue",
 }
+_STATUS_COLUMNS = {**{status.value: _STATUS_COLOURS[status] for status in Status}, NOT_REACHED: "dim"}
 _POSITION_COLOURS = {
     Position.CLOSED: "green",
     Position.OPEN: "red",
@@ -140,14 +141,15 @@ def retry_answer(queued: Sequence[str], nothing_to_do: Sequence[str]) -> Rendera
 
 def tally_table(tally: Tally) -> RenderableType:
     """Return items by stage and status, those that a rung declined, and by stage and the rung that served."""
-    present = [status for status in Status if any(counts.get(status) for counts in tally.stages.values())]
+    shown = tally.shown_stages
+    present = [status for status in _STATUS_COLUMNS if any(counts.get(status) for counts in shown.values())]
     table = Table("stage", box=None)
     for status in present:
-        table.add_column(Text(status.value.replace("_", "\n"), style=_STATUS_COLOURS[status]), justify="right")
+        table.add_column(Text(status.replace("_", "\n"), style=_STATUS_COLUMNS[status]), justify="right")
     if tally.declined:
         table.add_column(Text("declined\nby a rung"), justify="right")
     served = Table("stage", "served by", box=None)
-    for stage, counts in tally.stages.items():
+    for stage, counts in shown.items():
         rungs = sorted(tally.rungs.get(stage, {}).items(), key=lambda pair: -pair[1])
         declined = [str(tally.declined.get(stage, ""))] if tally.declined else []
         table.add_row(stage, *(str(counts.get(status, "")) for status in present), *declined)

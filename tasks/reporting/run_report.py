@@ -13,7 +13,7 @@ from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.markdown import cell, moves_table, table
 from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.breakers import Move
-from repli.tasks.storage.counts import Tally
+from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import PARKED, QueueTally
@@ -112,7 +112,7 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         f"# {report}",
         f"Source {cell(report.run.source)} · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
         f"![Items by quality](data:image/png;base64,{chart})",
-        "## Stages by status\n\n" + table("stage", [str(status) for status in Status], tally.stages),
+        "## Stages by status\n\n" + table("stage", _statuses(tally), tally.shown_stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
     if tally.declined:
@@ -130,6 +130,10 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     if report.failed:
         sections.append("## Failed\n\n" + _findings(report.failed))
     return "\n\n".join(sections) + "\n"
+
+
+def _statuses(tally: Tally) -> list[str]:
+    return [*(status.value for status in Status), *([NOT_REACHED] if tally.not_reached else [])]
 
 
 def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:

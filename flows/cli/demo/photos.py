@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-# File name: the label of the photo, and the title of its article. Both default models are sure of each photo; of the
-# others that the packages have, such as most of CIFAR's 32 × 32 pixels, at least one rung declines. The labels are those
-# of the data sets (the last number of a file name is the class), with a second word where the article uses another name.
-# Each pair was checked by eye: wrong labels are corrected (imagenet_12 is "prayer rug" in the data set, imagenet_14
+# File name: the label of the photo, and the title of its article. Both default models are sure of each photo; one or
+# both decline the others that the packages have, such as most of CIFAR's 32 × 32 pixels. The labels are those of the
+# data sets (the last number of a file name is the class), with a second word where the article uses another name. Each
+# pair was checked by eye: wrong labels are corrected (imagenet_12 is "prayer rug" in the data set, imagenet_14
 # "spoonbill"), and photos without an article are left out.
 PHOTOS: dict[str, tuple[str, str]] = {
     "imagenet_00_243.jpg": ("bull mastiff", "Mastiff"),

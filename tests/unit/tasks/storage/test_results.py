@@ -262,6 +262,26 @@ def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: 
     assert tally.mean_quality == 0.95
 
 
+def test_what_a_failed_item_did_not_reach_is_not_waited_for(database: Database, registered: Callable[..., str]) -> None:
+    """Tables show it apart from what is pending, so that no stage has more pending items than there are."""
+    registered("elsewhere")
+    run_id = registered("a", "b", "c")
+    stages = ["fetch", "validate", "store"]
+    results.save(database, [step("elsewhere", "validate", **ENDS[4])])
+    results.save(database, [step(id_, "fetch", **ENDS[0]) for id_ in ("a", "b")])
+    results.save(database, [step("a", "validate", **ENDS[4])])
+    tally = counts.tally(database, stages, run_id)
+    assert (tally.failed, tally.pending) == (1, 2)
+    assert tally.stages["store"] == {"pending": 3}, "the outside contract: the stages of a failed item stay pending"
+    assert tally.as_json()["not_reached"] == {"store": 1}
+    assert tally.shown_stages == {
+        "fetch": {"succeeded": 2, "pending": 1},
+        "validate": {"failed": 1, "pending": 2},
+        "store": {"pending": 2, "not_reached": 1},
+    }
+    assert counts.tally(database, stages).shown_stages["store"] == {"pending": 2, "not_reached": 2}
+
+
 def test_rules_in_trails_are_counted_by_item(database: Database, registered: Callable[..., str]) -> None:
     """In their own words; other runs' items are not counted."""
     registered("elsewhere")
