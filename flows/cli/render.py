@@ -285,8 +285,16 @@ def item_page(view: ItemView) -> RenderableType:
 
 def _trail(attempts: Sequence[Attempt]) -> str:
     """Return the attempts in one line, with the places of those on another device than a processor."""
-    places = (f" ({attempt.where})" if _is_accelerated(attempt) else "" for attempt in attempts)
-    return " → ".join(f"{one.rung} {one.outcome}{place}" for one, place in zip(attempts, places, strict=True))
+    return " → ".join(f"{one.rung} {one.outcome}{_limit(one)}{_place(one)}" for one in attempts)
+
+
+def _limit(attempt: Attempt) -> str:
+    is_limited = attempt.outcome is AttemptOutcome.SERVED and attempt.error
+    return f" {_short(attempt.error.message, 100)}" if is_limited and attempt.error else ""
+
+
+def _place(attempt: Attempt) -> str:
+    return f" ({attempt.where})" if _is_accelerated(attempt) else ""
 
 
 def _is_accelerated(attempt: Attempt) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from numbers import Real
@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
+from repli.tasks.fallback.conclusion import conclude
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.fallback.errors import BadAnswer, Incompatible, NotHere, RungError, Unavailable
 from repli.tasks.fallback.faults import Fault, inject
@@ -154,7 +155,7 @@ def run_chain(
     forced = directives.forced.get(chain.stage)
 
     def finish(items: Iterable[ChainInput[I]]) -> list[StepResult]:
-        result_of = partial(_step_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
+        result_of = partial(conclude, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
         return [result_of(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in items]
 
     def release(
@@ -262,7 +263,7 @@ class _Progress:
             attempt = Attempt(
                 rung=rung.name,
                 outcome=attempt_outcome,
-                error=failed.error if failed else None,
+                error=failed.error if failed else _limit(outcome),
                 seconds=result.seconds[item.item_id],
                 where=self._where(rung, result.devices.get(item.item_id), attempt_outcome),
                 is_item_error=failed is not None and failed.is_item_error,
@@ -288,6 +289,11 @@ class _Progress:
     def _stop_position(self, item: ChainInput[Any]) -> int:
         """Return the position of the first rung that cannot improve the item's stored result."""
         return self._names.index(item.improve_on) if item.improve_on in self._names else len(self._names)
+
+
+def _limit(outcome: Outcome[Any]) -> StepError | None:
+    limited_to = outcome.limited_to if isinstance(outcome, Served) else ""
+    return StepError(type="Incomplete", message=f"only {limited_to}") if limited_to else None
 
 
 def _is_call(attempt: Attempt) -> bool:
@@ -363,79 +369,3 @@ def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V
     except ValueError as error:
         return Failed.because(BadAnswer(f"{name}: {error}"))
     return outcome
-
-
-def _step_result(
-    chain: Chain[I, V, C],
-    item: ChainInput[I],
-    attempts: tuple[Attempt, ...],
-    served: Served[V] | None,
-    *,
-    run_id: str,
-    finished_at: datetime,
-    is_policy: bool,
-) -> StepResult:
-    """Build the result from the attempts. `is_policy`: `skip` was forced, so a retry cannot give a better result."""
-    result = partial(
-        StepResult, item_id=item.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
-    )
-    errors = [attempt.error for attempt in attempts if attempt.error]
-    can_improve = any(one.error and not _is_declined(one) for one in attempts)
-    if served:
-        rung = next(rung for rung in chain.rungs if rung.name == attempts[-1].rung)
-        is_primary = rung is chain.primary
-        return result(
-            status=Status.SUCCEEDED if is_primary else Status.DEGRADED,
-            value=served.value,
-            confidence=served.confidence,
-            rung=rung.name,
-            penalty=rung.factor,
-            error=None if is_primary else errors[0],
-            retryable=not is_primary and can_improve,
-        )
-    if item.improve_on and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
-        return result(status=Status.PENDING)  # no better rung served: the stored result is kept
-    if chain.skip:
-        return result(
-            status=Status.SKIPPED,
-            confidence=0.0,
-            rung=SKIP,
-            penalty=chain.skip.factor,
-            error=None if is_policy else _reason(chain, attempts),
-            retryable=not is_policy and can_improve and not _is_invalid(attempts),
-        )
-    return result(
-        status=Status.FAILED,
-        confidence=0.0,
-        error=_reason(chain, attempts),
-        retryable=can_improve and all(one.error.retryable for one in attempts if one.error and not _is_declined(one)),
-    )
-
-
-def _is_invalid(attempts: Sequence[Attempt]) -> bool:
-    """Return whether the rungs that failed all found the item itself invalid, so that no later try can serve it."""
-    failed = [one.error for one in attempts if one.outcome is AttemptOutcome.FAILED and one.error]
-    return bool(failed) and not any(error.retryable for error in failed)
-
-
-def _is_declined(attempt: Attempt) -> bool:
-    return attempt.outcome is AttemptOutcome.DECLINED
-
-
-def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
-    """Return the error that says most about an item that no rung served.
-
-    It is that of the best rung whose call failed; else of the best service that was unavailable or refused, which a
-    retry may reach; else of the best rung that declined; else of a device that is not here, which says nothing about
-    the item. Where every rung declined, the message says that none was sure.
-    """
-    devices = {rung.name for rung in chain.rungs if rung.resources}
-    declined = AttemptOutcome.DECLINED
-    missed = [attempt for attempt in attempts if attempt.error]
-    failed = [attempt for attempt in missed if attempt.outcome is AttemptOutcome.FAILED]
-    no_reason = {declined, AttemptOutcome.FORCED_PAST}
-    out_of_reach = [one for one in missed if one.outcome not in no_reason and one.rung not in devices]
-    unsure = [attempt.error for attempt in missed if attempt.outcome is declined and attempt.error]
-    if unsure and not (failed or out_of_reach):
-        return replace(unsure[0], message=f"no rung was sure; {unsure[0].message}")
-    return next((attempt.error for attempt in [*failed, *out_of_reach, *missed]), None)

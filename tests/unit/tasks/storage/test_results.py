@@ -293,6 +293,27 @@ def test_rules_in_trails_are_counted_by_item(database: Database, registered: Cal
     assert counts.incompatibility_counts(database, run_id) == {'a "guess" is no label': 2}
 
 
+def test_a_rung_that_served_a_part_is_not_said_to_have_served_the_rest(
+    database: Database, registered: Callable[..., str]
+) -> None:
+    """The list of the lowest names the part beside the rung; the reason is about the other."""
+    run_id = registered("a")
+    gone = StepError(type="ItemError", message="image: there is no file gone.png")
+    attempts = (
+        Attempt(rung="origin", outcome=AttemptOutcome.FAILED, error=gone),
+        Attempt(
+            rung="cached",
+            outcome=AttemptOutcome.SERVED,
+            error=StepError(type="Incomplete", message="only the document"),
+        ),
+    )
+    fields = {"rung": "cached", "penalty": Decimal("0.95"), "confidence": 0.5, "error": gone, "attempts": attempts}
+    results.save(database, [step("a", "fetch", status=Status.DEGRADED, **fields)])
+    store_at(database, run_id, {"a": Decimal("0.95")})
+    [found] = lookup.lowest(database, run_id, 10)
+    assert found.reasons == ("fetch → cached (only the document): image: there is no file gone.png",)
+
+
 def test_an_item_is_shown_with_every_stage(database: Database, registered: Callable[..., str]) -> None:
     """A stage that has not run is shown as pending, never as nothing."""
     registered("a")
