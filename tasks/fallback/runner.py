@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
+from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
 from repli.tasks.fallback.conclusion import conclude
@@ -341,19 +342,40 @@ def _run_rung(
         outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
         return outcomes
 
-    return call_rung(
+    run = partial(
+        call_rung,
         name,
-        inputs,
-        call_in_time,
+        call=call_in_time,
         per_item=rung.per_item,
         sizes=runtime.sizes,
         free_memory=runtime.free_memory,
         timer=runtime.timer,
-        breaker=breaker,
         accept=partial(_checked, chain, name),
         is_fatal=runtime.is_fatal,
-        let_go=let_go,
     )
+    result = run(inputs, breaker=breaker, let_go=let_go)
+    answer = partial(_answer, run)
+    outcomes = [result.outcomes[item.item_id] for item in inputs]
+    try:
+        chain.check_batch([item.input for item in inputs], outcomes, answer, context)
+    except ValueError as error:
+        return _without_answers(result, BadAnswer(f"{name}: {error}"), breaker)
+    return result
+
+
+def _answer(run: Callable[[Sequence[ChainInput[I]]], RungResult[V]], value: I) -> Outcome[V]:
+    """Return the outcome of one more input, of no item."""
+    return run([ChainInput("", value)]).outcomes[""]
+
+
+def _without_answers(result: RungResult[V], error: BadAnswer, breaker: BreakerClient) -> RungResult[V]:
+    """Return the result with a failure in the place of each answer, which is one failure of the rung."""
+    permit = breaker.acquire()
+    if not permit.is_refused:
+        breaker.record(permit, Verdict.FAILED, StepError.of(error).line)
+    failed = Failed.because(error)
+    outcomes = {id_: failed if isinstance(one, Served) else one for id_, one in result.outcomes.items()}
+    return replace(result, outcomes=outcomes)
 
 
 def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V]:
