@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from repli.blocks.cluster import Cluster
 from repli.blocks.item_store import ItemStore
+from repli.blocks.text_model import TextModel
 
 if TYPE_CHECKING:
     from repli.blocks.enrichment_policy import PolicyBlock as EnrichmentPolicy
 
-__all__ = ["Cluster", "EnrichmentPolicy", "ItemStore"]
+__all__ = ["Cluster", "EnrichmentPolicy", "ItemStore", "TextModel"]
 
 
 def __getattr__(name: str) -> Any:

@@ -126,26 +126,40 @@ def _breakers_form(pipeline: Pipeline) -> type[Form]:
     )
 
 
-_BREAKER: Mapping[str, tuple[type, str, str, float]] = {
-    "failures": (int, "Failures", "Failures within the window that open the breaker.", 1000),
-    "within_s": (float, "Window (s)", "Length of the failure window.", LONGEST_S),
+_Setting = tuple[type, str, str, float, float]
+_BREAKER: Mapping[str, _Setting] = {
+    "failures": (int, "Failures", "Failures within the window that open the breaker.", 1, 1000),
+    "within_s": (float, "Window (s)", "Length of the failure window.", 1, LONGEST_S),
     "open_for_s": (
         float,
         "First cool-down (s)",
         "Seconds before the first probe. Each failed probe doubles the cool-down.",
+        1,
         LONGEST_S,
     ),
-    "open_for_at_most_s": (float, "Longest cool-down (s)", "Upper limit of the doubled cool-down.", LONGEST_S),
+    "open_for_at_most_s": (float, "Longest cool-down (s)", "Upper limit of the doubled cool-down.", 1, LONGEST_S),
 }
+_KEYED: Mapping[str, _Setting] = {
+    "at_once": (
+        int,
+        "Calls at once",
+        "Calls of one key, such as an origin, at a time in all workers together.",
+        1,
+        1000,
+    ),
+    "per_second": (float, "Calls a second", "Calls of one key in a second. 0: as many as there are.", 0, 1000),
+}
+"""Settings of breakers of scope `key`."""
 
 
 def _breaker_form(stage: str, rung: str, declared: Breaker) -> type[Form]:
     fields: dict[str, tuple[Any, Any]] = {}
-    for position, (name, (kind, title, about, most)) in enumerate(_BREAKER.items()):
+    settings = {**_BREAKER, **(_KEYED if declared.scope == "key" else {})}
+    for position, (name, (kind, title, about, least, most)) in enumerate(settings.items()):
         extra: dict[str, Any] = {"position": position}
-        default = getattr(declared, name)
+        default = getattr(declared, name) or 0
         field = Field(
-            default=default, alias=name, title=title, description=about, ge=1, le=most, json_schema_extra=extra
+            default=default, alias=name, title=title, description=about, ge=least, le=most, json_schema_extra=extra
         )
         fields[name] = (kind, field)
     return _form(f"{stage}_{rung}_breaker", rung, fields)

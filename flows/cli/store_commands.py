@@ -107,7 +107,7 @@ def override_breaker(
     """Force a breaker open or closed, or remove its override. Send the moves to the Prefect server, if one is known.
 
     Args:
-        name: The breaker as `STAGE.RUNG`, or `STAGE.RUNG@PLACE` for one device.
+        name: The breaker as `STAGE.RUNG`, or `STAGE.RUNG@KEY` for one device or key.
         override: What to do with it.
         tell: Prints a line when the override is stored, but the server did not accept the moves.
 
@@ -123,7 +123,7 @@ def override_breaker(
     if rung not in declared:
         raise UsageError(f"there is no breaker {name[:200]!r}; choose from {', '.join(declared)}")
     if place and declared[rung].scope == "fleet":
-        raise UsageError(f"the breaker {rung} has the scope fleet, not one device; omit @{place[:200]}")
+        raise UsageError(f"the breaker {rung} has the scope fleet, and no keys; omit @{place[:200]}")
     database.migrate()
     moves = breakers.override(database, declared[rung], Key(rung, place), override)
     remedy = CHECK_ADDRESS if os.environ.get("PREFECT_API_URL") else CHECK_SERVE

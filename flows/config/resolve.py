@@ -20,13 +20,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect_dask import DaskTaskRunner
 from pydantic import ValidationError
 
-from repli.blocks import Cluster, ItemStore
+from repli.blocks import Cluster, ItemStore, TextModel
 from repli.blocks.enrichment_policy import policy_block
 from repli.flows.server.dask_cluster import dask_cluster
 from repli.tasks.execution.run_pipeline import RunPipeline, choose
 from repli.tasks.execution.task_runner import StageTaskRunner
 from repli.tasks.fallback import RepliError, UsageError
-from repli.tasks.settings import Settings
+from repli.tasks.settings import TEXT_MODEL, Settings
 from repli.tasks.storage import pipelines
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import PATIENCE_S
@@ -45,8 +45,10 @@ def configured_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """
     with get_client(sync_client=True) as client:
         store, cluster = _read_block(client, ItemStore), _read_block(client, Cluster)
+        text_model = _read_block(client, TextModel)
     is_set = {name: value for name, value in environ.items() if value}
-    return Settings.from_environment({**store.variables(), **cluster.variables(), **is_set})
+    model = {} if TEXT_MODEL in is_set else text_model.variables()  # its key is for its own API
+    return Settings.from_environment({**store.variables(), **cluster.variables(), **model, **is_set})
 
 
 def configured_run(pipeline: str = "", environ: Mapping[str, str] = os.environ) -> tuple[RunPipeline, Database]:

@@ -21,6 +21,8 @@ REFRESH_S = 4
 """Seconds after which an open page reads the store again."""
 CACHE_TTL_S = 2
 """Visitors share stats that are at most this many seconds old."""
+MAX_BREAKERS = 100
+"""The most breakers that the page lists."""
 POSITION_COLOURS = {
     Position.CLOSED: "#2f9e44",
     Position.OPEN: "#c92a2a",
@@ -131,8 +133,9 @@ def _rungs(stats: DashboardStats, stage: str) -> str:
 
 
 def show_breakers(stats: DashboardStats) -> None:
-    """Show the state of each breaker, and the latest moves."""
+    """Show the state of each breaker, those that are not closed first, and the latest moves."""
     st.subheader("Breakers", anchor=False)
+    views = [view for view in stats.breakers if not view.is_of_closed_key]
     rows: list[tuple[Cell, ...]] = [
         (
             str(view.key),
@@ -143,9 +146,11 @@ def show_breakers(stats: DashboardStats) -> None:
             time_cell(view.state.probe_at),
             view.state.why,
         )
-        for view in stats.breakers
+        for view in views[:MAX_BREAKERS]
     ]
     st.html(table("breakers", ("breaker", "state", "scope", "failures", "opened", "next probe", "why"), rows))
+    if len(views) > MAX_BREAKERS:
+        show_caption(f"And {len(views) - MAX_BREAKERS:,} more: see `repli breakers`.")
     if stats.moves:
         moves = [
             (time_cell(move.at), str(move.key), f"{move.old} → {move.new}".replace("_", " "), str(move.cause), move.why)

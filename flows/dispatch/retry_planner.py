@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from repli.tasks.execution.stage_runner import StageReport
-from repli.tasks.fallback import SKIP, AnyChain, Rules
+from repli.tasks.fallback import SKIP, AnyChain, AnyRung, Rules
 from repli.tasks.storage.retry.needs import RetryTarget
 
 PROBE_ITEMS = 4
@@ -32,7 +32,8 @@ class StageProgress:
     Args:
         has_upgraded: An item was upgraded.
         failed_by_rung: Sound items that no better rung could serve.
-        unimproved: The other items without an upgrade: bad themselves, or no rung was called for them.
+        unimproved: The other items without an upgrade: bad themselves, or no rung was called for them. Those that were
+            refused for their key are in neither count: they say nothing about items of other keys.
     """
 
     has_upgraded: bool = False
@@ -48,7 +49,7 @@ class StageProgress:
         return StageProgress(
             has_upgraded=self.has_upgraded,
             failed_by_rung=self.failed_by_rung + failed_by_rung,
-            unimproved=self.unimproved + max(0, report.items - failed_by_rung - served),
+            unimproved=self.unimproved + max(0, report.items - failed_by_rung - served - len(report.refused_by_key)),
         )
 
     @property
@@ -60,7 +61,11 @@ class StageProgress:
 
 
 def retry_targets(
-    chain: AnyChain, declared: Sequence[str], callable_now: Collection[str], rules: Rules
+    chain: AnyChain,
+    declared: Sequence[str],
+    callable_now: Collection[str],
+    rules: Rules,
+    refused: Callable[[AnyRung], frozenset[str]] = lambda rung: frozenset(),
 ) -> list[RetryTarget]:
     """Return the search conditions for the results of a stage that a rung may improve now.
 
@@ -69,6 +74,7 @@ def retry_targets(
     Args:
         declared: Names of all rungs of the stage, best first, including those that the policy leaves out.
         callable_now: Names of the rungs of the `chain` that can be called.
+        refused: Returns the digests of the breakers of a rung that refuse their keys.
     """
     found: list[RetryTarget] = []
     for position, rung in enumerate(chain.rungs):
@@ -86,6 +92,7 @@ def retry_targets(
                 excluded_by=excluded_by,
                 include_stale=is_best,
                 declared=tuple(declared),
+                refused=refused(rung),
             )
         )
         if not rules_against:

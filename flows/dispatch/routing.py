@@ -21,6 +21,7 @@ from repli.tasks.pipeline import Stage
 from repli.tasks.storage import breakers
 from repli.tasks.storage.breakers import FLEET, Key
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.retry.needs import digest
 
 RESOURCE_LOST_AFTER_S = 10.0
 """Seconds without a worker that carries it after which a resource is lost. A nanny restarts its worker sooner."""
@@ -28,6 +29,9 @@ NO_WORKERS_LIMIT_S = 120.0
 """Seconds without any worker after which the run fails."""
 CACHE_TTL_S = 1.0
 """Seconds for which the list of workers and a breaker's state are reused without a read."""
+PROBED_KEYS = 8
+"""Keys of a rung whose breakers a run of `reprocess` may probe at a time: those that are due the longest. Else ten
+thousand dead origins would be ten thousand probes."""
 CPU_RESOURCE = {"CPU": 1.0}
 """The resource of a stage that needs no device, where a worker carries it: it keeps such stages off device workers."""
 
@@ -103,6 +107,16 @@ class Routing:
         """Return whether a live worker can run the rung and its breaker accepts calls somewhere."""
         carriers = self._carriers(rung.resources)
         return bool(carriers) and not self._breakers_of(stage, rung, carriers).all_refuse
+
+    def refused_keys(self, stage: str, rung: AnyRung) -> frozenset[str]:
+        """Return the digests of the rung's breakers that refuse their keys, or that others are to be probed before."""
+        if rung.breaker is None or rung.breaker.scope != "key":
+            return frozenset()
+        try:
+            held = breakers.held_back(self._database, rung.breaker, f"{stage}.{rung.name}", probes=PROBED_KEYS)
+        except StoreError:  # the stages report it
+            return frozenset()
+        return frozenset(digest(str(key)) for key in held)
 
     def is_lost(self, resources: Mapping[str, float]) -> bool:
         """Return whether no worker has carried these resources for `RESOURCE_LOST_AFTER_S`."""

@@ -4,8 +4,8 @@ Dask blames every task that waited on the worker. Each worker notes what it begi
 others run again as they are. Where a worker had begun several tasks, which has several threads, their pieces run one at
 a time with nothing else in flight: a death then has one possible cause, and no innocent item is excluded.
 
-Such a death is also a failure of the rung that was called, and its breaker counts it, until another piece succeeds: a
-rung that kills its worker for every item is refused after a few deaths, and its items fall back.
+Where as many workers die in a rung as its breaker allows failures, and no piece of what they had begun succeeds between
+them, the deaths are the rung's failures: it is refused from then on, and its items fall back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import Breaker, Directives, Position, Status, StepError, StepResult
-from repli.tasks.fallback.breaker import CallEnded, Event, FailuresForgiven, Verdict
+from repli.tasks.fallback.breaker import CallEnded, Verdict
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.storage import breakers, results
 from repli.tasks.storage.breakers import FLEET, Key, Move
@@ -101,7 +101,7 @@ class WorkerDeaths:
 
 
 class WorkerCrashes:
-    """Deaths of workers, recorded as failures of the rungs that they died in.
+    """Deaths of workers, recorded as failures of the rungs that they died in once no item can explain them.
 
     Args:
         pipeline: The run's pipeline, under its policy.
@@ -123,10 +123,10 @@ class WorkerCrashes:
         self._pipeline = pipeline
         self._scope_of = scope_of
         self._on_move = on_move
-        self._forgivable: dict[tuple[Breaker, Key], set[str]] = defaultdict(set)
+        self._in_a_row: dict[tuple[Breaker, Key], int] = defaultdict(int)
 
     def worker_died(self, batch: Batch, stage: str, worker: str | None) -> bool:
-        """Record the death of a worker over `batch` alone, at `stage`. Return whether an item may have caused it.
+        """Count the death of a worker over `batch` alone, at `stage`. Return whether an item may have caused it.
 
         It counts against the rung unless one was forced. A probe of a rung that was refused already says nothing about
         the items that it was tried with.
@@ -136,31 +136,33 @@ class WorkerCrashes:
             return True
         chain = self._pipeline.stage(stage).chain
         for rung in chain.rungs:
-            if rung.breaker is None:
+            if rung.breaker is None or rung.breaker.scope == "key":  # which key it was about is not known
                 return True
             name = f"{stage}.{rung.name}"
             key = Key(name, FLEET if rung.breaker.scope == "fleet" else scope_key)
             states, _ = breakers.read(self._database, rung.breaker, [key, Key(name)])
             why = f"WorkerDied: {name} killed its worker"
             if lease := states[key].lease:
-                self._record(rung.breaker, key, CallEnded(lease.token, Verdict.FAILED, why))
+                self._record(rung.breaker, key, lease.token, why)
                 return False
             is_called = Position.CLOSED, Position.FORCED_CLOSED
             if states[key].position in is_called and states[Key(name)].position in is_called:
-                token = uuid.uuid4().hex
-                self._forgivable[rung.breaker, key].add(token)
-                self._record(rung.breaker, key, CallEnded(token, Verdict.FAILED, why))
+                self._count(rung.breaker, key, why)
                 return True
         return True
 
     def batch_succeeded(self, batch: Batch) -> None:
-        """Forgive the recorded deaths if `batch` was a suspect: the rung works, so an item caused them."""
+        """Count from 0 again if `batch` was a suspect: the rung works, so an item caused the deaths before."""
         if batch.is_suspect:
-            for (breaker, key), tokens in self._forgivable.items():
-                self._record(breaker, key, FailuresForgiven(frozenset(tokens)))
-            self._forgivable.clear()
+            self._in_a_row.clear()
 
-    def _record(self, breaker: Breaker, key: Key, event: Event) -> None:
-        change = breakers.apply(self._database, breaker, key, event)
+    def _count(self, breaker: Breaker, key: Key, why: str) -> None:
+        self._in_a_row[breaker, key] += 1
+        if self._in_a_row[breaker, key] >= breaker.failures:
+            for _ in range(self._in_a_row.pop((breaker, key))):
+                self._record(breaker, key, uuid.uuid4().hex, why)
+
+    def _record(self, breaker: Breaker, key: Key, token: str, why: str) -> None:
+        change = breakers.apply(self._database, breaker, key, CallEnded(token, Verdict.FAILED, why))
         if change.move:
             self._on_move(change.move)

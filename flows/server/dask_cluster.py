@@ -191,7 +191,7 @@ def preload_workers(settings: Settings, batches: int | None = None) -> None:
     modules = _stage_imports(settings)
     # As a nanny does before it starts a worker: C libraries read them once, and all workers hash alike.
     with dask.config.set(_dask_options(len(worker_options(settings, batches)))):
-        configured = dask.config.get("distributed.nanny.pre-spawn-environ")
+        configured = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))  # the block's end changes the mapping
     variables = {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
     forkserver.set_forkserver_preload(["repli.flows.server.worker_imports"])
     resource_tracker.ensure_running()  # first: its start unblocks the signal

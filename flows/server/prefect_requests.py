@@ -80,7 +80,7 @@ def send_breaker_moves(moves: Sequence[Move], remedy: str = CHECK_ADDRESS) -> No
                 {
                     "prefect.resource.id": f"repli.breaker.{move.key.name}",
                     "prefect.resource.name": str(move.key),
-                    "repli.breaker.place": move.key.place,
+                    "repli.breaker.key": move.key.place,
                 }
             ),
             payload=breaker_payload(move),

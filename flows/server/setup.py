@@ -24,7 +24,7 @@ from prefect.utilities.processutils import command_to_string
 from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
-from repli.blocks import Cluster, ItemStore
+from repli.blocks import Cluster, ItemStore, TextModel
 from repli.blocks.enrichment_policy import policy_block
 from repli.deployments import AUTOMATIONS, DEPLOYMENTS, WORK_POOL
 from repli.flows.server.rung_choices import with_choices
@@ -71,7 +71,7 @@ def package_version() -> str:
 
 async def _register_blocks(client: PrefectClient, pipeline: Pipeline) -> None:
     """Register the block types, as ``prefect block register -m repli.blocks`` does."""
-    for block in (ItemStore, Cluster, policy_block(pipeline)):
+    for block in (ItemStore, Cluster, TextModel, policy_block(pipeline)):
         await block.aregister_type_and_schema(client=client)
 
 

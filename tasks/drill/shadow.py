@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from repli.tasks.items import Asset
 from repli.tasks.settings import Settings
+from repli.tasks.sources.locate import HIDDEN
 from repli.tasks.storage import pipelines
-from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
+from repli.tasks.storage.blobs import Blobs, copies_of, last_copies, remember_copies
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items, step_results
 
@@ -53,7 +54,7 @@ def shadow(settings: Settings, item_ids: Sequence[str]) -> Iterator[Settings]:
                     target.execute(sa.insert(table), rows)
                 if table is step_results:
                     assets = [asset for row in rows if row["stage"] in fetching for asset in _assets(row["value"])]
-        copies = _good_copies(original, {asset["uri"] for asset in assets})
+        copies = _good_copies(original, assets)
         remember_copies(copy, list(copies.items()), datetime.now(UTC))
         content = {asset["sha256"] for asset in assets} | {kept.sha256 for kept in copies.values()}
         _link_blobs(content, Blobs(settings.blobs), Blobs(shadow_settings.blobs))
@@ -67,15 +68,19 @@ def _assets(fetched: Any) -> list[dict[str, Any]]:
     return [asset for asset in (fetched or {}).values() if asset]
 
 
-def _good_copies(original: Database, uris: Iterable[str]) -> dict[str, Asset]:
-    """Return the last good copies of these URIs, by name.
+def _good_copies(original: Database, assets: Sequence[Mapping[str, Any]]) -> dict[str, Asset]:
+    """Return the last good copies of the URIs of these assets, by name.
 
     `repli.tasks.stages.fetch` stores copies that were read with private addresses allowed under a name of their own.
+    The names of copies that were read with credentials are found by the bytes.
     """
-    names = [name for uri in sorted(uris) for name in (uri, f"private {uri}")]
     copies: dict[str, Asset] = {}
+    names = [name for uri in sorted({asset["uri"] for asset in assets}) for name in (uri, f"private {uri}")]
     for start in range(0, len(names), NAMES_PER_QUERY):
         copies.update(last_copies(original, names[start : start + NAMES_PER_QUERY]))
+    read_with_credentials = sorted({asset["sha256"] for asset in assets if HIDDEN in asset["uri"]})
+    for start in range(0, len(read_with_credentials), NAMES_PER_QUERY):
+        copies.update(copies_of(original, read_with_credentials[start : start + NAMES_PER_QUERY]))
     return copies
 
 

@@ -76,20 +76,20 @@ def read_note(event: tuple[float, Any]) -> Note:
 
 def lacks(resources: Mapping[str, float]) -> bool:
     """Return whether this process is a Dask worker that does not carry these resources."""
-    if (worker := _worker()) is None:
+    if (worker := this_worker()) is None:
         return False
     return any(worker.state.total_resources.get(name, 0) < amount for name, amount in resources.items())
 
 
 def note_begun() -> None:
     """Note that this worker has begun the task that this thread runs. Without a Dask worker, do nothing."""
-    if (worker := _worker()) is not None:
+    if (worker := this_worker()) is not None:
         _send(worker, Begun(str(worker.get_current_task()), worker.address, current_device_scope()))
 
 
 def let_go(report: StageReport, finished: Sequence[str], untouched: Sequence[str]) -> None:
     """Hand items of this task over to the flow, and leave the worker free for its next task meanwhile."""
-    if (worker := _worker()) is not None:
+    if (worker := this_worker()) is not None:
         _send(worker, LetGo(str(worker.get_current_task()), report, tuple(finished), tuple(untouched)))
         if not getattr(_thread, "has_seceded", False):
             secede()
@@ -101,7 +101,7 @@ def end_process_for_abandoned_calls() -> None:
 
     It waits until nothing else runs in the process, unless there are `MANY_ABANDONED` such calls.
     """
-    abandoned, worker = abandoned_calls(), _worker()
+    abandoned, worker = abandoned_calls(), this_worker()
     if not abandoned or worker is None or not worker.nanny:
         return
     if len(worker.state.all_running_tasks) == 1 or abandoned >= MANY_ABANDONED:
@@ -113,7 +113,7 @@ def end_process() -> None:
 
     The nanny starts a new process. What else this one was to do runs elsewhere.
     """
-    if (worker := _worker()) is None:
+    if (worker := this_worker()) is None:
         return
     _send(worker, ProcessEnds(worker.address))
     # Not `paused`, which the worker's watch over its memory takes back.
@@ -136,7 +136,8 @@ def _send(worker: Worker, note: Note) -> None:
     sync(worker.loop, worker.scheduler.log_event, topic=TOPIC, msg=pickle.dumps(note), callback_timeout=SEND_LIMIT_S)
 
 
-def _worker() -> Worker | None:
+def this_worker() -> Worker | None:
+    """Return the Dask worker whose task this thread runs; None where there is none."""
     try:
         return get_worker()
     except ValueError:

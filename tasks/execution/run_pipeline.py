@@ -23,7 +23,7 @@ class RunPipeline:
 
     Args:
         settings: the run's settings, which name the pipeline from here on.
-        declared: the pipeline as its module declares it.
+        declared: the pipeline as its module declares it, for the models of the settings.
     """
 
     settings: Settings
@@ -53,7 +53,7 @@ def choose(settings: Settings, database: Database) -> RunPipeline:
     if name is None:
         stored = _stored(database)
         name = stored.name if stored else registry.installed_pipeline()
-    pipeline = registry.load(name, settings.pipeline_folder)
+    pipeline = registry.load(name, settings.pipeline_folder).with_models(settings.models)
     named = replace(settings, pipeline=name, pipeline_version=pipeline.version)
     return RunPipeline(settings=named, declared=pipeline)
 
@@ -85,7 +85,7 @@ def pipeline_of(settings: Settings) -> Pipeline:
     if settings.pipeline is None:
         raise AssertionError("no pipeline was chosen")
     try:
-        pipeline = registry.load(settings.pipeline, settings.pipeline_folder)
+        pipeline = registry.load(settings.pipeline, settings.pipeline_folder).with_models(settings.models)
     except UsageError as error:
         raise PipelineMismatch(f"the worker on {socket.gethostname()} cannot import the pipeline: {error}") from None
     if pipeline.version != settings.pipeline_version:

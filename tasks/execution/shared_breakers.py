@@ -7,16 +7,16 @@ then a decision may rest on a state up to one second old; while the store is unr
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from hashlib import sha256
 
 from repli.tasks.fallback import Breaker, Position, StoreError
 from repli.tasks.fallback.breaker import (
@@ -25,9 +25,9 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
-    FailuresForgiven,
     PermitRequested,
     Verdict,
+    short_key,
     step,
 )
 from repli.tasks.fallback.breaker_client import Permit
@@ -41,6 +41,8 @@ STORE_RETRY_S = 5.0
 
 _MAX_DEVICES_LENGTH = 128
 """A device scope has at most 255 characters in the store, and a host name 64."""
+MAX_KNOWN_BREAKERS = 10_000
+"""Breakers of keys that a process keeps in mind, about 1 KB each."""
 
 Notify = Callable[[Move], None]
 
@@ -52,7 +54,7 @@ def current_device_scope() -> str:
     if devices is None:
         return host
     if len(devices) > _MAX_DEVICES_LENGTH:  # many UUIDs
-        devices = hashlib.sha256(devices.encode()).hexdigest()[:16]
+        devices = sha256(devices.encode()).hexdigest()[:16]
     return f"{host}/{devices or 'no-cuda'}"
 
 
@@ -113,15 +115,40 @@ class BreakerRegistry:
         self._on_move = on_move
         self.timer = timer
         self.clock = clock
-        self._breakers: dict[tuple[str, Breaker], SharedBreaker] = {}
+        self._breakers: dict[tuple[str, Breaker, str], SharedBreaker] = {}
+        self._readings: dict[tuple[str, Breaker], tuple[dict[Key, BreakerState], datetime, float]] = {}
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._outage_since: float | None = None
         self._notes: list[str] = []
 
-    def of(self, name: str, breaker: Breaker) -> SharedBreaker:
-        """Return the breaker of the rung `name`, written `STAGE.RUNG`; the same object for equal arguments."""
+    def of(self, name: str, breaker: Breaker, key: str = "") -> SharedBreaker:
+        """Return the breaker of the rung `name`, written `STAGE.RUNG`; the same object for equal arguments.
+
+        Args:
+            key: the key, for a breaker of scope `key`.
+        """
         with self._lock:
-            return self._breakers.setdefault((name, breaker), SharedBreaker(self, name, breaker))
+            if len(self._breakers) > MAX_KNOWN_BREAKERS:  # a key that is asked again is read again
+                self._breakers = {known: one for known, one in self._breakers.items() if not one.can_be_forgotten}
+            if (name, breaker, key) not in self._breakers:
+                self._breakers[name, breaker, key] = SharedBreaker(self, name, breaker, key)
+            return self._breakers[name, breaker, key]
+
+    def read_keys(self, name: str, breaker: Breaker) -> tuple[dict[Key, BreakerState], datetime, float]:
+        """Return the states of a rung's keys that are not closed with an empty window, at most `CACHE_TTL_S` old.
+
+        One read for all keys. With them: the database's time, and this process's when it was read.
+
+        Raises:
+            StoreError: the store is unreachable.
+        """
+        with self._reading:
+            reading = self._readings.get((name, breaker))
+            if reading is None or self.timer() - reading[2] >= CACHE_TTL_S:
+                states, now = breakers.read_rung(self.database, breaker, name, clock=self.clock)
+                reading = self._readings[name, breaker] = states, now, self.timer()
+            return reading
 
     def on_transition(self, move: Move) -> None:
         """Report a transition that the store has. A failing `on_move` becomes a note: it must not stop the pipeline."""
@@ -156,15 +183,14 @@ class BreakerRegistry:
 class SharedBreaker:
     """One rung's breaker, a `BreakerClient`. Threads may share it. Get it from `BreakerRegistry.of`."""
 
-    def __init__(self, registry: BreakerRegistry, name: str, breaker: Breaker) -> None:
+    def __init__(self, registry: BreakerRegistry, name: str, breaker: Breaker, key: str) -> None:
         self._registry = registry
         self._breaker = breaker
-        self._key = Key(name, FLEET if breaker.scope == "fleet" else registry.device_scope)
+        self._key = Key(name, _place(breaker, registry.device_scope, key))
         self._override_key = Key(name)
         self._lock = threading.RLock()
         self._cached: _CachedState | None = None
         self._outage: _Outage | None = None
-        self._last_call_served = False
 
     def acquire(self) -> Permit:
         """Return the permit for one call, or a refusal. A probe's permit is a lease: end it with `record`."""
@@ -182,25 +208,28 @@ class SharedBreaker:
                     state, decision = self._apply_event(PermitRequested(token))  # lost so long ago that a probe is due
             return self._permit_for(token, state, decision)
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
-        """Record the verdict on the call of `permit`. A served call writes nothing, unless it is a probe."""
-        if verdict is not Verdict.INCONCLUSIVE:
-            self._last_call_served = verdict is Verdict.SERVED
+    @property
+    def can_be_forgotten(self) -> bool:
+        """Return whether this process knows nothing of the breaker that the store does not."""
+        return self._breaker.scope == "key" and self._outage is None
+
+    def refusal(self) -> str | None:
+        """Return why a call would be refused, where it would be for sure; else None."""
+        with self._lock:
+            cached = self._read()
+            state = cached.override if cached.override.position.is_forced else cached.own
+            return self._refusal_message(state) if state.refuses(self._now(cached)) else None
+
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
+        """Record the verdict on the batch of `permit`. A served one writes nothing, unless it is a probe."""
         if verdict is Verdict.FAILED or permit.is_probe:
             with self._lock:
-                self._apply_event(CallEnded(permit.token, verdict, why))
-
-    def forgive(self, permits: Iterable[Permit]) -> None:
-        """Remove the failures that these calls recorded: an item was to blame, not the rung."""
-        tokens = frozenset(permit.token for permit in permits)
-        with self._lock:
-            if self._outage:
-                kept = [failure for failure in self._outage.failures if failure[0].token not in tokens]
-                self._outage.failures = kept
-            self._apply_event(FailuresForgiven(tokens))
+                self._apply_event(CallEnded(permit.token, verdict, why, retry_after_s))
 
     def refusal_elsewhere(self) -> str | None:
         """Return why the rung is refused at other places, where it is; None where it is not, or the store is away."""
+        if self._breaker.scope == "key":
+            return None
         declared = {self._key.name: self._breaker}
         try:
             now = self._registry.database.now()
@@ -216,12 +245,17 @@ class SharedBreaker:
         if not refused:
             return None
         last = max(refused, key=lambda view: (view.state.opened_at or now, view.key))
-        return _refusal_message(last.key, last.state)
+        return _refusal_message(last.key.name, last.state)
 
     def _permit_for(self, token: str, state: BreakerState, decision: Decision) -> Permit:
-        why = _refusal_message(self._key, state) if decision is Decision.REFUSE else ""
-        is_trusted = self._last_call_served and not state.failures
-        return Permit(token=token, decision=decision, why=why, is_trusted=is_trusted)
+        why = self._refusal_message(state) if decision is Decision.REFUSE else ""
+        return Permit(token=token, decision=decision, why=why)
+
+    def _refusal_message(self, state: BreakerState) -> str:
+        """Return why a call is refused, with the key of a breaker of scope `key`."""
+        is_of_one_key = self._breaker.scope == "key" and not self._last_known().override.position.is_forced
+        name = str(self._key) if is_of_one_key else self._key.name
+        return _refusal_message(name, state)
 
     def _now(self, cached: _CachedState) -> datetime:
         return cached.store_time + timedelta(seconds=self._registry.timer() - cached.read_at)
@@ -231,21 +265,28 @@ class SharedBreaker:
         cached = self._cached
         if self._outage and self._registry.timer() < self._outage.retry_at:
             return self._last_known()
-        if cached and not self._outage and self._registry.timer() - cached.read_at < CACHE_TTL_S:
-            is_failing = cached.own.position is Position.CLOSED and cached.own.failures
-            if not is_failing:
-                return cached
-        keys = [self._key, self._override_key]
+        is_failing = cached is not None and cached.own.position is Position.CLOSED and bool(cached.own.failures)
+        is_fresh = cached is not None and self._registry.timer() - cached.read_at < CACHE_TTL_S
+        if cached and is_fresh and not self._outage and not is_failing:
+            return cached
         try:
             self._replay()
-            states, now = breakers.read(self._registry.database, self._breaker, keys, clock=self._registry.clock)
+            states, now, read_at = self._read_store(is_failing)
         except StoreError as error:
             return self._enter_outage(error)
         if self._outage:
             self._outage = None
             self._registry.on_store_recovered()
-        self._cached = _CachedState(states[self._key], states[self._override_key], now, self._registry.timer())
+        own, override = (states.get(key, BreakerState()) for key in (self._key, self._override_key))
+        self._cached = _CachedState(own, override, now, read_at)
         return self._cached
+
+    def _read_store(self, is_failing: bool) -> tuple[dict[Key, BreakerState], datetime, float]:
+        """Read the states that this breaker depends on: those of all keys in one, unless this one is failing."""
+        if self._breaker.scope == "key" and not is_failing:
+            return self._registry.read_keys(self._key.name, self._breaker)
+        keys, database = [self._key, self._override_key], self._registry.database
+        return *breakers.read(database, self._breaker, keys, clock=self._registry.clock), self._registry.timer()
 
     def _apply_event(self, event: Event) -> tuple[BreakerState, Decision]:
         """Apply the event to the shared breaker, or to this process's copy while the store is unreachable."""
@@ -299,19 +340,26 @@ class SharedBreaker:
             del self._outage.failures[0]
 
 
+def _place(breaker: Breaker, device_scope: str, key: str) -> str:
+    """Return the place that a breaker is kept by."""
+    if breaker.scope == "key":
+        return short_key(key)
+    return FLEET if breaker.scope == "fleet" else device_scope
+
+
 def _has_refused(state: BreakerState, *, since: datetime) -> bool:
     """Return whether a breaker refuses, or did until its cool-down ended after `since`: its host may be gone."""
     is_open = state.position in {Position.OPEN, Position.HALF_OPEN, Position.FORCED_OPEN}
     return is_open and (state.probe_at is None or state.probe_at > since)
 
 
-def _refusal_message(key: Key, state: BreakerState) -> str:
+def _refusal_message(name: str, state: BreakerState) -> str:
     if state.position is Position.FORCED_OPEN:
-        return f"{key.name} was not called: its breaker is forced open; undo it with `repli breakers reset {key.name}`"
+        return f"{name} was not called: its breaker is forced open; undo it with `repli breakers reset {name}`"
     why = f" ({state.why})" if state.why else ""
     since = f", opened at {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
     again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is in flight"
-    return f"{key.name} was not called: its breaker is open{why}{since}{again}"
+    return f"{name} was not called: its breaker is open{why}{since}{again}"
 
 
 @lru_cache(maxsize=8)

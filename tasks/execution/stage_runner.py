@@ -80,6 +80,7 @@ class StageReport:
         upgraded: of these, the items with a better result than before, or with a current one in place of a stale one.
         worse: how many results were worse than the stored ones, which stand.
         failed_by_rung: of an upgrade, the items that are sound themselves and that no called rung served.
+        refused_by_key: of an upgrade, the items that were not tried, because the breaker of their key is open.
     """
 
     stage: str
@@ -92,6 +93,7 @@ class StageReport:
     upgraded: frozenset[str] = frozenset()
     worse: int = 0
     failed_by_rung: frozenset[str] = frozenset()
+    refused_by_key: frozenset[str] = frozenset()
 
     @property
     def is_degraded(self) -> bool:
@@ -285,7 +287,9 @@ def _save(
         earlier=pipeline.before(stage.name),
         input_hash=lambda state: _input_of(pipeline, stage.name, state)[2],
     )
-    return [*stage.hooks.save(context, terminal, discard, basis), *unchanged]
+    saved = stage.hooks.save(context, terminal, discard, basis)
+    results.note_waits(context.database, unchanged)
+    return [*saved, *unchanged]
 
 
 def _worse(works: Sequence[_ItemWork], saved: Sequence[StepResult]) -> list[StepResult]:
@@ -346,15 +350,17 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
     penalties = [result.penalty for result in finished if result.penalty is not None]
     retried = [result for result in finished if result.item_id in previous]
     upgraded = frozenset(result.item_id for result in retried if _is_better(result, previous[result.item_id]))
+    refused = frozenset(result.item_id for result in retried if result.is_refused_by_key) - upgraded
     return StageReport(
         stage=stage,
         items=len(finished),
         statuses=Counter(result.status.value for result in finished),
         rungs=Counter(result.rung for result in finished if result.rung),
         mean_penalty=sum(penalties, Decimal(0)) / len(penalties) if penalties else None,
-        tried=frozenset(result.item_id for result in retried if result.was_called),
+        tried=frozenset(result.item_id for result in retried if result.was_called) - refused,
         upgraded=upgraded,
         failed_by_rung=frozenset(result.item_id for result in retried if result.is_failed_by_rung) - upgraded,
+        refused_by_key=refused,
     )
 
 

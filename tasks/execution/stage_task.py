@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from repli.tasks.execution import dask_worker
+from repli.tasks.execution.dask_slots import fleet_slots
 from repli.tasks.execution.run_pipeline import pipeline_of
 from repli.tasks.execution.shared_breakers import current_device_scope, process_breakers
 from repli.tasks.execution.stage_runner import RunOptions, StageReport, run_stage
@@ -59,6 +60,7 @@ def stage_task(stage: str, batch: Batch, options: RunOptions, settings: Settings
         may_exit=True,
         around_fallback=as_subtask,
         breaker_of=breakers.of,
+        slot_of=fleet_slots().of,
         lacks=dask_worker.lacks,
         accelerator=current_device_scope().partition("/")[2] or None,
     )

@@ -3,12 +3,13 @@
 ``step(breaker, state, event, now) -> (state, decision)``: the caller supplies the time and stores the state. `MOVES`
 lists every move and its cause; the README's diagram is generated from it.
 
-While **closed**, calls go through, and N failures within a window open the breaker. While **open**, calls are refused
-until the cool-down ends. Then the breaker is **half-open**: one caller at a time holds the lease of a probe, and all
-other calls are refused. A served probe closes the breaker. A failed probe opens it for twice as long, up to a limit.
-An inconclusive probe (a bad item, a cancelled call) gives its lease back. If a probe is not reported by the end of its
-lease, the next request reopens the breaker for the same cool-down, counted from that end. An operator **forces** a
-breaker open or closed; only an operator resets it.
+While **closed**, calls go through, and N failures within a window open the breaker; a batch of which nothing is served
+is one failure. While **open**, calls are refused until the cool-down ends. Then the breaker is **half-open**: one
+caller at a time holds the lease of a probe, and all other calls are refused. A served probe closes the breaker. A
+failed probe opens it for twice as long, up to a limit. An inconclusive probe (a bad item, a cancelled call) gives its
+lease back. A dependency that asked to be left alone (``Retry-After``) opens its breaker at once, for as long as it
+asked. If a probe is not reported by the end of its lease, the next request reopens the breaker for the same cool-down,
+counted from that end. An operator **forces** a breaker open or closed; only an operator resets it.
 
 The design borrows from Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are
 given back, forced states) and interlock-cb (one leased probe for all workers).
@@ -16,16 +17,22 @@ given back, forced states) and interlock-cb (one leased probe for all workers).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal
+from hashlib import sha256
+from math import inf
+from typing import Any, Literal
 
 from repli.tasks.fallback.errors import IllegalMove
 
+MAX_KEY_CHARACTERS = 255
+"""The longest key. A longer one is cut, and ends in its hash."""
 PROBE_SHARE_OF_LEASE = 0.8
 """Share of its lease after which a probe is cut off, so that it ends before another caller may begin one."""
+LONGEST_WAIT_S = 24 * 3600.0
+"""The longest time that a dependency may ask to be left alone for, in seconds."""
 _MOST_DOUBLINGS = 30
 _YEAR_S = 365 * 24 * 3600.0
 
@@ -49,6 +56,7 @@ class Cause(StrEnum):
     """Cause of a breaker's move."""
 
     TOO_MANY_FAILURES = "too many failures"
+    ASKED_TO_WAIT = "asked to wait"
     PROBE_DUE = "probe due"
     PROBE_SERVED = "probe served"
     PROBE_FAILED = "probe failed"
@@ -60,6 +68,7 @@ class Cause(StrEnum):
 
 MOVES: Mapping[tuple[Position, Cause], Position] = {
     (Position.CLOSED, Cause.TOO_MANY_FAILURES): Position.OPEN,
+    (Position.CLOSED, Cause.ASKED_TO_WAIT): Position.OPEN,
     (Position.OPEN, Cause.PROBE_DUE): Position.HALF_OPEN,
     (Position.HALF_OPEN, Cause.PROBE_SERVED): Position.CLOSED,
     (Position.HALF_OPEN, Cause.PROBE_FAILED): Position.OPEN,
@@ -85,8 +94,14 @@ class Breaker:
 
     Args:
         scope: `fleet` for a service that all workers share, `host` for a device: each host, and
-            each set of devices that a process of it sees, then has its own breaker.
-        failures: The breaker opens after this many failures within `within_s`.
+            each set of devices that a process of it sees, then has its own breaker. `key` for many dependencies of one
+            kind, such as the origins of URIs: each key has its own breaker.
+        key: With scope `key`: returns the key of an input. A batch is called group by group, and items whose key is
+            refused cost no call. Without it the rung names the key of each call itself, with ``context.call(key)``.
+        at_once: With scope `key`: calls of one key at a time, in all workers together.
+        per_second: With scope `key`: calls of one key in a second, in all workers together; None for any number.
+        failures: The breaker opens after this many failures within `within_s`. A batch of which nothing was served is
+            one failure.
         within_s: Length of the sliding window, in seconds.
         open_for_s: First cool-down, in seconds. It doubles with each failed probe.
         open_for_at_most_s: Longest cool-down, in seconds.
@@ -98,18 +113,28 @@ class Breaker:
     Example:
         >>> Breaker(scope="fleet", failures=3, open_for_s=30).cool_down(failed_probes=1).total_seconds()
         60.0
+        >>> by_origin = Breaker(scope="key", key=lambda uri: uri.split("/")[2], at_once=2)
+        >>> by_origin.key("https://shop.example/cat.jpg")
+        'shop.example'
     """
 
-    scope: Literal["host", "fleet"]
+    scope: Literal["host", "fleet", "key"]
     failures: int = 5
     within_s: float = 600.0
     open_for_s: float = 60.0
     open_for_at_most_s: float = 900.0
     lease_s: float = 60.0
+    key: Callable[[Any], str] | None = None
+    at_once: int = 4
+    per_second: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scope not in ("host", "fleet"):
-            raise ValueError(f"a breaker's scope must be 'host' or 'fleet', not {self.scope!r}")
+        if self.scope not in ("host", "fleet", "key"):
+            raise ValueError(f"a breaker's scope must be 'host', 'fleet' or 'key', not {self.scope!r}")
+        if self.scope != "key" and (self.key or self.at_once != 4 or self.per_second):
+            raise ValueError(f"key, at_once and per_second go with scope='key', not with scope={self.scope!r}")
+        if self.at_once < 1 or (self.per_second is not None and not 0 < self.per_second < inf):
+            raise ValueError("a key's calls at once must be at least 1, and its calls per second above 0")
         if self.failures < 1:
             raise ValueError(f"a breaker must open after at least 1 failure, not {self.failures}")
         durations = (self.within_s, self.open_for_s, self.open_for_at_most_s, self.lease_s)
@@ -126,14 +151,40 @@ class Breaker:
         return timedelta(seconds=min(seconds, self.open_for_at_most_s))
 
     @property
+    def longest_wait_s(self) -> float:
+        """Return the longest time between two probes, in seconds."""
+        return max(self.open_for_at_most_s, LONGEST_WAIT_S) if self.scope == "key" else self.open_for_at_most_s
+
+    @property
+    def slot_s(self) -> float:
+        """Return how long each call keeps its slot at least, in seconds, so that the rate is kept."""
+        return self.at_once / self.per_second if self.per_second else 0.0
+
+    @property
     def probe_limit_s(self) -> float:
         """Return the time limit of a probe, in seconds."""
         return PROBE_SHARE_OF_LEASE * self.lease_s
 
 
+def short_key(key: str) -> str:
+    """Return the key as breakers are kept by it, on one line.
+
+    Example:
+        >>> short_key("https://shop.example")
+        'https://shop.example'
+        >>> len(short_key("a" * 1000))
+        255
+    """
+    key = " ".join(key.split())
+    if len(key) <= MAX_KEY_CHARACTERS:
+        return key
+    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{key[: MAX_KEY_CHARACTERS - 1 - len(digest)]} {digest}"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed call in the window, identified by the token of its permit."""
+    """One failed batch in the window, identified by the token of its permit."""
 
     token: str
     at: datetime
@@ -170,6 +221,11 @@ class BreakerState:
     cause: Cause = Cause.RESET
     why: str = ""
 
+    @property
+    def is_blank(self) -> bool:
+        """Return whether the breaker is closed, with nothing in its window: as one that never changed."""
+        return self.position is Position.CLOSED and not self.failures
+
     def is_probe_due(self, now: datetime) -> bool:
         """Return whether the next call would be allowed as a probe."""
         if self.position is Position.OPEN:
@@ -199,7 +255,7 @@ class Decision(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Verdict of a call on its rung. A failure that an item caused is inconclusive."""
+    """Verdict of a batch, or of a probe, on its rung. A failure that an item caused is inconclusive."""
 
     SERVED = "served"
     FAILED = "failed"
@@ -215,18 +271,12 @@ class PermitRequested:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """An allowed call ended."""
+    """An allowed call, or batch of calls, ended. `retry_after_s`: the dependency asked to be left alone for so long."""
 
     token: str
     verdict: Verdict
     why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FailuresForgiven:
-    """Recorded failures proved to be caused by items: another call of the same batch was served."""
-
-    tokens: frozenset[str]
+    retry_after_s: float | None = None
 
 
 Override = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
@@ -242,7 +292,7 @@ class Overridden:
     cause: Override
 
 
-Event = PermitRequested | CallEnded | FailuresForgiven | Overridden
+Event = PermitRequested | CallEnded | Overridden
 
 
 def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> tuple[BreakerState, Decision]:
@@ -255,13 +305,10 @@ def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> 
     match event:
         case PermitRequested(token):
             return _permit_requested(breaker, state, token, now)
-        case CallEnded(token, verdict, why):
+        case CallEnded(token):
             if state.lease and state.lease.token == token:
-                return _probe_ended(breaker, state, verdict, why, now), Decision.NOTED
+                return _probe_ended(breaker, state, event, now), Decision.NOTED
             return _call_ended(breaker, state, event, now), Decision.NOTED
-        case FailuresForgiven(tokens):
-            kept = tuple(failure for failure in state.failures if failure.token not in tokens)
-            return replace(state, failures=kept), Decision.NOTED
         case Overridden(cause):
             return _overridden(state, cause, now), Decision.NOTED
 
@@ -289,16 +336,16 @@ def _permit_requested(
     return state, Decision.REFUSE
 
 
-def _probe_ended(breaker: Breaker, state: BreakerState, verdict: Verdict, why: str, now: datetime) -> BreakerState:
-    if verdict is Verdict.INCONCLUSIVE:
+def _probe_ended(breaker: Breaker, state: BreakerState, event: CallEnded, now: datetime) -> BreakerState:
+    if event.verdict is Verdict.INCONCLUSIVE:
         return replace(state, lease=None)
-    if verdict is Verdict.SERVED:
+    if event.verdict is Verdict.SERVED:
         return replace(
             BreakerState(), position=destination(state.position, Cause.PROBE_SERVED), cause=Cause.PROBE_SERVED
         )
     failed = state.failed_probes + 1
-    probe_at = now + breaker.cool_down(failed)
-    return _moved(state, Cause.PROBE_FAILED, lease=None, failed_probes=failed, probe_at=probe_at, why=why)
+    probe_at = max(now + breaker.cool_down(failed), _asked_until(breaker, event, now))
+    return _moved(state, Cause.PROBE_FAILED, lease=None, failed_probes=failed, probe_at=probe_at, why=event.why)
 
 
 def _call_ended(breaker: Breaker, state: BreakerState, event: CallEnded, now: datetime) -> BreakerState:
@@ -306,10 +353,18 @@ def _call_ended(breaker: Breaker, state: BreakerState, event: CallEnded, now: da
     if event.verdict is not Verdict.FAILED or is_known or state.position.is_forced:
         return state
     state = replace(state, failures=(*state.failures, Failure(event.token, now)))
-    if state.position is Position.CLOSED and len(state.failures) >= breaker.failures:
-        probe_at = now + breaker.cool_down(0)
-        return _moved(state, Cause.TOO_MANY_FAILURES, opened_at=now, probe_at=probe_at, failed_probes=0, why=event.why)
-    return state
+    if state.position is Position.OPEN and state.probe_at:
+        return replace(state, probe_at=max(state.probe_at, _asked_until(breaker, event, now)))
+    is_full = len(state.failures) >= breaker.failures
+    if state.position is not Position.CLOSED or not (is_full or event.retry_after_s):
+        return state
+    cause = Cause.TOO_MANY_FAILURES if is_full else Cause.ASKED_TO_WAIT
+    probe_at = max(now + breaker.cool_down(0), _asked_until(breaker, event, now))
+    return _moved(state, cause, opened_at=now, probe_at=probe_at, failed_probes=0, why=event.why)
+
+
+def _asked_until(breaker: Breaker, event: CallEnded, now: datetime) -> datetime:
+    return now + timedelta(seconds=min(event.retry_after_s or 0.0, breaker.longest_wait_s))
 
 
 def _overridden(state: BreakerState, cause: Cause, now: datetime) -> BreakerState:

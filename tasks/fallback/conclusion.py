@@ -121,14 +121,14 @@ def _is_declined(attempt: Attempt) -> bool:
 def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
     """Return the error that says most about an item that no rung served.
 
-    It is that of the best rung whose call failed; else of the best service that was unavailable or refused, which a
-    retry may reach; else of the best rung that declined; else of a device that is not here, which says nothing about
-    the item. Where every rung declined, the message says that none was sure.
+    It is that of the best rung whose call failed, or was refused for its key; else of the best service that was
+    unavailable or refused, which a retry may reach; else of the best rung that declined; else of a device that is not
+    here, which says nothing about the item. Where every rung declined, the message says that none was sure.
     """
     devices = {rung.name for rung in chain.rungs if rung.resources}
     declined = AttemptOutcome.DECLINED
     missed = [attempt for attempt in attempts if attempt.error]
-    failed = [attempt for attempt in missed if attempt.outcome is AttemptOutcome.FAILED]
+    failed = [one for one in missed if one.outcome is AttemptOutcome.FAILED or (one.error and one.error.keys)]
     no_reason = {declined, AttemptOutcome.FORCED_PAST}
     out_of_reach = [one for one in missed if one.outcome not in no_reason and one.rung not in devices]
     unsure = [attempt.error for attempt in missed if attempt.outcome is declined and attempt.error]

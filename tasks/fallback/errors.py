@@ -20,10 +20,29 @@
             └── InvalidItem this one item is invalid; a retry cannot help
 
 The *type* says what may be retried: the rung classifies a failure once, where the cause is known, and no caller
-parses messages. Each error takes one message, so that it pickles.
+parses messages. Each error takes one message, so that it pickles; what else it has are attributes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
+_KEYS = "_repli_keys"
+
+
+def keys_of(error: BaseException) -> tuple[str, ...]:
+    """Return the keys of the calls that ended with `error`, such as origins; see `Breaker`."""
+    keys: tuple[str, ...] = getattr(error, _KEYS, ())
+    return keys
+
+
+def with_keys(error: E, keys: Iterable[str]) -> E:
+    """Note the keys of the calls that ended with `error`, and return it. Any exception can carry them."""
+    setattr(error, _KEYS, tuple(dict.fromkeys(keys)))
+    return error
 
 
 class RepliError(Exception):
@@ -81,7 +100,14 @@ class RungError(RepliError):
         >>> from repli.tasks.fallback import Failed
         >>> Failed.because(RungError("the model returned no class")).error.line
         'RungError: the model returned no class'
+
+    `retry_after_s` is set where the rung's dependency asked to be left alone for so long (``Retry-After``): the breaker
+    opens at once, and stays open as long as asked.
     """
+
+    def __init__(self, *args: object, retry_after_s: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after_s = retry_after_s
 
 
 class OutOfMemory(RungError):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
-from repli.tasks.fallback.errors import Declined, ItemError, Unavailable
+from repli.tasks.fallback.errors import BreakerOpen, Declined, ItemError, Unavailable
 from repli.tasks.fallback.result import StepError
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -62,6 +62,7 @@ class Failed:
         is_item_error: The item caused the failure, not the rung, so the rung's breaker does not count it.
         is_declined: The rung does not know the answer for the item.
         is_unavailable: The device, model or service is not here.
+        is_refused: The breaker of the key of its call refused it.
 
     Example:
         >>> from repli.tasks.fallback import ItemError
@@ -73,6 +74,7 @@ class Failed:
     is_item_error: bool = False
     is_declined: bool = False
     is_unavailable: bool = False
+    is_refused: bool = False
 
     @classmethod
     def because(cls, error: Exception) -> Failed:
@@ -82,6 +84,7 @@ class Failed:
             is_item_error=isinstance(error, ItemError),
             is_declined=isinstance(error, Declined),
             is_unavailable=isinstance(error, Unavailable),
+            is_refused=isinstance(error, BreakerOpen),
         )
 
 

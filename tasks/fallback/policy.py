@@ -25,6 +25,8 @@ ALL = "all"
 class BreakerPolicy:
     """Overrides of one breaker's settings; see `repli.tasks.fallback.Breaker`. None keeps the declared setting.
 
+    `at_once` and `per_second` are of breakers of scope `key`; a `per_second` of 0 stands for any number.
+
     Example:
         >>> BreakerPolicy(failures=3).applied_to(Breaker(scope="host")).failures
         3
@@ -34,13 +36,18 @@ class BreakerPolicy:
     within_s: float | None = None
     open_for_s: float | None = None
     open_for_at_most_s: float | None = None
+    at_once: int | None = None
+    per_second: float | None = None
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:g}" for name, value in self._overrides().items())
 
     def applied_to(self, breaker: Breaker) -> Breaker:
         """Return the breaker with these settings. Raises ValueError if one is out of range."""
-        return replace(breaker, **self._overrides())
+        overrides = self._overrides()
+        if self.per_second == 0:
+            overrides["per_second"] = None
+        return replace(breaker, **overrides)
 
     def _overrides(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from repli.tasks.fallback.errors import Declined, InvalidItem
+from repli.tasks.fallback.errors import Declined, InvalidItem, keys_of
 from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
@@ -22,7 +22,8 @@ INJECTED = "injected: "
 class StepError:
     """The reason a rung did not serve an item: a raised error as a value.
 
-    `retryable` is false only if no retry can help: the item is invalid, or the rung declined it.
+    `retryable` is false only if no retry can help: the item is invalid, or the rung declined it. `keys` are those of
+    the calls that failed or were refused; not stored, since `StepResult.waits_for` is.
 
     Example:
         >>> StepError.of(MemoryError()).line
@@ -32,6 +33,7 @@ class StepError:
     type: str
     message: str
     retryable: bool = True
+    keys: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def of(cls, error: BaseException) -> StepError:
@@ -41,7 +43,7 @@ class StepError:
         """
         message = " ".join(str(error).split()) or type(error).__name__
         is_final = isinstance(error, Declined | InvalidItem)
-        return cls(type=type(error).__name__, message=message[:2000], retryable=not is_final)
+        return cls(type=type(error).__name__, message=message[:2000], retryable=not is_final, keys=keys_of(error))
 
     @property
     def line(self) -> str:
@@ -190,10 +192,21 @@ class StepResult:
 
     @property
     def is_failed_by_rung(self) -> bool:
-        """Return whether rungs failed, refused or were unavailable, and none because of the item."""
+        """Return whether rungs failed, refused or were unavailable, and none because of the item, or of its key."""
         not_served = AttemptOutcome.FAILED, AttemptOutcome.REFUSED, AttemptOutcome.UNAVAILABLE
         missed = [attempt for attempt in self.attempts if attempt.outcome in not_served]
-        return bool(missed) and not any(attempt.is_item_error for attempt in missed)
+        return bool(missed) and not any(attempt.is_item_error for attempt in missed) and not self.waits_for
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Return the breakers, as `STAGE.RUNG@KEY`, of the calls that failed or were refused for their keys."""
+        keys = ((one.rung, key) for one in self.attempts if one.error for key in one.error.keys)
+        return tuple(dict.fromkeys(f"{self.stage}.{rung}@{key}" for rung, key in keys))
+
+    @property
+    def is_refused_by_key(self) -> bool:
+        """Return whether a rung was not called for the item because the breaker of its key is open."""
+        return any(one.outcome is AttemptOutcome.REFUSED and one.error and one.error.keys for one in self.attempts)
 
     @property
     def rank(self) -> float:

@@ -9,13 +9,14 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
-from repli.tasks.fallback.breaker import Verdict
+from repli.tasks.fallback.breaker import Breaker, Verdict, short_key
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
 from repli.tasks.fallback.conclusion import conclude
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
-from repli.tasks.fallback.errors import BadAnswer, Incompatible, NotHere, RungError, Unavailable
+from repli.tasks.fallback.errors import BadAnswer, Incompatible, ItemError, NotHere, RungError, Unavailable
 from repli.tasks.fallback.faults import Fault, inject
+from repli.tasks.fallback.keyed_calls import KeyedCalls, Slot, SlotOf, waited_for, without_slots
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
 from repli.tasks.fallback.splitting import RungResult, RunningCall, WorkingSizes, call_rung
@@ -45,7 +46,9 @@ class Runtime:
         sizes: The working sizes of this process.
         around_fallback: ``around_fallback(stage, rung, items, run)`` returns what `run`, one fallback over `items`
             items, returns. The place to show the fallback, as a sub-task for example.
-        breaker_of: Returns the breaker client of a rung, by its name `stage.rung` and its settings.
+        breaker_of: Returns the breaker client of a rung, by its name `stage.rung`, its settings and a key.
+        slot_of: Returns a slot of a key's calls at once, by the rung's name, its breaker and the key.
+        with_calls: Returns the context of a rung that names the key of each call itself, with ``context.call``.
         is_fatal: Returns whether no call of this process can succeed after an error.
         host: The host of this process, which the trail names; None: it names no place.
         accelerator: The device of rungs that ask for resources and note none; None where it is not known.
@@ -72,6 +75,8 @@ class Runtime:
     sizes: WorkingSizes = field(default_factory=WorkingSizes)
     around_fallback: Callable[[str, str, int, Callable[[], RungResult[Any]]], RungResult[Any]] = no_instrumentation
     breaker_of: BreakerOf = without_breakers
+    slot_of: SlotOf = without_slots
+    with_calls: Callable[[Any, KeyedCalls], Any] = lambda context, calls: context
     is_fatal: Callable[[Exception], bool] = lambda error: False
     host: str | None = None
     accelerator: str | None = None
@@ -177,12 +182,9 @@ def run_chain(
         if not to_call:
             continue
         faults = [fault for fault in directives.faults if (fault.stage, fault.rung) == (chain.stage, rung.name)]
-        if rung.breaker is None or rung.name == forced:  # the operator's choice outranks the breaker's
-            breaker: BreakerClient = NoBreaker()
-        else:
-            breaker = runtime.breaker_of(f"{chain.stage}.{rung.name}", rung.breaker)
+        breaker = None if rung.name == forced else rung.breaker  # the operator's choice outranks the breaker's
         run = partial(
-            _run_rung, chain, rung, to_call, context, faults, runtime, breaker, partial(release, rung, to_call)
+            _run_keys, chain, rung, to_call, context, faults, runtime, breaker, partial(release, rung, to_call)
         )
         is_fallback = position > 0
         result = runtime.around_fallback(chain.stage, rung.name, len(to_call), run) if is_fallback else run()
@@ -304,10 +306,85 @@ def _is_call(attempt: Attempt) -> bool:
 def _failed_outcome(item_id: str, failed: Failed, result: RungResult[Any]) -> AttemptOutcome:
     if failed.is_declined:
         return AttemptOutcome.DECLINED
-    if item_id in result.refused:
+    if failed.is_refused or item_id in result.refused:
         return AttemptOutcome.REFUSED
     is_unavailable = failed.is_unavailable or item_id in result.unavailable
     return AttemptOutcome.UNAVAILABLE if is_unavailable else AttemptOutcome.FAILED
+
+
+def _run_keys(
+    chain: Chain[I, V, C],
+    rung: Rung[I, V, C],
+    inputs: Sequence[ChainInput[I]],
+    context: C,
+    faults: Sequence[Fault],
+    runtime: Runtime,
+    breaker: Breaker | None,
+    let_go: Callable[[RungResult[V], Sequence[ChainInput[Any]]], set[str]],
+) -> RungResult[V]:
+    """Run a rung over a batch, group by group where its breaker has a key of the input: each with its key's breaker."""
+    name = f"{chain.stage}.{rung.name}"
+    run = partial(_run_rung, chain, rung, faults=faults, runtime=runtime)
+    if breaker is None or (breaker.scope == "key" and breaker.key is None):
+        calls = KeyedCalls(name=name, breaker=breaker, breaker_of=runtime.breaker_of, slot_of=runtime.slot_of)
+        return run(inputs, runtime.with_calls(context, calls), breaker=NoBreaker(), let_go=let_go)
+    if breaker.key is None:
+        return run(inputs, context, breaker=runtime.breaker_of(name, breaker), let_go=let_go)
+    result: RungResult[V] = RungResult()
+    waiting = _by_key(breaker, name, inputs, result)
+
+    def let_go_of_all(answered: RungResult[V], of_key: Sequence[ChainInput[Any]]) -> set[str]:
+        others = [item for group in waiting.values() for item in group]
+        gone = let_go(_merged(result, answered), [*of_key, *others])
+        for key, group in waiting.items():
+            waiting[key] = [item for item in group if item.item_id not in gone]
+        return gone
+
+    while waiting:
+        key = next(iter(waiting))
+        if group := waiting.pop(key):
+            client, slot = runtime.breaker_of(name, breaker, key), runtime.slot_of(name, breaker, key)
+            of_key = run(group, context, breaker=client, let_go=let_go_of_all, slot=slot)
+            result = _merged(result, _with_key(of_key, key))
+    return result
+
+
+def _by_key(
+    breaker: Breaker, name: str, inputs: Iterable[ChainInput[I]], result: RungResult[Any]
+) -> dict[str, list[ChainInput[I]]]:
+    """Return the inputs by their keys. An input whose key cannot be told fails, in `result`."""
+    groups: dict[str, list[ChainInput[I]]] = {}
+    for item in inputs:
+        try:
+            key = breaker.key(item.input) if breaker.key else ""
+        except Exception as error:  # noqa: BLE001  a function of the pipeline, called with input that it may not expect
+            why = ItemError(f"{name}: its breaker's key cannot be told ({type(error).__name__}: {error})")
+            result.outcomes[item.item_id], result.seconds[item.item_id] = Failed.because(why), 0.0
+        else:
+            groups.setdefault(short_key(str(key)), []).append(item)
+    return groups
+
+
+def _with_key(result: RungResult[V], key: str) -> RungResult[V]:
+    """Return the result with the key in each error that no item caused."""
+
+    def noted(outcome: Outcome[V]) -> Outcome[V]:
+        if not isinstance(outcome, Failed) or outcome.is_item_error:
+            return outcome
+        return replace(outcome, error=replace(outcome.error, keys=(key,)))
+
+    return replace(result, outcomes={item_id: noted(outcome) for item_id, outcome in result.outcomes.items()})
+
+
+def _merged(one: RungResult[V], other: RungResult[V]) -> RungResult[V]:
+    return replace(
+        one,
+        outcomes={**one.outcomes, **other.outcomes},
+        seconds={**one.seconds, **other.seconds},
+        devices={**one.devices, **other.devices},
+        unavailable=one.unavailable | other.unavailable,
+        refused=one.refused | other.refused,
+    )
 
 
 def _run_rung(
@@ -315,10 +392,12 @@ def _run_rung(
     rung: Rung[I, V, C],
     inputs: Sequence[ChainInput[I]],
     context: C,
+    *,
     faults: Sequence[Fault],
     runtime: Runtime,
     breaker: BreakerClient,
     let_go: Callable[[RungResult[V], Sequence[ChainInput[Any]]], set[str]],
+    slot: Slot | None = None,
 ) -> RungResult[V]:
     name = f"{chain.stage}.{rung.name}"
 
@@ -339,7 +418,8 @@ def _run_rung(
     ) -> Sequence[Outcome[V]]:
         limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
         faulty = partial(inject(faults, partial(call, answers={} if faults else running.answers)), inputs)
-        outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
+        with waited_for(slot, while_waiting=running.look):
+            outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
         return outcomes
 
     run = partial(
@@ -354,10 +434,10 @@ def _run_rung(
         is_fatal=runtime.is_fatal,
     )
     result = run(inputs, breaker=breaker, let_go=let_go)
-    answer = partial(_answer, run)
-    outcomes = [result.outcomes[item.item_id] for item in inputs]
+    answered = [item for item in inputs if item.item_id in result.outcomes]  # the others were let go
+    outcomes = [result.outcomes[item.item_id] for item in answered]
     try:
-        chain.check_batch([item.input for item in inputs], outcomes, answer, context)
+        chain.check_batch([item.input for item in answered], outcomes, partial(_answer, run), context)
     except ValueError as error:
         return _without_answers(result, BadAnswer(f"{name}: {error}"), breaker)
     return result

@@ -10,11 +10,22 @@ a fatal error               the chain ends with `ProcessPoisoned`: every later c
 `TimedOut`                  the call's items are not served; no split, which would only time out again
 `BadAnswer`                 the call's items are not served: the rung does not answer for each item, and a smaller call
                             might return the right number of wrong answers
-any other exception         bisection within a budget, so that a broken rung costs a few calls
+any other exception         single items are tried; once one of them is answered, the rest is bisected within a budget
 ==========================  ======================================================================
 
-Each call needs a permit of the rung's breaker: once the breaker refuses, the waiting items are not served. A probe
-carries one item, drawn from those that come next: if it were always the first, one bad item could fail every probe.
+**Bad item or broken rung** is judged by the batch. A batch of which something is served is no failure of the rung,
+whatever else failed: its items did. A batch of which nothing is served is one failure for the breaker, recorded when it
+ends; a rung that does not answer is given up after `GIVE_UP_AFTER` failed calls. Where items failed by themselves alone
+(`ItemError`, `Declined`), or the rung is `NotHere`, or the batch was cancelled, nothing is recorded.
+
+Each call needs a permit of the breaker: once the breaker refuses, the waiting items are not served. A probe carries one
+item, drawn from those that come next: if it were always the first, one bad item could fail every probe. It is judged by
+itself, and the rest of the batch is called once it has been served.
+
+A dead dependency is therefore called in as many batches as open its breaker, and in those that are under way then. Such
+a batch costs one call where the rung says `Unavailable`, or where it has one item; two where each call ends at the time
+limit; five where the rung raises anything else. With a breaker of five failures these are at most 5, 10 or 25 calls
+with one worker, 12, 24 or 60 with 8 that begin at once, and 36, 72 or 180 with 32.
 
 While a call gives no answer for `SLOW_AFTER_S`, the items that have one are let go, and so are those that wait.
 
@@ -26,14 +37,13 @@ from __future__ import annotations
 import math
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 from zlib import crc32
 
-from repli.tasks.fallback.attribution import FailureAttribution
 from repli.tasks.fallback.breaker import Verdict
-from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
+from repli.tasks.fallback.breaker_client import BatchPermit, BreakerClient, NoBreaker, Permit, verdict_of
 from repli.tasks.fallback.devices import DeviceNote, noting
 from repli.tasks.fallback.errors import (
     BadAnswer,
@@ -56,11 +66,13 @@ SLOW_AFTER_S = 3.0
 """Seconds without an answer after which a call holds up no other item of its batch."""
 GROW_AFTER = 4
 """Calls at the working size that must return before it doubles."""
-GIVE_UP_AFTER = 9
-"""Failed calls, with none that returned, after which a rung counts as broken. With four bad items, one in each quarter,
-up to eight calls fail before one returns: the batch, both halves, the quarters and one eighth, 1 + 2 + 4 + 1."""
+GIVE_UP_AFTER = 5
+"""Failed calls of one batch, with none that answered, after which the rung is given up: the call of the whole batch,
+and four of single items. So up to three bad items, wherever they are, do not make a rung look broken."""
+TIMEOUT_WEIGHT = 3
+"""Failed calls that one time-out counts as, because it costs the whole limit: two of them give the rung up."""
 FAILURES_PER_HALVING = 4
-"""Failed calls that isolation may cost, once a call has returned, per halving from the batch to one item. A bad item
+"""Failed calls that isolation may cost, once a call has answered, per halving from the batch to one item. A bad item
 costs one per halving, so four of them are found wherever they are in the batch."""
 
 
@@ -98,17 +110,30 @@ class WorkingSizes:
 
 
 @dataclass(slots=True)
-class _Isolation:
-    """The budget of failed calls for finding the items of one batch that break a rung."""
+class _Budget:
+    """The failed calls that one batch may cost a rung, which is alive once a call has answered.
+
+    Where each call carries one item, only a served one proves that: an item's own error may be found before the call
+    of what the rung depends on.
+    """
 
     items: int
     failures: int = 0
-    has_returned: bool = False
+    is_alive: bool = False
 
-    def can_continue(self) -> bool:
-        if not self.has_returned:
-            return self.failures < GIVE_UP_AFTER
-        return self.failures < max(GIVE_UP_AFTER, FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))))
+    @property
+    def is_in_doubt(self) -> bool:
+        """Return whether calls failed and none answered: single items tell a bad item from a broken rung."""
+        return self.failures > 0 and not self.is_alive
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.failures >= GIVE_UP_AFTER and not self.is_alive
+
+    @property
+    def can_bisect(self) -> bool:
+        limit = FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))) if self.is_alive else 0
+        return self.failures < max(GIVE_UP_AFTER, limit)
 
 
 @dataclass(slots=True)
@@ -190,10 +215,13 @@ class _Calls(Generic[I, V]):
         self.free_memory = free_memory
         self.waiting = deque([list(inputs)])
         self.per_item = per_item
-        self.isolation = _Isolation(len(inputs))
+        self.budget = _Budget(len(inputs))
         self.result: RungResult[V] = RungResult(seconds={item.item_id: 0.0 for item in inputs})
 
     def next_chunk(self) -> list[ChainInput[I]]:
+        if self.budget.is_in_doubt:
+            self.waiting.rotate(-1)  # another part of the batch each time: bad items are often neighbours
+            return self._take_one(len(self.waiting[0]) // 2)
         chunk = self.waiting.popleft()
         limit = 1 if self.per_item else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
@@ -202,11 +230,13 @@ class _Calls(Generic[I, V]):
 
     def next_probe(self, token: str) -> list[ChainInput[I]]:
         """Return one item, drawn by the token of the probe, which is random."""
+        return self._take_one(crc32(token.encode()) % len(self.waiting[0]))
+
+    def _take_one(self, position: int) -> list[ChainInput[I]]:
         chunk = self.waiting.popleft()
-        drawn = crc32(token.encode()) % len(chunk)
         if len(chunk) > 1:
-            self.waiting.appendleft(chunk[:drawn] + chunk[drawn + 1 :])
-        return [chunk[drawn]]
+            self.waiting.appendleft(chunk[:position] + chunk[position + 1 :])
+        return [chunk[position]]
 
     def record_call(self, chunk: Sequence[ChainInput[I]], seconds: float, device: str | None) -> None:
         for item in chunk:
@@ -214,43 +244,52 @@ class _Calls(Generic[I, V]):
             self.result.devices[item.item_id] = device
 
     def record_outcomes(self, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
-        self.isolation.has_returned = True
         self.sizes.record_fit(self.name, len(chunk))
         self.result.outcomes.update(zip((item.item_id for item in chunk), outcomes, strict=True))
+        verdict, _ = verdict_of(outcomes)
+        self.budget.is_alive |= verdict is Verdict.SERVED or (verdict is Verdict.INCONCLUSIVE and not self.per_item)
+        if verdict is Verdict.FAILED:
+            self.count_failure(next(one for one in outcomes if isinstance(one, Failed) and not one.is_item_error))
 
     def record_error(self, chunk: list[ChainInput[I]], error: Exception) -> None:
         if isinstance(error, ItemError) and len(chunk) > 1:  # of one of them: the others have no error of their own
             what = f"{self.name} raised {type(error).__name__} ({error}) in a call with {len(chunk)} items"
             error = BadAnswer(f"{what}; put it in the list of answers, in the item's place, or set per_item")
             self.fail(chunk, error)
-            self.isolate(chunk, error)
+            self.count_failure(Failed.because(error), halves=_halves(chunk))
             return
         self.fail(chunk, error)  # replaced if a smaller call serves them
+        failed = Failed.because(error)
         match error:
+            case ItemError():
+                self.budget.is_alive |= not self.per_item
             case OutOfMemory() | MemoryError():
                 clear_traceback_frames(error)
                 self.sizes.record_out_of_memory(self.name, len(chunk))
                 if len(chunk) > 1:
                     self.free_memory()  # only before a smaller call: it takes a large part of a second
                     self.waiting.extendleft(reversed(_halves(chunk)))
+                else:
+                    self.count_failure(failed)
             case Unavailable():
                 unserved = [*chunk, *self.drain()]
                 self.result.unavailable.update(item.item_id for item in unserved)
                 self.fail(unserved, error)
-            case TimedOut() | BadAnswer():
-                pass
-            case _ if self.per_item:  # the call carries one item, so there is nothing to isolate
-                pass
+            case TimedOut():
+                self.count_failure(failed, weight=TIMEOUT_WEIGHT)
+            case BadAnswer():
+                self.count_failure(failed)
             case _:
-                self.isolate(chunk, error)
+                self.count_failure(failed, halves=_halves(chunk) if len(chunk) > 1 else ())
 
-    def isolate(self, chunk: list[ChainInput[I]], error: Exception) -> None:
-        self.isolation.failures += 1
-        can_continue = self.isolation.can_continue()
-        if not can_continue and not self.isolation.has_returned:
-            self.fail(self.drain(), error)
-        elif len(chunk) > 1 and can_continue:
-            self.waiting.extend(_halves(chunk))
+    def count_failure(self, failed: Failed, *, weight: int = 1, halves: Iterable[list[ChainInput[I]]] = ()) -> None:
+        """Count a failed call. Give the rung up for the waiting items, or bisect its chunk, as the budget says."""
+        self.budget.failures += weight
+        if self.budget.is_given_up:
+            waiting = [item.item_id for item in self.drain()]
+            self.result.outcomes = {**dict.fromkeys(waiting, failed), **self.result.outcomes}
+        elif self.budget.can_bisect:
+            self.waiting.extend(halves)
 
     def refuse(self, error: BreakerOpen) -> None:
         """Stop calling: mark the waiting items refused, except those that a call has already failed."""
@@ -317,15 +356,9 @@ def call_rung(
         ProcessPoisoned: A call ended with a fatal error, which the breaker has counted.
     """
     calls: _Calls[I, V] = _Calls(name, inputs, per_item=per_item, sizes=sizes, free_memory=free_memory)
-    attribution = FailureAttribution(breaker, has_neighbours=not per_item)
-
-    def record_answers(permit: Permit, chunk: Sequence[ChainInput[I]], outcomes: Sequence[Outcome[V]]) -> None:
-        accepted = [accept(outcome) for outcome in outcomes]
-        attribution.record_answer(permit, accepted)
-        calls.record_outcomes(chunk, accepted)
-
+    batch = BatchPermit(breaker)
     while calls.waiting:
-        permit = breaker.acquire()
+        permit = batch.acquire()
         if permit.is_refused:
             calls.refuse(BreakerOpen(permit.why))
             break
@@ -337,32 +370,31 @@ def call_rung(
             with noting(note):
                 outcomes = call(chunk, permit, running)
         except StoreError:  # no rung can do without the store: the stage fails, and runs again
-            breaker.record(permit, Verdict.INCONCLUSIVE)
+            batch.cancel(permit)
             raise
         except Exception as error:  # the engine's only catch: a rung's exception becomes a value
             calls.record_call(chunk, timer() - started, note.device)
             if is_fatal(error):
-                attribution.record_fatal(permit, error)
+                breaker.record(permit, Verdict.FAILED, StepError.of(error).line)
                 raise ProcessPoisoned(f"{name} left its process unusable: {StepError.of(error).line}") from error
             if isinstance(error, NotHere) and (why := breaker.refusal_elsewhere()):
-                breaker.record(permit, Verdict.INCONCLUSIVE)
-                calls.fail(chunk, BreakerOpen(why))
-                calls.result.refused.update(item.item_id for item in chunk)
+                calls.waiting.appendleft(chunk)
+                batch.record(permit, Verdict.INCONCLUSIVE)
                 calls.refuse(BreakerOpen(why))
                 break
-            answered = dict(running.answers)
-            if answered:  # the others of this call have no answer
-                outcomes = [answered.get(position) or Failed.because(error) for position in range(len(chunk))]
-                record_answers(permit, chunk, outcomes)
+            if not running.answers:
+                batch.record_error(permit, error, items=len(chunk))
+                calls.record_error(chunk, error)
                 continue
-            attribution.record_error(permit, error, items=len(chunk))
-            calls.record_error(chunk, error)
+            answered = dict(running.answers)  # the others of this call have no answer
+            outcomes = [answered.get(position) or Failed.because(error) for position in range(len(chunk))]
         except BaseException:  # cancelled: it proves nothing about the rung
-            breaker.record(permit, Verdict.INCONCLUSIVE)
+            batch.cancel(permit)
             raise
         else:
             calls.record_call(chunk, timer() - started, note.device)
-            record_answers(permit, chunk, outcomes)
-    else:
-        attribution.finish()
+        accepted = [accept(outcome) for outcome in outcomes]
+        batch.record(permit, *verdict_of(accepted))
+        calls.record_outcomes(chunk, accepted)
+    batch.finish()
     return calls.result

@@ -6,10 +6,12 @@ event at each import.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from repli.tasks.models.inference import thread_count
@@ -30,6 +32,7 @@ F = TypeVar("F", bound="np.floating[Any]")
 
 _CONVERSION = threading.Lock()
 """Held while a model is converted: the warnings of torch's tracer are silenced for the whole process."""
+_TRACED_LIBRARY = logging.getLogger("transformers")
 
 
 class Inconvertible(Exception):
@@ -76,8 +79,7 @@ def convert(
         Inconvertible: the module has operations that OpenVINO does not know, or cannot be traced.
     """
     try:
-        with _CONVERSION, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _CONVERSION, _without_warnings():
             network = openvino.convert_model(module, example_input=tuple(example))
             network.reshape(dict(zip(network.inputs, map(openvino.PartialShape, map(list, shapes)), strict=True)))
     except MemoryError:
@@ -85,6 +87,19 @@ def convert(
     except Exception as error:  # tracing runs the code of any model
         raise Inconvertible(f"OpenVINO cannot convert it ({reason(error)})") from error
     return network
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence what tracing sets off: it looks at every attribute of the model, also at those for training."""
+    level = _TRACED_LIBRARY.level
+    _TRACED_LIBRARY.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _TRACED_LIBRARY.setLevel(level)
 
 
 def answer_like(wanted: npt.NDArray[F], answer: Callable[[], npt.NDArray[F]]) -> npt.NDArray[F]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from repli.tasks.fallback import Rules
+from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.settings import Settings
 from repli.tasks.storage.database import Database
 
@@ -20,6 +21,9 @@ class StageContext:
         run_id: the run that results are saved under.
         now: the time at which the stage began on this batch, with its time zone.
         rules: the pipeline's rules.
+        call: ``with context.call(KEY):`` goes around each call of a rung whose breaker has the scope `key` and no
+            function of the input: it asks the key's breaker, waits for one of its slots, and records how the call
+            ended. It raises `BreakerOpen` where the key is refused.
 
     Example:
         >>> @stage.rung(time_limit_s=30)
@@ -32,3 +36,4 @@ class StageContext:
     run_id: str
     now: datetime
     rules: Rules = field(default_factory=Rules)
+    call: KeyedCalls = field(default_factory=KeyedCalls)

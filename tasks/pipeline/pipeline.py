@@ -21,6 +21,7 @@ from repli.tasks.pipeline.enriched_item import EnrichedItem
 from repli.tasks.pipeline.roles import name_of
 from repli.tasks.pipeline.stage import Stage
 from repli.tasks.pipeline.store import STAGE as STORE_STAGE
+from repli.tasks.settings import ModelSettings
 from repli.tasks.storage.pipelines import StoredPipeline
 
 
@@ -168,6 +169,10 @@ class Pipeline:
         """
         return _with_policy(self, policy)
 
+    def with_models(self, models: ModelSettings) -> Pipeline:
+        """Return this pipeline with the chains of its stages for these models; itself where they stay as they are."""
+        return _with_models(self, models)
+
     def _position(self, name: str, action: str) -> int:
         if name not in self.names:
             raise ValueError(f"{action}: there is no stage {name!r}; choose from {', '.join(self.names)}")
@@ -256,6 +261,17 @@ def _with_policy(pipeline: Pipeline, policy: Policy) -> Pipeline:
     except ValueError as error:
         raise UsageError(f"policy: {error}; keep a rung that these rules allow") from None
     changed.rules = pipeline.rules  # all of them: results of earlier runs may be by rungs that the policy removes
+    return changed
+
+
+@lru_cache(maxsize=16)
+def _with_models(pipeline: Pipeline, models: ModelSettings) -> Pipeline:
+    chains = [stage.hooks.with_models(stage.chain, models) for stage in pipeline.stages]
+    if all(chain is stage.chain for chain, stage in zip(chains, pipeline.stages, strict=True)):
+        return pipeline
+    changed = copy(pipeline)
+    stages = [stage.with_chain(chain) for stage, chain in zip(pipeline.stages, chains, strict=True)]
+    changed._set(stages, pipeline.rules.table)
     return changed
 
 

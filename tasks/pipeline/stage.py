@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
-from repli.tasks.fallback import AnyChain, Breaker, Chain, Outcome, Rung, Skip, StepResult
+from repli.tasks.fallback import AnyChain, Breaker, Chain, Outcome, Rung, RungError, Skip, StepResult
 from repli.tasks.items import Embedding, Label
 from repli.tasks.pipeline.constant_answers import check_not_constant
 from repli.tasks.pipeline.context import StageContext
@@ -18,7 +18,7 @@ from repli.tasks.pipeline.enriched_item import EnrichedItem
 from repli.tasks.pipeline.roles import role_of
 from repli.tasks.pipeline.rung_functions import run_of
 from repli.tasks.pipeline.trial import Trial, try_on
-from repli.tasks.settings import Settings
+from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.storage import results as step_results
 from repli.tasks.storage.results import Basis
 
@@ -62,8 +62,9 @@ class StageHooks:
         imports: returns the modules that take long to import, and that worker processes may inherit from the process
             that forks them.
         warm_up: loads what the rungs need, in a worker ahead of its first batch. A load that may hang is only started.
-        embed_query: yields the vectors of a search's text in each space of the rungs, faster than they do. It raises
-            where it cannot, and then the rungs are called.
+        embed_query: yields the vectors of a search's text in each space of the rungs, faster than they do, or the error
+            for a space that is out of reach now. It raises where it cannot, and then the rungs are called.
+        with_models: returns the chain for the models of the settings, such as one behind an API.
     """
 
     save: Save = save_results
@@ -72,7 +73,8 @@ class StageHooks:
     takes_unreadable: bool = False
     imports: Callable[[Settings], tuple[str, ...]] = lambda settings: ()
     warm_up: Callable[[Settings], object] = lambda settings: None
-    embed_query: Callable[[str, Settings], Iterator[Embedding]] | None = None
+    embed_query: Callable[[str, Settings], Iterator[Embedding | RungError]] | None = None
+    with_models: Callable[[AnyChain, ModelSettings], AnyChain] = lambda chain, models: chain
 
 
 class Stage:

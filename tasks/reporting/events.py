@@ -3,7 +3,7 @@
 ===========================  ========================  =============================================================
 event                        resource                  payload
 ===========================  ========================  =============================================================
-`repli.breaker.opened`       `repli.breaker.NAME`      `breaker`, `place`, `old`, `new`, `cause`, `why`, `at`
+`repli.breaker.opened`       `repli.breaker.NAME`      `breaker`, `key`, `old`, `new`, `cause`, `why`, `at`
 `repli.breaker.half_opened`  `repli.breaker.NAME`      the same
 `repli.breaker.closed`       `repli.breaker.NAME`      the same
 `repli.run.degraded`         `repli.run`               the run's report: `run_id`, `items`, `stored`, `failed`,
@@ -37,7 +37,7 @@ DRILL_PASSED, DRILL_FAILED = "repli.drill.passed", "repli.drill.failed"
 
 def emit_breaker_move(move: Move) -> None:
     """Emit the event of a breaker's move."""
-    resource = {"prefect.resource.name": str(move.key), "repli.breaker.place": move.key.place}
+    resource = {"prefect.resource.name": str(move.key), "repli.breaker.key": move.key.place}
     _emit(BREAKER_EVENTS[move.new], f"repli.breaker.{move.key.name}", breaker_payload(move), resource)
 
 
@@ -59,7 +59,7 @@ def breaker_payload(move: Move) -> dict[str, Any]:
     """Return the payload of the event of a breaker's move."""
     return {
         "breaker": move.key.name,
-        "place": move.key.place or None,
+        "key": move.key.place or None,
         "old": move.old.value,
         "new": move.new.value,
         "cause": move.cause.value,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from repli.tasks.storage.breakers import Move
+from repli.tasks.storage.usage import ApiUsage
 
 MAX_LISTED_MOVES = 50
 """The most breaker moves that a report lists: the last ones."""
@@ -27,6 +28,11 @@ def moves_table(moves: Sequence[Move]) -> str:
         cells = (str(move.key), move.old, move.new, move.cause, move.why)
         lines.append(f"| {move.at:%H:%M:%S} | {' | '.join(cell(text) for text in cells)} |")
     return "\n".join(lines)
+
+
+def usage_section(usage: Sequence[ApiUsage]) -> str:
+    """Return the section on what the requests to models behind an API have used."""
+    return "## Models behind an API\n\n" + "\n".join(f"- {cell(str(used))}" for used in usage)
 
 
 def cell(text: str, longest: int = 240) -> str:

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repli.tasks.reporting.markdown import cell, moves_table, table
-from repli.tasks.storage import breakers
+from repli.tasks.reporting.markdown import cell, moves_table, table, usage_section
+from repli.tasks.storage import breakers, usage
 from repli.tasks.storage.breakers import Move
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retries, retry_queue
 from repli.tasks.storage.retry.retries import UPGRADED, RetryTally
 from repli.tasks.storage.retry.retry_queue import PARKED, Priority, QueueTally
 from repli.tasks.storage.runs import Run
+from repli.tasks.storage.usage import ApiUsage
 
 MAX_LISTED_ITEMS = 20
 """The most parked items that a report lists."""
@@ -28,6 +29,7 @@ class RetryReport:
     queue: QueueTally
     parked: Sequence[str]
     moves: Sequence[Move]
+    usage: Sequence[ApiUsage] = ()
 
     @property
     def calls(self) -> Mapping[str, int]:
@@ -50,6 +52,7 @@ class RetryReport:
         parts = [str(self.tally) if self.tally.claimed else "nothing was claimed", self.ending]
         if self.queue.waiting:
             parts.append(f"{self.queue.waiting} still queued")
+        parts += map(str, self.usage)
         return "; ".join(part for part in parts if part)
 
     def as_json(self) -> dict[str, Any]:
@@ -60,6 +63,7 @@ class RetryReport:
             "run_id": self.run.id,
             "ending": self.ending,
             "queue": self.queue.as_json(),
+            "usage": [used.as_json() for used in self.usage],
         }
 
 
@@ -71,6 +75,7 @@ def build_retry_report(database: Database, run: Run) -> RetryReport:
         queue=retry_queue.tally(database),
         parked=retries.parked(database, MAX_LISTED_ITEMS),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
+        usage=usage.of_run(database, run.id),
     )
 
 
@@ -95,6 +100,8 @@ def markdown(report: RetryReport) -> str:
     if report.parked:
         named = "\n".join(f"- {cell(id_)}" for id_ in report.parked)
         sections.append(f"## Parked\n\n{named}\n\n`repli queue retry ID` queues one again.")
+    if report.usage:
+        sections.append(usage_section(report.usage))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
     if report.moves:

@@ -10,14 +10,16 @@ from io import BytesIO
 from typing import Any
 
 from repli.tasks.fallback import AnyChain, Status
-from repli.tasks.reporting.markdown import cell, moves_table, table
-from repli.tasks.storage import breakers, counts
+from repli.tasks.reporting.key_outages import KeyOutage, key_outages
+from repli.tasks.reporting.markdown import cell, moves_table, table, usage_section
+from repli.tasks.storage import breakers, counts, usage
 from repli.tasks.storage.breakers import Move
 from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import PARKED, QueueTally
 from repli.tasks.storage.runs import Run
+from repli.tasks.storage.usage import ApiUsage
 from repli.tasks.storage.views import lookup
 from repli.tasks.storage.views.lookup import FlaggedItem
 
@@ -29,7 +31,11 @@ COLOURS = ((1.0, "#2f9e44"), (0.9, "#94c11f"), (0.8, "#f0b429"), (0.0, "#d9480f"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The report of a run. `incompatibility_counts` has the number of items for which each rule forbade a rung."""
+    """The report of a run.
+
+    `incompatibility_counts` has the number of items for which each rule forbade a rung; `outages` the keys, such as
+    origins, that items wait for.
+    """
 
     run: Run
     tally: Tally
@@ -37,7 +43,9 @@ class Report:
     lowest: Sequence[FlaggedItem]
     failed: Sequence[FlaggedItem]
     moves: Sequence[Move]
+    outages: Sequence[KeyOutage]
     queue: QueueTally
+    usage: Sequence[ApiUsage] = ()
 
     @property
     def seconds(self) -> float:
@@ -71,7 +79,7 @@ class Report:
             parts.append(f"{self.run.duplicates} lines superseded by a later one with the same id")
         if self.is_emulated:
             parts.append("accelerator emulated")
-        return ", ".join(parts)
+        return "; ".join([", ".join(parts), *map(str, self.usage)])
 
     def as_json(self) -> dict[str, Any]:
         """Return the document of `run --json`."""
@@ -82,6 +90,8 @@ class Report:
             "seconds": round(self.seconds, 3),
             "duplicates": self.run.duplicates,
             "emulated": self.is_emulated,
+            "outages": [outage.as_json() for outage in self.outages],
+            "usage": [used.as_json() for used in self.usage],
         }
 
 
@@ -94,7 +104,9 @@ def build_report(database: Database, run: Run, stages: Sequence[str]) -> Report:
         lowest=lookup.lowest(database, run.id, MAX_LISTED_ITEMS),
         failed=lookup.failed(database, run.id, MAX_LISTED_ITEMS),
         moves=breakers.moves_since(database, run.started_at, run.finished_at),
+        outages=key_outages(database, run.id),
         queue=retry_queue.tally(database, counts.of_run(run.id)),
+        usage=usage.of_run(database, run.id),
     )
 
 
@@ -121,8 +133,13 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     if report.incompatibility_counts:
         by_rule = {cell(rule): {"items": count} for rule, count in report.incompatibility_counts.most_common()}
         sections.append("## Incompatible rungs\n\n" + table("rule", ["items"], by_rule))
+    if report.usage:
+        sections.append(usage_section(report.usage))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
+    if report.outages:
+        outages = "\n".join(f"- {cell(str(outage))}" for outage in report.outages)
+        sections.append(f"## Out of reach\n\n{outages}\n\nTimes are UTC.")
     if report.moves:
         sections.append("## Breakers that moved\n\n" + moves_table(report.moves))
     if report.lowest:

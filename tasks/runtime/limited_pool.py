@@ -17,6 +17,17 @@ K = TypeVar("K", bound=Hashable)
 
 CHECK_S = 0.25
 """Seconds after which the limits are checked again."""
+_thread = threading.local()
+
+
+def restart_limit(limit_s: float) -> None:
+    """Cut off the call that this thread runs `limit_s` seconds from now. Do nothing in a thread of no pool.
+
+    A call that waits for its turn before it begins its work has a limit for each.
+    """
+    worker: _Worker[Any] | None = getattr(_thread, "worker", None)
+    if worker:
+        worker.restart_limit(limit_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +67,11 @@ class _Worker(Generic[K]):
         cut_off(self._thread, self._cutter)
         return call
 
+    def restart_limit(self, limit_s: float) -> None:
+        """Set the limit of the call that runs, counted from now."""
+        with self._lock:
+            self._deadline = time.monotonic() + limit_s
+
     def end(self) -> None:
         """Cut off the call that runs, if one does, and begin no other."""
         with self._lock:
@@ -71,6 +87,7 @@ class _Worker(Generic[K]):
             return not self._is_cut
 
     def _run(self) -> None:
+        _thread.worker = self
         with self._cutter.ending():
             while call := self._waiting.get():
                 if not self._begin(call, call.limit_s):
@@ -136,6 +153,10 @@ class LimitedPool(Generic[K]):
         self._waiting.put(_Call(key=key, function=function, limit_s=limit_s, then=then, then_limit_s=then_limit_s))
         if len(self._workers) < self._threads:
             self._workers.append(_Worker(self._waiting, self._ended))
+
+    def widen(self, threads: int, *, at_most: int) -> None:
+        """Add threads, up to `at_most` in all."""
+        self._threads = max(self._threads, min(self._threads + threads, at_most))
 
     def next_ended(self, *, wait_s: float) -> tuple[K, Future[Any]] | None:
         """Return the key and the outcome of a call that ended; None if none does within `wait_s` seconds.

@@ -15,7 +15,9 @@ from typing import Any
 
 from repli.tasks.fallback import Runtime, WorkingSizes
 from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
+from repli.tasks.fallback.keyed_calls import SlotOf
 from repli.tasks.fallback.splitting import RungResult
+from repli.tasks.runtime.call_slots import CallSlots
 from repli.tasks.runtime.fatal_errors import is_fatal
 from repli.tasks.runtime.time_limit import TimeLimiter
 
@@ -29,6 +31,9 @@ def free_memory() -> None:
             torch.cuda.empty_cache()
 
 
+_LOCAL_SLOTS = CallSlots()
+
+
 @lru_cache(maxsize=2)
 def _process_runtime(may_exit: bool) -> Runtime:
     return Runtime(
@@ -39,6 +44,8 @@ def _process_runtime(may_exit: bool) -> Runtime:
         sizes=WorkingSizes(),
         host=socket.gethostname(),
         is_fatal=is_fatal if may_exit else lambda error: False,
+        slot_of=_LOCAL_SLOTS.of,
+        with_calls=lambda context, calls: context and replace(context, call=calls),
     )
 
 
@@ -47,6 +54,7 @@ def process_runtime(
     may_exit: bool,
     around_fallback: Callable[..., RungResult[Any]] | None = None,
     breaker_of: BreakerOf = without_breakers,
+    slot_of: SlotOf = _LOCAL_SLOTS.of,
     lacks: Callable[[Mapping[str, float]], bool] = lambda resources: False,
     accelerator: str | None = None,
 ) -> Runtime:
@@ -56,10 +64,11 @@ def process_runtime(
         may_exit: whether a call that cannot be cut off may end this process, because a supervisor restarts it.
         around_fallback: called around each fallback, to show it in a UI.
         breaker_of: returns the breaker client of a rung; by default every rung is called, however often it has failed.
+        slot_of: returns a slot of a key's calls at once; by default the calls of this process are counted.
         lacks: returns whether this process lacks some of a rung's resources.
         accelerator: the devices of this process, for the trail of rungs that ask for resources and note no device.
     """
     runtime = _process_runtime(may_exit)
     if around_fallback:
         runtime = replace(runtime, around_fallback=around_fallback)
-    return replace(runtime, breaker_of=breaker_of, lacks=lacks, accelerator=accelerator)
+    return replace(runtime, breaker_of=breaker_of, slot_of=slot_of, lacks=lacks, accelerator=accelerator)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from repli.tasks.fallback import ItemError, StepError, TimedOut
+from repli.tasks.fallback import ItemError, StepError, TimedOut, Unavailable
+from repli.tasks.fallback.errors import BreakerOpen, with_keys
+from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.items import Asset
 from repli.tasks.runtime.limited_pool import LimitedPool
 from repli.tasks.settings import FetchLimits
@@ -20,9 +23,8 @@ if TYPE_CHECKING:  # the import takes 0.3 s, which a manifest of files does not 
 
 PARALLEL_READS = 8
 """Assets of one batch that are located or read at the same time."""
-WEB_MARGIN_S = 5.0
-"""Seconds after its time limit at which a read of the web is cut off. It keeps to the limit itself, and its message
-says more; only the system's resolver of names knows no limit."""
+MOST_PARALLEL_READS = 64
+"""The same, where a batch reads from many origins: each gets threads of its own."""
 STORE_LIMIT_S = 60.0
 """Seconds in which what was read must be kept: a disk that is full for a while is waited out."""
 
@@ -85,9 +87,12 @@ class Batch:
     Args:
         lookups: one for each item.
         store: keeps what is read; None to locate only.
+        call: goes around each request of the web, with its origin as the key.
     """
 
-    def __init__(self, lookups: Sequence[Lookup], limits: FetchLimits, store: Store | None) -> None:
+    def __init__(
+        self, lookups: Sequence[Lookup], limits: FetchLimits, store: Store | None, call: KeyedCalls = KeyedCalls()
+    ) -> None:
         self.located: dict[int, Mapping[str, Located]] = {}
         """The assets of the items that have been located, by the item's position."""
         self.read: dict[Place, FetchResult] = {}
@@ -95,6 +100,9 @@ class Batch:
         self._lookups = lookups
         self._limits = limits
         self._store = store
+        self._call = call
+        self._waiting: dict[str, deque[Place]] = {}
+        self._running: Counter[str] = Counter()
         self._web: Web | None = None
         self._pool: LimitedPool[int | Place] = LimitedPool(PARALLEL_READS)
         self._unread: dict[int, set[Place]] = {}
@@ -133,12 +141,16 @@ class Batch:
                 return []
             self.located[what] = self._lookups[what].located()
             return self._read_places(what)
-        timed_out = StepError.of(locate.timeout_error(what.declared, self._limits))
-        self.read[what] = timed_out if has_timed_out else outcome.result()
+        self._end_read(what)
+        self.read[what] = self._timed_out(what) if has_timed_out else outcome.result()
         positions = self._declared_by[what]
         for position in positions:
             self._unread[position].discard(what)
         return [position for position in positions if not self._unread[position]]
+
+    def _timed_out(self, place: Place) -> StepError:
+        error = locate.timeout_error(place.declared, self._limits)
+        return StepError.of(with_keys(error, [self._web.origin_of(place)] if self._web and place.is_web else []))
 
     def _submit_lookup(self, position: int) -> None:
         self._pool.submit(position, self._lookups[position].run, limit_s=self._limits.time_limit_s)
@@ -151,21 +163,43 @@ class Batch:
         self._unread[position] = places - self.read.keys()
         for place in self._unread[position]:
             if place not in self._declared_by:
-                limit_s = self._limits.time_limit_s + (WEB_MARGIN_S if place.is_web else 0.0)
-                self._pool.submit(
-                    place,
-                    partial(self._read, place, self._web_for(place)),
-                    limit_s=limit_s,
-                    then=partial(_store, self._store, place),
-                    then_limit_s=STORE_LIMIT_S,
-                )
+                self._submit_read(place)
             self._declared_by.setdefault(place, []).append(position)
         return [] if self._unread[position] else [position]
+
+    def _submit_read(self, place: Place) -> None:
+        """Read a place once its origin has fewer than `at_once` reads, so that no origin takes up all threads."""
+        origin = place.origin
+        if origin and origin not in self._waiting:
+            self._waiting[origin] = deque()
+            if len(self._waiting) > 1:
+                self._pool.widen(self._at_once, at_most=MOST_PARALLEL_READS)
+        if origin and self._running[origin] >= self._at_once:
+            self._waiting[origin].append(place)
+            return
+        self._running[origin] += 1
+        self._pool.submit(
+            place,
+            partial(self._read, place, self._web_for(place)),
+            limit_s=self._limits.time_limit_s,  # `Web` counts anew once it has a slot of the origin
+            then=partial(_store, self._store, place),
+            then_limit_s=STORE_LIMIT_S,
+        )
+
+    def _end_read(self, place: Place) -> None:
+        origin = place.origin
+        self._running[origin] -= 1
+        if waiting := self._waiting.get(origin):
+            self._submit_read(waiting.popleft())
+
+    @property
+    def _at_once(self) -> int:
+        return self._call.breaker.at_once if self._call.breaker else PARALLEL_READS
 
     def _read(self, place: Place, web: Web | None) -> Content | StepError:
         try:
             return web.read(place) if web else locate.read(place, self._limits)
-        except ItemError as error:
+        except (ItemError, Unavailable, BreakerOpen) as error:
             return StepError.of(error)
 
     def _web_for(self, place: Place) -> Web | None:
@@ -173,7 +207,7 @@ class Batch:
             return None
         from repli.tasks.sources.web import Web
 
-        self._web = self._web or Web(self._limits)
+        self._web = self._web or Web(self._limits, call=self._call)
         return self._web
 
     def _give_up(self, position: int) -> None:
@@ -185,7 +219,9 @@ class Batch:
                 self.read[place] = StepError.of(_not_reached(place.declared))
 
 
-def _store(store: Store, place: Place, content: Content | StepError) -> FetchResult:
+def _store(store: Store | None, place: Place, content: Content | StepError) -> FetchResult:
+    if store is None:
+        raise ValueError(f"{place.declared} was only to be located")
     return content if isinstance(content, StepError) else store(content, place)
 
 

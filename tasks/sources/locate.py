@@ -38,6 +38,8 @@ DRIVERS: Mapping[str, str] = {
 """The remote schemes that fsspec may open, each with the package of its driver. No local and no chained schemes."""
 
 CHUNK_BYTES = 1024 * 1024
+HIDDEN = "***@"
+"""The credentials in an address, as they are stored and shown."""
 MAX_SHOWN_CHARACTERS = 200
 MAX_PATH_CHARACTERS = 255
 
@@ -90,6 +92,17 @@ class Place:
     def is_web(self) -> bool:
         """Return whether `repli.tasks.sources.web` reads this place."""
         return self.scheme in WEB_SCHEMES
+
+    @property
+    def origin(self) -> str:
+        """Return the scheme and host of a web address, in lower case; the empty string for every other place."""
+        return self.uri.partition("://")[2].partition("/")[0].lower() if self.is_web else ""
+
+    @property
+    def credentials(self) -> str:
+        """Return the text before the host of the address, `NAME:PASSWORD@`; it is empty where there is none."""
+        found = None if self.scheme == "file" else _PASSWORD.search(self.address)
+        return found[0] if found else ""
 
 
 def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -> Content | Place:
@@ -149,7 +162,7 @@ def _text_content(text: str, limits: FetchLimits) -> Content:
 
 def hide_password(uri: str) -> str:
     """Return `uri` with the credentials before its host replaced by `***`."""
-    return _PASSWORD.sub("***@", uri)
+    return _PASSWORD.sub(HIDDEN, uri)
 
 
 def check_size(size: int, shown: str, limits: FetchLimits) -> None:

@@ -10,40 +10,51 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpcore
 import httpx
 import stamina
 
-from repli.tasks.fallback import InvalidItem, ItemError
+from repli.tasks.fallback import InvalidItem, ItemError, TimedOut, Unavailable
+from repli.tasks.fallback.breaker import LONGEST_WAIT_S
+from repli.tasks.fallback.errors import keys_of, with_keys
+from repli.tasks.fallback.keyed_calls import KeyedCalls
+from repli.tasks.runtime.limited_pool import restart_limit
+from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
 from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
-
-if TYPE_CHECKING:
-    import ssl
 
 Resolve = Callable[[str, int], Sequence[str]]
 
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 2.0
+SLOT_LIMIT_S = 1500.0
+"""Seconds after which a read that waits for a slot of its origin is cut off."""
+GRACE_S = 2.0
+"""Seconds after its deadline at which a request that has not ended by itself is cut off."""
 
 _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
+_6TO4_RELAYS = IPv4Network("192.88.99.0/24")  # RFC 7526 took it out of use; ipaddress calls it global
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
 _RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 # At most one known coding: a chain of codings can expand a few kilobytes to terabytes.
 _ALLOWED_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
+_SECONDS = re.compile(r"[0-9]{1,9}")
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-class TransientError(ItemError):
-    """A failure of the origin that may pass: a retry can succeed."""
+class TransientError(Unavailable):
+    """A failure of the origin, not of the item, that may pass: a retry can succeed. The origin's breaker counts it."""
 
 
 class Web:
@@ -51,16 +62,25 @@ class Web:
 
     Args:
         limits: The size, time and redirects allowed for one URI, and whether private addresses are allowed.
+        call: Goes around each request, with the origin as its key.
         resolve: Returns the addresses of a host and port, best first; raises OSError if there are none.
         backend: Opens connections to addresses. Tests pass their own.
     """
 
     def __init__(
-        self, limits: FetchLimits, *, resolve: Resolve | None = None, backend: httpcore.NetworkBackend | None = None
+        self,
+        limits: FetchLimits,
+        *,
+        call: KeyedCalls = KeyedCalls(),
+        resolve: Resolve | None = None,
+        backend: httpcore.NetworkBackend | None = None,
     ) -> None:
         self._limits = limits
+        self._call = call
+        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._failing: set[str] = set()
         self._pool = httpcore.ConnectionPool(
-            ssl_context=_ssl_context(),
+            ssl_context=ssl_context(),
             max_connections=None,
             network_backend=_CheckedBackend(limits, resolve or resolve_addresses, backend or httpcore.SyncBackend()),
         )
@@ -69,44 +89,35 @@ class Web:
         """Close the open connections."""
         self._pool.close()
 
+    def origin_of(self, place: Place) -> str:
+        """Return the key of the calls that read `place`."""
+        return origin_of(httpx.URL(place.address))
+
     def read(self, place: Place) -> Content:
         """Return the body at `place`, with the media type that the server declares.
 
         Transient failures (no connection, 429, 5xx) are retried with jitter, up to `MAX_ATTEMPTS` requests within the
-        time limit.
+        time limit, by one request of an origin at a time, until its breaker is open. The time that a request waits for
+        a slot of its origin does not count.
 
         Raises:
             ItemError: Reading failed; the message names the URI without its password, and the next step.
+            TransientError: The origin failed.
+            BreakerOpen: The origin's breaker refuses the request.
         """
-        deadline = time.monotonic() + self._limits.time_limit_s
-        tries = stamina.retry_context(
-            on=TransientError,
-            attempts=MAX_ATTEMPTS,
-            timeout=self._limits.time_limit_s,
-            wait_initial=0.1,
-            wait_max=MAX_WAIT_S,
-            wait_jitter=0.2,
-        )
-        for attempt in tries:
-            with attempt:
-                return self._read_once(place, deadline)
-        raise AssertionError("the loop above returns or raises")  # pragma: no cover
-
-    def _read_once(self, place: Place, deadline: float) -> Content:
         shown = place.declared
         try:
-            return self._follow_redirects(shown, httpx.URL(place.address), deadline)
+            return self._follow_redirects(shown, httpx.URL(place.address))
         except httpx.InvalidURL as error:
             raise InvalidItem(f"{shown} is not a URL ({error}); correct it in the manifest") from error
-        except httpcore.TimeoutException as error:
-            raise timeout_error(shown, self._limits) from error
+        except TimedOut as error:
+            raise with_keys(timeout_error(shown, self._limits), keys_of(error)) from error
         except httpx.DecodingError as error:
             raise ItemError(f"{shown} sent a body that cannot be decoded ({error}); report it to the site") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise TransientError(f"{shown} did not answer ({_reason(error)}); check that the server is up") from error
 
-    def _follow_redirects(self, declared: str, url: httpx.URL, deadline: float) -> Content:
+    def _follow_redirects(self, declared: str, url: httpx.URL) -> Content:
         seen: list[httpx.URL] = []
+        left_s = self._limits.time_limit_s
         while len(seen) <= self._limits.max_redirects:
             name = f"{declared} (redirected to {hide_password(str(url))})" if seen else declared
             if url.scheme not in WEB_SCHEMES or not url.host or not 0 < (url.port or 80) < 65536:
@@ -115,13 +126,65 @@ class Web:
                 raise ItemError(f"{name}: it redirects in a circle; correct it or report it to the site")
             seen.append(url)
             try:
-                answer = self._request(url, deadline)
-            except ItemError as error:
-                raise type(error)(f"{name}: {error}") from error
+                answer, seconds = self._call_origin(url, left_s)
+                left_s -= seconds
+            except (ItemError, TransientError) as error:
+                named = type(error)(f"{name}: {error}", retry_after_s=error.retry_after_s)
+                raise with_keys(named, keys_of(error)) from error
             if isinstance(answer, Content):
                 return answer
             url = answer
         raise ItemError(f"{declared}: it redirects more than {self._limits.max_redirects} times; write the final URL")
+
+    def _call_origin(self, url: httpx.URL, left_s: float) -> tuple[Content | httpx.URL, float]:
+        """Return the answer to a request as a call of its origin, and the seconds that it took, tries included."""
+        origin = origin_of(url)
+        restart_limit(SLOT_LIMIT_S)
+        with self._call(origin):
+            started = time.monotonic()
+            restart_limit(left_s + GRACE_S)
+            return self._try(url, origin, started + left_s), time.monotonic() - started
+
+    def _try(self, url: httpx.URL, origin: str, deadline: float) -> Content | httpx.URL:
+        """Request `url`, and again after a transient error, unless other requests of its origin just failed."""
+        turn, has_turn = self._turns[origin], False
+
+        def may_try_again(error: Exception) -> bool:
+            nonlocal has_turn
+            if not isinstance(error, TransientError) or error.retry_after_s:
+                return False
+            has_turn = has_turn or turn.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            return has_turn and origin not in self._failing and not self._call.is_refused(origin)
+
+        tries = stamina.retry_context(
+            on=may_try_again,
+            attempts=MAX_ATTEMPTS,
+            timeout=max(0.001, deadline - time.monotonic()),
+            wait_initial=0.1,
+            wait_max=MAX_WAIT_S,
+            wait_jitter=0.2,
+        )
+        try:
+            for attempt in tries:
+                with attempt:
+                    answer = self._request_once(url, deadline)
+                    self._failing.discard(origin)
+                    return answer
+        except TransientError:
+            self._failing.add(origin)
+            raise
+        finally:
+            if has_turn:
+                turn.release()
+        raise AssertionError("the loop above returns or raises")  # pragma: no cover
+
+    def _request_once(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
+        try:
+            return self._request(url, deadline)
+        except httpcore.TimeoutException as error:
+            raise TimedOut(f"{origin_of(url)} did not answer within {self._limits.time_limit_s:g} s") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise TransientError(f"it did not answer ({_reason(error)}); check that the server is up") from error
 
     def _request(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
         """Request `url` once. Return its body, or the URL that it redirects to."""
@@ -129,13 +192,17 @@ class Web:
         if url.userinfo:
             request = next(httpx.BasicAuth(url.username, url.password).auth_flow(request))
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}  # points in time: see _Stream
+        # Points in time: see `DeadlineStream`.
+        timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}
         with self._pool.stream("GET", target, headers=request.headers.raw, extensions=timeouts) as answer:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
             if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
                 return _join_location(url, response.headers["location"])
             if response.status_code in _RETRYABLE_STATUSES:
-                raise TransientError(f"it answered {_status(response)}; try later")
+                asked_s = retry_after_s(response.headers.get("retry-after", ""))
+                raise TransientError(
+                    f"it answered {_status(response)}{_asked(asked_s)}; try later", retry_after_s=asked_s
+                )
             if not response.is_success:
                 raise ItemError(f"it answered {_status(response)}; correct it or check its access rights")
             if response.headers.get("content-encoding", "").strip().lower() not in _ALLOWED_CODINGS:
@@ -148,6 +215,38 @@ class Web:
                 check_size(len(body), "the body", self._limits)
             media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             return Content(bytes(body), media_type or None, response.charset_encoding)
+
+
+def origin_of(url: httpx.URL) -> str:
+    """Return the scheme, host and port of a URL, the port where it is not the scheme's own.
+
+    Example:
+        >>> origin_of(httpx.URL("https://user:secret@Shop.example:443/cat.jpg"))
+        'https://shop.example'
+    """
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+
+def retry_after_s(header: str) -> float | None:
+    """Return the seconds that a ``Retry-After`` header asks for, which has seconds or a date; None where it is neither.
+
+    Source: RFC 9110, 10.2.3.
+    """
+    if _SECONDS.fullmatch(header.strip()):
+        return float(header)
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+
+
+def _asked(asked_s: float | None) -> str:
+    if not asked_s:
+        return ""
+    kept = f", of which {LONGEST_WAIT_S:g} s are kept" if asked_s > LONGEST_WAIT_S else ""
+    return f", and asked to wait for {asked_s:.0f} s{kept}"
 
 
 def resolve_addresses(host: str, port: int) -> Sequence[str]:
@@ -170,7 +269,7 @@ def is_public(address: str) -> bool:
         if inner is None:
             return parsed in _GLOBAL_UNICAST and parsed.is_global and not (parsed.sixtofour or parsed.teredo)
         parsed = inner
-    return parsed.is_global and not parsed.is_multicast
+    return parsed.is_global and not parsed.is_multicast and parsed not in _6TO4_RELAYS
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
@@ -180,6 +279,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         self._limits = limits
         self._resolve = resolve
         self._backend = backend
+        self._within = TimeLimiter()
 
     def connect_tcp(
         self,
@@ -189,19 +289,19 @@ class _CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._resolve_allowed(host, port)
+        addresses = self._resolve_allowed(host, port, remaining_s(timeout))
         for position, address in enumerate(addresses, start=1):
-            share_s = _remaining_s(timeout) / (len(addresses) - position + 1)
+            share_s = remaining_s(timeout) / (len(addresses) - position + 1)
             try:
-                return _Stream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
+                return DeadlineStream(self._backend.connect_tcp(address, port, share_s, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if position == len(addresses):
                     raise
         raise AssertionError("there is an address, or _resolve_allowed raised")  # pragma: no cover
 
-    def _resolve_allowed(self, host: str, port: int) -> Sequence[str]:
-        try:
-            addresses = self._resolve(host, port)
+    def _resolve_allowed(self, host: str, port: int, limit_s: float) -> Sequence[str]:
+        try:  # the system's resolver knows no limit
+            addresses = self._within(lambda: self._resolve(host, port), limit_s, f"the resolver, asked for {host},")
         except socket.gaierror as error:
             kind = TransientError if error.errno == socket.EAI_AGAIN else ItemError
             raise kind(f"the name {host} has no address ({error.strerror}); correct it or check the network") from error
@@ -218,46 +318,6 @@ class _CheckedBackend(httpcore.NetworkBackend):
                 "set REPLI_ALLOW_PRIVATE_ADDRESSES=1 if you trust this manifest"
             )
         return public
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection whose time-outs are points in time, so that a slow peer cannot prolong a request byte by byte.
-
-    httpcore passes the time-outs of a request to this class; `Web` sets them to the request's deadline.
-    """
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _remaining_s(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _remaining_s(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _remaining_s(timeout)))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    """Return the trusted certificates, loaded once: loading takes longer than most fetches."""
-    return httpx.create_ssl_context()
-
-
-def _remaining_s(deadline: float | None) -> float:
-    remaining = (deadline or 0.0) - time.monotonic()
-    if remaining <= 0:
-        raise httpcore.ReadTimeout("the deadline has passed")
-    return remaining
 
 
 def _join_location(url: httpx.URL, location: str) -> httpx.URL:

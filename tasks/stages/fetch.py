@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
-from repli.tasks.fallback import Failed, ItemError, Outcome, Served, StepError, StoreError
+from repli.tasks.fallback import Breaker, Failed, ItemError, Outcome, Served, StepError, StoreError
+from repli.tasks.fallback.errors import BreakerOpen
+from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.items import INLINE, Asset, Assets
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import FetchLimits
@@ -18,6 +23,8 @@ from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 ORIGIN_LIMIT_S = 3960.0
 """The largest batch that a run chooses, of two assets an item that all take their whole time, is read in less."""
 CACHED_LIMIT_S = 120.0
+_ORIGIN_FAILED = "TransientError"
+"""The type of an error of `repli.tasks.sources.web`, whose import takes 0.3 s, that no item caused."""
 RETURN_MARGIN_S = 60.0
 """Seconds before its limit at which a rung returns what it has read, so that one slow place fails no other item."""
 
@@ -83,16 +90,18 @@ STAGE = Stage(
 )
 
 
-@STAGE.rung(time_limit_s=ORIGIN_LIMIT_S)
+@STAGE.rung(time_limit_s=ORIGIN_LIMIT_S, breaker=Breaker(scope="key"))
 def origin(items: Sequence[Declared], context: StageContext) -> Iterator[tuple[int, Outcome[Assets]]]:
     """Read every declared asset from its origin. An item is served only if all of its assets were read.
 
     Each item is answered once its assets are read, so that a slow one holds up no other. Assets that were read are kept
     as the last good copies of their URIs in any case, so that `cached` need not read them again. Idempotent.
+
+    Each request of the web is a call of its origin (scheme, host and port), with a breaker of its own.
     """
     limits, blobs = context.settings.fetch, Blobs(context.settings.blobs)
     copies: dict[str, Asset] = {}
-    for position, results in _read_all(items, limits, blobs, copies):
+    for position, results in _read_all(items, limits, blobs, copies, context.call):
         yield position, _all_or_failed(results)
     remember_copies(context.database, list(copies.items()), context.now)
 
@@ -119,12 +128,24 @@ STAGE.skip(penalty="0.7")
 
 
 def _copy_name(place: Place, limits: FetchLimits) -> str:
-    """Return the name that a place's last good copy is kept under.
+    """Return the name that a place's last good copy is kept under: its URI, and a hash of the credentials in it.
 
-    Copies that were read with permission to reach private addresses have names of their own, so that a manifest
-    without that permission cannot use them.
+    So a copy is served only to a manifest with the credentials that it was read with. Copies that were read with
+    permission to reach private addresses have names of their own, so that a manifest without that permission cannot
+    use them.
     """
-    return f"private {place.uri}" if place.is_web and limits.allow_private_addresses else place.uri
+    name = f"{place.uri} {_hash(place.credentials, place.uri)}" if place.credentials else place.uri
+    return f"private {name}" if place.is_web and limits.allow_private_addresses else name
+
+
+def _hash(credentials: str, uri: str) -> str:
+    """Return a hash of credentials for the host of `uri`, too slow to compute for guessing a password by it."""
+    return _slow_hash(credentials, urlsplit(uri).netloc)
+
+
+@lru_cache(maxsize=1024)
+def _slow_hash(credentials: str, host: str) -> str:
+    return hashlib.scrypt(credentials.encode(), salt=host.encode(), n=2**14, r=8, p=1, dklen=16).hex()
 
 
 def _copy_or_error(place: Place, copy: Asset | None) -> FetchResult:
@@ -142,7 +163,7 @@ def _locate_all(items: Sequence[Declared], limits: FetchLimits) -> list[Mapping[
 
 
 def _read_all(
-    items: Sequence[Declared], limits: FetchLimits, blobs: Blobs, copies: dict[str, Asset]
+    items: Sequence[Declared], limits: FetchLimits, blobs: Blobs, copies: dict[str, Asset], call: KeyedCalls
 ) -> Iterator[tuple[int, dict[str, FetchResult]]]:
     """Yield the position of each item, and its results by column, as soon as all of its assets are read.
 
@@ -155,6 +176,7 @@ def _read_all(
         [item.lookup(limits) for item in items],
         limits,
         store=lambda content, place: _store_content(content, place.uri, "origin", blobs),
+        call=call,
     )
     for position in batch.finished_items(ORIGIN_LIMIT_S - RETURN_MARGIN_S):
         results = _results(batch.located[position], batch.read, blobs)
@@ -241,7 +263,13 @@ def _failed(errors: Mapping[str, StepError]) -> Failed:
     """Return one failure for the errors of an item, by column; retryable where one of them is."""
     most_retryable = max(errors.values(), key=lambda error: error.retryable)
     message = " · ".join(f"{column}: {error.message}" for column, error in errors.items())
-    return Failed(replace(most_retryable, message=message), is_item_error=True)
+    types = {error.type for error in errors.values()}
+    keys = tuple(dict.fromkeys(key for error in errors.values() for key in error.keys))
+    return Failed(
+        replace(most_retryable, message=message, keys=keys),
+        is_item_error=not types <= {BreakerOpen.__name__, _ORIGIN_FAILED},
+        is_refused=types == {BreakerOpen.__name__},
+    )
 
 
 def _no_copy(place: Place) -> StepError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -82,7 +82,7 @@ def keep_contents(records: Iterable[Item], blobs: Blobs) -> Iterator[Item]:
 
 @retried
 def remember_copies(database: Database, copies: Sequence[tuple[str, Asset]], now: datetime) -> None:
-    """Save `(full URI, asset)` pairs as the last good copies."""
+    """Save `(name, asset)` pairs as the last good copies; `repli.tasks.stages.fetch` gives the names."""
     rows = {
         _key(uri): {
             "uri_sha256": _key(uri),
@@ -106,12 +106,20 @@ def remember_copies(database: Database, copies: Sequence[tuple[str, Asset]], now
 
 
 @retried
-def last_copies(database: Database, uris: Sequence[str]) -> dict[str, Asset]:
-    """Return the last good copies of these full URIs, as assets of source `cached`; absent where there is none."""
-    query = sa.select(good_copies).where(good_copies.c.uri_sha256.in_([_key(uri) for uri in uris]))
+def last_copies(database: Database, names: Sequence[str]) -> dict[str, Asset]:
+    """Return the last good copies of these names, as assets of source `cached`; absent where there is none."""
+    query = sa.select(good_copies).where(good_copies.c.uri_sha256.in_([_key(name) for name in names]))
     with database.read() as connection:
         rows = connection.execute(query).all()
     return {row.uri: _cached(row) for row in rows}
+
+
+@retried
+def copies_of(database: Database, contents: Collection[str]) -> dict[str, Asset]:
+    """Return the last good copies whose bytes have these SHA-256s, by name. It reads the whole table."""
+    query = sa.select(good_copies).where(good_copies.c.sha256.in_(contents))
+    with database.read() as connection:
+        return {row.uri: _cached(row) for row in connection.execute(query)}
 
 
 def _content_type(asset: Asset) -> str:

@@ -8,10 +8,12 @@ clocks need not agree.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 import sqlalchemy as sa
 
@@ -34,17 +36,24 @@ from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import breaker_failures, breaker_moves, breakers
 
 FLEET = ""
-"""The `place` of a breaker of scope `fleet`, and of an override of all hosts for one of scope `host`."""
+"""The `place` of a breaker of scope `fleet`, and of an override of all hosts, or of all keys, of another scope."""
+
+SWEEP_EVERY = 64
+"""One failure in so many, drawn by its token, removes the breakers of its rung that are closed with an empty window."""
 
 TRIES = 1000
 """Tries of one change before it fails: far more than there are workers to change the breaker in between."""
 
 Clock = Callable[[sa.Connection], datetime]
+_CLOSED = frozenset({Position.CLOSED, Position.FORCED_CLOSED})
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """The key of one breaker: its rung as `stage.rung`, and its place, `host/device` for scope `host`."""
+    """The key of one breaker: its rung as `stage.rung`, and its place.
+
+    That is `host/device` for scope `host`, and the key itself for scope `key`.
+    """
 
     name: str
     place: str = FLEET
@@ -77,6 +86,16 @@ class BreakerView:
     breaker: Breaker
     state: BreakerState
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether calls go through."""
+        return self.state.position in _CLOSED
+
+    @property
+    def is_of_closed_key(self) -> bool:
+        """Return whether this is the breaker of one key, and closed: of these there may be very many."""
+        return self.breaker.scope == "key" and self.key.place != FLEET and self.is_closed
+
     def as_json(self) -> dict[str, Any]:
         """Return the breaker as `breakers --json` prints it."""
         state = self.state
@@ -87,7 +106,7 @@ class BreakerView:
             "failures": len(state.failures),
             "opened_at": state.opened_at and state.opened_at.isoformat(),
             "next_probe_at": state.probe_at and state.probe_at.isoformat(),
-            "place": self.key.place or None,
+            "key": self.key.place or None,
             "lease_until": state.lease and state.lease.until.isoformat(),
             "why": state.why,
         }
@@ -115,6 +134,33 @@ def read(
 
 
 @retried
+def read_rung(
+    database: Database, breaker: Breaker, name: str, *, clock: Clock = database_time
+) -> tuple[dict[Key, BreakerState], datetime]:
+    """Return the states of all keys of a rung that are not closed with an empty window, and the database's time."""
+    with database.read() as connection:
+        now = clock(connection)
+        found = _load(connection, breaker, None, now, name=name)
+        return {key: state for key, (state, _) in found.items() if not state.is_blank}, now
+
+
+def held_back(
+    database: Database, breaker: Breaker, name: str, *, probes: int, clock: Clock = database_time
+) -> frozenset[Key]:
+    """Return the keys of a rung that refuse calls, and those that are due for a probe behind `probes` others.
+
+    First come those that are due the longest.
+    """
+    states, now = read_rung(database, breaker, name, clock=clock)
+    not_closed = {key: state for key, state in states.items() if state.position not in _CLOSED}
+    due = sorted(
+        (key for key, state in not_closed.items() if not state.refuses(now)),
+        key=lambda key: (not_closed[key].probe_at or now, key),
+    )
+    return frozenset(not_closed.keys() - set(due[:probes]))
+
+
+@retried
 def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock: Clock = database_time) -> Change:
     """Apply `event` to a breaker and save its new state, failures and move.
 
@@ -132,27 +178,33 @@ def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock
             after, decision = step(breaker, before, event, now)
             if after == before:
                 return Change(state=after, decision=decision, now=now, move=None)
-            if _swap(database, connection, key, version, after):
+            number = version + 1 if version else _last_number(connection, key) + 1
+            if _swap(database, connection, key, version, number, after):
                 _save_failures(connection, breaker, key, before, after, now)
-                move = _save_move(connection, key, version + 1, before, after, now)
+                move = _save_move(connection, key, number, before, after, now)
+                if isinstance(event, CallEnded) and crc32(event.token.encode()) % SWEEP_EVERY == 0:
+                    _sweep(connection, breaker, key.name, now)
                 return Change(state=after, decision=decision, now=now, move=move)
     raise StoreError(f"the breaker {key} changed {TRIES} times while it was being changed; start the run again")
 
 
 @retried
 def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock = database_time) -> list[BreakerView]:
-    """Return the state of each declared breaker at each place where it ever changed; closed where it never did."""
+    """Return the state of each declared breaker at each place where it ever changed; closed where it never did.
+
+    Those that are not closed come first.
+    """
     found = []
     with database.read() as connection:
         now = clock(connection)
         rows = connection.execute(sa.select(breakers.c.name, breakers.c.place)).all()
         for name, breaker in declared.items():
             keys = sorted(Key(*row) for row in rows if row.name == name) or [Key(name)]
-            for key, (state, _) in _load(connection, breaker, keys, now).items():
-                is_removed = breaker.scope == "host" and key.place == FLEET and not state.position.is_forced
+            for key, (state, _) in _load(connection, breaker, None if len(keys) > 1 else keys, now, name=name).items():
+                is_removed = breaker.scope != "fleet" and key.place == FLEET and not state.position.is_forced
                 if not (is_removed and len(keys) > 1):  # a removed override of all hosts has no effect any more
                     found.append(BreakerView(key=key, breaker=breaker, state=state))
-    return found
+    return sorted(found, key=lambda view: view.is_closed)
 
 
 def override(
@@ -209,9 +261,9 @@ def _of(table: sa.Table, key: Key) -> sa.ColumnElement[bool]:
 
 
 def _load(
-    connection: sa.Connection, breaker: Breaker, keys: Sequence[Key], now: datetime
+    connection: sa.Connection, breaker: Breaker, keys: Sequence[Key] | None, now: datetime, *, name: str = ""
 ) -> dict[Key, tuple[BreakerState, int]]:
-    """Return the states of breakers and their versions, 0 for one that never changed.
+    """Return the states of breakers and their versions, 0 for one without a row. `keys` None: all that `name` has.
 
     One query, so that states and failures are consistent.
     """
@@ -220,11 +272,11 @@ def _load(
     rows = connection.execute(
         sa.select(breakers, breaker_failures.c.token, breaker_failures.c.at)
         .outerjoin(breaker_failures, sa.and_(is_same, breaker_failures.c.at > start))
-        .where(sa.or_(*(_of(breakers, key) for key in keys)))
+        .where(breakers.c.name == name if keys is None else sa.or_(*(_of(breakers, key) for key in keys)))
         .order_by(breaker_failures.c.at, breaker_failures.c.token)
     ).mappings()
-    found: dict[Key, tuple[BreakerState, int]] = {key: (BreakerState(), 0) for key in keys}
-    failures: dict[Key, list[Failure]] = {key: [] for key in keys}
+    found: dict[Key, tuple[BreakerState, int]] = {key: (BreakerState(), 0) for key in keys or ()}
+    failures: dict[Key, list[Failure]] = defaultdict(list)
     for row in rows:
         key = Key(row["name"], row["place"])
         if row["token"]:
@@ -246,10 +298,24 @@ def _state(row: sa.RowMapping, failures: Sequence[Failure]) -> BreakerState:
     )
 
 
-def _swap(database: Database, connection: sa.Connection, key: Key, version: int, state: BreakerState) -> bool:
-    """Write `state` if the version is still `version`. Return False, and change nothing, where it is another."""
+def _last_number(connection: sa.Connection, key: Key) -> int:
+    """Return the number of the last move of a breaker whose row was removed; 0 where it never moved."""
+    last = sa.select(sa.func.max(breaker_moves.c.version)).where(_of(breaker_moves, key))
+    return connection.execute(last).scalar() or 0
+
+
+def _swap(
+    database: Database, connection: sa.Connection, key: Key, version: int, number: int, state: BreakerState
+) -> bool:
+    """Write `state` as `number` if the version is still `version`. Return False, and change nothing, otherwise.
+
+    A state that is blank has no row.
+    """
+    if state.is_blank:
+        removed = sa.delete(breakers).where(_of(breakers, key), breakers.c.version == version)
+        return connection.execute(removed).rowcount == 1 or version == 0
     values: dict[str, Any] = {
-        "version": version + 1,
+        "version": number,
         "position": state.position.value,
         "opened_at": state.opened_at,
         "probe_at": state.probe_at,
@@ -265,6 +331,17 @@ def _swap(database: Database, connection: sa.Connection, key: Key, version: int,
         return connection.execute(written).first() is not None
     swapped = sa.update(breakers).where(_of(breakers, key), breakers.c.version == version).values(**values)
     return connection.execute(swapped).rowcount == 1
+
+
+def _sweep(connection: sa.Connection, breaker: Breaker, name: str, now: datetime) -> None:
+    """Remove the breakers of a rung that are closed, and whose failures have all left the window."""
+    start = now - timedelta(seconds=breaker.within_s)
+    connection.execute(
+        sa.delete(breaker_failures).where(breaker_failures.c.name == name, breaker_failures.c.at <= start)
+    )
+    is_same = sa.and_(breaker_failures.c.name == breakers.c.name, breaker_failures.c.place == breakers.c.place)
+    is_blank = breakers.c.position == Position.CLOSED.value, ~sa.exists().where(is_same)
+    connection.execute(sa.delete(breakers).where(breakers.c.name == name, *is_blank))
 
 
 def _save_failures(

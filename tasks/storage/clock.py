@@ -43,7 +43,7 @@ def shorten_waits(database: Database, retry: RetryPolicy, declared: Mapping[str,
     for name, breaker in declared.items():
         is_named = breakers.c.name == name
         longest += [
-            (breakers.c.probe_at, is_named, timedelta(seconds=breaker.open_for_at_most_s)),
+            (breakers.c.probe_at, is_named, timedelta(seconds=breaker.longest_wait_s)),
             (breakers.c.lease_until, is_named, timedelta(seconds=breaker.lease_s)),
         ]
     for column, condition, wait in longest:

@@ -164,6 +164,17 @@ def incompatibility_counts(database: Database, run_id: str) -> Counter[str]:
     return counts
 
 
+@retried
+def waits(database: Database, run_id: str) -> Counter[str]:
+    """Count, by the breaker of a key, `STAGE.RUNG@KEY`, the results of a run's items that wait for it."""
+    query = _of_results(run_id, step_results.c.waits_for, sa.func.count()).where(step_results.c.waits_for.is_not(None))
+    found: Counter[str] = Counter()
+    with database.read() as connection:
+        for breakers, count in connection.execute(query.group_by(step_results.c.waits_for)):
+            found.update(dict.fromkeys(breakers.splitlines(), count))
+    return found
+
+
 def of_run(run_id: str | None) -> sa.ColumnElement[bool]:
     """Return the condition on `items` that they belong to a run; always true where `run_id` is None."""
     if run_id is None:

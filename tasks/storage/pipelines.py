@@ -219,7 +219,7 @@ def _as_json(chain: AnyChain) -> dict[str, Any]:
             "penalty": rung.penalty,
             "time_limit_s": rung.time_limit_s,
             "per_item": rung.per_item,
-            "breaker": asdict(rung.breaker) if rung.breaker else None,
+            "breaker": {**asdict(rung.breaker), "key": None} if rung.breaker else None,
         }
         for rung in chain.rungs
     ]

@@ -19,7 +19,7 @@ from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.search import documents
-from repli.tasks.storage.step_rows import row_of
+from repli.tasks.storage.step_rows import row_of, waits_row
 
 
 @retried
@@ -294,6 +294,21 @@ def mark_pending(connection: sa.Connection, item_ids: Collection[str]) -> None:
         connection.execute(
             sa.update(items).where(items.c.id.in_(item_ids), sa.not_(has_failed)).values(state="pending")
         )
+
+
+@retried
+def note_waits(database: Database, unchanged: Sequence[StepResult]) -> None:
+    """Note which keys' breakers kept better rungs from serving, where a try has left the saved results as they are."""
+    rows = [
+        {"of_item": one.item_id, "of_stage": one.stage, "now": waits_row(one)}
+        for one in sorted(unchanged, key=lambda one: one.item_id)
+        if one.attempts
+    ]
+    if rows:
+        is_result = step_results.c.item_id == sa.bindparam("of_item"), step_results.c.stage == sa.bindparam("of_stage")
+        with database.write() as connection:
+            retry_queue.lock_items(connection, [str(row["of_item"]) for row in rows])
+            connection.execute(sa.update(step_results).where(*is_result).values(waits_for=sa.bindparam("now")), rows)
 
 
 def _delete(connection: sa.Connection, discard: Iterable[StepResult]) -> None:

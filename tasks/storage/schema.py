@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -127,7 +128,8 @@ run_items = Table(
 
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
 # `rank`; `input_hash` is a hash of the stage's input, `revision` the item's when it was computed. `is_stale`: the input
-# has changed since, and no result as good was computed from the new one.
+# has changed since, and no result as good was computed from the new one. `waits_for`: the breakers, one a line, of the
+# keys that kept better rungs from serving.
 step_results = Table(
     "step_results",
     metadata,
@@ -148,10 +150,12 @@ step_results = Table(
     Column("input_hash", StorableString(64)),
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("is_stale", Boolean, nullable=False, server_default=false()),
+    Column("waits_for", StorableText),
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 
-# The last good copy of each fetched URI. The rung `fetch.cached` serves it.
+# The last good copy of each fetched URI, with a hash of the credentials that it was read with. The rung `fetch.cached`
+# serves it.
 good_copies = Table(
     "good_copies",
     metadata,
@@ -240,6 +244,22 @@ retries = Table(
     Column("quality_after", Float),
     Column("outcome", StorableString(16), nullable=False),
     Column("at", UtcDateTime, nullable=False),
+)
+
+# What the requests of a run to models behind an API have used: one row per batch and rung. `uncounted` requests did not
+# say their tokens; `cost` is null where no price was set.
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", StorableString(36), primary_key=True),
+    Column("run_id", StorableString(36), ForeignKey("runs.id"), nullable=False),
+    Column("model", StorableText, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("texts", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("uncounted", Integer, nullable=False),
+    Column("cost", Float),
+    Index("usage_by_run", "run_id"),
 )
 
 # Every drill that ended; never deleted.

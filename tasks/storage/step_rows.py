@@ -90,7 +90,14 @@ def row_of(result: StepResult) -> dict[str, Any]:
         "input_hash": result.input_hash,
         "revision": result.revision,
         "is_stale": result.is_stale,
+        "waits_for": waits_row(result),
     }
+
+
+def waits_row(result: StepResult) -> str | None:
+    """Return the column `waits_for` of a result: null where a better rung served, or none may serve later."""
+    is_below_best = result.status not in {Status.SUCCEEDED, Status.NOT_APPLICABLE}
+    return "\n".join(result.waits_for) or None if is_below_best else None
 
 
 def _error_row(error: StepError | None) -> dict[str, Any] | None:

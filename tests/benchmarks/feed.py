@@ -71,7 +71,7 @@ class AtOnce:
     )
 
     @classmethod
-    def load(cls, source: str, device: str) -> AtOnce:
+    def load(cls, source: str, device: str, runtime: str) -> AtOnce:
         return cls()
 
     def classify(self, images: Sequence[Any]) -> list[tuple[Label, float]]:

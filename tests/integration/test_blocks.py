@@ -30,7 +30,8 @@ from tests.support.progress_lines import without_progress
 pytestmark = pytest.mark.timeout(300)
 
 SECRET = "hunter2-kept-to-itself"
-KINDS = ("item-store", "enrichment-policy", "repli-cluster")
+KINDS = ("item-store", "enrichment-policy", "repli-cluster", "repli-text-model")
+NAMES = ("Item Store", "Enrichment Policy", "Repli Cluster", "Repli Text Model")
 LEAVE_OUT_NOTHING = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}
 DEPLOYED = """
 import sys
@@ -125,9 +126,9 @@ def deployed(standing: dict[str, str], manifest: Path, **variables: str) -> subp
     )
 
 
-def test_one_command_registers_all_three(registered: str, server: Server) -> None:
+def test_one_command_registers_all_of_them(registered: str, server: Server) -> None:
     """The server knows each with its description, its form, and which of its fields is secret."""
-    for slug, name in zip(KINDS, ("Item Store", "Enrichment Policy", "Repli Cluster"), strict=True):
+    for slug, name in zip(KINDS, NAMES, strict=True):
         kind = server.api.get(f"/block_types/slug/{slug}").raise_for_status().json()
         assert (kind["name"], name in registered) == (name, True)
         assert "Repli" in kind["description"]
@@ -264,6 +265,7 @@ def test_a_store_that_does_not_answer_keeps_its_secret(
         assert SECRET not in json.dumps(found), what
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("kept_database", ["postgresql"], indirect=True)
 def test_no_command_shows_the_secret(database: Database, shop: Shop, server: Server, tmp_path: Path) -> None:
     """Neither what it prints, on either stream, nor what Prefect keeps of it: logs, artifacts, parameters, events."""

@@ -48,8 +48,8 @@ def test_a_dead_primary_is_called_a_few_times_and_then_refused(
     assert (step["status"], step["retryable"], step["error"]["type"]) == ("degraded", True, "BreakerOpen")
     assert "InjectedFault" in step["error"]["message"]
 
-    here = view["place"], view["opened_at"]
-    [opened] = events(standing, "repli.breaker.opened", lambda payload: (payload["place"], payload["at"]) == here)
+    here = view["key"], view["opened_at"]
+    [opened] = events(standing, "repli.breaker.opened", lambda payload: (payload["key"], payload["at"]) == here)
     assert opened["resource"]["prefect.resource.id"] == f"repli.breaker.{GPU}"
     assert (opened["payload"]["old"], opened["payload"]["new"]) == ("closed", "open")
     assert opened["payload"]["cause"] == "too many failures"
@@ -101,7 +101,7 @@ def test_a_rung_that_kills_its_workers_is_refused_after_a_few_deaths(quick_repli
     [
         (("breakers",), 1, "repli run SOURCE"),
         (("breakers", "open"), 2, "missing argument 'NAME'; see `repli breakers open --help`"),
-        (("breakers", "open", "classify_image.tpu"), 2, "choose from validate.expectations"),
+        (("breakers", "open", "classify_image.tpu"), 2, "choose from fetch.origin"),
         (("breakers", "smash", GPU), 2, "choose from open, close, reset"),
     ],
 )

@@ -122,6 +122,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     assert snapshot(store, 60) == snapshot(Database(f"sqlite:///{undisturbed / 'repli.db'}"), 60)
 
 
+@pytest.mark.campaign
 def test_what_kills_its_worker_is_set_aside_alone(repli: Repli, tmp_path: Path, standing: dict[str, str]) -> None:
     """One item over which the process dies costs its neighbours nothing; it is failed, retryable, with the reason."""
     manifest = write_manifest(tmp_path / "items", 8, with_image=lambda number: number == 5)

@@ -28,9 +28,16 @@ def seen(dask_worker: Worker) -> dict[str, Any]:
         "home": os.environ["REPLI_HOME"],
         "threads": torch.get_num_threads(),
         "trim": os.environ["MALLOC_TRIM_THRESHOLD_"],
+        "trim_at_start": _variables_at_start(os.getppid())["MALLOC_TRIM_THRESHOLD_"],
         "is_in_bad_fork": torch.cuda._is_in_bad_fork(),
         "parent": os.getppid(),
     }
+
+
+def _variables_at_start(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with: the C library reads no other."""
+    content = Path(f"/proc/{pid}/environ").read_text()
+    return dict(line.split("=", 1) for line in content.split("\0") if line)
 
 
 def assert_unprofiled(workers: list[dict[str, Any]]) -> None:
@@ -58,6 +65,7 @@ def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
         assert {(worker["api"], worker["home"]) for worker in workers} == {(api, home)}
         assert {worker["threads"] for worker in workers} == {max(1, cores // len(workers))}
         assert {worker["trim"] for worker in workers} == {str(4 * 1024**3)}
+        assert {worker["trim_at_start"] for worker in workers} == {str(4 * 1024**3)}, "the fork server's own"
         assert not any(worker["is_in_bad_fork"] for worker in workers), "CUDA can be begun in every worker"
         assert_unprofiled(workers)
         parents |= {worker["parent"] for worker in workers}

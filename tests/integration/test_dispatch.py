@@ -113,6 +113,7 @@ def own_run(*arguments: Any, **options: Any) -> Iterator[OwnRun]:
         run.end()
 
 
+@pytest.mark.campaign
 def test_an_item_that_hangs_holds_up_no_other(tmp_path: Path, standing_server: dict[str, str]) -> None:
     """Neither those of other batches nor those of its own, before and behind it; and none is worked on twice."""
     items, hangs = 60, "25"
@@ -230,6 +231,7 @@ def test_a_poisoned_process_is_replaced(tmp_path: Path, standing_server: dict[st
     assert not Path(f"/proc/{poisoned}").exists(), "the process is gone"
 
 
+@pytest.mark.campaign
 def test_only_what_a_worker_had_begun_is_suspect(tmp_path: Path, standing_server: dict[str, str]) -> None:
     """An item kills its worker each time: the others of its batch run again in pieces, those of other batches never,
     though some waited for that worker; and batches end while the suspects are tried."""
@@ -282,7 +284,8 @@ pipeline = repli.Pipeline([work])
 """
 
 
-@pytest.mark.parametrize("error", ["NotHere", pytest.param("Unavailable", marks=pytest.mark.campaign)])
+@pytest.mark.campaign
+@pytest.mark.parametrize("error", ["NotHere", "Unavailable"])
 def test_a_worker_without_the_device_does_not_speak_for_it(
     tmp_path: Path, standing_server: dict[str, str], error: str
 ) -> None:

@@ -27,6 +27,7 @@ from tests.support.prefect_api import events
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.campaign
 def test_a_drill_passes_and_another_fails(
     quick_repli: Repli, store: Database, standing: dict[str, str], tmp_path: Path
 ) -> None:

@@ -112,7 +112,7 @@ def night(preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory) -> Nig
         steps.append(steps_of(shop.store))
         stored.append(qualities(shop.store))
 
-    run = shop.json("run", manifest, "--batch-size", "8", *faults(OUTAGE))
+    run = shop.json("run", manifest, "--batch-size", "3", *faults(OUTAGE))  # five batches open a breaker
     look()
     beside_open_breakers = shop.repli("reprocess")
     assert beside_open_breakers.returncode == 0, beside_open_breakers.stderr

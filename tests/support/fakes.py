@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -28,7 +28,6 @@ from repli.tasks.fallback.breaker import (
     CallEnded,
     Decision,
     Event,
-    FailuresForgiven,
     PermitRequested,
     Verdict,
     step,
@@ -71,9 +70,6 @@ class Does(StrEnum):
     ANSWER_NONSENSE = "answer_nonsense"  # a value that the chain's check refuses
     BREAK = "break"  # the whole call raises
     MISCOUNT = "miscount"  # the whole call answers for one item too few
-
-
-POISONS = frozenset({Does.BREAK})
 
 
 @dataclass(slots=True, eq=False)
@@ -141,8 +137,7 @@ class ScriptedRung:
 class LocalGate:
     """The machine of one breaker on a manual clock, which remembers its permits and what became of them.
 
-    Its tokens are "1", "2", ... in the order of asking. `has_served_last` is what a process knows of its rung: nothing
-    at first.
+    Its tokens are "1", "2", ... in the order of asking.
     """
 
     name: str
@@ -151,28 +146,21 @@ class LocalGate:
     state: BreakerState = field(default_factory=BreakerState)
     permits: list[Permit] = field(default_factory=list)
     ends: list[tuple[str, Verdict]] = field(default_factory=list)
-    excused: list[str] = field(default_factory=list)
-    has_served_last: bool = False
     elsewhere: str | None = None
 
     def acquire(self) -> Permit:
         token = str(len(self.permits) + 1)
         decision = self.happens(PermitRequested(token))
         why = f"{self.name}: breaker {self.state.position} ({self.state.why})" if decision is Decision.REFUSE else ""
-        self.permits.append(Permit(token=token, decision=decision, why=why, is_trusted=self.has_served_last))
+        self.permits.append(Permit(token=token, decision=decision, why=why))
         return self.permits[-1]
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         self.ends.append((permit.token, verdict))
-        if verdict is not Verdict.INCONCLUSIVE:
-            self.has_served_last = verdict is Verdict.SERVED
-        self.happens(CallEnded(permit.token, verdict, why))
+        self.happens(CallEnded(permit.token, verdict, why, retry_after_s))
 
-    def forgive(self, permits: Iterable[Permit]) -> None:
-        tokens = [permit.token for permit in permits]
-        assert tokens, "an excuse for nobody would be a write to the store for nothing"
-        self.excused += tokens
-        self.happens(FailuresForgiven(frozenset(tokens)))
+    def refusal(self) -> str | None:
+        return self.state.why if self.state.refuses(self.clock.now()) else None
 
     def refusal_elsewhere(self) -> str | None:
         return self.elsewhere
@@ -201,7 +189,8 @@ class LocalGates:
     by_name: dict[str, LocalGate] = field(default_factory=dict)
     elsewhere: str | None = None
 
-    def of(self, name: str, breaker: Breaker) -> BreakerClient:
+    def of(self, name: str, breaker: Breaker, key: str = "") -> BreakerClient:
+        name = f"{name}@{key}" if key else name
         return self.by_name.setdefault(name, LocalGate(name, breaker, self.clock, elsewhere=self.elsewhere))
 
 

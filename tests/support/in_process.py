@@ -49,7 +49,8 @@ def enrich(
     database = Database(settings.database_url)
     database.migrate()
     names = {stage.name for stage in stages}
-    pipeline = Pipeline(stages, [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names])
+    rules = [rule for rule in RULES if {rule.stage, rule.forbidden_stage} <= names]
+    pipeline = Pipeline(stages, rules).with_models(settings.models)
     stored = pipeline.described(DEFAULT)
     fill_with(database, stored)
     run_id = runs.start(database, str(uuid.uuid4()), str(source), {}, datetime.now(UTC))

@@ -153,7 +153,7 @@ def _wrong_in_queue(found: Mapping[str, StoredItem], queued: Mapping[str, sa.Row
     for item_id, row in queued.items():
         one = found[item_id]
         kept = [
-            (stage, result.status.value, result.rung, result.retryable, result.is_stale)
+            (stage, result.status.value, result.rung, result.retryable, result.is_stale, None)  # no breaker has keys
             for stage, result in one.results.items()
         ]
         if (needs := encode(needs_of(kept, is_pending=one.state == "pending"))) != row["needs"]:

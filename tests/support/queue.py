@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import ItemError, Status, StepResult, quality
+from repli.tasks.fallback import Attempt, AttemptOutcome, ItemError, Status, StepError, StepResult, quality
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
 from repli.tasks.storage import catalogue, results, runs
@@ -82,6 +82,14 @@ class Queue:
         results.save(self.database, ends)
         stores.mark_stored(self.database, run_id, item_ids, merge=merged, retry_below=below)
 
+    def wait_for(self, key: str, *item_ids: str, outcome: AttemptOutcome = AttemptOutcome.REFUSED) -> None:
+        """A fallback serves the items, since `gpu` cannot be called for this key; they are stored at 0.5."""
+        error = StepError(type="BreakerOpen", message="it is open", keys=(key,))
+        trail = Attempt(rung="gpu", outcome=outcome, error=error), Attempt(rung="cpu", outcome=AttemptOutcome.SERVED)
+        kept = {"rung": "cpu", "penalty": Decimal("0.5"), "retryable": True, "attempts": trail}
+        results.save(self.database, [end(item_id, Status.DEGRADED, **kept) for item_id in item_ids])
+        stores.mark_stored(self.database, "run", item_ids, merge=merged, retry_below=POLICY.below)
+
     def fail(self, *item_ids: str, stage: str = STAGE, retryable: bool = True) -> None:
         """A stage could not be done for the items."""
         results.save(
@@ -127,11 +135,13 @@ class Queue:
         tried: Collection[str] | None = None,
         policy: RetryPolicy = POLICY,
         run_id: str | None = None,
+        refused: Collection[str] = (),
     ) -> str:
         """As a run, a new one and one that tried all of them where nothing else is said; its id."""
         run_id = run_id or self.begin_run()
         all_of_them = [claim.item_id for claim in taken]
-        claims.settle(self.database, holder, run_id, taken, all_of_them if tried is None else tried, policy)
+        tried = all_of_them if tried is None else tried
+        claims.settle(self.database, holder, run_id, taken, tried, policy, refused=refused)
         return run_id
 
     def park(self, *item_ids: str) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,6 +35,9 @@ from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, is_ready, items, re
 
 READY_AT_ONCE = 5000
 """Items that are made ready in one transaction."""
+MOST_NEEDS = 500
+"""Different needs that one claim looks at. There are more only where items wait for very many keys: the next claims
+look at the others."""
 _CLAIM_LOCK = 0x636C61696D  # "claim"
 
 
@@ -126,7 +130,8 @@ def _matching_needs(connection: sa.Connection, targets: Sequence[RetryTarget]) -
     following = sa.select(least).where(is_ready, retry_queue.c.needs > found.c.needs).scalar_subquery()
     found = found.union_all(sa.select(following).where(found.c.needs.is_not(None)))
     texts = connection.scalars(sa.select(found.c.needs).where(found.c.needs.is_not(None)))
-    return [text for text in texts if any(target.matches(decode(text)) for target in targets)]
+    matching = (text for text in texts if any(target.matches(decode(text)) for target in targets))
+    return list(islice(matching, MOST_NEEDS))
 
 
 def _first(connection: sa.Connection, needs: str, limit: int) -> Sequence[sa.Row[Any]]:
@@ -173,7 +178,10 @@ def _is_held_by(holder: str) -> sa.ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settlement:
-    """The outcome of one claimed item. `is_queued`: it stays in the queue, with these `tries`, parked or not."""
+    """The outcome of one claimed item.
+
+    `is_queued`: it stays in the queue, with these `tries`, parked or not. `is_refused`: it may be claimed at once.
+    """
 
     item_id: str
     quality_before: float | None
@@ -181,12 +189,20 @@ class _Settlement:
     outcome: str
     is_queued: bool
     is_parked: bool
+    is_refused: bool
     tries: int
 
 
 @retried
 def settle(
-    database: Database, holder: str, run_id: str, claims: Sequence[Claim], tried: Collection[str], policy: RetryPolicy
+    database: Database,
+    holder: str,
+    run_id: str,
+    claims: Sequence[Claim],
+    tried: Collection[str],
+    policy: RetryPolicy,
+    *,
+    refused: Collection[str] = (),
 ) -> None:
     """Record the outcome of claimed items and schedule their next try, in one transaction.
 
@@ -197,6 +213,7 @@ def settle(
     Args:
         run_id: the run under which the holder stores items.
         tried: the ids of the items that the holder has processed; the others get no further try counted.
+        refused: those of them that were refused for their key: they wait for its breaker, and for no delay.
     """
     quality_before = {claim.item_id: claim.quality for claim in claims}
     with database.write() as connection:
@@ -204,7 +221,7 @@ def settle(
         review(database, connection, list(quality_before), policy.below)
         now = database_time(connection)
         settlements = [
-            _settlement(row, quality_before[row.id], row.id in tried, policy)
+            _settlement(row, quality_before[row.id], row.id in tried, row.id in refused, policy)
             for row in _rows_to_settle(connection, list(quality_before))
             if _belongs_to(row, holder, run_id)
         ]
@@ -235,7 +252,9 @@ def _is_finished(row: sa.Row[Any]) -> bool:
     return row.state == "stored" and not row.is_queued
 
 
-def _settlement(row: sa.Row[Any], quality_before: float | None, is_tried: bool, policy: RetryPolicy) -> _Settlement:
+def _settlement(
+    row: sa.Row[Any], quality_before: float | None, is_tried: bool, is_refused: bool, policy: RetryPolicy
+) -> _Settlement:
     """Decide the outcome of one item: upgraded, unchanged or parked."""
     has_gained = row.state == "stored" and (quality_before is None or row.quality > quality_before)
     is_upgraded = _is_finished(row) or has_gained
@@ -248,6 +267,7 @@ def _settlement(row: sa.Row[Any], quality_before: float | None, is_tried: bool, 
         outcome=outcomes.UPGRADED if is_upgraded else outcomes.PARKED if is_parked else outcomes.UNCHANGED,
         is_queued=row.is_queued,
         is_parked=is_parked,
+        is_refused=is_refused and not is_tried,
         tries=tries,
     )
 
@@ -269,10 +289,11 @@ def _requeue(connection: sa.Connection, settlements: Sequence[_Settlement], now:
                 {
                     "item": one.item_id,
                     "new_tries": one.tries,
-                    "new_state": PARKED if one.is_parked else DELAYED,
-                    "until": None if one.is_parked else now + policy.delay(min(one.tries, policy.tries - 1)),
+                    "new_state": PARKED if one.is_parked else READY if one.is_refused else DELAYED,
+                    "until": None if is_due else now + policy.delay(min(one.tries, policy.tries - 1)),
                 }
                 for one in settlements
+                for is_due in [one.is_parked or one.is_refused]
             ],
         )
 

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from repli.tasks.fallback import Status
 from repli.tasks.items import STORE
 
 FAILED, RETRYABLE, STALE = "!", "?", "~"
+KEYS = "@"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """One result of an item: the rung that served, and the ways in which it may be improved."""
+    """One result of an item: the rung that served, and the ways in which it may be improved.
+
+    `waits_for`: the digests of the breakers of the keys that kept better rungs from serving; see `digest`.
+    """
 
     rung: str | None
     is_failed: bool
     is_retryable: bool
     is_stale: bool
+    waits_for: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         """Return the need as it is stored."""
         marks = (self.is_failed, FAILED), (self.is_retryable, RETRYABLE), (self.is_stale, STALE)
-        return (self.rung or "") + "".join(mark for is_set, mark in marks if is_set)
+        waits = KEYS + ",".join(sorted(self.waits_for)) if self.waits_for else ""
+        return (self.rung or "") + "".join(mark for is_set, mark in marks if is_set) + waits
 
 
 Needs = Mapping[str, Need]
@@ -36,18 +43,34 @@ Needs = Mapping[str, Need]
 UNFINISHED = Need(rung=None, is_failed=True, is_retryable=True, is_stale=False)
 
 
-def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool]], *, is_pending: bool) -> Needs:
+def digest(breaker: str) -> str:
+    """Return a short name of the breaker of one key, `STAGE.RUNG@KEY`, for an index.
+
+    Example:
+        >>> digest("fetch.origin@https://shop.example")
+        'b1f3d52cc82fb838'
+    """
+    return sha256(breaker.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool, str | None]], *, is_pending: bool) -> Needs:
     """Return the needs of an item from its results.
 
     Args:
-        results: stage, status, rung, `retryable` and `is_stale` of each result.
+        results: stage, status, rung, `retryable`, `is_stale` and `waits_for` of each result.
         is_pending: whether the item is unfinished: then all that it needs is to be taken to its end.
     """
     if is_pending:
         return {STORE: UNFINISHED}
     return {
-        stage: Need(rung=rung, is_failed=status == Status.FAILED, is_retryable=retryable, is_stale=is_stale)
-        for stage, status, rung, retryable, is_stale in results
+        stage: Need(
+            rung=rung,
+            is_failed=status == Status.FAILED,
+            is_retryable=retryable,
+            is_stale=is_stale,
+            waits_for=frozenset(map(digest, (waits_for or "").splitlines() if retryable else ())),
+        )
+        for stage, status, rung, retryable, is_stale, waits_for in results
         if status != Status.NOT_APPLICABLE
     }
 
@@ -66,11 +89,16 @@ def decode(text: str) -> Needs:
     """Return the needs of a text that `encode` made."""
     needs: dict[str, Need] = {}
     for part in filter(None, text.split(";")):
-        stage, _, marked = part.rpartition("=")
+        stage, _, need = part.rpartition("=")
+        marked, _, waits = need.partition(KEYS)
         rung = marked.rstrip(FAILED + RETRYABLE + STALE)
         marks = marked[len(rung) :]
         needs[stage] = Need(
-            rung=rung or None, is_failed=FAILED in marks, is_retryable=RETRYABLE in marks, is_stale=STALE in marks
+            rung=rung or None,
+            is_failed=FAILED in marks,
+            is_retryable=RETRYABLE in marks,
+            is_stale=STALE in marks,
+            waits_for=frozenset(filter(None, waits.split(","))),
         )
     return needs
 
@@ -85,6 +113,8 @@ class RetryTarget:
             better rung is incompatible with it.
         include_stale: whether the best rung may be called, so that stale results are included too.
         declared: the rungs that the stage has. A result of any other, such as one that was renamed, may be improved.
+        refused: the digests of the better rung's breakers that refuse their keys. A result that waits for one of them
+            is not improved.
     """
 
     stage: str
@@ -92,6 +122,7 @@ class RetryTarget:
     excluded_by: Sequence[tuple[str, Collection[str]]] = ()
     include_stale: bool = False
     declared: Collection[str] = field(default=(), compare=False)
+    refused: frozenset[str] = field(default=frozenset(), compare=False)
 
     def matches(self, needs: Needs) -> bool:
         """Return whether an item with these needs has a result that the target improves."""
@@ -100,4 +131,5 @@ class RetryTarget:
             return False
         is_listed = (None if need.is_failed else need.rung) in self.rungs
         is_listed |= bool(self.declared and need.rung) and need.rung not in self.declared
-        return (need.is_retryable and is_listed) or (need.is_stale and self.include_stale)
+        is_refused = bool(need.waits_for & self.refused)
+        return (need.is_retryable and is_listed and not is_refused) or (need.is_stale and self.include_stale)

@@ -55,7 +55,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One item in the queue."""
+    """One item in the queue. `waits_for`: the breakers of keys that keep better rungs from serving it."""
 
     item_id: str
     priority: Priority
@@ -65,6 +65,7 @@ class Entry:
     tries: int
     state: str
     claimed_until: datetime | None
+    waits_for: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -76,6 +77,7 @@ class Entry:
             "enqueued_at": self.enqueued_at.isoformat(),
             "not_before": self.not_before.isoformat(),
             "claimed_until": self.claimed_until and self.claimed_until.isoformat(),
+            "waits_for": list(self.waits_for),
         }
 
 
@@ -144,9 +146,11 @@ def _candidates(connection: sa.Connection, item_ids: Sequence[str]) -> list[_Can
     """Return these items, in the order of the ids, each with its needs."""
     c = step_results.c
     results = connection.execute(
-        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale).where(c.item_id.in_(item_ids))
+        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale, c.waits_for).where(
+            c.item_id.in_(item_ids)
+        )
     )
-    by_item: dict[str, list[tuple[str, str, str | None, bool, bool]]] = defaultdict(list)
+    by_item: dict[str, list[tuple[str, str, str | None, bool, bool, str | None]]] = defaultdict(list)
     for item_id, *result in results:
         by_item[item_id].append(tuple(result))
     found = connection.execute(
@@ -310,6 +314,7 @@ def entries(database: Database, limit: int) -> list[Entry]:
         columns = c.item_id, c.priority, c.quality, c.enqueued_at, c.tries, c.state, c.due_at, shown
         query = sa.select(*columns).order_by(c.state == PARKED, *CLAIM_ORDER)
         rows = connection.execute(query.limit(limit)).all()
+        waits = _waits_of(connection, [row.item_id for row in rows])
     return [
         Entry(
             item_id=row.item_id,
@@ -320,9 +325,21 @@ def entries(database: Database, limit: int) -> list[Entry]:
             tries=row.tries,
             state=row.shown_state,
             claimed_until=row.due_at if row.shown_state == CLAIMED else None,
+            waits_for=tuple(waits[row.item_id]),
         )
         for row in rows
     ]
+
+
+def _waits_of(connection: sa.Connection, item_ids: Sequence[str]) -> Mapping[str, list[str]]:
+    """Return the breakers of keys that results of these items wait for."""
+    waits: dict[str, list[str]] = defaultdict(list)
+    c = step_results.c
+    for chunk in chunks(item_ids):
+        query = sa.select(c.item_id, c.waits_for).where(c.item_id.in_(chunk), c.waits_for.is_not(None))
+        for item_id, breakers in connection.execute(query.order_by(c.item_id, c.stage)):
+            waits[item_id] += breakers.splitlines()
+    return waits
 
 
 @retried

@@ -55,6 +55,7 @@ def tell(served: Serving, automation: str, block_id: str) -> None:
     served.ask(f"automations/{found['id']}", {**kept, "actions": [action]}, method="PUT")
 
 
+@pytest.mark.campaign
 @pytest.mark.server_errors("to drill on", "there is no manifest")
 def test_who_is_to_be_told_hears_of_what_failed(served: Serving, tmp_path: Path) -> None:
     """An `enrich` of what is not there, and a drill on an empty store, each reach a webhook with the reason."""
@@ -73,6 +74,7 @@ def test_who_is_to_be_told_hears_of_what_failed(served: Serving, tmp_path: Path)
     assert "no items to drill on" in told["drill failed"]
 
 
+@pytest.mark.campaign
 def test_reprocess_runs_once_at_a_time(served: Serving) -> None:
     """Of two that are started at once, the second waits for its place, and has it once the first has ended."""
     both = [served.start("reprocess") for _ in range(2)]

@@ -26,6 +26,7 @@ def choose(page: Page, title: str, option: str) -> None:
     page.get_by_text(option, exact=True).last.click()
 
 
+@pytest.mark.campaign
 def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The `enrich` deployment is run from its form with a fault, ends *Degraded*, and its report shows the chart."""
     manifest = write_manifest(tmp_path_factory.mktemp("my_catalogue", numbered=False), 12)

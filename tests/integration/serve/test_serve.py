@@ -91,6 +91,7 @@ def test_the_form_rejects_nonsense(served: Serving) -> None:
         assert len(served.flow_runs("enrich")) == before, named
 
 
+@pytest.mark.campaign
 def test_a_breaker_that_closes_sets_reprocess_off(served: Serving, tmp_path: Path) -> None:
     """Items fall back while the primary is gone; its breaker closes, and soon they are whole, by the automation."""
     manifest = write_manifest(tmp_path / "items", 24)
@@ -113,6 +114,7 @@ def test_a_breaker_that_closes_sets_reprocess_off(served: Serving, tmp_path: Pat
     assert json.loads(served.repli("queue", "--json").stdout)["items"] == []
 
 
+@pytest.mark.campaign
 @pytest.mark.server_errors("is being enriched by another run")
 def test_one_source_is_enriched_by_one_run_at_a_time(served: Serving, tmp_path: Path) -> None:
     """Of two runs of one source, started from the UI at once, one does the work, and the other ends cancelled."""

@@ -12,11 +12,12 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 import blocks
-from repli.blocks import Cluster, EnrichmentPolicy, ItemStore
+from repli.blocks import Cluster, EnrichmentPolicy, ItemStore, TextModel
 from repli.tasks.fallback.policy import NO_OVERRIDES, BreakerPolicy, Policy, RetryPolicy
-from tests.support.default_pipeline import CHAINS, declared_breakers
+from repli.tasks.settings import Settings
+from tests.support.default_pipeline import CHAINS, PIPELINE, declared_breakers
 
-KINDS: tuple[type[Block], ...] = (ItemStore, EnrichmentPolicy, Cluster)
+KINDS: tuple[type[Block], ...] = (ItemStore, EnrichmentPolicy, Cluster, TextModel)
 HALVED = {"cpu": 0.5, "rules": 0.45, "skip": 0.4}
 
 
@@ -44,9 +45,10 @@ def form(kind: type[Block]) -> dict[str, dict[str, Any]]:
 class TestForms:
     """What a person sees in the Prefect UI."""
 
-    def test_all_three_are_registered_with_the_package(self) -> None:
+    def test_all_are_registered_with_the_package(self) -> None:
         """``prefect block register -m blocks`` finds what the package has by name."""
-        assert {kind.get_block_type_slug() for kind in KINDS} == {"item-store", "enrichment-policy", "repli-cluster"}
+        slugs = {"item-store", "enrichment-policy", "repli-cluster", "repli-text-model"}
+        assert {kind.get_block_type_slug() for kind in KINDS} == slugs
         assert {getattr(blocks, kind.__name__) for kind in KINDS} == set(KINDS)
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -97,10 +99,11 @@ class TestForms:
         for chosen, is_right in ((["all"], True), (["store.database"], True), (["store.skip"], False)):
             assert (not validate({"expect": chosen}, EnrichmentPolicy.model_json_schema())) == is_right
 
-    def test_the_database_url_is_a_secret(self) -> None:
+    @pytest.mark.parametrize(("kind", "field"), [(ItemStore, "database_url"), (TextModel, "key")])
+    def test_what_is_secret_is_a_secret(self, kind: type[Block], field: str) -> None:
         """Prefect is told so, and its form does not show what is typed."""
-        assert ItemStore.model_json_schema()["secret_fields"] == ["database_url"]
-        assert form(ItemStore)["database_url"]["format"] == "password"
+        assert kind.model_json_schema()["secret_fields"] == [field]
+        assert form(kind)[field]["format"] == "password"
 
 
 class TestEnrichmentPolicy:
@@ -140,6 +143,20 @@ class TestEnrichmentPolicy:
         expected = BreakerPolicy(failures=2, within_s=600, open_for_s=5, open_for_at_most_s=900)
         assert block.policy().breakers == {"classify_image.gpu": expected}
         assert block.retry_policy() == RetryPolicy(below=0.95, tries=2, delay_s=60, lease_s=30)
+
+    def test_how_often_an_origin_is_called(self) -> None:
+        """Calls at once and a second, where a breaker has keys; 0 a second is no limit, as declared."""
+        fields = form(EnrichmentPolicy)
+        assert fields["breakers.fetch.origin.at_once"]["default"] == 4
+        assert "breakers.classify_image.gpu.at_once" not in fields
+        block = EnrichmentPolicy(breakers={"fetch": {"origin": {"at_once": 2, "per_second": 10}}})
+        fetch = PIPELINE.with_policy(block.policy()).stage("fetch").chain.primary
+        assert fetch.breaker
+        assert (fetch.breaker.at_once, fetch.breaker.per_second, fetch.breaker.failures) == (2, 10, 5)
+        without_rate = EnrichmentPolicy(breakers={"fetch": {"origin": {"at_once": 2}}}).policy()
+        fetch = PIPELINE.with_policy(without_rate).stage("fetch").chain.primary
+        assert fetch.breaker
+        assert (fetch.breaker.at_once, fetch.breaker.per_second) == (2, None)
 
     def test_what_a_drill_has_to_cover(self) -> None:
         """As a list, or as one text, which is what a person types."""
@@ -248,3 +265,34 @@ class TestCluster:
         """It needs a protocol of Dask's, a host and a port."""
         with pytest.raises(ValidationError, match="dask_address"):
             Cluster(dask_address=address)
+
+
+class TestTextModel:
+    """The text model, which may be behind an API."""
+
+    def test_it_is_the_variables_of_the_same_meaning(self) -> None:
+        """An empty field is none, and the settings read what it says."""
+        assert TextModel().variables() == {}
+        block = TextModel(model="https://models.test/v1#small", key="geheim", price=0.02)
+        assert block.variables() == {
+            "REPLI_TEXT_MODEL": "https://models.test/v1#small",
+            "REPLI_TEXT_MODEL_KEY": "geheim",
+            "REPLI_TEXT_MODEL_PRICE": "0.02",
+        }
+        api = Settings.from_environment(block.variables()).models.text_api
+        assert api
+        assert (api.url, api.model, api.key, api.price) == ("https://models.test/v1", "small", "geheim", 0.02)
+
+    def test_its_key_is_not_shown(self) -> None:
+        """Neither the block nor what it refuses says it."""
+        assert "geheim" not in repr(TextModel(model="https://models.test/v1#small", key="geheim"))
+        with pytest.raises(ValidationError, match="REPLI_TEXT_MODEL_KEY has blanks") as error:
+            TextModel(model="https://models.test/v1#small", key="geheim und mehr")
+        assert "geheim" not in str(error.value)
+
+    @pytest.mark.parametrize("model", ["https://models.test/v1", "https://me:hush@models.test/v1#small"])
+    def test_an_address_that_is_none_is_refused(self, model: str) -> None:
+        """With what to write, and without the password."""
+        with pytest.raises(ValidationError, match="write https://HOST/v1#MODEL") as error:
+            TextModel(model=model)
+        assert "hush" not in str(error.value)

@@ -10,7 +10,7 @@ import pytest
 
 from repli.tasks.fallback import UsageError
 from repli.tasks.fallback.policy import Policy, RetryPolicy
-from repli.tasks.settings import MIB, Settings
+from repli.tasks.settings import MIB, Settings, TextApi
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -175,6 +175,78 @@ def test_what_is_neither_yes_nor_no_is_told(text: str) -> None:
 def test_a_switch_takes_the_usual_words(text: str, is_on: bool) -> None:
     """In any case."""
     assert Settings.from_environment({"REPLI_ALLOW_PRIVATE_ADDRESSES": text}).fetch.allow_private_addresses is is_on
+
+
+API = "https://models.test/v1#intfloat/e5-small"
+
+
+def test_a_text_model_may_be_behind_an_api() -> None:
+    """Its address and name are one variable; its key, price and time limit have their own."""
+    variables = {
+        "REPLI_TEXT_MODEL": "https://models.test:8443/v1/#intfloat/e5-small:2",
+        "REPLI_TEXT_MODEL_KEY": " sk-123 ",
+        "REPLI_TEXT_MODEL_PRICE": "0.02",
+        "REPLI_TEXT_MODEL_TIME_LIMIT_S": "90",
+    }
+    models = Settings.from_environment(variables).models
+    assert models.text_api == TextApi(
+        url="https://models.test:8443/v1", model="intfloat/e5-small:2", key="sk-123", price=0.02, time_limit_s=90
+    )
+    assert models.text_api.host == "models.test:8443"
+    bare = Settings.from_environment({"REPLI_TEXT_MODEL": "HTTP://127.0.0.1:11434/v1#all-minilm"}).models.text_api
+    assert bare
+    assert (bare.key, bare.price, bare.time_limit_s) == ("", None, 30)
+    assert Settings.from_environment({"REPLI_TEXT_MODEL_KEY": "sk-123"}).models.text_api is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://models.test/v1",
+        "https://models.test/v1#",
+        "https://#small",
+        "https://me:hush@models.test/v1#small",
+        "https://models.test/v1?api-key=hush#small",
+        "https://models.test/v1#a model",
+        f"https://models.test/v1#{'x' * 201}",
+    ],
+)
+def test_an_address_of_a_model_that_is_none_is_told(source: str) -> None:
+    """With what to write, and without a password that it holds."""
+    wanted = r"REPLI_TEXT_MODEL=.* is no address of a model; write https://HOST/v1#MODEL"
+    with pytest.raises(UsageError, match=wanted) as told:
+        Settings.from_environment({"REPLI_TEXT_MODEL": source})
+    assert "me:hush" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nline", "clé", "\x00"])
+def test_a_key_that_is_none_is_told_and_not_shown(key: str) -> None:
+    """A line break in a header would be another header."""
+    with pytest.raises(UsageError, match="REPLI_TEXT_MODEL_KEY has blanks or characters that no key has") as told:
+        Settings.from_environment({"REPLI_TEXT_MODEL_KEY": key})
+    assert key not in str(told.value)
+
+
+@pytest.mark.parametrize("price", ["-1", "free", "1e3", "0,02", "nan", "0.0000000001"])
+def test_what_is_no_price_is_told(price: str) -> None:
+    """The message names the variable, and shows how to write it."""
+    with pytest.raises(UsageError, match=r"REPLI_TEXT_MODEL_PRICE='.*' is no price .*; write a number, as 0\.02"):
+        Settings.from_environment({"REPLI_TEXT_MODEL_PRICE": price})
+
+
+def test_a_served_process_gets_no_key_as_a_setting() -> None:
+    """It inherits the environment; what is written for it names models. The default one leaves room for a block."""
+    variables = {"REPLI_TEXT_MODEL": API, "REPLI_TEXT_MODEL_KEY": "sk-123"}
+    assert "sk-123" not in repr(Settings.from_environment(variables).models.as_variables())
+    assert Settings.from_environment(variables).models.as_variables()["REPLI_TEXT_MODEL"] == API
+    assert "REPLI_TEXT_MODEL" not in Settings.from_environment({}).models.as_variables()
+
+
+def test_they_do_not_show_a_key() -> None:
+    """Neither the settings nor the API that they name."""
+    settings = Settings.from_environment({"REPLI_TEXT_MODEL": API, "REPLI_TEXT_MODEL_KEY": "sk-123"})
+    assert settings.models.text_api
+    assert "sk-123" not in repr(settings) + repr(settings.models.text_api)
 
 
 def test_they_do_not_show_a_password() -> None:

@@ -78,6 +78,13 @@ def test_a_stage_is_judged_by_its_rungs_not_by_bad_items(
     assert progress.decision is decision
 
 
+def test_items_that_are_refused_for_their_key_decide_nothing() -> None:
+    """However many: a dead origin must not keep the items of others from being tried."""
+    refused = frozenset(str(number) for number in range(MAX_ITEMS_WITHOUT_IMPROVEMENT))
+    report = StageReport(stage="fetch", items=len(refused), refused_by_key=refused)
+    assert StageProgress().after(report) == StageProgress()
+
+
 BESIDE_A_GUESS = (("classify_image", frozenset({"rules", "skip"})),)
 BESIDE_A_NAME = (("extract_text", frozenset({"name_only", "skip"})),)
 

@@ -16,7 +16,7 @@ from repli.flows.dispatch.worker_deaths import (
 )
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import Directives, Position, Status
-from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, PermitRequested, Verdict
+from repli.tasks.fallback.breaker import BreakerState, CallEnded, Cause, Decision, PermitRequested, Verdict
 from repli.tasks.storage import breakers, results
 from repli.tasks.storage.breakers import Key, Move
 from repli.tasks.storage.database import Database
@@ -71,9 +71,31 @@ def test_a_probe_that_kills_its_worker_failed_and_its_item_is_not_blamed(databas
     assert states[key].failed_probes == 1
 
     breakers.override(database, breaker, key, Cause.RESET)
+    for _ in range(breaker.failures - 1):
+        assert deaths.worker_died(alone, "classify_image", "tcp://one") is True
+    deaths.batch_succeeded(batch("b"))  # was no suspect
+    states, _ = breakers.read(database, breaker, [key])
+    assert states[key].failures == ()
     assert deaths.worker_died(alone, "classify_image", "tcp://one") is True
     states, _ = breakers.read(database, breaker, [key])
-    assert len(states[key].failures) == 1
+    assert (states[key].position, len(states[key].failures)) == (Position.OPEN, breaker.failures)
+    assert "killed its worker" in states[key].why
+
+
+def test_deaths_that_an_item_explains_are_no_failures(database: Database) -> None:
+    """Once another piece of what the worker had begun succeeds they count from 0 again."""
+    name = "classify_image.gpu"
+    breaker, key = declared_breakers()[name], Key(name, "here/0")
+    deaths = WorkerCrashes(
+        database, Directives(), pipeline=PIPELINE, scope_of=lambda _: key.place, on_move=lambda move: None
+    )
+    alone = replace(batch("a"), is_suspect=True)
+    for _ in range(3):
+        for _ in range(breaker.failures - 1):
+            assert deaths.worker_died(alone, "classify_image", "tcp://one") is True
+        deaths.batch_succeeded(replace(batch("b"), is_suspect=True))
+    states, _ = breakers.read(database, breaker, [key])
+    assert states[key] == BreakerState()
 
 
 def test_what_is_set_aside_is_failed_and_may_be_tried_again(database: Database, registered: Callable[..., str]) -> None:

@@ -33,7 +33,7 @@ from repli.tasks.stages.rules import RULES
 from repli.tasks.storage import results
 from repli.tasks.storage.blobs import Blobs, last_copies, remember_copies
 from repli.tasks.storage.database import Database
-from repli.tasks.storage.schema import good_copies, metadata
+from repli.tasks.storage.schema import good_copies, metadata, step_results
 from tests.support.default_pipeline import PIPELINE, STAGES, rung_of
 from tests.support.in_process import enrich, fresh_runtime
 from tests.support.stages import stage_of
@@ -263,6 +263,24 @@ def test_a_copy_from_a_private_address_is_in_the_shadow(pages: tuple[Settings, l
     with shadow(settings, ids[:1]) as shadowed:
         assert last_copies(Database(shadowed.database_url), [name])[name].sha256 == copy.sha256
         assert Blobs(shadowed.blobs).path(copy.sha256).is_symlink()
+
+
+def test_a_copy_read_with_credentials_is_in_the_shadow(pages: tuple[Settings, list[str], Path]) -> None:
+    """Its name has a hash of them, which no stored result says."""
+    settings, ids, _ = pages
+    database = Database(settings.database_url)
+    [state] = results.load(database, ids[:1])
+    document = state.results["fetch"].value["document"]
+    place = Place(uri="http://***@shop.test/a", address="http://me:hush@shop.test/a", declared="a", scheme="http")
+    name = _copy_name(place, FetchLimits())
+    copy = Asset(uri=place.uri, sha256=document["sha256"], size=1, media_type="text/plain", source="origin")
+    remember_copies(database, [(name, copy)], datetime(2026, 1, 1, tzinfo=UTC))
+    value = {"document": {**document, "uri": place.uri}, "image": None}
+    with database.write() as connection:
+        is_fetch = step_results.c.item_id == ids[0], step_results.c.stage == "fetch"
+        connection.execute(sa.update(step_results).where(*is_fetch).values(value=value))
+    with shadow(settings, ids[:1]) as shadowed:
+        assert last_copies(Database(shadowed.database_url), [name])[name].sha256 == copy.sha256
 
 
 def test_what_a_killed_drill_left_is_removed(

@@ -191,33 +191,9 @@ class TestHealthy:
         assert seen.statements == []
 
     def test_each_call_has_a_token_of_its_own(self, site: Site) -> None:
-        """By which its failure is known, and can be excused."""
+        """By which its failure is known."""
         shared_breaker = site.process().shared_breaker()
         assert shared_breaker.acquire().token != shared_breaker.acquire().token
-
-    def test_a_rung_is_trusted_while_it_serves(self, site: Site) -> None:
-        """Whether this process's last call was served; one that says nothing of the rung is not counted."""
-        shared_breaker = site.process().shared_breaker()
-        assert not shared_breaker.acquire().is_trusted
-        verdicts = [Verdict.SERVED, Verdict.INCONCLUSIVE, Verdict.FAILED, Verdict.INCONCLUSIVE]
-        trusted = []
-        for verdict in verdicts:
-            shared_breaker.record(shared_breaker.acquire(), verdict)
-            trusted.append(shared_breaker.acquire().is_trusted)
-        assert trusted == [True, True, False, False]
-
-    def test_a_rung_that_failed_lately_is_not_trusted(self, site: Site) -> None:
-        """Wherever it failed, and though it serves here, until that has left the window."""
-        here, there = site.process(), site.process()
-        here.shared_breaker().record(here.shared_breaker().acquire(), Verdict.SERVED)
-        assert here.shared_breaker().acquire().is_trusted
-        there.fail(1)
-        site.clock.advance(1)
-        assert not here.shared_breaker().acquire().is_trusted
-        here.shared_breaker().record(here.shared_breaker().acquire(), Verdict.SERVED)
-        assert not here.shared_breaker().acquire().is_trusted
-        site.clock.advance(FLEET.within_s)
-        assert here.shared_breaker().acquire().is_trusted
 
     def test_a_rung_has_one_breaker(self, site: Site) -> None:
         """All threads of a process share it; another rung has another."""
@@ -278,17 +254,6 @@ class TestFailing:
         assert seen.statements == []
         site.order(Cause.RESET, FLEET)
         site.clock.advance(1)
-        assert process.asks() is Decision.CALL
-
-    def test_excused_failures_do_not_count(self, site: Site) -> None:
-        """Neither in the store nor in this process."""
-        process = site.process()
-        permits = [process.shared_breaker().acquire() for _ in range(2)]
-        for permit in permits:
-            process.shared_breaker().record(permit, Verdict.FAILED, "a poison item")
-        process.shared_breaker().forgive(permits)
-        assert site.failures() == 0
-        process.fail(2)
         assert process.asks() is Decision.CALL
 
     def test_nobody_who_is_told_stops_the_pipeline(self, site: Site) -> None:
@@ -718,19 +683,6 @@ class TestOutOfReach:
             breakers.apply(site.database, FLEET, Key(NAME), Overridden(Cause.RESET), clock=site.now)
             process.asks()
         assert site.failures() == 0
-
-    def test_excused_failures_are_not_told(self, site: Site, outage: Outage) -> None:
-        """What an item did while the store was out of reach is not held against the rung."""
-        process = site.process()
-        outage.begin()
-        poison, other = process.shared_breaker().acquire(), process.shared_breaker().acquire()
-        process.shared_breaker().record(poison, Verdict.FAILED, "a poison item")
-        process.shared_breaker().record(other, Verdict.FAILED, "down")
-        process.shared_breaker().forgive([poison])
-        site.clock.advance(5)
-        outage.end()
-        assert process.asks() is Decision.CALL
-        assert site.failures() == 1
 
     def test_a_rung_that_has_recovered_is_not_opened_for_the_others(self, site: Site, outage: Outage) -> None:
         """What failed before a probe was served is as little told as it would be remembered in the store."""

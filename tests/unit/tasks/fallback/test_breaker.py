@@ -20,7 +20,6 @@ from repli.tasks.fallback.breaker import (
     Decision,
     Event,
     Failure,
-    FailuresForgiven,
     Lease,
     Overridden,
     Override,
@@ -122,6 +121,7 @@ def person_orders(cause: Override) -> Callable[[Play], object]:
 
 HAPPENS: dict[Cause, Callable[[Play], object]] = {
     Cause.TOO_MANY_FAILURES: lambda play: play.fails("three", "four", "five"),
+    Cause.ASKED_TO_WAIT: lambda play: play.happens(CallEnded("three", FAILED, "429", 3600.0)),
     Cause.PROBE_DUE: somebody_asks_a_minute_later,
     Cause.PROBE_SERVED: lambda play: play.ended("prober", SERVED),
     Cause.PROBE_FAILED: lambda play: play.ended("prober", FAILED),
@@ -131,6 +131,7 @@ HAPPENS: dict[Cause, Callable[[Play], object]] = {
 
 BY_ITSELF = {
     ("closed", "too many failures"): "open",
+    ("closed", "asked to wait"): "open",
     ("open", "probe due"): "half_open",
     ("half_open", "probe served"): "closed",
     ("half_open", "probe failed"): "open",
@@ -143,7 +144,7 @@ BY_A_PERSON = {"forced open": "forced_open", "forced closed": "forced_closed", "
 
 
 def test_table_of_moves() -> None:
-    """Five moves of its own, and a person's three from anywhere; no others."""
+    """Six moves of its own, and a person's three from anywhere; no others."""
     ordered = {(position.value, cause): to for position in Position for cause, to in BY_A_PERSON.items()}
     assert dict(MOVES) == BY_ITSELF | ordered
 
@@ -257,9 +258,7 @@ def test_slow_failures_never_open_it() -> None:
     assert play.tokens == ["196", "197", "198", "199"]
 
 
-@pytest.mark.parametrize(
-    "event", [PermitRequested("x"), CallEnded("x", SERVED), FailuresForgiven(frozenset()), *ORDERS[:2]], ids=str
-)
+@pytest.mark.parametrize("event", [PermitRequested("x"), CallEnded("x", SERVED), *ORDERS[:2]], ids=str)
 def test_window_is_pruned_by_whatever_happens(event: Event) -> None:
     """No step leaves a failure in the state that is older than the window."""
     play = closed()
@@ -288,30 +287,6 @@ def test_failure_told_twice_counts_once() -> None:
     assert play.asked() is CALL
     play.fails("five")
     assert play.position is Position.OPEN
-
-
-def test_excused_failures_are_forgotten() -> None:
-    """The named failures leave the window, the others stay, and names that are not there are no error."""
-    play = Play()
-    play.fails("a", "b", "c", "d")
-    assert play.happens(FailuresForgiven(frozenset({"a", "c", "nobody"}))) is NOTED
-    assert play.tokens == ["b", "d"]
-    play.fails("e", "f")
-    assert play.asked() is CALL
-    play.fails("g")
-    assert play.position is Position.OPEN
-
-
-@pytest.mark.parametrize("position", [Position.OPEN, Position.HALF_OPEN])
-def test_excuse_closes_nothing(position: Position) -> None:
-    """Once it is open only a probe, or a person, closes it."""
-    play = STANDING_AT[position]()
-    before = play.state
-    play.happens(FailuresForgiven(frozenset({"one", "two", "three", "four", "five", "prober"})))
-    assert play.state == replace(before, failures=())
-
-
-# Open
 
 
 def test_open_breaker_refuses_until_its_cool_down_is_over() -> None:
@@ -584,7 +559,6 @@ def test_only_a_person_ends_a_forced_position(position: Position, cause: Overrid
         assert not play.state.is_probe_due(play.clock.now())
         for verdict, token in product(Verdict, ("prober", "asks", *(f"{years}-{number}" for number in range(9)))):
             play.ended(token, verdict)
-        play.happens(FailuresForgiven(frozenset({"asks"})))
         assert play.position is where
         assert play.tokens == []
         play.clock.advance(365 * 24 * 3600)
@@ -635,7 +609,7 @@ DURATIONS = ("within_s", "open_for_s", "open_for_at_most_s", "lease_s")
 @pytest.mark.parametrize(
     ("how", "problem"),
     [
-        ({"scope": "global"}, "a breaker's scope must be 'host' or 'fleet', not 'global'"),
+        ({"scope": "global"}, "a breaker's scope must be 'host', 'fleet' or 'key', not 'global'"),
         ({"failures": 0}, "at least 1 failure, not 0"),
         ({"failures": -1}, "at least 1 failure, not -1"),
         ({"within_s": 0}, "window, cool-downs and lease must be above 0 s and at most a year"),

@@ -18,7 +18,6 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
-    FailuresForgiven,
     Overridden,
     PermitRequested,
     Verdict,
@@ -44,7 +43,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(PermitRequested, tokens),
     st.builds(CallEnded, tokens, st.sampled_from(Verdict), st.text(max_size=3)),
     st.builds(CallEnded, tokens, st.just(FAILED)),
-    st.builds(FailuresForgiven, st.frozensets(tokens)),
+    st.builds(CallEnded, tokens, st.just(FAILED), st.just("busy"), st.sampled_from([0.5, 7.0, 1e6])),
     st.sampled_from(ORDERS),
 )
 jumps = st.sampled_from([0.0, 0.0, 0.0, 1.0, 10.0, 20.0, 1e3, 1e8, -5.0, -1e4])
@@ -226,14 +225,6 @@ class ManyCallers(RuleBasedStateMachine):
     def caller_dies(self, data: st.DataObject) -> None:
         self.calls.remove(data.draw(st.sampled_from(self.calls)))
 
-    @precondition(lambda self: self.over)
-    @rule(data=st.data())
-    def calls_are_excused(self, data: st.DataObject) -> None:
-        excused = data.draw(st.frozensets(st.sampled_from(self.over)))
-        for token in excused:
-            self.oracle.failed.pop(token, None)
-        self.happens(FailuresForgiven(excused))
-
     @rule(order=st.sampled_from([*ORDERS, ORDERS[-1]]), is_meant=st.integers(0, 3))
     def person_orders(self, order: Overridden, is_meant: int) -> None:
         if is_meant:  # three of four times not, or there would be little else
@@ -266,7 +257,7 @@ class ManyCallers(RuleBasedStateMachine):
 
     @invariant()
     def no_failure_of_the_window_is_lost(self) -> None:
-        """Each failure since it was last closed or ordered, that is young enough and not excused, is in the state;
+        """Each failure since it was last closed or ordered, that is young enough, is in the state;
         while it is forced there is none."""
         found = {failure.token: (failure.at - NIGHT).total_seconds() for failure in self.state.failures}
         self.oracle.forget(self.now)

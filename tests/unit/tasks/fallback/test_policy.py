@@ -181,9 +181,10 @@ def test_a_chain_that_cannot_work_is_refused(chains: Mapping[str, Choice], messa
         (
             "classify_image.tpu",
             BreakerPolicy(),
-            "policy: there is no breaker 'classify_image.tpu'; choose from validate.e",
+            "policy: there is no breaker 'classify_image.tpu'; choose from fetch.o",
         ),
         ("classify_image.rules", BreakerPolicy(), "there is no breaker 'classify_image.rules'"),
+        (GPU, BreakerPolicy(at_once=2), f"policy: the breaker of {GPU}: key, at_once and per_second go with"),
         (
             GPU,
             BreakerPolicy(failures=0),

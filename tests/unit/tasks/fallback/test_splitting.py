@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -25,8 +25,9 @@ from repli.tasks.fallback import (
     Unavailable,
     WorkingSizes,
 )
-from repli.tasks.fallback.breaker import Decision, Event, Verdict
+from repli.tasks.fallback.breaker import CallEnded, Decision, Event, Verdict
 from repli.tasks.fallback.breaker_client import BreakerClient, NoBreaker, Permit
+from repli.tasks.fallback.errors import BadAnswer
 from repli.tasks.fallback.splitting import FAILURES_PER_HALVING, GIVE_UP_AFTER, GROW_AFTER, RungResult, call_rung
 from tests.support.fakes import Does, LocalGate, ManualClock, ScriptedRung, works
 
@@ -79,13 +80,14 @@ def test_healthy_batch_is_one_call() -> None:
 
 @pytest.mark.parametrize("poison", [0, 1, 63, 64, 127])
 def test_one_poison_of_128_leaves_127_on_the_rung(poison: int) -> None:
-    """One bad item never sinks its batch, wherever it sits, and costs one failed call a halving."""
+    """One bad item never sinks its batch, wherever it sits, and costs one failed call a halving, and one of a single
+    item that tells it from a broken rung."""
     rung = breaking(poison)
     replies = call(rung)
     assert not_served(replies) == [str(poison)]
     assert error_type(replies.outcomes[str(poison)]) == "RuntimeError"
-    assert len(rung.calls) - len(rung.answered) == 8  # of 128, 64, 32, 16, 8, 4, 2 and 1 items
-    assert len(rung.calls) == 15
+    assert len(rung.calls) - len(rung.answered) <= 8  # of 128, 64, 32, 16, 8, 4, 2 and 1 items
+    assert len(rung.calls) <= 16
 
 
 @pytest.mark.parametrize(
@@ -98,11 +100,11 @@ def test_four_poisons_are_found_wherever_they_sit(poisons: tuple[int, ...]) -> N
 
 
 @settings(derandomize=True, deadline=None, max_examples=80)
-@given(st.integers(1, 200), st.sets(st.integers(0, 199), max_size=4), st.none() | st.integers(1, 100), st.booleans())
-def test_four_poisons_are_found_in_any_batch(
+@given(st.integers(1, 200), st.sets(st.integers(0, 199), max_size=3), st.none() | st.integers(1, 100), st.booleans())
+def test_three_poisons_are_found_in_any_batch(
     count: int, poisons: set[int], fits: int | None, others_fail: bool
 ) -> None:
-    """The budget is enough for four bad items in a batch of any size, split for memory or not, served or not."""
+    """The budget is enough for three bad items in a batch of any size, split for memory or not, served or not."""
     batch = works(count)
     broken = {str(poison) for poison in poisons if poison < count}
     script = {work.item_id: Does.FAIL for work in batch if others_fail} | dict.fromkeys(broken, Does.BREAK)
@@ -114,28 +116,70 @@ def test_four_poisons_are_found_in_any_batch(
 
 
 def test_broken_rung_costs_a_few_calls() -> None:
-    """A rung that always raises is given up after nine calls, not two per item, and nobody is called again."""
+    """A rung that always raises is given up after five calls, four of them with single items from all over the batch;
+    nobody is called alone twice, and the others have the last of its errors."""
     rung = ScriptedRung("gpu", always=RuntimeError("no driver"))
     replies = call(rung)
-    assert len(rung.calls) == GIVE_UP_AFTER == 9
+    assert rung.sizes == [128, 1, 1, 1, 1]
+    assert rung.calls[1:] == [["96"], ["32"], ["95"], ["31"]]
     assert len(not_served(replies)) == 128
     assert {error_type(outcome) for outcome in replies.outcomes.values()} == {"RuntimeError"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_broken_rung_costs_a_small_batch_less(count: int) -> None:
-    """A small batch cannot be split nine times: no call is made twice."""
+    """A small batch has fewer single items: no call is made twice."""
     rung = ScriptedRung("gpu", always=RuntimeError("no driver"))
     call(rung, works(count))
-    assert len(rung.calls) == min(2 * count - 1, GIVE_UP_AFTER)
+    assert len(rung.calls) == min(count + (count > 1), GIVE_UP_AFTER)
 
 
-def test_one_by_one_no_item_is_given_up_for_its_neighbours() -> None:
-    """Where each call carries one item, an error is that item's: the first thirty do not decide for the others."""
-    rung = breaking(*range(30))
+def test_one_by_one_a_rung_that_serves_is_not_given_up() -> None:
+    """Where each call carries one item, an error is that item's once another is served: thirty bad ones do not decide
+    for the others."""
+    rung = breaking(*range(1, 31))
     replies = call(rung, per_item=True)
-    assert not_served(replies) == [str(number) for number in range(30)]
+    assert not_served(replies) == [str(number) for number in range(1, 31)]
     assert rung.sizes == [1] * 128
+
+
+def test_one_by_one_a_rung_that_serves_nothing_is_given_up() -> None:
+    """After five failed calls; an item's own error in between proves nothing, because it may be found before the call
+    of what the rung depends on. The next item is drawn from the middle, away from its bad neighbours."""
+    rung = ScriptedRung("api", {work.item_id: Does.BREAK for work in BATCH} | {"0": Does.FAIL, "64": Does.FAIL})
+    replies = call(rung, per_item=True)
+    assert len(rung.calls) == GIVE_UP_AFTER + 2
+    assert error_type(replies.outcomes["127"]) == "RuntimeError"
+    assert rung.calls[:3] == [["0"], ["1"], ["65"]]
+
+
+def test_a_rung_that_hangs_for_single_items_is_given_up_sooner() -> None:
+    """Each of its calls costs the whole limit: two of them are enough."""
+    assert call(rung := ScriptedRung("api", always=TimedOut("cut off")), per_item=True).outcomes.keys() == {
+        work.item_id for work in BATCH
+    }
+    assert len(rung.calls) == 2
+
+
+def test_a_rung_that_answers_nonsense_for_single_items_is_given_up() -> None:
+    """Answers that are failures of the rung are no sign of life."""
+
+    def on(batch: Sequence[ChainInput[str]], permit: object, running: object) -> Sequence[Outcome[str]]:
+        calls.append(batch[0].item_id)
+        return [Failed.because(BadAnswer("nonsense"))]
+
+    calls: list[str] = []
+    replies = call_rung(
+        "api",
+        works(20),
+        on,
+        per_item=True,
+        sizes=WorkingSizes(),
+        free_memory=lambda: None,
+        timer=ManualClock().timer,
+    )
+    assert len(calls) == GIVE_UP_AFTER
+    assert {error_type(outcome) for outcome in replies.outcomes.values()} == {"BadAnswer"}
 
 
 def test_isolation_stops_at_its_budget() -> None:
@@ -149,11 +193,14 @@ def test_isolation_stops_at_its_budget() -> None:
     assert all(rung.calls.count(call) == 1 for call in rung.calls)
 
 
-def test_budget_exhausted_takes_neighbours_but_nobody_twice() -> None:
-    """Every second item bad: the rung is given up, and that costs no more than a broken one."""
+def test_every_second_item_bad_leaves_some_on_the_rung() -> None:
+    """Single items show that the rung works, and the search for the bad ones ends at its budget."""
     rung = breaking(*range(0, 128, 2))
-    assert len(not_served(call(rung))) == 128
-    assert len(rung.calls) == GIVE_UP_AFTER
+    missed = not_served(call(rung))
+    assert 64 < len(missed) < 128
+    assert {error_type(outcome) for outcome in call(rung).outcomes.values() if isinstance(outcome, Failed)} == {
+        "RuntimeError"
+    }
 
 
 def test_answered_items_are_not_called_again() -> None:
@@ -191,11 +238,13 @@ def test_memory_is_freed_before_a_smaller_try_only() -> None:
     assert len(freed) == sum(size > 1 for size in rung.sizes) > 0
 
 
-def test_out_of_memory_has_no_budget() -> None:
-    """Where no item fits, every item is tried alone: memory is a matter of size, not of a broken rung."""
+def test_a_card_without_memory_is_given_up() -> None:
+    """Where no item fits, halving goes down to one, and five single items are enough: the others have that reason."""
     rung = ScriptedRung("gpu", fits={work.item_id: 0 for work in BATCH})
-    assert len(not_served(call(rung))) == 128
-    assert sorted(rung.calls.count([work.item_id]) for work in BATCH) == [1] * 128
+    replies = call(rung)
+    assert len(not_served(replies)) == 128
+    assert rung.sizes == [128, 64, 32, 16, 8, 4, 2, 1, 1, 1, 1, 1]
+    assert {error_type(outcome) for outcome in replies.outcomes.values()} == {"OutOfMemory"}
 
 
 def test_memory_error_is_out_of_memory() -> None:
@@ -452,16 +501,33 @@ def test_items_that_were_never_called_took_no_time() -> None:
 
 
 def test_refusal_ends_the_calls() -> None:
-    """Who is in a call that opens the breaker fails with its error; who still waits is refused, and took no time."""
-    gate = LocalGate("gpu", Breaker(scope="host", failures=2), ManualClock())
+    """Who was in a call has its outcome; who still waits when others have opened the breaker is refused, and took no
+    time."""
+    gate = LocalGate("gpu", Breaker(scope="host", failures=1), ManualClock())
     sizes = WorkingSizes()
     sizes.record_out_of_memory("gpu", 6)
-    rung = ScriptedRung("gpu", always=TimedOut("cut off"), call_takes_s=6)
-    replies = call(rung, works(9), sizes=sizes, breaker=gate)
+    rung = ScriptedRung("gpu", {"1": Does.FAIL}, call_takes_s=6)
+
+    def on(batch: Sequence[ChainInput[str]], permit: Permit, running: object) -> Sequence[Outcome[str]]:
+        if batch[0].item_id == "3":
+            gate.happens(CallEnded("another worker's", Verdict.FAILED))
+        return rung.on(batch)
+
+    replies = call_rung(
+        "gpu",
+        works(9),
+        on,
+        per_item=False,
+        sizes=sizes,
+        free_memory=lambda: None,
+        timer=rung.clock.timer,
+        breaker=gate,
+    )
     assert rung.calls == [["0", "1", "2"], ["3", "4", "5"]]
     assert replies.refused == {"6", "7", "8"}
-    assert [error_type(replies.outcomes[str(item)]) for item in range(9)] == ["TimedOut"] * 6 + ["BreakerOpen"] * 3
+    assert [error_type(replies.outcomes[str(item)]) for item in (1, 6, 7, 8)] == ["ItemError", *["BreakerOpen"] * 3]
     assert replies.seconds == {str(item): 2.0 if item < 6 else 0.0 for item in range(9)}
+    assert gate.ends == [("1", Verdict.SERVED)]
 
 
 def test_without_a_refusal_nobody_is_refused() -> None:
@@ -484,11 +550,14 @@ class ProbeOnly:
         decision = Decision.CALL if self.calls_first >= 0 else Decision.PROBE
         return Permit(token=next(self.tokens), decision=decision)
 
-    def record(self, permit: Permit, verdict: Verdict, why: str = "") -> None:
+    def refusal(self) -> str | None:
+        return None
+
+    def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         pass
 
-    def forgive(self, permits: Iterable[Permit]) -> None:
-        pass
+    def refusal_elsewhere(self) -> str | None:
+        return None
 
 
 def test_each_probe_carries_one_item_and_nobody_is_called_twice() -> None:

@@ -21,11 +21,12 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Item
 from repli.tasks.reporting.retry_report import MAX_LISTED_ITEMS, RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
-from repli.tasks.storage import breakers, catalogue, results, runs
+from repli.tasks.storage import breakers, catalogue, results, runs, usage
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import RetryTarget
+from repli.tasks.storage.usage import ApiUsage
 from tests.support.default_pipeline import declared_breakers
 from tests.support.stores import store_at
 
@@ -124,6 +125,7 @@ def test_the_outside_form(report: RetryReport) -> None:
         "run_id": report.run.id,
         "ending": "",
         "queue": {"queued": 2, "claimed": 0, "parked": 1, "priorities": {"HIGH": 0, "NORMAL": 0, "LOW": 2}},
+        "usage": [],
     }
 
 
@@ -140,6 +142,16 @@ def test_markdown_has_its_parts(report: RetryReport) -> None:
     assert "## Parked\n\n- a\\|b" in page
     assert "- the store was away\n" in page
     assert "## Breakers that moved" not in page
+
+
+def test_what_models_behind_an_api_used_is_told(report: RetryReport, database: Database) -> None:
+    """In the line, in the outside form, and on the page."""
+    used = ApiUsage(model="https://host/v1#small", requests=1, texts=2, tokens=30, uncounted=0, cost=0.6)
+    usage.add(database, report.run.id, used)
+    told = build_retry_report(database, report.run)
+    assert str(told).endswith("2 still queued; https://host/v1#small: 2 texts, 30 tokens, cost 0.6")
+    assert told.as_json()["usage"] == [used.as_json()]
+    assert "## Models behind an API\n\n- https\\://host/v1#small: 2 texts, 30 tokens, cost 0.6\n" in markdown(told)
 
 
 def test_nothing_in_an_id_is_acted_on(report: RetryReport) -> None:

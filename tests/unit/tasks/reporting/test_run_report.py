@@ -21,11 +21,12 @@ from repli.tasks.items import Item
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, build_report, colour, markdown, quality_chart
 from repli.tasks.settings import Settings
 from repli.tasks.stages.rules import RULES
-from repli.tasks.storage import breakers, catalogue, results, runs
+from repli.tasks.storage import breakers, catalogue, results, runs, usage
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.claims import RetryTarget
+from repli.tasks.storage.usage import ApiUsage
 from repli.tasks.storage.views import lookup
 from tests.support.default_pipeline import CHAINS, STAGE_NAMES, STORED, declared_breakers
 from tests.support.stores import store_at
@@ -90,6 +91,20 @@ def test_one_line_says_it_all(report: Report) -> None:
     assert str(report) == (
         "3 of 5 items stored, mean quality 0.877, 1 degraded, 1 failed, 1 pending, "
         "1 lines superseded by a later one with the same id, accelerator emulated"
+    )
+
+
+def test_what_models_behind_an_api_used_is_told(report: Report, database: Database) -> None:
+    """In the line, in the outside form, and on the page; a run without any says nothing."""
+    assert report.as_json()["usage"] == []
+    assert "Models behind an API" not in markdown(report, CHAINS)
+    used = ApiUsage(model="https://host/v1#small", requests=1, texts=2, tokens=30, uncounted=0, cost=0.6)
+    usage.add(database, report.run.id, used)
+    told = build_report(database, report.run, STAGE_NAMES)
+    assert str(told).endswith("accelerator emulated; https://host/v1#small: 2 texts, 30 tokens, cost 0.6")
+    assert told.as_json()["usage"] == [used.as_json()]
+    assert "## Models behind an API\n\n- https\\://host/v1#small: 2 texts, 30 tokens, cost 0.6\n" in markdown(
+        told, CHAINS
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from repli.tasks.fallback import TimedOut
-from repli.tasks.runtime.limited_pool import LimitedPool
+from repli.tasks.runtime.limited_pool import LimitedPool, restart_limit
 
 SOON_S = 0.2
 LONG_S = 30.0
@@ -144,3 +144,26 @@ def test_closing_cuts_off_what_runs_and_forgets_what_waits(pool: LimitedPool[str
     assert len(threads) == 2
     assert not any(thread.is_alive() for thread in threads)
     assert not made
+
+
+def test_a_call_that_had_to_wait_begins_its_limit_anew(pool: LimitedPool[str], wakes: threading.Event) -> None:
+    """Its turn comes after its first limit; what it does then has a limit of its own, and is cut off at that."""
+
+    def wait_then(work: Callable[[], str]) -> str:
+        restart_limit(LONG_S)
+        time.sleep(4 * SOON_S)
+        restart_limit(SOON_S)
+        return work()
+
+    pool.submit("works", lambda: wait_then(lambda: "done"), limit_s=SOON_S)
+    pool.submit("hangs", lambda: wait_then(lambda: str(wakes.wait(LONG_S))), limit_s=LONG_S)
+    started = time.monotonic()
+    outcomes = dict(ended(pool) for _ in range(2))
+    assert outcomes["works"] == "done"
+    assert isinstance(outcomes["hangs"], TimedOut)
+    assert time.monotonic() - started < LONG_S / 2
+
+
+def test_a_limit_is_restarted_in_calls_of_a_pool_only() -> None:
+    """Elsewhere there is none."""
+    restart_limit(SOON_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -13,7 +14,12 @@ from typing import Any
 import httpcore
 import pytest
 
-from repli.tasks.fallback import InvalidItem, ItemError
+from repli.tasks.fallback import Breaker, InvalidItem, ItemError, TimedOut
+from repli.tasks.fallback.breaker import Verdict
+from repli.tasks.fallback.breaker_client import NoBreaker, Permit
+from repli.tasks.fallback.errors import keys_of
+from repli.tasks.fallback.keyed_calls import KeyedCalls
+from repli.tasks.runtime.limited_pool import LimitedPool
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
 from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public
@@ -198,9 +204,9 @@ def test_an_error_that_stays_is_told_after_a_few_tries(site: Site, path: str) ->
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    """A refused connection is tried again, and then an error of the item that names the URI."""
+    """A refused connection is tried again, and then an error that names the URI."""
     backend = Scripted()
-    with pytest.raises(TransientError, match=r"http://shop\.test/a did not answer \(refused\)"):
+    with pytest.raises(TransientError, match=r"http://shop\.test/a: it did not answer \(refused\)"):
         read("http://shop.test/a", CHECKED, resolve=lambda host, port: [PUBLIC], backend=backend)
     assert backend.connected == [PUBLIC] * MAX_ATTEMPTS
 
@@ -369,6 +375,58 @@ def test_a_malformed_url_is_the_items_own_fault(uri: str) -> None:
         read(uri)
 
 
+def test_a_resolver_that_hangs_is_given_up_at_the_deadline() -> None:
+    """The system's knows no limit of ours; the origin's breaker counts it as any other time-out."""
+    hangs = threading.Event()
+    verdicts: list[Verdict] = []
+
+    class Client(NoBreaker):
+        def record(
+            self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None
+        ) -> None:
+            verdicts.append(verdict)
+
+    call = KeyedCalls(
+        name="fetch.origin", breaker=Breaker(scope="key"), breaker_of=lambda name, breaker, key="": Client()
+    )
+    limits = FetchLimits(time_limit_s=0.5)
+    started = time.monotonic()
+    with pytest.raises(ItemError, match=r"took longer than 0\.5 s") as caught:
+        read("http://slow.test/a", limits, resolve=lambda host, port: [str(hangs.wait(60))], call=call)
+    hangs.set()
+    assert time.monotonic() - started < 10
+    assert verdicts == [Verdict.FAILED]
+    assert keys_of(caught.value) == ("http://slow.test",)
+
+
+def test_a_connection_that_knows_no_limit_is_cut_off_soon_after_the_deadline() -> None:
+    """By the pool that it is read in, whose limit begins anew with the slot of the origin."""
+    hangs = threading.Event()
+
+    class Endless(httpcore.MockStream):
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            hangs.wait(60)
+            return b""
+
+    class Backend(httpcore.MockBackend):
+        def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+            return Endless([])
+
+    limits = FetchLimits(time_limit_s=0.5, allow_private_addresses=True)
+    place = locate("http://endless.test/a", "", limits, may_be_text=False)
+    assert isinstance(place, Place)
+    web = Web(limits, resolve=lambda host, port: [PUBLIC], backend=Backend([]))
+    pool: LimitedPool[str] = LimitedPool(1)
+    started = time.monotonic()
+    pool.submit("a", lambda: web.read(place), limit_s=600)
+    ended = pool.next_ended(wait_s=30)
+    hangs.set()
+    pool.close()
+    assert ended
+    assert isinstance(ended[1].exception(), TimedOut)
+    assert time.monotonic() - started < 10
+
+
 def test_a_name_too_long_for_the_resolver_is_told() -> None:
     """The resolver's odd errors are errors of the item."""
     with pytest.raises(InvalidItem, match="is not a valid host name"):
@@ -390,6 +448,11 @@ def test_a_name_too_long_for_the_resolver_is_told() -> None:
         ("100.64.0.1", False),
         ("239.1.1.1", False),
         ("255.255.255.255", False),
+        ("192.88.98.255", True),
+        ("192.88.99.0", False),  # relays of 6to4, a prefix that is not globally routed any more (RFC 7526)
+        ("192.88.99.255", False),
+        ("64:ff9b::c058:6301", False),
+        ("192.88.100.0", True),
     ],
 )
 def test_which_addresses_are_public(address: str, expected: bool) -> None:

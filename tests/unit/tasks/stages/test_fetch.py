@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import threading
 from collections import Counter
@@ -16,14 +18,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import ChainInput, Directives, Failed, Outcome, Served, Status, StepResult, run_chain
+from repli.tasks.execution.shared_breakers import BreakerRegistry
+from repli.tasks.fallback import Breaker, ChainInput, Directives, Failed, Outcome, Served, Status, StepResult, run_chain
+from repli.tasks.fallback.breaker import CallEnded, Verdict
 from repli.tasks.items import Asset, Assets, Item, ItemState
 from repli.tasks.pipeline import StageContext
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.sources.locate import InlineText
 from repli.tasks.stages.fetch import STAGE, Carried, Declared
+from repli.tasks.storage import breakers
 from repli.tasks.storage.blobs import Blobs
+from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import good_copies
 from tests.support.default_pipeline import PIPELINE
@@ -35,6 +41,9 @@ from_cache = CHAIN.rungs[1].run
 
 PNG = b"\x89PNG\r\n\x1a\n and more"
 HTML = b"<html>a lamp</html>"
+ALICE = f"Basic {base64.b64encode(b'alice:right').decode()}"
+WHO = ("", "@", "mallory:wrong@", "alice:wrong@", "alice@", "***@", "alice:right@")
+"""Credentials in an address, of which the last are the right ones."""
 
 
 @pytest.fixture
@@ -88,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests[self.path] += 1
-        is_there = self.path == "/lamp.png" and not self.server.is_down
+        is_allowed = self.path == "/lamp.png" or (self.path == "/me" and self.headers["Authorization"] == ALICE)
+        is_there = is_allowed and not self.server.is_down
         self.send_response(200 if is_there else 404)
         self.send_header("Content-Type", "text/plain")
         self.end_headers()
@@ -355,7 +365,26 @@ def test_no_password_is_kept(context: StageContext, declare: Callable[..., Decla
         image = served(fetch([declare(None, uri)], context)[0]).image
         assert image and image.uri == uri.replace("me:hush", "***")
     with context.database.read() as connection:
-        assert connection.scalars(sa.select(good_copies.c.uri)).all() == ["private " + uri.replace("me:hush", "***")]
+        [kept] = connection.execute(sa.select(good_copies)).all()
+    assert kept.uri.startswith(f"private {uri.replace('me:hush', '***')} ")
+    written = repr(kept)
+    assert "hush" not in written
+    for text in (b"hush", b"me:hush", b"me:hush@", uri.encode()):
+        assert hashlib.sha256(text).hexdigest() not in written, "a fast hash of a password can be guessed"
+
+
+def test_a_copy_is_of_the_credentials_that_it_was_read_with(
+    context: StageContext, declare: Callable[..., Declared], site: Site
+) -> None:
+    """A page that one account may read is served from its copy to that account, and to no other."""
+    by_account = {who: declare(None, site.url.replace("//", f"//{who}") + "/me") for who in WHO}
+    served(from_origin([by_account["alice:right@"]], context)[0])
+    found = {who: from_cache([by_account[who]], context)[0] for who in WHO}
+    assert [who for who, outcome in found.items() if isinstance(outcome, Served)] == ["alice:right@"]
+    [result] = run([by_account["mallory:wrong@"]], context)
+    assert (result.status, result.value) == (Status.SKIPPED, None)
+    image = served(found["alice:right@"]).image
+    assert image and Blobs(context.settings.blobs).read(image.sha256) == PNG
 
 
 def test_a_copy_of_a_private_address_needs_the_leave(
@@ -384,6 +413,25 @@ def test_a_forced_fallback_asks_no_origin(context: StageContext, declare: Callab
     items = [declare("A lamp.", f"{site.url}/lamp.png")]
     [result] = run(items, context, Directives(forced={"fetch": "cached"}))
     assert (result.rung, result.confidence) == ("cached", 0.5)
+    assert not site.requests
+
+
+def test_a_refused_origin_is_in_the_trail_and_no_error_of_the_item(
+    context: StageContext, declare: Callable[..., Declared], site: Site
+) -> None:
+    """The attempt says `refused`, with what the origin's failure was; another asset's own error outranks it."""
+    breaker_of = BreakerRegistry(context.database, device_scope="here").of
+    ended = CallEnded("another worker's", Verdict.FAILED, "it answered 503", 3600.0)
+    breakers.apply(context.database, Breaker(scope="key"), Key("fetch.origin", site.url), ended)
+    items = [declare(None, f"{site.url}/lamp.png"), declare("gone.html", f"{site.url}/lamp.png")]
+    works = [ChainInput(str(position), item) for position, item in enumerate(items)]
+    within = process_runtime(may_exit=False, breaker_of=breaker_of)
+    one, both = run_chain(CHAIN, works, context, run_id="run", runtime=within)
+    assert [attempt.outcome.value for attempt in one.attempts] == ["refused", "failed", "served"]
+    assert one.attempts[0].error
+    assert "503" in one.attempts[0].error.message
+    assert not one.attempts[0].is_item_error
+    assert (both.attempts[0].outcome.value, both.attempts[0].is_item_error) == ("failed", True)
     assert not site.requests
 
 

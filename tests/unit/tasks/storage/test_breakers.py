@@ -23,7 +23,6 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
-    FailuresForgiven,
     Lease,
     Overridden,
     Override,
@@ -162,12 +161,6 @@ class TestOneBreaker:
         assert len(shared.state().failures) == 1
         assert shared.state().position is Position.CLOSED
 
-    def test_excused_failures_are_gone(self, shared: Shared) -> None:
-        """They leave the store, the others stay."""
-        shared.fail("a", "b")
-        shared.apply(FailuresForgiven(frozenset({"a", "unknown"})))
-        assert shared.failures_kept() == ["b"]
-
     def test_failures_that_left_the_window_are_removed(self, shared: Shared) -> None:
         """The window's last moment counts no more; rows go with the next change, so they do not pile up."""
         shared.fail("a")
@@ -187,6 +180,63 @@ class TestOneBreaker:
         shared.clock.advance(200)
         shared.fail("b")
         assert shared.failures_kept() == ["a", "b"]
+
+    def test_a_breaker_that_is_closed_and_empty_has_no_row(self, shared: Shared) -> None:
+        """It is removed by the write that closes it; its moves stay, and are counted on when it opens again."""
+        for _ in range(2):
+            shared.fail(*(uuid.uuid4().hex for _ in range(3)))
+            shared.apply(Overridden(Cause.RESET))
+        with shared.database.read() as connection:
+            assert connection.scalar(sa.text("SELECT count(*) FROM breakers")) == 0
+        assert [move.number for move in shared.moves()] == [3, 4, 7, 8]
+
+    def test_keys_that_failed_once_are_swept(self, shared: Shared) -> None:
+        """A thousand keys that failed once, and never again, do not stay; one that is open does."""
+        shared.fail("a", "b", "c", key=Key("stage.rung", "open"))
+        for number in range(200):
+            shared.fail(f"early {number}", key=Key("stage.rung", f"{number}.example"))
+        shared.clock.advance(BREAKER.within_s)
+        for number in range(300):
+            shared.fail(f"late {number}", key=Key("stage.rung", "late"))
+        with shared.database.read() as connection:
+            places = connection.scalars(sa.text("SELECT place FROM breakers ORDER BY place")).all()
+        assert places == ["late", "open"]
+
+    def test_of_many_dead_keys_a_few_are_probed_at_a_time(self, shared: Shared) -> None:
+        """Those that are due the longest; the others are held back, as are those that cool down or are forced open."""
+        breaker = Breaker(scope="key", failures=1, open_for_s=60)
+        keys = [Key("stage.api", f"{number}.example") for number in range(40)]
+        for key in keys:
+            end = CallEnded(key.place, Verdict.FAILED, "503")
+            breakers.apply(shared.database, breaker, key, end, clock=shared.now)
+            shared.clock.advance(1)
+
+        def held_back() -> frozenset[Key]:
+            return breakers.held_back(shared.database, breaker, "stage.api", probes=8, clock=shared.now)
+
+        assert held_back() == set(keys), "all of them cool down"
+        shared.clock.advance(45)  # 26 are due
+        assert held_back() == set(keys[8:])
+        probe = PermitRequested("probe")
+        breakers.apply(shared.database, breaker, keys[0], probe, clock=shared.now)
+        assert held_back() == {keys[0], *keys[9:]}, "one is being probed, and another is next"
+        breakers.apply(shared.database, breaker, keys[0], CallEnded("probe", Verdict.SERVED), clock=shared.now)
+        breakers.apply(shared.database, breaker, keys[1], Overridden(Cause.FORCED_OPEN), clock=shared.now)
+        breakers.apply(shared.database, breaker, keys[39], Overridden(Cause.FORCED_CLOSED), clock=shared.now)
+        assert held_back() == {keys[1], *keys[10:39]}
+
+    def test_a_key_that_asked_to_be_left_alone_is(self, shared: Shared) -> None:
+        """From its first failure on, for as long as it asked, up to a day; a later answer may ask for longer."""
+        breaker = Breaker(scope="key")
+        for number, (asked_s, open_s) in enumerate([(7.0, 60.0), (3600.0, 3600.0), (1e6, 86400.0)]):
+            key = Key("stage.api", str(number))
+            end = CallEnded(f"{number}", Verdict.FAILED, "429", asked_s)
+            change = breakers.apply(shared.database, breaker, key, end, clock=shared.now)
+            assert change.state.probe_at == shared.clock.now() + timedelta(seconds=open_s)
+            assert change.move and change.move.cause is Cause.ASKED_TO_WAIT
+        later = CallEnded("later", Verdict.FAILED, "429", 7200.0)
+        change = breakers.apply(shared.database, breaker, Key("stage.api", "1"), later, clock=shared.now)
+        assert change.state.probe_at == shared.clock.now() + timedelta(hours=2)
 
     def test_a_served_probe_forgets_the_failures(self, shared: Shared) -> None:
         """Closed again, it counts from zero."""
@@ -377,16 +427,19 @@ def by_time(state: BreakerState) -> BreakerState:
     return replace(state, failures=tuple(sorted(state.failures, key=lambda failure: (failure.at, failure.token))))
 
 
+KEYS = 4
+
+
 class Twins(RuleBasedStateMachine):
-    """Two breakers in the store, each beside one in memory: whatever happens, they are the same."""
+    """Breakers of many keys in the store, each beside one in memory: whatever happens, they are the same."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
         self.name = uuid.uuid4().hex  # a new pair for every example; the database is the same
-        self.keys = [Key(self.name), Key(self.name, "here")]
-        self.shared = Shared(database, Breaker(scope="host", failures=2, within_s=30, open_for_s=5, lease_s=8))
+        self.keys = [Key(self.name), *(Key(self.name, f"https://{number}.example") for number in range(KEYS - 1))]
+        self.shared = Shared(database, Breaker(scope="key", failures=2, within_s=30, open_for_s=5, lease_s=8))
         self.states = {key: BreakerState() for key in self.keys}
-        self.changes = dict.fromkeys(self.keys, 0)
+        self.numbers = dict.fromkeys(self.keys, 0)
         self.tokens: dict[Key, list[str]] = {key: [] for key in self.keys}
         self.moves: list[Move] = []
 
@@ -400,15 +453,16 @@ class Twins(RuleBasedStateMachine):
         now = self.shared.clock.now()
         before = self.as_of_now(key)
         after, decision = step(self.shared.breaker, before, event, now)
-        self.changes[key] += after != before
+        change = self.shared.apply(event, key)
         move = None
         if after.position is not before.position:
-            number, why = self.changes[key], after.why
+            number = change.move.number if change.move else 0
+            assert number > self.numbers[key], "the numbers of a breaker's moves grow, also where its row was removed"
+            self.numbers[key] = number
             positions = {"old": before.position, "new": after.position}
-            move = Move(key=key, number=number, at=now, cause=after.cause, why=why, **positions)
+            move = Move(key=key, number=number, at=now, cause=after.cause, why=after.why, **positions)
             self.moves.append(move)
-        self.states[key] = after
-        change = self.shared.apply(event, key)
+        self.states[key] = BreakerState() if after.is_blank else after
         assert by_time(change.state) == by_time(after)
         assert (change.decision, change.now, change.move) == (decision, now, move)
 
@@ -418,30 +472,30 @@ class Twins(RuleBasedStateMachine):
         failures = tuple(failure for failure in self.states[key].failures if failure.at > start)
         return replace(self.states[key], failures=failures)
 
-    @rule(key=st.sampled_from([0, 1]))
+    @rule(key=st.integers(0, KEYS - 1))
     def ask(self, key: int) -> None:
         self.happens(self.keys[key], PermitRequested(self.token(self.keys[key])))
 
-    @rule(key=st.sampled_from([0, 1]))
+    @rule(key=st.integers(0, KEYS - 1))
     def fail(self, key: int) -> None:
         self.happens(self.keys[key], CallEnded(self.token(self.keys[key]), Verdict.FAILED, "down"))
 
-    @rule(key=st.sampled_from([0, 1]), verdict=st.sampled_from(Verdict), why=st.text(max_size=5))
+    @rule(key=st.integers(0, KEYS - 1), verdict=st.sampled_from(Verdict), why=st.text(max_size=5))
     def end_probe(self, key: int, verdict: Verdict, why: str) -> None:
         lease = self.states[self.keys[key]].lease
         token = lease.token if lease else self.token(self.keys[key])
         self.happens(self.keys[key], CallEnded(token, verdict, clean_text(why)))
 
-    @rule(key=st.sampled_from([0, 1]), verdict=st.sampled_from(Verdict), ago=st.integers(1, 4))
+    @rule(key=st.integers(0, KEYS - 1), verdict=st.sampled_from(Verdict), ago=st.integers(1, 4))
     def end_late(self, key: int, verdict: Verdict, ago: int) -> None:
         for token in self.tokens[self.keys[key]][-ago:][:1]:
             self.happens(self.keys[key], CallEnded(token, verdict, "late"))
 
-    @rule(key=st.sampled_from([0, 1]), how_many=st.integers(1, 3))
-    def excuse(self, key: int, how_many: int) -> None:
-        self.happens(self.keys[key], FailuresForgiven(frozenset(self.tokens[self.keys[key]][-how_many:])))
+    @rule(key=st.integers(0, KEYS - 1), seconds=st.sampled_from([1.0, 40.0, 1e6]))
+    def asks_to_wait(self, key: int, seconds: float) -> None:
+        self.happens(self.keys[key], CallEnded(self.token(self.keys[key]), Verdict.FAILED, "429", seconds))
 
-    @rule(key=st.sampled_from([0, 1]), cause=st.sampled_from(ORDERS))
+    @rule(key=st.integers(0, KEYS - 1), cause=st.sampled_from(ORDERS))
     def order(self, key: int, cause: Override) -> None:
         self.happens(self.keys[key], Overridden(cause))
 
@@ -452,7 +506,10 @@ class Twins(RuleBasedStateMachine):
     @invariant()
     def they_are_the_same(self) -> None:
         states, now = breakers.read(self.shared.database, self.shared.breaker, self.keys, clock=self.shared.now)
-        assert states == {key: by_time(self.as_of_now(key)) for key in self.keys}
+        expected = {key: by_time(self.as_of_now(key)) for key in self.keys}
+        assert states == expected
+        at_once, _ = breakers.read_rung(self.shared.database, self.shared.breaker, self.name, clock=self.shared.now)
+        assert at_once == {key: state for key, state in expected.items() if not state.is_blank}
         assert now == self.shared.clock.now()
 
     def teardown(self) -> None:

@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Breaker, StoreError
-from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, Event, FailuresForgiven, PermitRequested, Verdict
+from repli.tasks.fallback.breaker import CallEnded, Cause, Decision, Event, PermitRequested, Verdict
 from repli.tasks.items import Item
 from repli.tasks.storage import blobs, breakers, catalogue, drills, outages, results, runs
 from repli.tasks.storage.breakers import Key
@@ -30,8 +30,8 @@ from repli.tasks.storage.catalogue import Registered
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import StoreUnavailable, TransactionConflict, retried, wait_out
 from repli.tasks.storage.retry import claims
-from repli.tasks.storage.schema import breaker_failures, incoming, items, retry_queue, run_items
 from repli.tasks.storage.schema import drills as drill_rows
+from repli.tasks.storage.schema import incoming, items, retry_queue, run_items
 from repli.tasks.storage.schema import runs as run_rows
 from repli.tasks.storage.search import documents
 from tests.support import ROOT
@@ -493,10 +493,6 @@ def test_a_failure_that_was_not_confirmed_counts_once(database: Database) -> Non
         second = apply(patient(database), failed[1], NOW)
     assert second.state.cause is Cause.TOO_MANY_FAILURES
     assert [move.number for move in breakers.last_moves(database, 9)] == [2]
-    with unconfirmed(database):
-        apply(patient(database), FailuresForgiven(frozenset({failed[0].token})), NOW)
-    with database.read() as connection:
-        assert connection.scalars(sa.select(breaker_failures.c.token)).all() == [failed[1].token]
 
 
 def test_a_probe_that_was_not_confirmed_is_granted(database: Database) -> None:

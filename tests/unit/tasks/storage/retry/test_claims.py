@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status
+from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage import results
 from repli.tasks.storage.retry import claims, retries
 from repli.tasks.storage.retry.claims import Claim
-from repli.tasks.storage.retry.needs import RetryTarget
+from repli.tasks.storage.retry.needs import RetryTarget, digest
 from repli.tasks.storage.retry.retry_queue import Priority
 from repli.tasks.storage.schema import retry_queue as retry_queue_table
 from tests.support import stores
@@ -101,6 +102,39 @@ class TestTurns:
         vector = RetryTarget(stage="embed_text", rungs=["text_only"], excluded_by=[(STAGE, {"rules", "skip"})])
         assert queue.claimed("first", gaps=[vector]) == ["b"]
         assert queue.claimed("first", gaps=[vector, RetryTarget(stage=STAGE, rungs=["rules"])]) == ["a"]
+
+    @pytest.mark.parametrize("outcome", [AttemptOutcome.REFUSED, AttemptOutcome.FAILED])
+    def test_what_waits_for_a_key_is_left_while_its_breaker_is_open(
+        self, queue: Queue, outcome: AttemptOutcome
+    ) -> None:
+        """Items of other keys, and of none, are taken; those of several wait for all of them."""
+        queue.wait_for("dead.example", "a", "b", outcome=outcome)
+        queue.wait_for("well.example", "c", outcome=outcome)
+        queue.store("d")
+        assert {id_: entry.waits_for for id_, entry in queue.entries().items()} == {
+            **dict.fromkeys("ab", (f"{STAGE}.gpu@dead.example",)),
+            "c": (f"{STAGE}.gpu@well.example",),
+            "d": (),
+        }
+        is_dead = RetryTarget(stage=STAGE, rungs=["cpu"], refused=frozenset({digest(f"{STAGE}.gpu@dead.example")}))
+        assert sorted(queue.claimed("first", gaps=[is_dead])) == ["c", "d"]
+        assert queue.claimed("second", gaps=[is_dead]) == []
+        assert sorted(queue.claimed("third")) == ["a", "b"]
+
+    def test_what_it_waits_for_is_as_the_last_try_found_it(self, queue: Queue) -> None:
+        """One key is back and another is not: the item waits for that one, though its result is as it was."""
+        queue.wait_for("one.example", "a")
+        taken = queue.claim("first")
+        error = StepError(type="BreakerOpen", message="it is open", keys=("other.example",))
+        tried = Attempt(rung="gpu", outcome=AttemptOutcome.REFUSED, error=error)
+        results.note_waits(queue.database, [replace(StepResult.pending("a", STAGE), attempts=(tried,))])
+        queue.settle("first", taken, tried=[], refused=["a"])
+        gaps = [
+            RetryTarget(stage=STAGE, rungs=["cpu"], refused=frozenset({digest(f"{STAGE}.gpu@{name}.example")}))
+            for name in ("other", "one")
+        ]
+        assert queue.claimed("second", gaps=gaps[:1]) == []
+        assert queue.claimed("second", gaps=gaps[1:]) == ["a"]
 
     def test_what_is_whole_is_taken_where_it_is_to_be_made_anew(self, queue: Queue) -> None:
         """Whichever rung made it; a degraded one by the same rung has nothing to gain from it."""
@@ -274,6 +308,15 @@ class TestSettling:
         assert waits_s(queue, run_id, "a") == 1000
         queue.pass_time(1000)
         assert queue.outcomes(queue.settle("first", queue.claim("first"), policy=policy)) == {"a": "parked"}
+
+    def test_what_was_refused_for_its_key_waits_for_that_alone(self, queue: Queue) -> None:
+        """Without a delay, and without a try, however often; one that was tried as well waits as others do."""
+        queue.wait_for("dead.example", "a", "b")
+        for _ in range(POLICY.tries):
+            queue.settle("first", queue.claim("first"), tried=[], refused=["a", "b"])
+        assert {entry.tries for entry in queue.entries().values()} == {0}
+        queue.settle("first", queue.claim("first"), tried=["b"], refused=["a", "b"])
+        assert queue.claimed("second") == ["a"]
 
     def test_what_was_not_tried_waits_without_a_try(self, queue: Queue) -> None:
         """A breaker refused it: it waits as long as it would have, and is never parked for that."""

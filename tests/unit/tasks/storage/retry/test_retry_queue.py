@@ -350,6 +350,7 @@ class TestLookingOn:
             "enqueued_at": entry.enqueued_at.isoformat(),
             "not_before": entry.not_before.isoformat(),
             "claimed_until": entry.claimed_until.isoformat(),
+            "waits_for": [],
         }
         assert entry.as_json()["not_before"].endswith("+00:00")
 

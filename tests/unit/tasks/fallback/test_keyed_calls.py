@@ -1,0 +1,274 @@
+"""Breakers of many keys: what is called, refused and let go of a batch, and calls whose key the rung names itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repli.tasks.fallback import (
+    AttemptOutcome,
+    Breaker,
+    Chain,
+    ChainInput,
+    Declined,
+    Outcome,
+    Rung,
+    Served,
+    Skip,
+    StepResult,
+    TimedOut,
+    Unavailable,
+    run_chain,
+)
+from repli.tasks.fallback.breaker import CallEnded, Verdict
+from repli.tasks.fallback.errors import BreakerOpen, keys_of
+from repli.tasks.fallback.keyed_calls import KeyedCalls
+from repli.tasks.runtime.call_slots import CallSlots
+from tests.support.fakes import RUN_ID, LocalGates, ManualClock, runtime, works
+
+BY_LETTER = Breaker(scope="key", key=lambda text: text[0], failures=2)
+SERVED, FAILED, INCONCLUSIVE = Verdict.SERVED, Verdict.FAILED, Verdict.INCONCLUSIVE
+
+
+class Api:
+    """A rung over inputs such as `a1`, whose first letter is their key; some keys are down."""
+
+    def __init__(self, down: str = "", breaker: Breaker = BY_LETTER) -> None:
+        self.down = down
+        self.calls: list[list[str]] = []
+        self.gates = LocalGates(ManualClock())
+        self.chain: Chain[str, str, None] = Chain(
+            "stage", Rung("api", self, time_limit_s=60, breaker=breaker), Skip(penalty="0.7")
+        )
+
+    def __call__(self, inputs: Sequence[str], context: None) -> Sequence[Outcome[str]]:
+        self.calls.append(list(inputs))
+        if inputs[0][0] in self.down:
+            raise Unavailable(f"{inputs[0][0]} is down")
+        return [Served(text) for text in inputs]
+
+    def run(self, *inputs: str) -> list[StepResult]:
+        batch = [ChainInput(text, text) for text in inputs]
+        return run_chain(self.chain, batch, None, run_id=RUN_ID, runtime=runtime(breaker_of=self.gates.of))
+
+    def outcomes(self, *inputs: str) -> list[str]:
+        return [result.attempts[0].outcome.value for result in self.run(*inputs)]
+
+
+def test_a_batch_is_called_group_by_group() -> None:
+    """Each group has its key, and each key its breaker; results come in the order of the batch."""
+    api = Api()
+    assert [result.item_id for result in api.run("a1", "b1", "a2", "c1")] == ["a1", "b1", "a2", "c1"]
+    assert api.calls == [["a1", "a2"], ["b1"], ["c1"]]
+    assert {name: gate.verdicts for name, gate in api.gates.by_name.items()} == {
+        f"stage.api@{key}": [SERVED] for key in "abc"
+    }
+
+
+def test_a_dead_key_costs_its_own_items() -> None:
+    """It is called in two batches, then refused in the same call in which the others are served."""
+    api = Api(down="b")
+    assert api.outcomes("a1", "b1", "b2") == ["served", "unavailable", "unavailable"]
+    assert api.outcomes("b3", "a2") == ["unavailable", "served"]
+    api.calls.clear()
+    assert api.outcomes("b4", "a3", "b5", "c1") == ["refused", "served", "refused", "served"]
+    assert api.calls == [["a3"], ["c1"]]
+
+
+@pytest.mark.parametrize("tries", [1, 3], ids=["failed", "refused"])
+def test_a_result_says_which_key_it_waits_for(tries: int) -> None:
+    """Whether its call failed or was refused; it is no failure of the rung, which serves other keys."""
+    api = Api(down="b")
+    for number in range(tries):
+        served, waits = api.run(f"a{number}", f"b{number}")
+    assert (served.waits_for, waits.waits_for) == ((), ("stage.api@b",))
+    assert waits.is_refused_by_key is (tries == 3)
+    assert not waits.is_failed_by_rung
+
+
+def test_an_input_without_a_key_fails_alone() -> None:
+    """The function of the key may not expect it; the breaker of no key hears of it."""
+    api = Api()
+    first, second = api.run("a1", "")
+    assert first.rung == "api"
+    assert second.attempts[0].error
+    assert "its breaker's key cannot be told (IndexError" in second.attempts[0].error.message
+    assert list(api.gates.by_name) == ["stage.api@a"]
+
+
+def test_what_waits_behind_a_slow_key_is_let_go() -> None:
+    """The items of the other keys go on, and their rung is not called for them again."""
+    let_go: list[str] = []
+    calls: list[list[str]] = []
+    clock = ManualClock()
+
+    def api(inputs: Sequence[str], context: None) -> Sequence[Outcome[str]]:
+        calls.append(list(inputs))
+        return [Served(text) for text in inputs]
+
+    def slow(function, limit_s, name, *, while_waiting):  # type: ignore[no-untyped-def]
+        for _ in range(3):
+            while_waiting()
+            clock.advance(5)
+        return function()
+
+    chain: Chain[str, str, None] = Chain("stage", Rung("api", api, time_limit_s=60, breaker=BY_LETTER))
+    results = run_chain(
+        chain,
+        [ChainInput(text, text) for text in ("a1", "b1", "b2", "c1")],
+        None,
+        run_id=RUN_ID,
+        runtime=runtime(clock=clock, call_within=slow, breaker_of=LocalGates(clock).of),
+        let_go=lambda finished, untouched: let_go.extend(untouched),
+    )
+    assert let_go == ["b1", "b2", "c1"]
+    assert calls == [["a1"]]
+    assert [result.item_id for result in results] == ["a1"]
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    batches=st.lists(
+        st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), max_size=8, unique=True), max_size=9
+    ),
+    down=st.sets(st.sampled_from("abcd")),
+    failures=st.integers(1, 3),
+)
+def test_keys_do_not_concern_each_other(batches: list[list[tuple[str, int]]], down: set[str], failures: int) -> None:
+    """Over any batches, each key fares as it would with a pipeline of its own."""
+    breaker = replace(BY_LETTER, failures=failures)
+    together = Api(down="".join(down), breaker=breaker)
+    alone = {key: Api(down="".join(down), breaker=breaker) for key in "abcd"}
+    for batch in batches:
+        texts = [f"{key}{number}" for key, number in batch]
+        found = {result.item_id: result.attempts[0].outcome for result in together.run(*texts)}
+        for key, api in alone.items():
+            mine = [text for text in texts if text[0] == key]
+            assert {text: found[text] for text in mine} == {
+                result.item_id: result.attempts[0].outcome for result in api.run(*mine)
+            }
+    for key, api in alone.items():
+        assert [call for call in together.calls if call[0][0] == key] == api.calls
+        assert len(api.calls) <= failures or key not in down
+
+
+# Calls whose key the rung names
+
+
+def calls(gates: LocalGates, at_once: int = 4) -> KeyedCalls:
+    breaker = Breaker(scope="key", failures=2, at_once=at_once)
+    return KeyedCalls(name="fetch.origin", breaker=breaker, breaker_of=gates.of, slot_of=CallSlots().of)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (None, SERVED),
+        (Unavailable("503"), FAILED),
+        (TimedOut("cut off"), FAILED),
+        (OSError("reset by peer"), FAILED),
+        (Declined("it is no page"), INCONCLUSIVE),
+        (KeyboardInterrupt(), INCONCLUSIVE),
+    ],
+    ids=repr,
+)
+def test_how_a_call_ends_is_recorded(error: BaseException | None, verdict: Verdict) -> None:
+    """The error is raised as it is; only those that no item caused count."""
+    gates = LocalGates()
+    try:
+        with calls(gates)("shop.example"):
+            if error:
+                raise error
+    except BaseException as raised:
+        assert raised is error
+    assert gates.by_name["fetch.origin@shop.example"].verdicts == [verdict]
+    assert error is None or keys_of(error) == (("shop.example",) if verdict is FAILED else ())
+
+
+def test_a_refused_key_raises_and_others_go_on() -> None:
+    """The body of the statement does not run."""
+    gates = LocalGates()
+    call = calls(gates)
+    for _ in range(2):
+        with pytest.raises(Unavailable), call("dead.example"):
+            raise Unavailable("503")
+    with pytest.raises(BreakerOpen) as refusal, call("dead.example"):
+        raise AssertionError("it was called")
+    assert keys_of(refusal.value) == ("dead.example",)
+    with call("good.example"):
+        pass
+
+
+def test_what_asks_to_wait_is_left_alone_at_once() -> None:
+    """One answer is enough."""
+    gates = LocalGates()
+    with pytest.raises(Unavailable), calls(gates)("busy.example"):
+        raise Unavailable("429", retry_after_s=7200)
+    gates.clock.advance(7199)
+    with pytest.raises(BreakerOpen), calls(gates)("busy.example"):
+        raise AssertionError("it was called")
+    gates.clock.advance(1)
+    with calls(gates)("busy.example"):
+        pass
+
+
+def test_so_many_calls_of_a_key_run_at_once_and_what_opens_is_not_waited_for() -> None:
+    """Threads that wait for a slot are refused as soon as the breaker opens; another key has slots of its own."""
+    gates = LocalGates()
+    call = calls(gates, at_once=1)
+    inside, leave = threading.Event(), threading.Event()
+    refused: list[BaseException] = []
+
+    def hold() -> None:
+        with call("slow.example"):
+            inside.set()
+            leave.wait(20)
+
+    def wait() -> None:
+        try:
+            with call("slow.example"):
+                raise AssertionError("it was called")
+        except BreakerOpen as error:
+            refused.append(error)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert inside.wait(20)
+    waiters = [threading.Thread(target=wait) for _ in range(3)]
+    for waiter in waiters:
+        waiter.start()
+    with call("other.example"):
+        for token in "xy":
+            gates.by_name["fetch.origin@slow.example"].happens(CallEnded(token, FAILED, "503"))
+    for waiter in waiters:
+        waiter.join(20)
+    assert len(refused) == 3
+    leave.set()
+    holder.join(20)
+
+
+def test_without_a_breaker_every_call_is_made() -> None:
+    """As where an operator forced the rung."""
+    with KeyedCalls()("shop.example"):
+        pass
+
+
+def test_a_forced_rung_names_keys_in_vain() -> None:
+    """Its context asks no breaker; another's asks that of the key."""
+    gates = LocalGates()
+    seen: list[KeyedCalls] = []
+
+    def rung(inputs: Sequence[str], context: KeyedCalls) -> Sequence[Outcome[str]]:
+        seen.append(context)
+        return [Served(text) for text in inputs]
+
+    chain: Chain[str, str, KeyedCalls] = Chain("stage", Rung("api", rung, time_limit_s=9, breaker=Breaker(scope="key")))
+    within = replace(runtime(breaker_of=gates.of), with_calls=lambda context, calls: calls)
+    [result] = run_chain(chain, works(1), KeyedCalls(), run_id=RUN_ID, runtime=within)
+    assert result.attempts[0].outcome is AttemptOutcome.SERVED
+    assert seen[0].breaker == Breaker(scope="key")
