@@ -453,7 +453,7 @@ def _without_answers(result: RungResult[V], error: BadAnswer, breaker: BreakerCl
     permit = breaker.acquire()
     if not permit.is_refused:
         breaker.record(permit, Verdict.FAILED, StepError.of(error).line)
-    failed = Failed.because(error)
+    failed: Outcome[V] = Failed.because(error)
     outcomes = {id_: failed if isinstance(one, Served) else one for id_, one in result.outcomes.items()}
     return replace(result, outcomes=outcomes)
 
