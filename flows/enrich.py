@@ -149,6 +149,7 @@ class _EnrichRun:
         self.problems: list[str] = []
         self.notes: list[str] = [*request.manifest.notes]
         self.store_error: StoreError | None = None
+        self._worse = 0
 
     def process(self) -> None:
         """Register the items, and take every batch with work left through the stages."""
@@ -166,6 +167,9 @@ class _EnrichRun:
         with timed("flow", "run the stages"):
             self.problems = dispatcher.run(self._batches())
         self.notes += dispatcher.notes
+        if self._worse:
+            results = "1 result was" if self._worse == 1 else f"{self._worse} results were"
+            self.notes.append(f"{results} worse than what is stored, which stands")
         self.store_error = dispatcher.store_error
 
     def _register(self) -> None:
@@ -211,6 +215,7 @@ class _EnrichRun:
 
     def _stage_done(self, batch: Batch, report: StageReport) -> None:
         self._counts.stage_done(batch.item_ids, report.stage)
+        self._worse += report.worse
         self._show(self._registered())
 
     def _count(self, batch: Batch) -> None:

@@ -184,9 +184,8 @@ class Label:
     """The value of a stage that classifies. Search indexes the label, and the dashboard shows it.
 
     Args:
-        label: the label; None only where `unknown` is true.
+        label: the label. A classifier that is not sure has none: it raises `Declined` with its best guess.
         label_index: its number in the vocabulary, if that has numbers.
-        unknown: whether the classifier was not sure.
         top: the best guesses, best first.
         vocabulary: the name of the set of labels.
 
@@ -195,10 +194,9 @@ class Label:
         'billing'
     """
 
-    label: str | None
+    label: str
     _: KW_ONLY
     label_index: int | None = None
-    unknown: bool = False
     top: tuple[Guess, ...] = ()
     vocabulary: str = ""
 

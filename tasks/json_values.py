@@ -45,7 +45,7 @@ def _field_names(of: Any) -> tuple[str, ...]:
 
 
 def from_json(role: type, value: Mapping[str, Any]) -> Any:
-    """Return the value of a role from its JSON form.
+    """Return the value of a role from its JSON form; None for a label that was withheld.
 
     Raises:
         ValueError: the role has no such form: the store keeps the vector of an embedding apart.
@@ -53,10 +53,18 @@ def from_json(role: type, value: Mapping[str, Any]) -> Any:
     if role is Text:
         return Text(value["text"])
     if role is Label:
-        return Label(**{**value, "top": tuple(Guess(**guess) for guess in value.get("top", ()))})
+        return _label(value)
     if role is Assets:
         return Assets(**{name: asset and Asset(**asset) for name, asset in value.items()})
     raise ValueError(f"a value of the role {role.__name__} cannot be made from its JSON form")
+
+
+def _label(value: Mapping[str, Any]) -> Label | None:
+    """Return the label; None for a withheld one, as versions before 2026-12 stored it, with the field `unknown`."""
+    if value["label"] is None:
+        return None
+    known = {name: value[name] for name in value if name != "unknown"}
+    return Label(**{**known, "top": tuple(Guess(**guess) for guess in value.get("top", ()))})
 
 
 def fingerprint(value: Any) -> str | None:

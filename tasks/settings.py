@@ -93,7 +93,7 @@ class ModelSettings:
       `hf-hub:NAME@REVISION` or `local-dir:FOLDER`;
     - `timm:ARCHITECTURE@FILE`: a checkpoint, `.safetensors`, `.pth` or `.pt`, of which only tensors are read. Beside
       `pets.pth`, `pets.labels.txt` has one label a line, in the order of the classes; `pets.json` may set `vocabulary`
-      (else `pets`), `threshold` (else 0.3: a label of less confidence is withheld) and `temperature` (else 1: the
+      (else `pets`), `threshold` (else 0.3: the rung declines below it) and `temperature` (else 1: the
       divisor of the logits). Without a file of labels, 1,000 classes are ImageNet's.
 
     A text model is `package:MODULE`, a folder of sentence-transformers, or any sentence-transformers name. A text is

@@ -19,7 +19,7 @@ from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
 from repli.tasks.search import SearchResult
 from repli.tasks.storage.breakers import BreakerView, Move
-from repli.tasks.storage.counts import Tally
+from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, Entry, QueueTally
@@ -36,6 +36,7 @@ _STATUS_COLOURS = {
     Status.FAILED: "red",
     Status.PENDING: "blue",
 }
+_STATUS_COLUMNS = {**{status.value: _STATUS_COLOURS[status] for status in Status}, NOT_REACHED: "dim"}
 _POSITION_COLOURS = {
     Position.CLOSED: "green",
     Position.OPEN: "red",
@@ -143,15 +144,19 @@ def retry_answer(queued: Sequence[str], nothing_to_do: Sequence[str]) -> Rendera
 
 
 def tally_table(tally: Tally) -> RenderableType:
-    """Return items by stage and status, and by stage and the rung that served."""
-    present = [status for status in Status if any(counts.get(status) for counts in tally.stages.values())]
+    """Return items by stage and status, those that a rung declined, and by stage and the rung that served."""
+    shown = tally.shown_stages
+    present = [status for status in _STATUS_COLUMNS if any(counts.get(status) for counts in shown.values())]
     table = Table("stage", box=None)
     for status in present:
-        table.add_column(Text(status.value.replace("_", "\n"), style=_STATUS_COLOURS[status]), justify="right")
+        table.add_column(Text(status.replace("_", "\n"), style=_STATUS_COLUMNS[status]), justify="right")
+    if tally.declined:
+        table.add_column(Text("declined\nby a rung"), justify="right")
     served = Table("stage", "served by", box=None)
-    for stage, counts in tally.stages.items():
+    for stage, counts in shown.items():
         rungs = sorted(tally.rungs.get(stage, {}).items(), key=lambda pair: -pair[1])
-        table.add_row(stage, *(str(counts.get(status, "")) for status in present))
+        declined = [str(tally.declined.get(stage, ""))] if tally.declined else []
+        table.add_row(stage, *(str(counts.get(status, "")) for status in present), *declined)
         served.add_row(stage, " · ".join(f"{rung} {count}" for rung, count in rungs))
     return Group(table, "", served)
 
@@ -243,6 +248,7 @@ def hits_page(found: SearchResult) -> RenderableType:
     parts: list[RenderableType] = [Text(_short(note, 300), style="yellow") for note in found.notes]
     for hit in found.hits:
         degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
+        degraded += f" · declined: {', '.join(hit.declined)}" if hit.declined else ""
         head = Text.assemble(
             (_short(hit.name or hit.id, 80), "bold"),
             f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",
@@ -287,8 +293,16 @@ def item_page(view: ItemView) -> RenderableType:
 
 def _trail(attempts: Sequence[Attempt]) -> str:
     """Return the attempts in one line, with the places of those on another device than a processor."""
-    places = (f" ({attempt.where})" if _is_accelerated(attempt) else "" for attempt in attempts)
-    return " → ".join(f"{one.rung} {one.outcome}{place}" for one, place in zip(attempts, places, strict=True))
+    return " → ".join(f"{one.rung} {one.outcome}{_limit(one)}{_place(one)}" for one in attempts)
+
+
+def _limit(attempt: Attempt) -> str:
+    is_limited = attempt.outcome is AttemptOutcome.SERVED and attempt.error
+    return f" {_short(attempt.error.message, 100)}" if is_limited and attempt.error else ""
+
+
+def _place(attempt: Attempt) -> str:
+    return f" ({attempt.where})" if _is_accelerated(attempt) else ""
 
 
 def _is_accelerated(attempt: Attempt) -> bool:

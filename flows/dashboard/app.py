@@ -85,7 +85,9 @@ def show_hits(found: SearchResult) -> None:
     if not found.hits:
         show_caption("No items found. Try other words, or a lower quality.")
     for hit in found.hits:
-        chips = " ".join(chip(f"{stage} degraded") for stage in hit.degraded)
+        chips = " ".join(
+            chip(f"{stage} {'declined' if stage in hit.declined else 'degraded'}") for stage in hit.degraded
+        )
         st.html(
             f'<div class="repli-hit">{item_link(hit.id, hit.name).text} {quality_badge(hit.quality).text} {chips}'
             f"<div>{snippet(hit.snippet)}</div>"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.run_report import COLOURS, colour
-from repli.tasks.storage.counts import Tally
+from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.views.dashboard_stats import AGES, OLDEST, RunQuality, Waiting
 
@@ -82,13 +82,14 @@ def quality_over_time(ended: Sequence[RunQuality]) -> Any:
 
 def status_by_stage(stages: Mapping[str, Mapping[str, int]]) -> Any:
     """Return the share of each status, one bar per stage."""
-    order = list(STATUS_COLOURS)
+    colours = {**{status.value: shade for status, shade in STATUS_COLOURS.items()}, NOT_REACHED: GREY}
+    order = list(colours)
     rows = [
-        (stage, status.replace("_", " "), order.index(Status(status)), items)
+        (stage, status.replace("_", " "), order.index(status), items)
         for stage, counts in stages.items()
         for status, items in counts.items()
     ]
-    scale = alt.Scale(domain=[str(status).replace("_", " ") for status in order], range=list(STATUS_COLOURS.values()))
+    scale = alt.Scale(domain=[status.replace("_", " ") for status in order], range=list(colours.values()))
     return _shares(rows, "status", scale, alt.Legend(orient="bottom", columns=2, title=None))
 
 

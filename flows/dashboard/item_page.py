@@ -40,7 +40,9 @@ def item_page(settings: Settings, item_id: str) -> None:
         f'<div class="repli-name">{plain(str(item.name or item.id))}</div>'
         f'<div class="repli-quiet" id="repli-item">{plain(item.id)} · {_state(view)}</div>'
     )
-    st.html(" ".join([quality_badge(view.quality).text, *(chip(f"{stage} degraded") for stage in view.degraded)]))
+    declined = set(view.declined)
+    chips = [chip(f"{stage} {'declined' if stage in declined else 'degraded'}") for stage in view.degraded]
+    st.html(" ".join([quality_badge(view.quality).text, *chips]))
     left, right = st.columns([1, 2])
     with left:
         show_image(settings, view)
@@ -87,7 +89,7 @@ def show_label(view: ItemView) -> None:
     """Show the label of the image, and the best guesses with their confidences."""
     value = view.produced("label")
     if value:
-        label = value.get("label") or "unknown"
+        label = value["label"] or "unknown"  # None in stores of versions that withheld it
         st.html(f'<div id="repli-label"><b>{plain(label)}</b></div>')
         guesses = [(guess["label"], f"{float(guess['confidence']):.1%}") for guess in value.get("top") or ()]
         if guesses:

@@ -13,6 +13,7 @@ from repli.tasks.drill.verdict import FAILED, readable
 from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import Position, RepliError, Status
 from repli.tasks.settings import Settings
+from repli.tasks.storage.counts import NOT_REACHED
 from repli.tasks.storage.runs import ENRICH
 from repli.tasks.storage.views.dashboard_stats import DashboardStats, collect_stats, open_read_only
 
@@ -73,6 +74,7 @@ def show_counts(stats: DashboardStats) -> None:
         "items": f"{tally.items:,}",
         "stored": f"{tally.stored:,}",
         "degraded": f"{tally.degraded:,}",
+        "declined": f"{sum(tally.declined.values()):,}",
         "failed": f"{tally.failed:,}",
         "pending": f"{tally.pending:,}",
         "in the queue": f"{stats.queue.waiting:,}",
@@ -106,16 +108,22 @@ def show_stages(stats: DashboardStats) -> None:
     left, right = st.columns(2)
     with left:
         show_caption("Statuses")
-        st.altair_chart(charts.status_by_stage(stats.tally.stages))
+        st.altair_chart(charts.status_by_stage(stats.tally.shown_stages))
     with right:
         show_caption("Rungs; the red ones cost the most quality")
         if any(stats.tally.rungs.values()):
             st.altair_chart(charts.rung_by_stage(stats.tally.rungs, stats.pipeline.chains))
+    statuses = [*(status.value for status in Status), NOT_REACHED]
     rows: list[tuple[Cell, ...]] = [
-        (stage, *(counts.get(status, 0) for status in Status), _rungs(stats, stage))
-        for stage, counts in stats.tally.stages.items()
+        (
+            stage,
+            *(counts.get(status, 0) for status in statuses),
+            stats.tally.declined.get(stage, 0),
+            _rungs(stats, stage),
+        )
+        for stage, counts in stats.tally.shown_stages.items()
     ]
-    st.html(table("stages", ("stage", *(str(status).replace("_", " ") for status in Status), "rungs"), rows))
+    st.html(table("stages", ("stage", *(name.replace("_", " ") for name in statuses), "declined", "rungs"), rows))
 
 
 def _rungs(stats: DashboardStats, stage: str) -> str:

@@ -27,8 +27,6 @@ class Comparison(Generic[V]):
         key: returns a key that equal answers share. None where all items may rightly have the same answer.
         space: returns the vector space of an answer that is a vector.
         is_same: returns whether an answer agrees in essence with the primary's.
-        is_unknown: returns whether an answer says that the rung does not know. A rung that answers so for a whole
-            sample is reported, not failed.
         is_empty: returns whether an input has no content, such as a file that was never fetched. A drill leaves it
             out, because no rung can serve it.
         unrelated_input: makes, from an input and the stage's context, an input that is unlike all others: a rung that
@@ -41,7 +39,6 @@ class Comparison(Generic[V]):
     key: Callable[[V], Hashable] | None = None
     space: Callable[[V], str] | None = None
     is_same: Callable[[V, V], bool] = operator.eq
-    is_unknown: Callable[[V], bool] = lambda answer: False
     is_empty: Callable[[Any], bool] = lambda value: False
     unrelated_input: Callable[[Any, Any], Any] | None = None
     mistakes: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
@@ -53,7 +50,7 @@ def equality(first: Sequence[Any], second: Sequence[Any]) -> list[float]:
 
 
 def same_label(first: Sequence[Label], second: Sequence[Label]) -> list[float]:
-    """Return 1 for each pair with the same label, or with no label on both sides; 0 for each other pair."""
+    """Return 1 for each pair with the same label, 0 for each other pair."""
     return [float(a.label == b.label) for a, b in zip(first, second, strict=True)]
 
 
@@ -107,7 +104,6 @@ LABELS: Comparison[Label] = Comparison(
     agreement=same_label,
     key=lambda answer: (answer.label, answer.top),
     is_same=lambda a, b: [guess.label for guess in a.top[:1]] == [guess.label for guess in b.top[:1]],
-    is_unknown=lambda answer: answer.label is None,
 )
 VECTORS: Comparison[Embedding] = Comparison(
     agreement=same_meaning, key=lambda answer: answer.vector.tobytes(), space=lambda answer: answer.space

@@ -142,7 +142,7 @@ class _StageJudge:
         return replace(
             verdict,
             reason=reason,
-            note=self._note(answers) or _declined_note(declined, forced, rung.name),
+            note=_declined_note(declined, forced, rung.name),
             is_reached=is_answered and is_walked,
             items=len(answers),
             agreement=agreement,
@@ -174,15 +174,6 @@ class _StageJudge:
         log = self._exercise.logs[rung]
         return log.unavailable[0] if log.calls and len(log.unavailable) == log.calls else ""
 
-    def _note(self, answers: Mapping[str, StepResult]) -> str:
-        """Return a note on a rung that answered 'unknown' for every item, or ''.
-
-        That is no failure: a rung that reads names is right to answer so for names that name no class.
-        """
-        if answers and all(self._stage.comparison.is_unknown(answer.value) for answer in answers.values()):
-            return f"it answered 'unknown' for all {len(answers)} items"
-        return ""
-
     def _check_called(self, rung: str, forced: Sequence[StepResult]) -> str | None:
         return None if self._exercise.logs[rung].calls else f"it was not called: {_first_error(forced, rung)}"
 
@@ -209,7 +200,7 @@ class _StageJudge:
         the items.
         """
         key, unrelated_input = self._stage.comparison.key, self._stage.comparison.unrelated_input
-        if key is None or self._note(answers):
+        if key is None:
             return None
         if unrelated_input:
             suspects = answers

@@ -17,6 +17,7 @@ from repli.tasks.fallback import (
     StepResult,
     run_chain,
 )
+from repli.tasks.fallback.conclusion import with_later_reasons
 from repli.tasks.fallback.runner import LetGo as Release
 from repli.tasks.fallback.runner import keep_all, unserved
 from repli.tasks.items import ItemState
@@ -77,6 +78,7 @@ class StageReport:
         notes: lines for the run's report.
         tried: of an upgrade, the items for which a rung was called.
         upgraded: of these, the items with a better result than before, or with a current one in place of a stale one.
+        worse: how many results were worse than the stored ones, which stand.
         failed_by_rung: of an upgrade, the items that are sound themselves and that no called rung served.
         refused_by_key: of an upgrade, the items that were not tried, because the breaker of their key is open.
     """
@@ -89,6 +91,7 @@ class StageReport:
     notes: tuple[str, ...] = ()
     tried: frozenset[str] = frozenset()
     upgraded: frozenset[str] = frozenset()
+    worse: int = 0
     failed_by_rung: frozenset[str] = frozenset()
     refused_by_key: frozenset[str] = frozenset()
 
@@ -139,8 +142,12 @@ def run_stage(
 
     def save(results: Sequence[StepResult]) -> StageReport:
         ids = {result.item_id for result in results}
-        saved = _save(pipeline, stage, [work for work in works if work.item_id in ids], results, context)
-        return _build_report(name, saved, previous)
+        of_these = [work for work in works if work.item_id in ids]
+        saved = _save(pipeline, stage, of_these, results, context)
+        worse = _worse(of_these, saved)
+        unchanged = [result for result in saved if result.status is Status.PENDING]
+        _keep_later_reasons(stage, [*worse, *unchanged], context)
+        return replace(_build_report(name, saved, previous), worse=len(worse))
 
     def release(results: Sequence[StepResult], untouched: Sequence[str]) -> None:
         if let_go:
@@ -283,6 +290,31 @@ def _save(
     saved = stage.hooks.save(context, terminal, discard, basis)
     results.note_waits(context.database, unchanged)
     return [*saved, *unchanged]
+
+
+def _worse(works: Sequence[_ItemWork], saved: Sequence[StepResult]) -> list[StepResult]:
+    """Return the results that are worse than the stored ones, which stand."""
+    kept = {work.item_id: work.previous for work in works if not work.discard_existing}
+    return [
+        result
+        for result in saved
+        if result.status.is_terminal and result.item_id in kept and result.rank < kept[result.item_id].rank
+    ]
+
+
+def _keep_later_reasons(stage: Stage, tries: Sequence[StepResult], context: StageContext) -> None:
+    """Give the stored results the reasons of later tries with the same input that were no better."""
+    if not tries:
+        return
+    stored = {state.item.id: state.results for state in results.load(context.database, [one.item_id for one in tries])}
+    pairs = [(kept, one) for one in tries if (kept := stored.get(one.item_id, {}).get(stage.name))]
+    renewed = [
+        new
+        for kept, later in pairs
+        if kept.run_id != later.run_id and later.input_hash in {None, kept.input_hash}
+        if (new := with_later_reasons(stage.chain, kept, later)) is not kept
+    ]
+    results.replace_reasons(context.database, renewed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,10 @@
 """The engine: chains of rungs, per-item outcomes, split and retry, exact quality. Standard library only.
 
 Read in this order: `status` (the statuses), `chain` (the declaration of a chain), `runner` (one chain over one batch),
-`splitting` (one rung over one batch), `breaker` (the circuit breaker), `breaker_client` (its interface to a chain, and
-the verdict of a batch), `keyed_calls` (calls that name what they depend on), `devices` (where a call ran), `faults`
-(injected failures), `compatibility` (rungs that must not serve the same item), `policy` (overrides of a run). The
-engine has no I/O, clock or thread of its own: a `Runtime` provides them.
+`splitting` (one rung over one batch), `conclusion` (from the attempts to the result), `breaker` (the circuit breaker),
+`breaker_client` (its interface to a chain, and the verdict of a batch), `keyed_calls` (calls that name what they depend
+on), `devices` (where a call ran), `faults` (injected failures), `compatibility` (rungs that must not serve the same
+item), `policy` (overrides of a run). The engine has no I/O, clock or thread of its own: a `Runtime` provides them.
 
 The exports are for stages, flows and reports. Import the state machine of the breakers from `breaker` and its interface
 from `breaker_client`.

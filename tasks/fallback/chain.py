@@ -137,6 +137,10 @@ class Skip:
         object.__setattr__(self, "factor", _factor(self.penalty, SKIP))
 
 
+CheckBatch = Callable[[Sequence[Any], Sequence[Outcome[Any]], Callable[[Any], Outcome[Any]], Any], None]
+"""See `check_batch` of `Chain`."""
+
+
 class Chain(Generic[I, V, C]):
     """A stage's rungs, best first. Without a `Skip` at its end the stage is required.
 
@@ -145,6 +149,9 @@ class Chain(Generic[I, V, C]):
         rungs: Best first: the first has penalty 1, and penalties never rise.
         check: Raises ValueError for a value that no rung of this chain may return. It runs on every value, so that
             an item with an invalid one goes to the next rung and not into the store.
+        check_batch: ``check_batch(inputs, outcomes, answer, context)`` raises ValueError for answers that no rung may
+            give together, such as the same one for all; then none of them is kept. `answer` calls the rung with one
+            more input.
 
     Raises:
         ValueError: The rungs cannot form a chain. The message names the stage and the rule that they break.
@@ -157,10 +164,15 @@ class Chain(Generic[I, V, C]):
     """
 
     def __init__(
-        self, stage: str, *rungs: Rung[I, V, C] | Skip, check: Callable[[V], None] = lambda value: None
+        self,
+        stage: str,
+        *rungs: Rung[I, V, C] | Skip,
+        check: Callable[[V], None] = lambda value: None,
+        check_batch: CheckBatch = lambda inputs, outcomes, answer, context: None,
     ) -> None:
         self.stage = stage
         self.check = check
+        self.check_batch = check_batch
         self.skip = rungs[-1] if rungs and isinstance(rungs[-1], Skip) else None
         callable_rungs = rungs[:-1] if self.skip else rungs
         self.rungs: tuple[Rung[I, V, C], ...] = tuple(r for r in callable_rungs if isinstance(r, Rung))

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from repli.tasks.fallback.chain import AnyChain
 from repli.tasks.fallback.errors import OutOfMemory, RungError, TimedOut, Unavailable, UsageError
 from repli.tasks.fallback.outcome import ChainInput, Failed, Outcome, Served
-from repli.tasks.fallback.result import SKIP
+from repli.tasks.fallback.result import INJECTED, SKIP
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
 V = TypeVar("V")
@@ -140,11 +140,11 @@ def _faulty(fault: Fault, call: Call[I, V]) -> Call[I, V]:
         if fault.kind is FaultKind.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind is FaultKind.OOM:
-            raise OutOfMemory(f"injected: {fault.stage}.{fault.rung} is out of memory")
+            raise OutOfMemory(f"{INJECTED}{fault.stage}.{fault.rung} is out of memory")
         if fault.kind is FaultKind.GARBAGE:
             outcomes = call(inputs)
             return [_GARBAGE if is_hit else outcome for is_hit, outcome in zip(hit, outcomes, strict=True)]
-        error = _ERRORS[fault.kind](f"injected: {fault.stage}.{fault.rung} {_WORDS[fault.kind]}")
+        error = _ERRORS[fault.kind](f"{INJECTED}{fault.stage}.{fault.rung} {_WORDS[fault.kind]}")
         if fault.rate >= 1:
             raise error
         not_hit = [item for item, is_hit in zip(inputs, hit, strict=True) if not is_hit]

@@ -40,6 +40,8 @@ class ChainInput(Generic[I]):
 class Served(Generic[V]):
     """The rung served the item, with a `confidence` in [0, 1].
 
+    `limited_to` names the part of the answer that there is, where a part is missing. The trail says so.
+
     Example:
         >>> Served("cat", confidence=0.9).value
         'cat'
@@ -47,6 +49,8 @@ class Served(Generic[V]):
 
     value: V
     confidence: float = 1.0
+    _: KW_ONLY
+    limited_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class Policy:
             *(self._with_breaker(chain.stage, rung) for rung in chain.rungs),
             *([chain.skip] if chain.skip else []),
             check=chain.check,
+            check_batch=chain.check_batch,
         )
         return _select(chain, self.chains[chain.stage]) if chain.stage in self.chains else chain
 
@@ -153,7 +154,7 @@ def _select(chain: AnyChain, choice: Choice) -> AnyChain:
                 f"policy: {chain.stage}: {next_name} ({next_rung.penalty}) comes after {name} ({rung.penalty}) and is "
                 f"worth more; penalties go from the best down, so raise {name} or lower {next_name}"
             )
-    return Chain(chain.stage, *selected, check=chain.check)
+    return Chain(chain.stage, *selected, check=chain.check, check_batch=chain.check_batch)
 
 
 def _check_names(chain: AnyChain, names: Sequence[str]) -> None:

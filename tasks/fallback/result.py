@@ -14,6 +14,8 @@ from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
 """Name of the last rung of a stage that is not required."""
+INJECTED = "injected: "
+"""How the message of an injected fault begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,11 @@ class StepError:
         """Return the error on one line: type and message."""
         return f"{self.type}: {self.message}"
 
+    @property
+    def is_injected(self) -> bool:
+        """Return whether a fault was injected on purpose."""
+        return self.message.startswith(INJECTED)
+
     def as_json(self) -> dict[str, str]:
         """Return the error in its JSON form."""
         return {"type": self.type, "message": self.message}
@@ -70,6 +77,7 @@ class Attempt:
     """One rung that was considered for one item.
 
     Args:
+        error: Why the rung did not serve the item; of one that served only a part of the answer, which part.
         seconds: The item's share of the time of the calls that carried it.
         where: Where the last call that carried it ran, as `host/device`: the host alone where the rung was unavailable
             or refused, or its device is not known. None where the rung was not to be called.

@@ -9,9 +9,10 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
-from repli.tasks.fallback.breaker import Breaker, short_key
+from repli.tasks.fallback.breaker import Breaker, Verdict, short_key
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
+from repli.tasks.fallback.conclusion import conclude
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.fallback.errors import BadAnswer, Incompatible, ItemError, NotHere, RungError, Unavailable
 from repli.tasks.fallback.faults import Fault, inject
@@ -160,7 +161,7 @@ def run_chain(
     forced = directives.forced.get(chain.stage)
 
     def finish(items: Iterable[ChainInput[I]]) -> list[StepResult]:
-        result_of = partial(_step_result, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
+        result_of = partial(conclude, chain, run_id=run_id, finished_at=runtime.now(), is_policy=forced == SKIP)
         return [result_of(item, progress.trails[item.item_id], progress.served.get(item.item_id)) for item in items]
 
     def release(
@@ -265,7 +266,7 @@ class _Progress:
             attempt = Attempt(
                 rung=rung.name,
                 outcome=attempt_outcome,
-                error=failed.error if failed else None,
+                error=failed.error if failed else _limit(outcome),
                 seconds=result.seconds[item.item_id],
                 where=self._where(rung, result.devices.get(item.item_id), attempt_outcome),
                 is_item_error=failed is not None and failed.is_item_error,
@@ -291,6 +292,11 @@ class _Progress:
     def _stop_position(self, item: ChainInput[Any]) -> int:
         """Return the position of the first rung that cannot improve the item's stored result."""
         return self._names.index(item.improve_on) if item.improve_on in self._names else len(self._names)
+
+
+def _limit(outcome: Outcome[Any]) -> StepError | None:
+    limited_to = outcome.limited_to if isinstance(outcome, Served) else ""
+    return StepError(type="Incomplete", message=f"only {limited_to}") if limited_to else None
 
 
 def _is_call(attempt: Attempt) -> bool:
@@ -416,19 +422,40 @@ def _run_rung(
             outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
         return outcomes
 
-    return call_rung(
+    run = partial(
+        call_rung,
         name,
-        inputs,
-        call_in_time,
+        call=call_in_time,
         per_item=rung.per_item,
         sizes=runtime.sizes,
         free_memory=runtime.free_memory,
         timer=runtime.timer,
-        breaker=breaker,
         accept=partial(_checked, chain, name),
         is_fatal=runtime.is_fatal,
-        let_go=let_go,
     )
+    result = run(inputs, breaker=breaker, let_go=let_go)
+    answered = [item for item in inputs if item.item_id in result.outcomes]  # the others were let go
+    outcomes = [result.outcomes[item.item_id] for item in answered]
+    try:
+        chain.check_batch([item.input for item in answered], outcomes, partial(_answer, run), context)
+    except ValueError as error:
+        return _without_answers(result, BadAnswer(f"{name}: {error}"), breaker)
+    return result
+
+
+def _answer(run: Callable[[Sequence[ChainInput[I]]], RungResult[V]], value: I) -> Outcome[V]:
+    """Return the outcome of one more input, of no item."""
+    return run([ChainInput("", value)]).outcomes[""]
+
+
+def _without_answers(result: RungResult[V], error: BadAnswer, breaker: BreakerClient) -> RungResult[V]:
+    """Return the result with a failure in the place of each answer, which is one failure of the rung."""
+    permit = breaker.acquire()
+    if not permit.is_refused:
+        breaker.record(permit, Verdict.FAILED, StepError.of(error).line)
+    failed: Outcome[V] = Failed.because(error)
+    outcomes = {id_: failed if isinstance(one, Served) else one for id_, one in result.outcomes.items()}
+    return replace(result, outcomes=outcomes)
 
 
 def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V]:
@@ -444,72 +471,3 @@ def _checked(chain: Chain[I, V, C], name: str, outcome: Outcome[V]) -> Outcome[V
     except ValueError as error:
         return Failed.because(BadAnswer(f"{name}: {error}"))
     return outcome
-
-
-def _step_result(
-    chain: Chain[I, V, C],
-    item: ChainInput[I],
-    attempts: tuple[Attempt, ...],
-    served: Served[V] | None,
-    *,
-    run_id: str,
-    finished_at: datetime,
-    is_policy: bool,
-) -> StepResult:
-    """Build the result from the attempts. `is_policy`: `skip` was forced, so a retry cannot give a better result."""
-    result = partial(
-        StepResult, item_id=item.item_id, stage=chain.stage, attempts=attempts, run_id=run_id, finished_at=finished_at
-    )
-    errors = [attempt.error for attempt in attempts if attempt.error]
-    can_improve = any(one.error and not _is_declined(one) for one in attempts)
-    if served:
-        rung = next(rung for rung in chain.rungs if rung.name == attempts[-1].rung)
-        is_primary = rung is chain.primary
-        return result(
-            status=Status.SUCCEEDED if is_primary else Status.DEGRADED,
-            value=served.value,
-            confidence=served.confidence,
-            rung=rung.name,
-            penalty=rung.factor,
-            error=None if is_primary else errors[0],
-            retryable=not is_primary and can_improve,
-        )
-    if item.improve_on and not (attempts and attempts[-1].outcome is AttemptOutcome.SERVED):
-        return result(status=Status.PENDING)  # no better rung served: the stored result is kept
-    if chain.skip:
-        return result(
-            status=Status.SKIPPED,
-            confidence=0.0,
-            rung=SKIP,
-            penalty=chain.skip.factor,
-            error=None if is_policy else _reason(chain, attempts),
-            retryable=not is_policy and any(error.retryable for error in errors),
-        )
-    return result(
-        status=Status.FAILED,
-        confidence=0.0,
-        error=_reason(chain, attempts),
-        retryable=can_improve and all(one.error.retryable for one in attempts if one.error and not _is_declined(one)),
-    )
-
-
-def _is_declined(attempt: Attempt) -> bool:
-    return attempt.outcome is AttemptOutcome.DECLINED
-
-
-def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
-    """Return the error that says most about an item that no rung served.
-
-    It is that of the best rung whose call failed, or was refused for its key; else of the best service that was
-    unavailable or refused, which a retry may reach; else of the best rung that declined; else of a device that is not
-    here, which says nothing about the item. Where every rung declined, the message says that none was sure.
-    """
-    devices = {rung.name for rung in chain.rungs if rung.resources}
-    declined = AttemptOutcome.DECLINED
-    missed = [attempt for attempt in attempts if attempt.error]
-    if missed and all(attempt.outcome is declined for attempt in missed) and missed[0].error:
-        return replace(missed[0].error, message=f"no rung was sure: {missed[0].error.message}")
-    failed = [one for one in missed if one.outcome is AttemptOutcome.FAILED or (one.error and one.error.keys)]
-    out_of_reach = [one for one in missed if one.outcome is not declined and one.rung not in devices]
-    unsure = [attempt for attempt in missed if attempt.outcome is declined]
-    return next((attempt.error for attempt in [*failed, *out_of_reach, *unsure, *missed]), None)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Guesses that an answer holds, or fewer if the model has fewer classes."""
-# Packages that carry weights: the architecture, and the confidence below which the label is withheld.
+# Packages that carry weights: the architecture, and the confidence below which the rung declines.
 # Measured on the 20 ImageNet photos of foolbox: correct answers have a confidence of 0.30 or more in lite0, of 0.27 or
 # more in lite2. The larger model is less confident in its correct answers, so each model has its own threshold.
 _PACKAGES = {
@@ -51,7 +51,7 @@ class Reading:
     """How a network's input is prepared and its logits are read.
 
     Args:
-        threshold: the confidence below which a label is withheld.
+        threshold: the confidence below which the rung declines.
         temperature: the divisor of the logits; a confidence is the softmax after the division.
     """
 
@@ -135,15 +135,13 @@ class ImageClassifier:
             for (label, index), confidence in zip(names, confidences[best_first].tolist(), strict=True)
         )
         best = top[0]
-        is_unknown = best.confidence < self._reading.threshold
-        answer = Label(
-            label=None if is_unknown else best.label,
-            label_index=None if is_unknown else best.label_index,
-            unknown=is_unknown,
-            top=top,
-            vocabulary=vocabulary.name,
-        )
+        answer = Label(label=best.label, label_index=best.label_index, top=top, vocabulary=vocabulary.name)
         return answer, best.confidence
+
+    @property
+    def threshold(self) -> float:
+        """Return the confidence below which the model is not sure of its best guess."""
+        return self._reading.threshold
 
 
 @loaded_once(what="image model", keep=4)

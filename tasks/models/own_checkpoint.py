@@ -35,7 +35,7 @@ class OutputSettings:
 
     Args:
         vocabulary: the labels; None for a checkpoint without a file of labels.
-        threshold: the confidence below which a label is withheld.
+        threshold: the confidence below which the rung declines.
         temperature: the divisor of the logits. Above 1 it lowers confidences, below 1 it raises them.
 
     Example:

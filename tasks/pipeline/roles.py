@@ -24,13 +24,11 @@ def check_text(value: Any) -> None:
 
 
 def check_label(value: Any) -> None:
-    """Raise ValueError unless the value is a label, or says that it is unknown."""
+    """Raise ValueError unless the value is a label."""
     if not isinstance(value, Label):
         raise ValueError("the answer is not a Label")
-    if value.unknown != (value.label is None):
-        raise ValueError("a label must be None exactly where the answer is unknown")
-    if value.label is not None and not (isinstance(value.label, str) and value.label.strip()):
-        raise ValueError("the label is not a text with a visible character")
+    if not (isinstance(value.label, str) and value.label.strip()):
+        raise ValueError("the label is not a text with a visible character; raise Declined where there is none")
     if not (isinstance(value.top, tuple | list) and all(isinstance(guess, Guess) for guess in value.top)):
         raise ValueError("the best guesses in `top` are not each a Guess")
     if any(not 0 <= guess.confidence <= 1 for guess in value.top):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -50,7 +51,7 @@ def run_of(
             return Failed.because(
                 BadAnswer(f"{name} answered None; raise or return Declined(...) for an item that it has no answer for")
             )
-        return Served(convert(served.value), served.confidence)
+        return replace(served, value=convert(served.value))
 
     @wraps(function)
     def run_batch(inputs: Sequence[Any], context: Any) -> Sequence[Outcome[Any]]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
-from repli.tasks.fallback import AnyChain, Breaker, Chain, Rung, RungError, Skip, StepResult
-from repli.tasks.items import Embedding
+from repli.tasks.fallback import AnyChain, Breaker, Chain, Outcome, Rung, RungError, Skip, StepResult
+from repli.tasks.items import Embedding, Label
+from repli.tasks.pipeline.constant_answers import check_not_constant
 from repli.tasks.pipeline.context import StageContext
 from repli.tasks.pipeline.declaration import refused_in_place
 from repli.tasks.pipeline.enriched_item import EnrichedItem
@@ -236,7 +237,7 @@ class Stage:
         rungs = (*self._rungs, rung)
         if isinstance(rung, Skip) and not self._rungs:
             raise ValueError(f"stage {self.name}: declare at least one rung before skip")
-        self._chain = Chain(self.name, *rungs, check=self._checked)
+        self._chain = Chain(self.name, *rungs, check=self._checked, check_batch=self._check_batch)
         self._rungs = rungs
 
     def _checked(self, value: Any) -> None:
@@ -252,6 +253,18 @@ class Stage:
                 raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
             if answer is False:  # a check that returns whether the value is valid would let all values pass
                 raise ValueError("its check returned False; raise ValueError with the reason")
+
+    def _check_batch(
+        self,
+        inputs: Sequence[Any],
+        outcomes: Sequence[Outcome[Any]],
+        answer: Callable[[Any], Outcome[Any]],
+        context: Any,
+    ) -> None:
+        """Raise ValueError for answers that no rung may give together."""
+        if self.produces in {Label, Embedding}:
+            unrelated_input = self.comparison.unrelated_input
+            check_not_constant(inputs, outcomes, answer, context, unrelated_input=unrelated_input)
 
     def __repr__(self) -> str:
         return f"Stage({self.name!r}: {' · '.join(self._chain.rung_names) if self._chain else 'no rung'})"

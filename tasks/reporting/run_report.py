@@ -14,7 +14,7 @@ from repli.tasks.reporting.key_outages import KeyOutage, key_outages
 from repli.tasks.reporting.markdown import cell, moves_table, table, usage_section
 from repli.tasks.storage import breakers, counts, usage
 from repli.tasks.storage.breakers import Move
-from repli.tasks.storage.counts import Tally
+from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import PARKED, QueueTally
@@ -67,6 +67,8 @@ class Report:
             f"{tally.degraded} degraded",
             f"{tally.failed} failed",
         ]
+        if declined := sum(tally.declined.values()):
+            parts.append(f"{declined} answers declined")
         if tally.pending:
             parts.append(f"{tally.pending} pending")
         if self.queue.waiting:
@@ -122,9 +124,12 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         f"# {report}",
         f"Source {cell(report.run.source)} · {report.seconds:.1f} s" + (f" · {', '.join(options)}" if options else ""),
         f"![Items by quality](data:image/png;base64,{chart})",
-        "## Stages by status\n\n" + table("stage", [str(status) for status in Status], tally.stages),
+        "## Stages by status\n\n" + table("stage", _statuses(tally), tally.shown_stages),
         "## Stages by rung\n\n" + _rungs(tally.rungs, chains),
     ]
+    if tally.declined:
+        by_stage = {stage: {"items": count} for stage, count in tally.declined.items()}
+        sections.append("## Declined, because a rung was not sure\n\n" + table("stage", ["items"], by_stage))
     if report.incompatibility_counts:
         by_rule = {cell(rule): {"items": count} for rule, count in report.incompatibility_counts.most_common()}
         sections.append("## Incompatible rungs\n\n" + table("rule", ["items"], by_rule))
@@ -142,6 +147,10 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
     if report.failed:
         sections.append("## Failed\n\n" + _findings(report.failed))
     return "\n\n".join(sections) + "\n"
+
+
+def _statuses(tally: Tally) -> list[str]:
+    return [*(status.value for status in Status), *([NOT_REACHED] if tally.not_reached else [])]
 
 
 def quality_chart(quality: Mapping[float, int], failed: int) -> bytes:

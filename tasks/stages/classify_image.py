@@ -57,7 +57,7 @@ def _check(answer: Label) -> None:
     """Raise ValueError for a label that is not the one at its index in ImageNet's vocabulary."""
     if answer.vocabulary == "imagenet-1k":
         names = [(answer.label, answer.label_index), *((guess.label, guess.label_index) for guess in answer.top)]
-        if unknown := [label for label, index in names if label and not _is_in_imagenet(label, index)]:
+        if unknown := [label for label, index in names if not _is_in_imagenet(label, index)]:
             raise ValueError(f"{unknown[0]!r} is not the label at its index in the vocabulary imagenet-1k")
 
 
@@ -199,7 +199,16 @@ def _classify(
     images = [one for one in chunk if not isinstance(one, ItemError)]
     answers = iter(classifier.classify(images) if images else [])
     for one in chunk:
-        yield Failed.because(one) if isinstance(one, ItemError) else Served(*next(answers))
+        yield Failed.because(one) if isinstance(one, ItemError) else _sure(*next(answers), classifier.threshold)
+
+
+def _sure(answer: Label, confidence: float, threshold: float) -> Outcome[Label]:
+    """Return the answer if its confidence reaches the threshold of its model; else the rung declines."""
+    if confidence >= threshold:
+        return Served(answer, confidence)
+    return Failed.because(
+        Declined(f"best guess {answer.label} at {confidence:.2f}, below the threshold of {threshold:g}")
+    )
 
 
 def _content(picture: Picture, blobs: Blobs) -> bytes:
@@ -221,25 +230,26 @@ _BLANK_BELOW = 4.0  # standard deviation of grey values in [0, 255]: a blank or 
 
 
 def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Label]:
-    """Return the class that the name contains; unknown where there are several, none, or the image is blank."""
+    """Return the class that the name contains.
+
+    Raises:
+        Declined: the name contains none or several, or the image is blank.
+    """
     from PIL import ImageStat
 
     from repli.tasks.models.pictures import open_image
 
     thumbnail = open_image(_content(picture, blobs), at_least=_THUMBNAIL).convert("L").resize((32, 32))
-    is_blank = ImageStat.Stat(thumbnail).stddev[0] < _BLANK_BELOW
-    classes = () if is_blank else classes_named_in(picture.name)
-    confidence = _RULES_CONFIDENCE / len(classes) if classes else 0.0
-    top = tuple(Guess(label=synonyms()[i][0], label_index=i, confidence=round(confidence, 4)) for i in classes)
-    is_known = len(top) == 1
-    answer = Label(
-        label=top[0].label if is_known else None,
-        label_index=top[0].label_index if is_known else None,
-        unknown=not is_known,
-        top=top,
-        vocabulary="imagenet-1k",
-    )
-    return Served(answer, confidence)
+    if ImageStat.Stat(thumbnail).stddev[0] < _BLANK_BELOW:
+        raise Declined("the image is blank")
+    classes = classes_named_in(picture.name)
+    if not classes:
+        raise Declined("the name names no class")
+    label, confidence = synonyms()[classes[0]][0], _RULES_CONFIDENCE / len(classes)
+    if len(classes) > 1:
+        raise Declined(f"best guess {label} at {confidence:.2f}, one of {len(classes)} classes that the name may mean")
+    guess = Guess(label=label, label_index=classes[0], confidence=confidence)
+    return Served(Label(label, label_index=classes[0], top=(guess,), vocabulary="imagenet-1k"), confidence)
 
 
 def classes_named_in(name: str) -> tuple[int, ...]:

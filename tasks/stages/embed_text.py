@@ -42,7 +42,7 @@ QUERY_LIMIT_S = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """The input of an embedding. `label` is None for an item without an image, or whose label was withheld."""
+    """The input of an embedding. `label` is None for an item without an image, or of whose image no rung was sure."""
 
     name: str
     text: str | None

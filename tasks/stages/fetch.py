@@ -255,7 +255,8 @@ def _some_or_failed(results: Mapping[str, FetchResult]) -> Outcome[Assets]:
 def _served(results: Mapping[str, FetchResult]) -> Served[Assets]:
     assets = {column: asset for column, asset in results.items() if isinstance(asset, Asset)}
     value = Assets(document=assets.get("document"), image=assets.get("image"))
-    return Served(value, confidence=len(assets) / len(results))
+    limited_to = "" if len(assets) == len(results) else " and ".join(f"the {column}" for column in assets)
+    return Served(value, confidence=len(assets) / len(results), limited_to=limited_to)
 
 
 def _failed(errors: Mapping[str, StepError]) -> Failed:

@@ -14,13 +14,18 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import items, run_items, step_results
 
+NOT_REACHED = "not_reached"
+"""In tables of statuses: the stage stays pending, because the item failed at an earlier one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """The counts of a set of items.
 
     `quality` counts stored items by quality; `stages` counts items by stage and status, pending included; `rungs`
-    counts them by stage and the rung that served.
+    counts them by stage and the rung that served; `declined` counts, by stage, those that a rung declined because it
+    was not sure, whether another rung served them or none; `not_reached` counts, by stage, those of the pending that
+    failed at an earlier one.
     """
 
     items: int
@@ -30,6 +35,8 @@ class Tally:
     quality: Mapping[float, int]
     stages: Mapping[str, Mapping[str, int]]
     rungs: Mapping[str, Mapping[str, int]]
+    declined: Mapping[str, int]
+    not_reached: Mapping[str, int]
 
     @property
     def mean_quality(self) -> float | None:
@@ -39,6 +46,17 @@ class Tally:
     def pending(self) -> int:
         """Return the number of items neither stored nor failed."""
         return self.items - self.stored - self.failed
+
+    @property
+    def shown_stages(self) -> Mapping[str, Mapping[str, int]]:
+        """Return `stages` for tables: what failed items did not reach is apart, so that the other pending add up."""
+        return {stage: self._shown(counts, self.not_reached.get(stage, 0)) for stage, counts in self.stages.items()}
+
+    @staticmethod
+    def _shown(counts: Mapping[str, int], not_reached: int) -> Mapping[str, int]:
+        pending = max(0, counts.get(Status.PENDING, 0) - not_reached)
+        shown = {**counts, Status.PENDING.value: pending, NOT_REACHED: not_reached}
+        return {status: count for status, count in shown.items() if count}
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +68,8 @@ class Tally:
             "quality": {str(quality): count for quality, count in self.quality.items()},
             "stages": {stage: dict(counts) for stage, counts in self.stages.items()},
             "rungs": {stage: dict(counts) for stage, counts in self.rungs.items()},
+            "declined": dict(self.declined),
+            "not_reached": dict(self.not_reached),
         }
 
 
@@ -67,6 +87,13 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
                 run_id, step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count()
             ).group_by(step_results.c.stage, step_results.c.status, step_results.c.rung)
         ).all()
+        declined = connection.execute(
+            _of_results(run_id, step_results.c.stage, sa.func.count())
+            .where(was_declined())
+            .group_by(step_results.c.stage)
+        ).all()
+        failed = sum(row[2] for row in states if row.state == "failed")
+        reached = _reached_by_failed(connection, run_id) if failed else {}
     total = sum(count for *_, count in states)
     quality = {row.quality: row[2] for row in states if row.state == "stored"}
     by_status: dict[str, dict[str, int]] = {stage: {} for stage in stages}
@@ -83,12 +110,29 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
     return Tally(
         items=total,
         stored=sum(quality.values()),
-        failed=sum(row[2] for row in states if row.state == "failed"),
+        failed=failed,
         degraded=sum(count for value, count in quality.items() if value < 1),
         quality=dict(sorted(quality.items(), reverse=True)),
         stages=by_status,
         rungs=by_rung,
+        declined={row.stage: row[1] for row in declined},
+        not_reached={stage: missing for stage in by_status if (missing := failed - reached.get(stage, 0))},
     )
+
+
+def _reached_by_failed(connection: sa.Connection, run_id: str | None) -> Mapping[str, int]:
+    """Return, by stage, how many failed items have a result."""
+    is_failed = items.c.quality.is_(None), items.c.state == "failed"  # one index covers both
+    failed = sa.select(items.c.id).where(of_run(run_id), *is_failed)
+    query = sa.select(step_results.c.stage, sa.func.count()).where(step_results.c.item_id.in_(failed))
+    return {row.stage: row[1] for row in connection.execute(query.group_by(step_results.c.stage))}
+
+
+def was_declined() -> sa.ColumnElement[bool]:
+    """Return the condition on `step_results` that a rung declined the item because it was not sure."""
+    below_best = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
+    # As JSON has it: a quote within a message has a backslash before it.
+    return below_best & sa.cast(step_results.c.attempts, sa.Text).contains(f'"{AttemptOutcome.DECLINED}"')
 
 
 @retried

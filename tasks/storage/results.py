@@ -104,6 +104,24 @@ def save(
     return results
 
 
+@retried
+def replace_reasons(database: Database, results: Sequence[StepResult]) -> None:
+    """Replace the error, the trail and `retryable` of saved results, and nothing else of them.
+
+    A result that another run has replaced meanwhile stays as it is: `finished_at` tells.
+    """
+    rows = sorted(map(row_of, results), key=itemgetter("item_id", "stage"))
+    if not rows:
+        return
+    keys, reasons = ("item_id", "stage", "finished_at"), ("error", "attempts", "retryable")
+    is_same = [step_results.c[name] == sa.bindparam(f"of_{name}") for name in keys]
+    update = sa.update(step_results).where(*is_same).values({name: sa.bindparam(f"new_{name}") for name in reasons})
+    values = [{f"of_{n}": row[n] for n in keys} | {f"new_{n}": row[n] for n in reasons} for row in rows]
+    with database.write() as connection:
+        retry_queue.lock_items(connection, sorted({str(row["item_id"]) for row in rows}))
+        connection.execute(update, values)
+
+
 Merge = Callable[[Mapping[str, StepResult]], Decimal]
 
 

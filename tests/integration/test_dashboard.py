@@ -128,13 +128,16 @@ def test_the_whole_store_is_shown(served: Served) -> None:
             "pending": "0",
             "in the queue": str(retry_queue.tally(served.database).waiting),
             "mean quality": f"{tally.mean_quality:.3f}",
+            "declined": str(sum(tally.declined.values())),
         }
         assert tally.failed > 0 < tally.degraded < tally.stored
         page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 6")
         picture(page, "dashboard", height=1750)
-        order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed")
+        order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed", "not_reached")
+        assert any("not_reached" in counts for counts in tally.shown_stages.values())
         for stage, *numbers, rungs in rows(page, "stages"):
-            assert [int(number) for number in numbers] == [tally.stages[stage].get(status, 0) for status in order]
+            shown_counts = [tally.shown_stages[stage].get(status, 0) for status in order]
+            assert [int(number) for number in numbers] == [*shown_counts, tally.declined.get(stage, 0)]
             assert dict(re.findall(r"(\w+) (\d+)", rungs)) == {
                 rung: str(count) for rung, count in tally.rungs[stage].items()
             }
@@ -168,15 +171,15 @@ def test_a_search_finds_and_leads_to_an_item(served: Served) -> None:
     """What is typed into the box is looked for; a hit says its quality, and is one click from its page."""
     with watched_page() as page:
         page.goto(served.url)
-        page.get_by_label("Search", exact=True).first.fill("board game played by two people")
+        page.get_by_label("Search", exact=True).first.fill("beverage brewed from roasted beans")
         page.get_by_role("button", name="Search").click()
         page.wait_for_selector(".repli-hit", timeout=PATIENCE_S * 1000)
         first = page.locator(".repli-hit").first
-        assert "Chess" in (first.text_content() or "")
+        assert "Coffee" in (first.text_content() or "")
         assert page.locator(".repli-hit mark").count() > 0
         first.locator("a").click()
         page.wait_for_selector("#repli-attempts")
-        assert "chess" in (page.locator("#repli-item").text_content() or "")
+        assert "coffee" in (page.locator("#repli-item").text_content() or "")
 
 
 def test_an_item_is_shown_whole(served: Served) -> None:

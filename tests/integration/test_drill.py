@@ -100,7 +100,7 @@ def test_a_drill_passes_on_what_there_is(quick_repli: Repli, tmp_path: Path) -> 
     }
     assert rungs["gpu"]["reason"].startswith("there is no CUDA device here")
     assert {rung["agreement"] for rung in rungs.values()} == {None}
-    assert rungs["rules"]["note"] == "it answered 'unknown' for all 12 items"
+    assert rungs["rules"]["note"] == "it declined 12 of 12 items: Declined: the name names no class"
 
     texts = write_manifest(tmp_path / "texts", 3, with_image=lambda number: False)
     other = ("--database", f"sqlite:///{tmp_path / 'texts.db'}")

@@ -26,14 +26,19 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "repli.flows.cli.app", *map(str, arguments)]
 
 
-def write_manifest(folder: Path, items: int, *, with_image: Callable[[int], bool] = lambda number: True) -> Path:
-    """A manifest of small items with a text each, and where asked a picture that each model is sure of, all unlike."""
+def write_manifest(
+    folder: Path, items: int, *, with_image: Callable[[int], bool] = lambda number: True, name: str = "Thing"
+) -> Path:
+    """A manifest of small items with a text each, and where asked a picture that each model is sure of, all unlike.
+
+    The pictures show a folding chair, which `rules` find only in a name that says so.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(items):
         record: dict[str, Any] = {
             "id": f"item-{number}",
-            "name": f"Thing number {number}",
+            "name": f"{name} number {number}",
             "document": f"This is what there is to say of thing {number}. It is round, and it is made of wood.",
         }
         if with_image(number):

@@ -22,7 +22,7 @@ from tests.support.in_process import enrich
 
 ITEMS = 60
 OUTAGE = {"classify_image": "rules", "embed_text": "hashed"}
-PHOTO = "mushroom"
+PHOTO = "strawberry"
 """An item of the outage with a picture, and a name in which `rules` find its class."""
 GPU = "classify_image.gpu"
 HOSTILE_ID = "hostile <b>id</b>"

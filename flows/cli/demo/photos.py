@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-# File name: the label of the photo, and the title of its article. The labels are those of the data sets (the last
-# number of a file name is the class), with a second word where the article uses another name. Each pair was checked by
-# eye: wrong labels are corrected (imagenet_12 is "prayer rug" in the data set, imagenet_14 "spoonbill"), and photos
-# without an article are left out.
+# File name: the label of the photo, and the title of its article. Both default models are sure of each photo; one or
+# both decline the others that the packages have, such as most of CIFAR's 32 × 32 pixels. The labels are those of the
+# data sets (the last number of a file name is the class), with a second word where the article uses another name. Each
+# pair was checked by eye: wrong labels are corrected (imagenet_12 is "prayer rug" in the data set, imagenet_14
+# "spoonbill"), and photos without an article are left out.
 PHOTOS: dict[str, tuple[str, str]] = {
     "imagenet_00_243.jpg": ("bull mastiff", "Mastiff"),
     "imagenet_01_559.jpg": ("folding chair", "Chair"),
-    "imagenet_02_438.jpg": ("beaker, laboratory", "Laboratory"),
     "imagenet_03_990.jpg": ("horse chestnut, seed", "Seed"),
     "imagenet_04_949.jpg": ("strawberry", "Strawberry"),
     "imagenet_05_853.jpg": ("thatched roof", "Roof"),
-    "imagenet_06_609.jpg": ("jeep, car", "Car"),
     "imagenet_07_609.jpg": ("jeep, vehicle", "Vehicle"),
     "imagenet_08_915.jpg": ("yurt, tent", "Tent"),
     "imagenet_10_541.jpg": ("drum", "Drum"),
@@ -26,59 +25,17 @@ PHOTOS: dict[str, tuple[str, str]] = {
     "imagenet_17_22.jpg": ("bald eagle", "Eagle"),
     "imagenet_18_317.jpg": ("leafhopper", "Leafhopper"),
     "imagenet_19_305.jpg": ("dung beetle", "Dung beetle"),
-    "cifar10_00_3.png": ("cat, pet", "Pet"),
-    "cifar10_01_8.png": ("ship", "Ferry"),
-    "cifar10_02_8.png": ("ship", "Boat"),
-    "cifar10_03_0.png": ("airplane", "Airplane"),
     "cifar10_04_6.png": ("frog", "Frog"),
-    "cifar10_05_6.png": ("frog, amphibian", "Amphibian"),
-    "cifar10_07_6.png": ("frog", "Hylidae"),
-    "cifar10_08_3.png": ("cat", "Felidae"),
-    "cifar10_10_0.png": ("airplane, fighter aircraft", "Fighter aircraft"),
     "cifar10_11_9.png": ("truck", "Truck"),
-    "cifar10_13_7.png": ("horse", "Equidae"),
     "cifar10_14_9.png": ("freight truck", "Freight transport"),
-    "cifar10_15_8.png": ("ship", "Ship"),
     "cifar10_16_5.png": ("dog", "Canidae"),
     "cifar10_17_7.png": ("horse", "Equestrianism"),
-    "cifar100_00_49.png": ("mountain", "Mountain"),
-    "cifar100_01_33.png": ("forest", "Forest"),
-    "cifar100_02_72.png": ("seal", "Pinniped"),
-    "cifar100_03_51.png": ("mushroom", "Mushroom"),
-    "cifar100_04_71.png": ("sea", "Sea"),
-    "cifar100_05_92.png": ("tulip, flower", "Flower"),
-    "cifar100_06_15.png": ("camel", "Camel"),
-    "cifar100_07_14.png": ("butterfly", "Butterfly"),
-    "cifar100_08_23.png": ("cloud", "Cloud"),
     "cifar100_09_0.png": ("apple", "Apple"),
-    "cifar100_10_71.png": ("sea", "Coast"),
-    "cifar100_11_75.png": ("skunk", "Skunk"),
     "cifar100_12_81.png": ("streetcar, tram", "Tram"),
-    "cifar100_13_69.png": ("rocket", "Rocket"),
     "cifar100_14_40.png": ("lamp", "Electric light"),
     "cifar100_15_43.png": ("lion", "Lion"),
-    "cifar100_16_92.png": ("tulip, flower", "Tulip"),
-    "cifar100_17_97.png": ("wolf", "Wolf"),
-    "cifar100_18_70.png": ("rose", "Rose"),
-    "cifar100_19_53.png": ("orange", "Orange (fruit)"),
-    "astronaut.png": ("astronaut", "Astronaut"),
-    "brick.png": ("brick", "Brick"),
     "camera.png": ("camera", "Camera"),
-    "cell.png": ("cell", "Cell (biology)"),
     "chelsea.png": ("cat", "Cat"),
-    "chessboard_RGB.png": ("chess board", "Chess"),
     "coffee.png": ("coffee", "Coffee"),
-    "coins.png": ("coin", "Coin"),
-    "color.png": ("color wheel", "Color"),
-    "grass.png": ("grass", "Poaceae"),
-    "gravel.png": ("gravel", "Gravel"),
-    "horse.png": ("horse", "Horse"),
-    "hubble_deep_field.jpg": ("galaxy", "Galaxy"),
-    "ihc.png": ("stained tissue", "Tissue (biology)"),
     "moon.png": ("moon", "Moon"),
-    "motorcycle_left.png": ("motorcycle", "Motorcycle"),
-    "page.png": ("printing on a page", "Printing"),
-    "retina.jpg": ("retina of an eye", "Eye"),
-    "rocket.jpg": ("rocket, launch vehicle", "Launch vehicle"),
-    "text.png": ("handwriting, writing", "Writing"),
 }

@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Status
+from repli.tasks.storage.counts import was_declined
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents, items, step_results
 from repli.tasks.storage.search import neighbours
@@ -49,7 +50,8 @@ Vectors = Mapping[str, Vector]
 class Hit:
     """One found item. `score` is 1 for an item of full quality that is the first of every ranking.
 
-    `snippet` has `BEGIN` and `END` around the words of the query.
+    `declined` names those of the degraded stages in which a rung was not sure. `snippet` has `BEGIN` and `END` around
+    the words of the query.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Hit:
     score: float
     quality: float
     degraded: tuple[str, ...] = ()
+    declined: tuple[str, ...] = ()
     snippet: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class Hit:
             "score": round(self.score, 6),
             "quality": self.quality,
             "degraded": list(self.degraded),
+            "declined": list(self.declined),
             "snippet": re.sub(f"[{BEGIN}{END}]", "**", self.snippet),
         }
 
@@ -228,23 +232,26 @@ def _describe(connection: sa.Connection, found: Sequence[tuple[int, Hit]], words
     """Return the hits with their snippets and degraded stages."""
     passages = snippets(connection, [number for number, _ in found], words)
     degraded = _degraded(connection, [hit.id for _, hit in found])
+    stages = {hit.id: degraded.get(hit.id, {}) for _, hit in found}
     return [
         replace(
             hit,
-            degraded=tuple(degraded.get(hit.id, ())),
+            degraded=tuple(stages[hit.id]),
+            declined=tuple(stage for stage, was_declined in stages[hit.id].items() if was_declined),
             snippet=passages.get(number) or one_line(hit.name or ""),
         )
         for number, hit in found
     ]
 
 
-def _degraded(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Return the degraded and skipped stages of items, in the order in which they ended."""
+def _degraded(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """Return the degraded and skipped stages of items, in the order in which they ended, each with whether a rung
+    declined it.
+    """
     is_below_best = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
-    query = sa.select(step_results.c.item_id, step_results.c.stage).where(
-        step_results.c.item_id.in_(item_ids), is_below_best
-    )
-    found: dict[str, list[str]] = {}
+    columns = step_results.c.item_id, step_results.c.stage, was_declined().label("was_declined")
+    query = sa.select(*columns).where(step_results.c.item_id.in_(item_ids), is_below_best)
+    found: dict[str, dict[str, bool]] = {}
     for row in connection.execute(query.order_by(step_results.c.finished_at, step_results.c.stage)):
-        found.setdefault(row.item_id, []).append(row.stage)
+        found.setdefault(row.item_id, {})[row.stage] = bool(row.was_declined)
     return found

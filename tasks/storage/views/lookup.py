@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status, StepResult
+from repli.tasks.fallback import AttemptOutcome, Status, StepResult
 from repli.tasks.items import ItemState, clean_text
 from repli.tasks.storage import results
 from repli.tasks.storage.counts import of_run
@@ -49,6 +49,12 @@ class ItemView:
     def degraded(self) -> list[str]:
         """Return the names of the degraded and skipped stages."""
         return [name for name, result in self.stages.items() if result.status in _BELOW_BEST]
+
+    @property
+    def declined(self) -> list[str]:
+        """Return the names of those of the degraded stages in which a rung was not sure."""
+        declined = AttemptOutcome.DECLINED
+        return [name for name in self.degraded if any(one.outcome is declined for one in self.stages[name].attempts)]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -99,19 +105,26 @@ def failed(database: Database, run_id: str | None, limit: int) -> list[FlaggedIt
 
 @retried
 def _findings(database: Database, query: sa.Select[Any], statuses: Sequence[str]) -> list[FlaggedItem]:
+    c = step_results.c
     with database.read() as connection:
         found = connection.execute(query).all()
         steps = connection.execute(
-            sa.select(step_results.c.item_id, step_results.c.stage, step_results.c.rung, step_results.c.error)
-            .where(step_results.c.item_id.in_([row.id for row in found]), step_results.c.status.in_(statuses))
-            .order_by(step_results.c.finished_at)
+            sa.select(c.item_id, c.stage, c.rung, c.error, c.attempts)
+            .where(c.item_id.in_([row.id for row in found]), c.status.in_(statuses))
+            .order_by(c.finished_at)
         ).all()
     reasons: dict[str, list[str]] = {}
     for step in steps:
-        served = f" → {step.rung}" if step.rung else ""
+        served = f" → {step.rung}{_limit(step.attempts)}" if step.rung else ""
         reason = step.error["message"] if step.error else "by policy"
         reasons.setdefault(step.item_id, []).append(f"{step.stage}{served}: {reason}")
     return [
         FlaggedItem(id=row.id, name=row.name, quality=row.quality, reasons=tuple(reasons.get(row.id, ())))
         for row in found
     ]
+
+
+def _limit(attempts: Sequence[Mapping[str, Any]]) -> str:
+    """Return the part that the last rung served, where it served only a part."""
+    is_limited = attempts and attempts[-1]["outcome"] == AttemptOutcome.SERVED and attempts[-1]["error"]
+    return f" ({attempts[-1]['error']['message']})" if is_limited else ""

@@ -74,7 +74,7 @@ def broken(pictures: Sequence[Any], context: StageContext) -> Answers:
 
 def tench(pictures: Sequence[Any], context: StageContext) -> Answers:
     """Always label 0."""
-    answer = Label(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
+    answer = Label(label="tench", label_index=0, top=(), vocabulary="imagenet-1k")
     return [Served(answer, 0.9) for _ in pictures]
 
 
@@ -202,7 +202,7 @@ def test_names_that_name_no_class_are_no_fault_of_the_rules(nameless: Shop) -> N
     rungs, _ = judge_stage(PIPELINE, "classify_image", ids, settings, fresh_runtime())
     verdicts = {rung.rung: rung for rung in rungs}
     assert summary(verdicts)["rules"] == "passed", verdicts["rules"].reason
-    assert verdicts["rules"].note == f"it answered 'unknown' for all {len(ids)} items"
+    assert verdicts["rules"].note == f"it declined {len(ids)} of {len(ids)} items: Declined: the name names no class"
     assert verdicts["rules"].as_json()["note"] == verdicts["rules"].note
     assert verdicts["rules"].is_reached
 

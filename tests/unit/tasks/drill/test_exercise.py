@@ -133,7 +133,7 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
     """A rung that answers the same for whatever it is shown fails."""
 
     def tench(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
-        answer = Label(label="tench", label_index=0, unknown=False, top=(), vocabulary="imagenet-1k")
+        answer = Label(label="tench", label_index=0, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
     verdicts = drill(planted(classify_image.STAGE, BY_RULES, tench), classify_image.STAGE, shop, PHOTOS)
@@ -144,7 +144,7 @@ def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]
     """A label that is not that of its index is no answer."""
 
     def shifted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
-        answer = Label(label="tench", label_index=1, unknown=False, top=(), vocabulary="imagenet-1k")
+        answer = Label(label="tench", label_index=1, top=(), vocabulary="imagenet-1k")
         return [Served(answer, 0.9) for _ in pictures]
 
     pipeline = planted(classify_image.STAGE, BY_RULES, shifted)
@@ -184,9 +184,9 @@ def test_a_first_call_that_raises_is_found(shop: tuple[Settings, list[str]]) -> 
         calls.append(len(pictures))
         if len(calls) == 1:
             raise AttributeError("the model is not loaded")
-        return BY_RULES(pictures, context)
+        return ON_CPU(pictures, context)
 
-    pipeline = planted(classify_image.STAGE, BY_RULES, forgetful)
+    pipeline = planted(classify_image.STAGE, ON_CPU, forgetful)
     verdict = drill(pipeline, classify_image.STAGE, shop)["second"]
     assert verdict.items == FEW
     assert verdict.reason.startswith("it raised in 1 of ")
@@ -201,9 +201,9 @@ def test_a_rung_that_is_not_reached_by_falling_is_found(shop: tuple[Settings, li
         calls.append(len(pictures))
         if len(calls) == 1:
             return [Failed.because(ItemError("not yet")) for _ in pictures]
-        return BY_RULES(pictures, context)
+        return ON_CPU(pictures, context)
 
-    verdicts = drill(planted(classify_image.STAGE, BY_RULES, late), classify_image.STAGE, shop)
+    verdicts = drill(planted(classify_image.STAGE, ON_CPU, late), classify_image.STAGE, shop)
     assert verdicts["second"].items == FEW
     assert verdicts["second"].reason == "it was not reached when every better rung failed"
     assert [name for name, verdict in verdicts.items() if not verdict.is_reached] == ["second"]
@@ -304,7 +304,7 @@ def test_a_large_sample_is_called_in_batches(shop: tuple[Settings, list[str]]) -
 
     def counted(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
         calls.append(len(pictures))
-        return BY_RULES(pictures, context)
+        return ON_CPU(pictures, context)
 
     settings, ids = shop
     small = replace(settings, batch_size=3)

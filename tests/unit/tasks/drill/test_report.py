@@ -16,7 +16,7 @@ from repli.tasks.storage import drills
 from repli.tasks.storage.database import Database
 
 GONE = "there is no CUDA device here"
-NOTE = "it answered 'unknown' for all 12 items"
+NOTE = "it declined 12 of 12 items: Declined: no word"
 NOW = datetime(2026, 1, 4, 4, tzinfo=UTC)
 GPU = RungVerdict(stage="classify_image", rung="gpu", is_reached=False, not_covered=GONE)
 RULES = RungVerdict(stage="classify_image", rung="rules", items=12, note=NOTE, penalty=0.8)
@@ -64,5 +64,5 @@ def test_the_same_words_everywhere(database: Database) -> None:
         assert HEADLINE in text.replace("\\", "")
         assert "not covered, was failed" in text
         assert GONE in text
-        assert "answered 'unknown' for all 12 items" in text
+        assert "it declined 12 of 12 items" in text
         assert "not_covered" not in text

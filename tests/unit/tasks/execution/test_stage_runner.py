@@ -30,6 +30,7 @@ from repli.tasks.fallback import (
     Served,
     Skip,
     Status,
+    StepError,
     StepResult,
     Unavailable,
     parse_faults,
@@ -293,6 +294,33 @@ class TestRefresh:
             run(price.stage(), refresh=True)
             assert kept(settings, "a") == before
         assert price.asked == Counter(IDS * 3)
+
+    def test_what_a_refresh_found_worse_is_counted(self, settings: Settings, run: Callable[..., StageReport]) -> None:
+        """Where the stored result stands; equal and better ones take its place and are not counted."""
+        price = Price()
+        run(price.stage(), records=[Item(id="a", name="a")])
+        price.is_up = False
+        assert run(price.stage(), refresh=True).worse == 1, "the other two had none"
+        assert run(price.stage(), refresh=True).worse == 1
+        price.is_up = True
+        assert run(price.stage(), refresh=True).worse == 0
+        price.is_up = price.has_table = False
+        assert run(price.stage(), refresh=True).worse == 3
+        assert kept(settings, "a")["price"].value == 9.5
+
+    def test_the_reason_is_that_of_the_refresh(self, settings: Settings, run: Callable[..., StageReport]) -> None:
+        """The table's price stands, and its reason is why the service did not serve this time."""
+        price = Price()
+        run(price.stage(), directives=Directives(faults=parse_faults(["price.service=oom"], [price.stage().chain])))
+        before = kept(settings, "a")["price"]
+        assert before.error == StepError(type="OutOfMemory", message="injected: price.service is out of memory")
+        price.is_up = price.has_table = False
+        run(price.stage(), refresh=True)
+        after = kept(settings, "a")["price"]
+        assert after.error
+        assert "injected" not in after.error.message
+        assert [attempt.error for attempt in after.attempts] == [after.error, None]
+        assert replace(after, error=before.error, attempts=before.attempts) == before
 
     def test_a_refresh_is_done_once_a_run(self, settings: Settings, run: Callable[..., StageReport]) -> None:
         """Within one run a second call finds the results of the first."""
@@ -678,7 +706,7 @@ class TestUpgrade:
         }
 
     def test_only_rungs_better_than_the_kept_one(self, degraded: Two) -> None:
-        """Each item's own measure; where nothing better serves, what is kept stays as it was, to the letter."""
+        """Each item's own measure; where nothing better serves, what is kept stays, with the reasons of this try."""
         degraded.vector.serves = {"text": {"a": "better"}}
         degraded.run("vector", refresh=True, ids=["a"])
         before = [degraded.kept("vector", id_) for id_ in IDS]
@@ -688,10 +716,34 @@ class TestUpgrade:
         _, vector = degraded.run(upgrade=["vector"])
         assert degraded.calls() == [("text", "b"), ("text", "c")]
         assert degraded.rungs("vector") == ["text", "text", "hash"]
-        assert [degraded.kept("vector", id_) for id_ in "ac"] == [before[0], before[2]]
+        assert degraded.kept("vector", "a") == before[0], "no rung was called for it"
+        barred, called, served = degraded.kept("vector", "c").attempts
+        assert called.error == StepError(type="ItemError", message="text has no answer")
+        assert (barred, served) == (before[2].attempts[0], before[2].attempts[-1])
+        assert replace(degraded.kept("vector", "c"), attempts=before[2].attempts) == before[2]
         assert gains(vector) == (["b", "c"], ["b"])
         assert (vector.items, vector.statuses) == (3, {"pending": 2, "degraded": 1})
         assert str(vector) == "3 items: 1 degraded, 2 unchanged; mean penalty 0.900 · text 1"
+
+    def test_an_injected_fault_does_not_outlive_its_run(self, two: Two) -> None:
+        """The next try that does not serve either says why, and from then on only a call says more."""
+        faults = parse_faults(["label.model=oom"], [two.label.stage.chain])
+        two.label.serve_all(model="dog", guess="dog?")
+        two.vector.serve_all(hash="old")
+        two.run(directives=Directives(faults=faults))
+        two.queue()
+        two.claim("me")
+        before = two.kept("label")
+        found = []
+        for serves in ({}, {"model": {}}, {}):
+            two.label.serves = serves
+            two.run("label", upgrade=["label"])
+            kept = two.kept("label")
+            assert replace(kept, error=before.error, attempts=before.attempts) == before
+            found.append(kept.error and kept.error.message)
+        assert before.error
+        assert before.error.message == "injected: label.model is out of memory"
+        assert found == ["model is not here", "model has no answer", "model has no answer"]
 
     def test_a_rung_that_a_rule_bars_is_no_try(self, degraded: Two) -> None:
         """Nor one that is not here: there was no call, so nothing of the item's tries is used up."""

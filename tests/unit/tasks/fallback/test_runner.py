@@ -133,6 +133,25 @@ def test_fallback_serves() -> None:
     ]
 
 
+def test_a_rung_may_say_that_it_served_a_part() -> None:
+    """The trail names the part, and the reason is still why the primary did not serve."""
+
+    def part(inputs: Sequence[str], context: None) -> list[Outcome[str]]:
+        return [Served("half", confidence=0.5, limited_to="the first half") for _ in inputs]
+
+    rungs = [Rung("gpu", gpu(Does.FAIL), time_limit_s=1), Rung("half", part, penalty="0.9", time_limit_s=1)]
+    chain: Chain[str, str, None] = Chain(STAGE, *rungs, Skip(penalty="0.7"))
+    [result] = run_chain(chain, works(1), None, run_id=RUN_ID, runtime=runtime())
+    assert (result.value, result.error) == ("half", result.attempts[0].error)
+    assert result.attempts[1].error == StepError(type="Incomplete", message="only the first half")
+
+
+def test_an_invalid_item_is_not_tried_again() -> None:
+    """Where each rung that could look at it found it invalid, waiting changes nothing."""
+    (result,) = run(gpu(Does.FAIL_FOR_GOOD), cpu(Does.FAIL_FOR_GOOD))
+    assert (result.status, result.retryable) == (Status.SKIPPED, False)
+
+
 def test_no_rung_serves() -> None:
     """An item that no rung serves is `skipped`, retryable, with no value, confidence 0 and the primary's error."""
     (result,) = run(gpu(Does.FAIL), cpu(Does.FAIL_FOR_GOOD))

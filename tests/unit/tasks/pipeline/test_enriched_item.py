@@ -76,7 +76,6 @@ def test_a_value_by_its_role() -> None:
     [
         Text("a red boat"),
         Label("boat", label_index=3, top=(Guess(label="boat", label_index=3, confidence=0.5),), vocabulary="v"),
-        Label(None, unknown=True),
         Assets(document=None, image=PICTURE),
     ],
     ids=lambda value: type(value).__name__,

@@ -58,7 +58,6 @@ class TestLabel:
         [
             "billing",
             Label("billing", label_index=2, top=(Guess(label="billing", label_index=2, confidence=1),), vocabulary="v"),
-            Label(None, unknown=True),
         ],
     )
     def test_a_label(self, answer: Any) -> None:
@@ -70,12 +69,11 @@ class TestLabel:
         [
             (7, "the answer is not a Label"),
             (Text("billing"), "the answer is not a Label"),
-            (" ", "the label is not a text with a visible character"),
-            (Label(7), "the label is not a text with a visible character"),  # type: ignore[arg-type]
-            (Label(None), "a label must be None exactly where the answer is unknown"),
+            (" ", "the label is not a text with a visible character; raise Declined where there is none"),
+            (Label(7), "the label is not a text with a visible character; raise Declined where there is none"),  # type: ignore[arg-type]
+            (Label(None), "the label is not a text with a visible character; raise Declined where there is none"),  # type: ignore[arg-type]
             (Label("b", top=("b",)), "the best guesses in `top` are not each a Guess"),  # type: ignore[arg-type]
             (Label("b", top=None), "the best guesses in `top` are not each a Guess"),  # type: ignore[arg-type]
-            (Label("billing", unknown=True), "a label must be None exactly where the answer is unknown"),
             (
                 Label("b", top=(Guess(label="b", label_index=None, confidence=1.5),)),
                 "a confidence is outside [0, 1]",

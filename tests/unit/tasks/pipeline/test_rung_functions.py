@@ -257,7 +257,7 @@ class TestInAChain:
         ("error", "served", "reason", "retryable"),
         [
             (ItemError("no word"), ["a", None, "c"], "ItemError: no word", True),
-            (Declined("not sure"), ["a", None, "c"], "Declined: no rung was sure: not sure", False),
+            (Declined("not sure"), ["a", None, "c"], "Declined: no rung was sure; not sure", False),
             (ValueError("broken"), ["a", None, "c"], "ValueError: broken", True),
             (TimedOut("too late"), ["a", None, "c"], "TimedOut: too late", True),
             (OutOfMemory("too large"), ["a", None, "c"], "OutOfMemory: too large", True),

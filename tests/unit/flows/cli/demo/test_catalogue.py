@@ -61,7 +61,7 @@ def test_counts(folder: Path) -> None:
     assert len(records) == 300
     assert len((folder / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()) == 301
     whole = [record for record in records if not record["id"].startswith("broken-")]
-    assert sum("image" in record for record in whole) >= 60
+    assert sum("image" in record for record in whole) == len(PHOTOS) >= 24
     assert all(record["name"] and record["topic"] and "CC BY-SA" in record["source"] for record in whole)
 
 
@@ -75,10 +75,10 @@ def test_topics_are_mixed(folder: Path) -> None:
 
 @needs_packages
 def test_photos_are_spread(folder: Path) -> None:
-    """Each third of the manifest has its share of the photos."""
+    """Each third of the manifest has some of the photos."""
     lines = (folder / "catalogue.jsonl").read_text(encoding="utf-8").splitlines()
     thirds = [lines[start : start + 100] for start in (0, 100, 200)]
-    assert all(sum('"image"' in line for line in third) >= 12 for third in thirds)
+    assert all(sum('"image"' in line for line in third) >= 6 for third in thirds)
 
 
 @needs_packages
@@ -196,12 +196,12 @@ def test_the_same_bytes_again(folder: Path, tmp_path: Path) -> None:
 @needs_packages
 def test_every_item_with_a_photo(tmp_path: Path) -> None:
     """With `every_item_with_photo` no item lacks an image, and those with one of their own keep it."""
-    records = records_of(catalogue.build(tmp_path, items=200, every_item_with_photo=True))
+    records = records_of(catalogue.build(tmp_path, items=200, broken=False, every_item_with_photo=True))
     assert all("image" in record for record in records)
     own = {article.id for article in catalogue.read_articles() if article.photo}
     assert all(Path(record["image"]).stem == record["id"] for record in records if record["id"] in own)
     uses = Counter(record["image"] for record in records)
-    assert max(uses.values()) <= 3
+    assert max(uses.values()) - min(uses.values()) <= 1, "each photo is used as often as the others"
 
 
 @needs_packages
