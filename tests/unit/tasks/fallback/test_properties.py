@@ -195,7 +195,8 @@ def test_every_item_ends_with_exactly_one_terminal_status(scenario: Scenario) ->
             case Status.SKIPPED:
                 assert served == [result.rung] == ["skip"]
                 assert (result.value, result.confidence) == (None, 0)
-                may_help = not is_policy and any(error.retryable for error in errors)
+                is_invalid = bool(tried) and not any(error.retryable for error in tried if error)
+                may_help = not is_policy and not is_invalid and any(error.retryable for error in errors)
                 assert (result.error, result.retryable) == (None if is_policy else reason, may_help)
             case Status.FAILED:
                 assert not served
