@@ -137,6 +137,14 @@ class Skip:
         object.__setattr__(self, "factor", _factor(self.penalty, SKIP))
 
 
+def accept_value(value: Any) -> None:
+    """Check nothing: the default of a chain's `check`."""
+
+
+def accept_batch(inputs: Sequence[Any], outcomes: Sequence[Any], answer: Callable[[Any], Any], context: Any) -> None:
+    """Check nothing: the default of a chain's `check_batch`."""
+
+
 CheckBatch = Callable[[Sequence[Any], Sequence[Outcome[Any]], Callable[[Any], Outcome[Any]], Any], None]
 """See `check_batch` of `Chain`."""
 
@@ -167,8 +175,8 @@ class Chain(Generic[I, V, C]):
         self,
         stage: str,
         *rungs: Rung[I, V, C] | Skip,
-        check: Callable[[V], None] = lambda value: None,
-        check_batch: CheckBatch = lambda inputs, outcomes, answer, context: None,
+        check: Callable[[V], None] = accept_value,
+        check_batch: CheckBatch = accept_batch,
     ) -> None:
         self.stage = stage
         self.check = check
@@ -189,6 +197,10 @@ class Chain(Generic[I, V, C]):
         penalties = [rung.factor for rung in rungs]
         if penalties != sorted(penalties, reverse=True):
             raise ValueError(f"chain {stage}: penalties must not rise from rung to rung; order them best first")
+
+    def with_rungs(self, *rungs: Rung[I, V, C] | Skip) -> Chain[I, V, C]:
+        """Return the chain with these rungs in place of its own, and the same checks."""
+        return Chain(self.stage, *rungs, check=self.check, check_batch=self.check_batch)
 
     @property
     def is_required(self) -> bool:

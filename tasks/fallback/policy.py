@@ -11,7 +11,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from repli.tasks.fallback import SKIP, AnyChain, AnyRung, Breaker, Chain, Skip, UsageError, check_rung_exists
+from repli.tasks.fallback import SKIP, AnyChain, AnyRung, Breaker, Skip, UsageError, check_rung_exists
 from repli.tasks.fallback.chain import breakers_of
 
 Choice = tuple[tuple[str, str], ...]
@@ -106,13 +106,8 @@ class Policy:
         return tuple(self._chain(chain) for chain in declared)
 
     def _chain(self, chain: AnyChain) -> AnyChain:
-        chain = Chain(
-            chain.stage,
-            *(self._with_breaker(chain.stage, rung) for rung in chain.rungs),
-            *([chain.skip] if chain.skip else []),
-            check=chain.check,
-            check_batch=chain.check_batch,
-        )
+        rungs = [self._with_breaker(chain.stage, rung) for rung in chain.rungs]
+        chain = chain.with_rungs(*rungs, *([chain.skip] if chain.skip else []))
         return _select(chain, self.chains[chain.stage]) if chain.stage in self.chains else chain
 
     def _with_breaker(self, stage: str, rung: AnyRung) -> AnyRung:
@@ -154,7 +149,7 @@ def _select(chain: AnyChain, choice: Choice) -> AnyChain:
                 f"policy: {chain.stage}: {next_name} ({next_rung.penalty}) comes after {name} ({rung.penalty}) and is "
                 f"worth more; penalties go from the best down, so raise {name} or lower {next_name}"
             )
-    return Chain(chain.stage, *selected, check=chain.check, check_batch=chain.check_batch)
+    return chain.with_rungs(*selected)
 
 
 def _check_names(chain: AnyChain, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import AnyChain, Breaker, Chain, ItemError, RungError, StoreError, Unavailable
+from repli.tasks.fallback import AnyChain, Breaker, ItemError, RungError, StoreError, Unavailable
 from repli.tasks.fallback.devices import note_device
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.models.cards import call_where_it_fits, card_or_processor
@@ -113,7 +113,7 @@ def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
         return chain
     breaker = Breaker(scope="key", lease_s=max(60.0, 2 * models.text_time_limit_s))
     rungs = [replace(rung, breaker=breaker, time_limit_s=API_LIMIT_S) if rung.breaker else rung for rung in chain.rungs]
-    return Chain(chain.stage, *rungs, *([chain.skip] if chain.skip else []), check=chain.check)
+    return chain.with_rungs(*rungs, *([chain.skip] if chain.skip else []))
 
 
 STAGE = Stage(
