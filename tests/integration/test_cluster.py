@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,9 @@ def seen(dask_worker: Worker) -> dict[str, Any]:
         "home": os.environ["REPLI_HOME"],
         "threads": torch.get_num_threads(),
         "trim": os.environ["MALLOC_TRIM_THRESHOLD_"],
-        "trim_at_start": _variables_at_start(os.getppid())["MALLOC_TRIM_THRESHOLD_"],
         "is_in_bad_fork": torch.cuda._is_in_bad_fork(),
         "parent": os.getppid(),
     }
-
-
-def _variables_at_start(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with: the C library reads no other."""
-    content = Path(f"/proc/{pid}/environ").read_text()
-    return dict(line.split("=", 1) for line in content.split("\0") if line)
 
 
 def assert_unprofiled(workers: list[dict[str, Any]]) -> None:
@@ -65,12 +59,38 @@ def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
         assert {(worker["api"], worker["home"]) for worker in workers} == {(api, home)}
         assert {worker["threads"] for worker in workers} == {max(1, cores // len(workers))}
         assert {worker["trim"] for worker in workers} == {str(4 * 1024**3)}
-        assert {worker["trim_at_start"] for worker in workers} == {str(4 * 1024**3)}, "the fork server's own"
         assert not any(worker["is_in_bad_fork"] for worker in workers), "CUDA can be begun in every worker"
         assert_unprofiled(workers)
         parents |= {worker["parent"] for worker in workers}
     assert len(parents) == 1
     assert os.getpid() not in parents, "they are forks of one process that has imported what they need"
+
+
+START_FORK_SERVER = """
+from multiprocessing import forkserver
+from pathlib import Path
+from repli.flows.server.dask_cluster import preload_workers
+from repli.tasks.settings import Settings
+preload_workers(Settings.from_environment(), batches=1)
+print(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/environ").read_text().replace("\\0", "\\n"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers come from a fork server on Linux alone")
+def test_the_fork_server_is_started_to_keep_memory(tmp_path: Path) -> None:
+    """The C library reads the variables as a process starts: what a nanny sets in a fork comes too late."""
+    undecided = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "OMP_"))}
+    started = subprocess.run(
+        [sys.executable, "-c", START_FORK_SERVER],
+        env={**undecided, "REPLI_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    variables = dict(line.split("=", 1) for line in started.stdout.splitlines() if "=" in line)
+    assert variables["MALLOC_TRIM_THRESHOLD_"] == str(4 * 1024**3)
+    assert variables["MALLOC_MMAP_THRESHOLD_"] == str(1024**3)
+    assert variables["OMP_NUM_THREADS"] == str(os.cpu_count()), "one worker has all processors"
 
 
 def test_there_are_no_more_workers_than_batches() -> None:

@@ -77,7 +77,7 @@ def test_its_json_is_the_contract(store: tuple[Settings, Database]) -> None:
     found = search(*store, Query(text="molten rock", limit=1)).as_json()
     assert (found["query"], found["mode"]) == ("molten rock", "hybrid")
     [hit] = found["hits"]
-    assert hit.keys() == {"id", "name", "score", "quality", "degraded", "snippet"}
+    assert hit.keys() == {"id", "name", "score", "quality", "degraded", "declined", "snippet"}
     assert (hit["id"], hit["quality"], hit["degraded"]) == ("volcano", 1.0, [])
     assert "**molten** **rock**" in hit["snippet"]
     assert 0 < hit["score"] <= 1
