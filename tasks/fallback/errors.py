@@ -30,7 +30,7 @@ from typing import TypeVar
 
 E = TypeVar("E", bound=BaseException)
 
-_KEYS = "_repli_keys"
+_KEYS, _BREAKER = "_repli_keys", "_repli_breaker"
 
 
 def keys_of(error: BaseException) -> tuple[str, ...]:
@@ -39,9 +39,20 @@ def keys_of(error: BaseException) -> tuple[str, ...]:
     return keys
 
 
-def with_keys(error: E, keys: Iterable[str]) -> E:
-    """Note the keys of the calls that ended with `error`, and return it. Any exception can carry them."""
+def breaker_of(error: BaseException) -> str:
+    """Return the name of the breaker of these keys, `STAGE.RUNG`; '' for that of the rung which was called."""
+    name: str = getattr(error, _BREAKER, "")
+    return name
+
+
+def with_keys(error: E, keys: Iterable[str], *, breaker: str = "") -> E:
+    """Note the keys of the calls that ended with `error`, and return it. Any exception can carry them.
+
+    Args:
+        breaker: the name of their breaker, `STAGE.RUNG`; by default that of the rung which is called.
+    """
     setattr(error, _KEYS, tuple(dict.fromkeys(keys)))
+    setattr(error, _BREAKER, breaker)
     return error
 
 

@@ -96,14 +96,14 @@ class KeyedCalls:
         client = self.breaker_of(self.name, self.breaker, key)
         slot = self.slot_of(self.name, self.breaker, key)
         if refused := client.refusal():
-            raise with_keys(BreakerOpen(refused), [key])
+            raise with_keys(BreakerOpen(refused), [key], breaker=self.name)
         while not slot.acquire(LOOK_EVERY_S):
             if refused := client.refusal():
-                raise with_keys(BreakerOpen(refused), [key])
+                raise with_keys(BreakerOpen(refused), [key], breaker=self.name)
         try:
             permit = client.acquire()
             if permit.is_refused:
-                raise with_keys(BreakerOpen(permit.why), [key])
+                raise with_keys(BreakerOpen(permit.why), [key], breaker=self.name)
             try:
                 yield
             except Exception as error:
@@ -112,7 +112,7 @@ class KeyedCalls:
                 else:
                     asked_s = error.retry_after_s if isinstance(error, RungError) else None
                     client.record(permit, Verdict.FAILED, StepError.of(error).line, retry_after_s=asked_s)
-                    with_keys(error, [key])
+                    with_keys(error, [key], breaker=self.name)
                 raise
             except BaseException:  # cancelled: it proves nothing
                 client.record(permit, Verdict.INCONCLUSIVE)

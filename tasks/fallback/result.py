@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from repli.tasks.fallback.errors import Declined, InvalidItem, keys_of
+from repli.tasks.fallback.errors import Declined, InvalidItem, breaker_of, keys_of
 from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
@@ -23,7 +23,8 @@ class StepError:
     """The reason a rung did not serve an item: a raised error as a value.
 
     `retryable` is false only if no retry can help: the item is invalid, or the rung declined it. `keys` are those of
-    the calls that failed or were refused; not stored, since `StepResult.waits_for` is.
+    the calls that failed or were refused, and `breaker` is the name of their breaker, where it is not that of the rung;
+    neither is stored, since `StepResult.waits_for` is.
 
     Example:
         >>> StepError.of(MemoryError()).line
@@ -34,6 +35,7 @@ class StepError:
     message: str
     retryable: bool = True
     keys: tuple[str, ...] = field(default=(), compare=False)
+    breaker: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, error: BaseException) -> StepError:
@@ -43,7 +45,13 @@ class StepError:
         """
         message = " ".join(str(error).split()) or type(error).__name__
         is_final = isinstance(error, Declined | InvalidItem)
-        return cls(type=type(error).__name__, message=message[:2000], retryable=not is_final, keys=keys_of(error))
+        return cls(
+            type=type(error).__name__,
+            message=message[:2000],
+            retryable=not is_final,
+            keys=keys_of(error),
+            breaker=breaker_of(error),
+        )
 
     @property
     def line(self) -> str:
@@ -200,8 +208,8 @@ class StepResult:
     @property
     def waits_for(self) -> tuple[str, ...]:
         """Return the breakers, as `STAGE.RUNG@KEY`, of the calls that failed or were refused for their keys."""
-        keys = ((one.rung, key) for one in self.attempts if one.error for key in one.error.keys)
-        return tuple(dict.fromkeys(f"{self.stage}.{rung}@{key}" for rung, key in keys))
+        missed = [(one.error.breaker or f"{self.stage}.{one.rung}", one.error) for one in self.attempts if one.error]
+        return tuple(dict.fromkeys(f"{breaker}@{key}" for breaker, error in missed for key in error.keys))
 
     @property
     def is_refused_by_key(self) -> bool:

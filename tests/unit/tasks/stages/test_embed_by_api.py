@@ -208,6 +208,8 @@ def test_a_dead_api_is_called_as_often_as_opens_its_breaker(
     assert calls == [3] * 20
     kinds = [attempt.outcome for results in batches for attempt in results[0].attempts[:2]]
     assert kinds == [AttemptOutcome.UNAVAILABLE] * 5 + [AttemptOutcome.REFUSED] * 35
+    waits = {result.waits_for for results in batches for result in results}
+    assert waits == {(f"{opened.key.name}@{opened.key.place}",)}, "no item waits for a breaker that there is not"
     tries = {"down": 0, "busy": 5 * 3, "wrong key": 5}[kind]
     assert tries - 2 <= len(server.requests) <= tries
 
