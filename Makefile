@@ -23,10 +23,12 @@ check: install
 	$(BIN)/mypy --explicit-package-bases tests/benchmarks
 	$(BIN)/lint-imports --no-cache
 
-# The long campaigns, about two hours on two cores. The last but one wants `apt-get install wordnet-base`.
+# The long campaigns, about two hours on two cores. `search_quality` wants `apt-get install wordnet-base`, and
+# `overhead` compares with Daft after `pip install daft==0.7.26`. `tests.benchmarks.card` is for a machine with a card.
 bench: campaigns
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.feed
+	$(BIN)/python -m tests.benchmarks.runtimes
 	$(BIN)/python -m tests.benchmarks.trouble
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage

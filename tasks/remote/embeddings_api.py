@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import httpcore
@@ -22,6 +22,7 @@ import httpx
 from repli.tasks.fallback import ItemError, RungError, TimedOut, Unavailable
 from repli.tasks.fallback.errors import BadAnswer
 from repli.tasks.items import clean_text
+from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import MIB, TEXT_MODEL, TEXT_MODEL_KEY, TEXT_MODEL_TIME_LIMIT_S, TextApi
 from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
 from repli.tasks.sources.web import TransientError, retry_after_s
@@ -63,12 +64,15 @@ class Answer:
 class EmbeddingsApi:
     """The embeddings of one API. Threads may share it; connections stay open. Use `connect`, which keeps one of each.
 
+    Args:
+        backend: opens connections. Tests pass their own.
+
     Example:
         >>> connect(TextApi.parse("http://127.0.0.1:11434/v1#all-minilm")).embed(["a red boat"]).dimensions
         384
     """
 
-    def __init__(self, api: TextApi) -> None:
+    def __init__(self, api: TextApi, *, backend: httpcore.NetworkBackend | None = None) -> None:
         self._api = api
         try:
             self._url = httpx.URL(f"{api.url}/embeddings")
@@ -77,7 +81,9 @@ class EmbeddingsApi:
         if not 0 < (self._url.port or 80) < 65536:
             raise Unavailable(f"{api.url} has a port that no host has; correct {TEXT_MODEL}")
         self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl_context(), max_connections=None, network_backend=_DeadlineBackend()
+            ssl_context=ssl_context(),
+            max_connections=None,
+            network_backend=_DeadlineBackend(backend or httpcore.SyncBackend()),
         )
         weakref.finalize(self, self._pool.close)
 
@@ -190,13 +196,24 @@ def connect(api: TextApi) -> EmbeddingsApi:
     return EmbeddingsApi(api)
 
 
-class _DeadlineBackend(httpcore.SyncBackend):
-    """Connects with points in time as time-outs."""
+class _DeadlineBackend(httpcore.NetworkBackend):
+    """Connects with points in time as time-outs, which also cut off the system's resolver of names."""
+
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+        self._within = TimeLimiter()
 
     def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
-    ) -> DeadlineStream:
-        return DeadlineStream(super().connect_tcp(host, port, remaining_s(timeout), *rest, **more))
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        limit_s = remaining_s(timeout)
+        connect = partial(self._backend.connect_tcp, host, port, limit_s, local_address, socket_options)
+        return DeadlineStream(self._within(connect, limit_s, f"a connection to {host}:{port}"))
 
 
 def _vectors(document: Any, texts: int) -> list[npt.NDArray[np.float32] | None]:

@@ -34,6 +34,7 @@ CHUNK = 32
 MAX_CARD_CHUNK = 512
 """The pictures that a card gets at once, at the most: an H100 classifies 5,500 a second by 128, 11,500 by 512."""
 NO_IMAGE = "the image was not fetched; see the error of the fetch stage"
+"""Only `fetch` can help, so the rungs decline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ class _Preparer:
         side = self.preparation.master_side
         try:
             if picture.sha256 is None:
-                raise ItemError(NO_IMAGE)
+                raise Declined(NO_IMAGE)
             master = self.masters.get(picture.sha256, side, lambda: _content(picture, self.blobs))
         except ItemError as error:
             return error
@@ -212,7 +213,7 @@ def _sure(answer: Label, confidence: float, threshold: float) -> Outcome[Label]:
 
 def _content(picture: Picture, blobs: Blobs) -> bytes:
     if picture.sha256 is None:
-        raise ItemError(NO_IMAGE)
+        raise Declined(NO_IMAGE)
     try:
         return blobs.read(picture.sha256)
     except OSError as error:

@@ -86,7 +86,7 @@ def _text(
     from_pdf: Callable[[bytes], str],
 ) -> Text:
     if document.asset is None:
-        raise ItemError("the document was not fetched; see the error of the fetch stage")
+        raise Declined("the document was not fetched; see the error of the fetch stage")  # only `fetch` can help
     where = f"the document {_short(document.asset.uri)}"
     try:
         content = Blobs(context.settings.blobs).read(document.asset.sha256)

@@ -3,7 +3,7 @@ from item 3,000 on.
 
 ``python -m tests.benchmarks.outage`` runs, one after the other on one catalogue, and compares:
 
-* bare loop: the model calls alone, with `classify_image.cpu` and `embed_text.text_and_label`, in the same batch sizes;
+* bare loop: `torch_loop`, the model calls alone, as they are written first;
 * `repli`: one run as the command makes it, accelerator emulated, ``classify_image.gpu=oom`` for every item from the
   3,000th on. A plugin in the workers holds the fault back until then, and counts the calls that it strikes;
 * `repli`, text models gone too: both model rungs of `embed_text` fail beside the accelerator, from the start, on
@@ -79,7 +79,7 @@ def compare(items: int, healthy: int, first: int) -> None:
         calls.touch()
         here = ["--manifest", str(manifest), "--healthy", str(healthy), "--first", str(first)]
         _first_use(folder, outage)
-        bare_s, _ = _timed("tests.benchmarks.overhead", ["--part", "bare", "--manifest", str(manifest)], outage)
+        bare_s, _ = _timed("tests.benchmarks.torch_loop", [str(manifest)], outage)
         print(f"bare loop: {bare_s:.0f} s", file=sys.stderr)
         part = ["--part", "repli", *here, "--calls", str(calls)]
         repli_s, out = _timed("tests.benchmarks.outage", part, outage, **EMULATED)

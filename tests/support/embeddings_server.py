@@ -168,7 +168,17 @@ def refusal(status: int, message: str, **headers: str) -> Said:
 
 
 def hangs(seconds: float) -> Fault:
-    """Answer after so many seconds, that is: never, or late."""
+    """Say nothing until the client has gone."""
+
+    def wait(texts: list[str]) -> Said:
+        time.sleep(seconds)
+        return refusal(503, "too late")
+
+    return wait
+
+
+def slow(seconds: float) -> Fault:
+    """Answer after so many seconds."""
 
     def wait(texts: list[str]) -> None:
         time.sleep(seconds)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+import httpcore
 import numpy as np
 import pytest
 
@@ -55,7 +56,7 @@ def server(started: EmbeddingsServer) -> EmbeddingsServer:
 
 @pytest.fixture
 def api(server: EmbeddingsServer) -> TextApi:
-    return replace(TextApi.parse(server.source), key=KEY, time_limit_s=5)
+    return replace(TextApi.parse(server.source), key=KEY, time_limit_s=60)
 
 
 def test_the_vectors_are_those_of_the_model(api: TextApi) -> None:
@@ -219,6 +220,22 @@ def test_a_server_that_hangs_is_cut_off(api: TextApi, server: EmbeddingsServer, 
         with http_server(drips if fault == "drips" else drips_headers) as url, pytest.raises(TimedOut):
             EmbeddingsApi(replace(api, url=url, time_limit_s=1)).embed(["a"])
     assert time.monotonic() - began < 2
+
+
+class Hanging(httpcore.SyncBackend):
+    """Connections that hang in what knows no time limit, as the system's resolver does."""
+
+    def connect_tcp(self, *arguments: Any, **options: Any) -> httpcore.NetworkStream:
+        time.sleep(4)
+        raise httpcore.ConnectError("too late")
+
+
+def test_a_name_that_is_not_resolved_is_cut_off(api: TextApi) -> None:
+    """At the limit too, whatever the connection hangs in."""
+    began = time.monotonic()
+    with pytest.raises(TimedOut, match=r"a connection to 127\.0\.0\.1:[0-9]+ was cut off"):
+        EmbeddingsApi(replace(api, time_limit_s=1), backend=Hanging()).embed(["a"])
+    assert time.monotonic() - began < 3
 
 
 def drips_headers(handler: BaseHTTPRequestHandler) -> None:

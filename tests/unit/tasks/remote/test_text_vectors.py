@@ -52,7 +52,7 @@ def server(started: EmbeddingsServer) -> EmbeddingsServer:
 
 @pytest.fixture
 def api(server: EmbeddingsServer) -> TextApi:
-    return replace(TextApi.parse(server.source), key=KEY, time_limit_s=5)
+    return replace(TextApi.parse(server.source), key=KEY, time_limit_s=60)
 
 
 class Counted(NoBreaker):

@@ -264,6 +264,8 @@ class TestFiles:
         assert (first.rung, last.rung) == ("cpu", "cpu")
         assert result.status is Status.SKIPPED
         assert "the image was not fetched; see the error of the fetch stage" in str(result.attempts)
+        [cpu] = [attempt for attempt in result.attempts if attempt.rung == "cpu"]
+        assert cpu.outcome is AttemptOutcome.DECLINED, "only a better result of fetch can help"
 
 
 class TestPixels:

@@ -39,6 +39,7 @@ from tests.support.embeddings_server import (
     refusal,
     said,
     serving,
+    slow,
 )
 from tests.support.in_process import enrich, open_context
 
@@ -63,11 +64,7 @@ def server(started: EmbeddingsServer) -> EmbeddingsServer:
 @pytest.fixture
 def here(tmp_path: Path, server: EmbeddingsServer) -> Settings:
     """Settings with the model behind the server, at a price."""
-    variables = {
-        "REPLI_HOME": str(tmp_path / "home"),
-        "REPLI_TEXT_MODEL_PRICE": "20",
-        "REPLI_TEXT_MODEL_TIME_LIMIT_S": "2",
-    }
+    variables = {"REPLI_HOME": str(tmp_path / "home"), "REPLI_TEXT_MODEL_PRICE": "20"}
     return Settings.from_environment({**variables, **server.variables})
 
 
@@ -75,6 +72,11 @@ def here(tmp_path: Path, server: EmbeddingsServer) -> Settings:
 def context(here: Settings) -> Iterator[StageContext]:
     with open_context(here) as context:
         yield context
+
+
+def impatient(settings: Settings) -> Settings:
+    """These settings with a time limit of two seconds."""
+    return replace(settings, models=replace(settings.models, text_time_limit_s=2))
 
 
 class Worker:
@@ -211,13 +213,12 @@ def test_a_dead_api_is_called_as_often_as_opens_its_breaker(
 
 
 def test_an_api_that_hangs_costs_few_time_limits(context: StageContext, server: EmbeddingsServer) -> None:
-    """Twenty batches take no longer than the calls that open the breaker, four at a time."""
+    """Twenty batches take as long as the calls that open the breaker, four at a time; each alone would take 80 s."""
     server.fault = hangs(5)
-    worker = Worker(context)
+    worker = Worker(replace(context, settings=impatient(context.settings)))
     began = time.monotonic()
     batches = [worker.embed(passages(128)) for _ in range(20)]
-    limit_s = context.settings.models.text_time_limit_s
-    assert limit_s <= time.monotonic() - began < 2.5 * limit_s
+    assert 2 <= time.monotonic() - began < 8
     assert {result.rung for results in batches for result in results} == {"hashed"}
     assert batches[0][0].error
     assert batches[0][0].error.type == "TimedOut"
@@ -226,7 +227,7 @@ def test_an_api_that_hangs_costs_few_time_limits(context: StageContext, server: 
 
 def test_a_slow_api_is_waited_for(context: StageContext, server: EmbeddingsServer) -> None:
     """Within its time limit nothing is degraded."""
-    server.fault = hangs(1)
+    server.fault = slow(1)
     assert {result.rung for result in Worker(context).embed(passages(40))} == {"text_and_label"}
 
 
@@ -301,8 +302,8 @@ def test_a_search_goes_on_without_the_api(here: Settings, server: EmbeddingsServ
     server.requests = []
     server.fault = hangs(4)
     began = time.monotonic()
-    found = search(here, Database(here.database_url), Query(text="molten rock"))
-    assert time.monotonic() - began < 2 * here.models.text_time_limit_s
+    found = search(impatient(here), Database(here.database_url), Query(text="molten rock"))
+    assert time.monotonic() - began < 6
     assert [hit.id for hit in found.hits] == ["volcano"]
     assert [
         note for note in found.notes if "no vector search by embed_text" in note and "did not answer within" in note

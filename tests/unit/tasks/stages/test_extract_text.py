@@ -214,6 +214,7 @@ def test_a_document_that_was_not_fetched(context: StageContext) -> None:
     result = between(context, Document(name="A brass lamp", asset=None))
     assert result.rung == "name_only"
     assert reasons(result)[0] == "the document was not fetched; see the error of the fetch stage"
+    assert not result.retryable, "only a better result of fetch can help"
 
 
 def test_a_copy_that_is_gone_from_the_disk(context: StageContext) -> None:
