@@ -147,11 +147,12 @@ def tally_table(tally: Tally) -> RenderableType:
     """Return items by stage and status, those that a rung declined, and by stage and the rung that served."""
     shown = tally.shown_stages
     present = [status for status in _STATUS_COLUMNS if any(counts.get(status) for counts in shown.values())]
-    table = Table("stage", box=None)
+    table = Table(box=None, collapse_padding=True, pad_edge=False)  # all columns fit in a terminal of 80
+    table.add_column("stage", no_wrap=True)
     for status in present:
-        table.add_column(Text(status.replace("_", "\n"), style=_STATUS_COLUMNS[status]), justify="right")
+        table.add_column(Text(_header(status), style=_STATUS_COLUMNS[status]), justify="right")
     if tally.declined:
-        table.add_column(Text("declined\nby a rung"), justify="right")
+        table.add_column(Text("declined\nby a\nrung"), justify="right")
     served = Table("stage", "served by", box=None)
     for stage, counts in shown.items():
         rungs = sorted(tally.rungs.get(stage, {}).items(), key=lambda pair: -pair[1])
@@ -159,6 +160,10 @@ def tally_table(tally: Tally) -> RenderableType:
         table.add_row(stage, *(str(counts.get(status, "")) for status in present), *declined)
         served.add_row(stage, " · ".join(f"{rung} {count}" for rung, count in rungs))
     return Group(table, "", served)
+
+
+def _header(status: str) -> str:
+    return "not\nappli-\ncable" if status == Status.NOT_APPLICABLE else status.replace("_", "\n")
 
 
 def overview_page(database: Database, tally: Tally, last: Run | None, now: datetime) -> RenderableType:

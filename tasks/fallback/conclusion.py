@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from repli.tasks.fallback.chain import AnyChain, Chain
+from repli.tasks.fallback.errors import NoInput
 from repli.tasks.fallback.outcome import ChainInput, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
 from repli.tasks.fallback.status import Status
@@ -123,7 +124,7 @@ def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
 
     It is that of the best rung whose call failed, or was refused for its key; else of the best service that was
     unavailable or refused, which a retry may reach; else of the best rung that declined; else of a device that is not
-    here, which says nothing about the item. Where every rung declined, the message says that none was sure.
+    here, which says nothing about the item. Where every rung that had an input declined, none was sure.
     """
     devices = {rung.name for rung in chain.rungs if rung.resources}
     declined = AttemptOutcome.DECLINED
@@ -132,6 +133,6 @@ def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
     no_reason = {declined, AttemptOutcome.FORCED_PAST}
     out_of_reach = [one for one in missed if one.outcome not in no_reason and one.rung not in devices]
     unsure = [attempt.error for attempt in missed if attempt.outcome is declined and attempt.error]
-    if unsure and not (failed or out_of_reach):
+    if unsure and not (failed or out_of_reach) and unsure[0].type != NoInput.__name__:
         return replace(unsure[0], message=f"no rung was sure; {unsure[0].message}")
     return next((attempt.error for attempt in [*failed, *out_of_reach, *missed]), None)

@@ -206,6 +206,16 @@ class Declined(ItemError):
     """
 
 
+class NoInput(Declined):
+    """An earlier stage left the rung nothing to work on, such as an image that was not fetched: only it can help.
+
+    Example:
+        >>> from repli.tasks.fallback import Failed
+        >>> Failed.because(NoInput("the image was not fetched")).is_declined
+        True
+    """
+
+
 class InvalidItem(ItemError):
     """This item is invalid: a retry cannot help until its record changes.
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.comparison.metrics import LABELS
-from repli.tasks.fallback import Breaker, Declined, Failed, ItemError, Outcome, OutOfMemory, Served, each, note_device
+from repli.tasks.fallback import (
+    Breaker,
+    Declined,
+    Failed,
+    ItemError,
+    NoInput,
+    Outcome,
+    OutOfMemory,
+    Served,
+    each,
+    note_device,
+)
 from repli.tasks.items import Assets, Guess, Label
 from repli.tasks.models.cards import card_or_processor, has_card
 from repli.tasks.models.imagenet_labels import labels, synonyms
@@ -34,7 +45,6 @@ CHUNK = 32
 MAX_CARD_CHUNK = 512
 """The pictures that a card gets at once, at the most: an H100 classifies 5,500 a second by 128, 11,500 by 512."""
 NO_IMAGE = "the image was not fetched; see the error of the fetch stage"
-"""Only `fetch` can help, so the rungs decline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +139,7 @@ class _Preparer:
         side = self.preparation.master_side
         try:
             if picture.sha256 is None:
-                raise Declined(NO_IMAGE)
+                raise NoInput(NO_IMAGE)
             master = self.masters.get(picture.sha256, side, lambda: _content(picture, self.blobs))
         except ItemError as error:
             return error
@@ -213,7 +223,7 @@ def _sure(answer: Label, confidence: float, threshold: float) -> Outcome[Label]:
 
 def _content(picture: Picture, blobs: Blobs) -> bytes:
     if picture.sha256 is None:
-        raise Declined(NO_IMAGE)
+        raise NoInput(NO_IMAGE)
     try:
         return blobs.read(picture.sha256)
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from repli.tasks.comparison.metrics import TEXTS
-from repli.tasks.fallback import Declined, ItemError, Outcome, RungError, Served, each
+from repli.tasks.fallback import Declined, ItemError, NoInput, Outcome, RungError, Served, each
 from repli.tasks.items import Asset, Assets, Text, clean_text
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.sources.media_type import is_markup, is_text
@@ -86,7 +86,7 @@ def _text(
     from_pdf: Callable[[bytes], str],
 ) -> Text:
     if document.asset is None:
-        raise Declined("the document was not fetched; see the error of the fetch stage")  # only `fetch` can help
+        raise NoInput("the document was not fetched; see the error of the fetch stage")
     where = f"the document {_short(document.asset.uri)}"
     try:
         content = Blobs(context.settings.blobs).read(document.asset.sha256)

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import AttemptOutcome, Status, mean_quality
+from repli.tasks.fallback import AttemptOutcome, NoInput, Status, mean_quality
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.schema import items, run_items, step_results
@@ -131,8 +131,10 @@ def _reached_by_failed(connection: sa.Connection, run_id: str | None) -> Mapping
 def was_declined() -> sa.ColumnElement[bool]:
     """Return the condition on `step_results` that a rung declined the item because it was not sure."""
     below_best = step_results.c.status.in_([Status.DEGRADED.value, Status.SKIPPED.value])
-    # As JSON has it: a quote within a message has a backslash before it.
-    return below_best & sa.cast(step_results.c.attempts, sa.Text).contains(f'"{AttemptOutcome.DECLINED}"')
+    # As JSON has them: a quote within a message has a backslash before it. Without an input no rung of a stage is sure.
+    attempts = sa.cast(step_results.c.attempts, sa.Text)
+    has_input = ~attempts.contains(f'"{NoInput.__name__}"')
+    return below_best & attempts.contains(f'"{AttemptOutcome.DECLINED}"') & has_input
 
 
 @retried
