@@ -121,6 +121,9 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that was cut off has gone."""
+
 
 @contextmanager
 def origins(*kinds: str) -> Iterator[list[Origin]]:
