@@ -150,6 +150,11 @@ class BreakerRegistry:
                 reading = self._readings[name, breaker] = states, now, self.timer()
             return reading
 
+    def forget_reading(self, name: str, breaker: Breaker) -> None:
+        """Have the keys of a rung read again: one of them has changed since."""
+        with self._reading:
+            self._readings.pop((name, breaker), None)
+
     def on_transition(self, move: Move) -> None:
         """Report a transition that the store has. A failing `on_move` becomes a note: it must not stop the pipeline."""
         try:
@@ -299,6 +304,7 @@ class SharedBreaker:
                 known = self._last_known()
                 override = change.state if self._key == self._override_key else known.override
                 store_time = change.now - timedelta(seconds=self._registry.timer() - known.read_at)
+                self._registry.forget_reading(self._key.name, self._breaker)
                 # `read_at` stays: the override was not read now, so the cache has to expire as before.
                 self._cached = _CachedState(change.state, override, store_time, known.read_at)
                 return change.state, change.decision

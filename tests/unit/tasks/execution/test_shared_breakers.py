@@ -245,6 +245,19 @@ class TestFailing:
         assert here.asks() is Decision.REFUSE
         assert site.failures() == 4
 
+    def test_a_reading_of_all_keys_is_not_believed_over_a_later_failure(self, site: Site) -> None:
+        """Another key's breaker has had all keys read just before the one of a slow call opened."""
+        breaker = Breaker(scope="key", failures=1)
+        registry = site.process().registry
+        slow, other = (registry.of(NAME, breaker, key) for key in ("slow.example", "other.example"))
+        permit = slow.acquire()
+        site.clock.advance(30)
+        assert not other.acquire().is_refused
+        site.clock.advance(0.1)
+        slow.record(permit, Verdict.FAILED, "no answer")
+        assert slow.acquire().is_refused
+        assert not other.acquire().is_refused
+
     def test_a_refusal_is_a_second_old_at_most(self, site: Site) -> None:
         """A fleet that is refused does not wear out the store, and is let through a second after a reset."""
         process = site.process()
