@@ -8,6 +8,7 @@ input does not depend on whether its master was found or made.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ def open_image(content: bytes, *, at_least: int | None = None) -> Any:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is its item's error, or does no harm
     if not content:
         raise InvalidItem("the image file is empty; replace it")
     if content.lstrip()[:5].lower() in {b"<svg ", b"<?xml"} and b"<svg" in content[:4096].lower():
