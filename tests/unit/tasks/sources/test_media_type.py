@@ -56,6 +56,23 @@ def test_a_file_without_a_type_is_text_if_it_can_be_read(data: bytes, expected: 
 
 
 @pytest.mark.parametrize(
+    ("data", "name", "expected"),
+    [
+        (b"@chapter A lamp", "notes.texi", "text/plain"),
+        (b"<div>A lamp</div>", "http://h/page.man?x", "text/html"),
+        (bytes(range(256)), "notes.texi", "application/x-texinfo"),
+        (b"A lamp", "lamp.doc", "text/plain"),
+        (b"1 0 obj << /Type /Catalog >>", "lamp.pdf", "application/pdf"),
+        (b"P3 1 1 255 0 0 0", "lamp.ppm", "image/x-portable-pixmap"),
+        (b"{}", "lamp.json", "application/json"),
+    ],
+)
+def test_a_suffix_of_a_program_does_not_make_a_text_unreadable(data: bytes, name: str, expected: str) -> None:
+    """Which suffixes a machine has a program for differs: such a type counts where the bytes are no text."""
+    assert media_type_of(Content(data), name) == expected
+
+
+@pytest.mark.parametrize(
     ("content", "media_type", "expected"),
     [
         (Content("Ž".encode("iso8859_2"), None, "iso-8859-2"), "text/html", "iso-8859-2"),
