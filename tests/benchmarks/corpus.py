@@ -44,7 +44,7 @@ GOLD = ".gold.txt"
 PICTURES = IMAGE_SUFFIXES | {".svg", ".heic", ".psd", ".eps"}
 SERVED = ("succeeded", "degraded")
 DIED = re.compile(r"worker.{0,80}(?:died|killed|exited|restart)", re.IGNORECASE)
-_VARYING = re.compile(r"https?://\S+|/\S+|\(.*\)|'[^']*'|\d[\d.,]*")
+_VARYING = re.compile(r"(?<=^the document )\S+|https?://\S+|/\S+|\(.*\)|'[^']*'|\d[\d.,]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
