@@ -34,7 +34,7 @@ _MAGIC: Mapping[bytes, str] = {
     b"{\\rtf": "application/rtf",
 }
 _WEBP = re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
-_BEFORE_MARKUP = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+_BEFORE_MARKUP = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
 _HTML = re.compile(_BEFORE_MARKUP + rb"<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL)
 _SVG = re.compile(_BEFORE_MARKUP + rb"(?:<!doctype\s+svg[^>]*>\s*)?<svg[\s>]", re.IGNORECASE | re.DOTALL)
 

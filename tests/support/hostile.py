@@ -90,6 +90,7 @@ def _manifests() -> Iterator[Input]:
     yield Input(name="m.jsonl", content=lines.encode())
     yield Input(name="m.jsonl.gz", content=gzip.compress(lines.encode(), mtime=0))
     yield Input(name="m.csv", content="\r\n".join(["sep=;", *rows]).encode("utf-8-sig"))
+    yield Input(name="m.csv", content=b"id,name\n1,Caf\xe9 " + b"a" * 40_000)
     yield Input(name="m.tsv", content="\n".join(rows).replace(";", "\t").encode("utf-16"))
     for compression in ("snappy", "none", "zstd"):
         file = BytesIO()
@@ -105,6 +106,15 @@ def _pages() -> Iterator[Input]:
         markup = f"<html><head><meta charset={charset}></head><body><article><p>{text}</p></article></body></html>"
         yield Input(name=f"{language}.html", content=markup.encode(codec, "replace"))
         yield Input(name=f"{language}.txt", content=text.encode(codec, "replace"), charset=charset)
+    for begin in (
+        "<!-- -->" * 200,
+        "<a" + " " * 20_000,
+        "a" * 40_000,
+        " " * 40_000 + "<?xml",
+        "<meta charset=" + " " * 4000,
+    ):
+        yield Input(name="begin.html", content=(begin + SENTENCES["english"]).encode())
+        yield Input(name="begin", content=(begin + SENTENCES["french"]).encode("cp1252"))
     for language, text in SENTENCES.items():
         yield Input(name=f"{language}.txt", content=text.encode())
         yield Input(name=language, content=text.encode("utf-16"))
