@@ -38,6 +38,8 @@ bench: campaigns
 	$(BIN)/python -m tests.benchmarks.search_latency
 	$(BIN)/python -m tests.benchmarks.scale
 	$(BIN)/python -m tests.benchmarks.cost
+	$(BIN)/python -m tests.benchmarks.mutations
+	$(BIN)/python -m tests.benchmarks.corpus $(VENV)/lib --per-suffix 20
 
 # The Prefect UI with deployments and schedules, on the home of `make demo`: its runs are there.
 serve: install

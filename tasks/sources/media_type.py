@@ -22,6 +22,7 @@ _MARKUP = frozenset({"text/html", "application/xhtml+xml", "application/xml", "t
 _TEXT = frozenset(
     {"application/json", "application/javascript", "application/yaml", "application/toml", "application/sql"}
 )
+_OF_A_PROGRAM = re.compile(r"(?!application/pdf$)(?:application|chemical)/")
 _APPLICATION_OF_XML = re.compile(r"application/.*\+xml")
 _MAGIC: Mapping[bytes, str] = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -33,7 +34,7 @@ _MAGIC: Mapping[bytes, str] = {
     b"{\\rtf": "application/rtf",
 }
 _WEBP = re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
-_BEFORE_MARKUP = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+_BEFORE_MARKUP = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
 _HTML = re.compile(_BEFORE_MARKUP + rb"<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL)
 _SVG = re.compile(_BEFORE_MARKUP + rb"(?:<!doctype\s+svg[^>]*>\s*)?<svg[\s>]", re.IGNORECASE | re.DOTALL)
 
@@ -54,8 +55,9 @@ def media_type_of(content: Content, name: str) -> str:
     """Return the media type of `content` that was read from the URI `name`, without parameters.
 
     The signature of the bytes comes first, then the declared type, then the suffix of the name, since wrongly named
-    files are common, and so are servers that declare everything as octet-stream. Bytes that can be read as text are
-    text at last, or HTML where they begin with a tag.
+    files are common, and so are servers that declare everything as octet-stream. Where the suffix says nothing, or only
+    which program opens the file, as `.texi` or `.bat` do, bytes that can be read as text are text, or HTML where they
+    begin with a tag.
     """
     if sniffed := _sniff_media_type(content.data[:SNIFFED_BYTES]):
         return sniffed
@@ -64,7 +66,9 @@ def media_type_of(content: Content, name: str) -> str:
     guessed, encoding = mimetypes.guess_type(re.split("[?#]", name, maxsplit=1)[0], strict=False)
     if encoding:
         return _UNKNOWN
-    return guessed or _type_of_text(content) or _UNKNOWN
+    if guessed and (is_text(guessed) or not _OF_A_PROGRAM.match(guessed)):
+        return guessed
+    return _type_of_text(content) or guessed or _UNKNOWN
 
 
 def charset_of(content: Content, media_type: str) -> str | None:

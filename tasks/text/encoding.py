@@ -25,6 +25,13 @@ below that 70 %. charset-normalizer 3.5.2 had 59 to 81 % right, whatever its con
 """
 MAX_DAMAGE = 0.05
 """The share of non-ASCII characters that an encoding may fail to read before it is taken to be wrongly declared."""
+MIN_BREAKS = 0.005
+"""The share of blanks, line ends and stops below which a detected UTF-16 or UTF-32 is a table of numbers, not a text.
+
+Of 180,070 pieces of 200 characters, cut from the translations under /usr/share/locale, none has less than 0.01; two
+tables of 16-bit numbers, read in the wrong order, have 0.0012 and 0.0023.
+"""
+JUDGED_FROM_CHARACTERS = 200
 DETECTED_BYTES = 64 * 1024
 """The bytes at the start of a document that the detector reads."""
 MAX_SCANNED_BYTES = 4096
@@ -68,6 +75,7 @@ _DETECTABLE = {
 """What the detector may answer, with its name here: the web's encodings without the rarest, which cost more than they
 find."""
 
+_BREAKS = frozenset(" \t\r\n、。，．,.!?！？")
 _CONTROLS = re.compile(rb"[\0-\x08\x0b\x0e-\x1f]")
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _PAGE_CHARSET = re.compile(
@@ -179,10 +187,17 @@ def _detect(content: bytes) -> _Guess | None:
     if charset is None or not _reads_well(start, charset):
         return None
     text = decode(start, charset)
+    if charset.startswith(("utf-16", "utf-32")) and not _has_breaks(text):
+        return None
     is_default = _is_mostly_ascii(text) and text == decode(start, "windows-1252")
     if confidence < SURE_FROM and is_default:
         return _Guess(charset="windows-1252", confidence=confidence, is_sure=True)
     return _Guess(charset=charset, confidence=confidence, is_sure=confidence >= SURE_FROM)
+
+
+def _has_breaks(text: str) -> bool:
+    """Return whether a text has blanks, line ends or stops, as far as it is long enough to say."""
+    return len(text) < JUDGED_FROM_CHARACTERS or sum(map(_BREAKS.__contains__, text)) >= MIN_BREAKS * len(text)
 
 
 def _is_mostly_ascii(text: str) -> bool:

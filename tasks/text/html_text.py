@@ -10,10 +10,11 @@ _TAGS = (
     "nav ol p picture pre q s script section small span strong style sub summary sup table tbody td template th thead "
     "title tr tt u ul video"
 ).replace(" ", "|")
-_START_TAG = rf"<(?:{_TAGS})(?:\s+[^<>]*)?/?>"
-_BEFORE_MARKUP = r"\A\ufeff?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+_START_TAG = rf"<(?:{_TAGS})(?:\s[^<>]*+|/)?>"
+# Atomic and possessive groups: what they have passed is not tried again, which would take exponential time.
+_BEFORE_MARKUP = r"\A\ufeff?\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
 _BEGINS_WITH_TAG = re.compile(rf"{_BEFORE_MARKUP}(?:<!doctype\s+html|{_START_TAG})", re.IGNORECASE | re.DOTALL)
-_HAS_TAG = re.compile(rf"</(?:{_TAGS})\s*>|<(?:br|hr|img)(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_HAS_TAG = re.compile(rf"</(?:{_TAGS})\s*>|<(?:br|hr|img)(?:\s[^<>]*+|/)?>", re.IGNORECASE)
 _HAS_REFERENCE = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z]{2,}\d*);", re.IGNORECASE)
 _PAGE = re.compile(r"<(?:html|body|article|main)[\s>]", re.IGNORECASE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -31,6 +32,7 @@ def by_pypdf(content: bytes) -> str:
 
     from repli.tasks.text.pdfium import is_guessed
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # a damaged PDF has hundreds of messages
     reader = PdfReader(BytesIO(content))
     if reader.is_encrypted and not reader.decrypt(""):
         raise Declined(ENCRYPTED)

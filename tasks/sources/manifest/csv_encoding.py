@@ -119,7 +119,8 @@ class _Sample:
 
     def add(self, chunk: bytes) -> None:
         if self._seen < MAX_LETTERS:
-            for word in _WORD.findall(chunk.decode("cp1252", errors=DAMAGED)):
+            words = _WORD.findall(chunk.decode("cp1252", errors=DAMAGED))
+            for word in (word for word in words if not word.isascii()):
                 self._seen += len(_NOT_ASCII.findall(word))
                 self._strange += _count_strange(word)
 
@@ -128,8 +129,8 @@ class _Sample:
         return self._strange <= MAX_STRANGE * self._seen
 
 
-_WORD = re.compile(r"[^\s!-/:-@\[-`{-~]*[^\x00-\x7f][^\s!-/:-@\[-`{-~]*")
-"""A run with a character beyond ASCII, without white space and ASCII punctuation."""
+_WORD = re.compile(r"[^\t-\r\x1c- !-/:-@\[-`{-~]+")
+"""A run without ASCII white space and punctuation."""
 _BETWEEN_LETTERS = frozenset("’‘–—·\xadªº°´")
 _OUTER = frozenset("“”„‚’‘«»‹›–—…•·©®™°ºª¡¿€£¥§¶±×÷½¼¾²³¹µ¢†‡‰´¨¯¸\xa0\xad")
 

@@ -142,3 +142,13 @@ def test_a_hot_pixel_leaves_the_others_as_they_are(hot: float) -> None:
     pixels = np.asarray(open_image(files.encoded(Image.fromarray(values), "TIFF")))[..., 0]
     assert 125 < pixels.mean() < 130
     assert pixels.std() > 70
+
+
+def test_a_file_that_the_decoder_warns_of_is_read_without_a_word() -> None:
+    """A cut list of notes in its EXIF data costs no picture, and no line on the terminal of a run."""
+    exif = Image.Exif()
+    exif[0x010E] = "a long description of a lamp"
+    whole = files.encoded(photo(60, 40), "JPEG", exif=exif)
+    at = whole.index(b"a long")
+    damaged = whole[: at - 10] + b"\xff" * 4 + whole[at - 6 :]
+    assert open_image(damaged).size == (60, 40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import struct
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,22 @@ def test_wide_encodings_without_a_mark(codec: str, text: str) -> None:
     """Their zeros tell them, and their order."""
     content = text.encode(codec)
     assert decode(content, find_charset(content)) == text
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_table_of_numbers_is_no_text_in_utf_16(order: str) -> None:
+    """Its zeros stand where those of text would, and no blank does: the case of a graph in two bytes a node."""
+    numbers = random.Random(0).choices(range(200), k=1200)
+    with pytest.raises(Declined, match="none fits"):
+        find_charset(struct.pack(f"{order}1200H", *numbers))
+
+
+@pytest.mark.parametrize("language", ["english", "russian", "greek", "hebrew", "arabic", "korean", "vietnamese"])
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_long_text_in_utf_16_has_blanks_enough(language: str, codec: str) -> None:
+    """Text of more than one script is still found without a mark."""
+    content = (SENTENCES[language] * 10).encode(codec)
+    assert decode(content, find_charset(content)) == content.decode(codec)
 
 
 @pytest.mark.parametrize("text", ["Café", "Straße", "Crème brûlée"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from repli.tasks.text.html_text import all_text, begins_as_html, has_markup, main_content
@@ -63,3 +65,19 @@ def test_a_page_with_nothing_to_read_has_no_text(page: str) -> None:
 def test_a_page_of_many_levels_is_read() -> None:
     """Blocks in blocks cost no stack."""
     assert all_text("<div>" * 5_000 + "deep" + "</div>" * 5_000) == "deep"
+
+
+@pytest.mark.parametrize("text", ["<!---->" * 22 + "x", "<a" + " " * 20_000, "<br" + " " * 20_000, "<p " * 5_000])
+def test_a_tag_without_an_end_is_soon_seen(text: str) -> None:
+    """22 comments took seconds, each more twice as long: no time limit ends a search that lets nothing else run."""
+    began = time.thread_time()
+    begins_as_html(text)
+    has_markup(text)
+    assert time.thread_time() - began < 0.5
+
+
+@pytest.mark.parametrize("tag", ["<p>", "<p/>", "<br />", "<a href='x'>", "<!-- x --><!-- y --> <p class=x>"])
+def test_tags_of_each_form_begin_a_page(tag: str) -> None:
+    """With and without attributes, and closed at once."""
+    assert begins_as_html(tag + "A lamp")
+    assert not begins_as_html(tag[:-1])

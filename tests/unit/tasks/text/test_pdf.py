@@ -130,3 +130,11 @@ def test_a_guess_that_reads_like_nothing_is_declined(text: str) -> None:
     """Letters that are shifted, or numbers of glyphs; each as a reader has it from a public file."""
     with pytest.raises(Declined, match="no Unicode value"):
         check_guess(text)
+
+
+@READERS
+def test_a_damaged_pdf_writes_nothing_into_the_log(read: Reader, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is read in spite of its damage, or whose item says why not, needs no hundred lines of warnings."""
+    damaged = files.pdf("a brass lamp").replace(b"startxref\n", b"startxref\n1")
+    assert read(damaged).strip() == "a brass lamp"
+    assert not caplog.records
