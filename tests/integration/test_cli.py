@@ -173,28 +173,6 @@ def test_a_csv_is_read_as_the_options_say(repli: Repli, tmp_path: Path, standing
     assert "read as in its last run: --column 'id=SKU'" in again.stderr
 
 
-def test_items_come_by_standard_input(repli: Repli, home: Path, tmp_path: Path, standing: dict[str, str]) -> None:
-    """Their paths start in the folder that the command was typed in; the columns are as the options say."""
-    (tmp_path / "lamp.txt").write_text("A lamp of brass with a green shade.", encoding="utf-8")
-    lines = [{"id": "lamp", "title": "Lamp", "document": "lamp.txt"}, {"id": "bare", "title": "Bare"}]
-    done = subprocess.run(
-        command("run", "-", "--column", "name=title", "--json"),
-        env={**environment(home), **standing},
-        input="".join(json.dumps(line) + "\n" for line in lines),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["quality"] == {"1.0": 2}
-    shown = json.loads(repli("show", "lamp", "--json").stdout)
-    assert (shown["name"], shown["stages"]["extract_text"]["value"]["text"]) == (
-        "Lamp",
-        "A lamp of brass with a green shade.",
-    )
-
-
 def usage_errors(manifest: Path) -> Mapping[str, tuple[tuple[str | Path, ...], str]]:
     return {
         "no manifest": (("run", manifest.parent / "none.jsonl"), "there is no manifest"),
