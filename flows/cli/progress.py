@@ -70,13 +70,17 @@ def progress_shown(label: str, poll: Poll = lambda: None, stream: TextIO | None 
     is_bar = stream.isatty() and not console.is_dumb_terminal
     shown: AbstractContextManager[object]
     if is_bar:
-        shown = Live(
+        shown = live = Live(
             get_renderable=lambda: activity.bar(console.width),
             console=console,
             refresh_per_second=REFRESHES_PER_S,
             transient=True,
         )
-        listener = activity.begin
+
+        def listener(phase: str) -> None:
+            activity.begin(phase)
+            live.refresh()  # a phase may be over before the next one is due
+
     else:
         lines = _Lines(activity, stream)
         shown, listener = lines, lines.begin
