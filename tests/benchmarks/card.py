@@ -6,7 +6,7 @@ of two megapixels, through `repli run`. It prints as it goes, and writes its lin
 * night: with the card and without it (`--force classify_image=cpu`), and the share of time that the card is busy. Aim:
   four times as fast;
 * memory: another process takes the card's memory in the midst of the run and gives it back. No item may be lost, and
-  runs of `reprocess` have to lift all of them to 1.0;
+  runs of `reprocess` have to lift all of them, but those of whose photos no model is sure;
 * poison: a process with the card gets a sticky CUDA error in the midst. No item may be lost, and the process has to be
   replaced.
 

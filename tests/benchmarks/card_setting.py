@@ -65,6 +65,13 @@ def counted(store: Database) -> dict[float | None, int]:
         return {row[0]: row[1] for row in connection.execute(sa.select(quality, sa.func.count()).group_by(quality))}
 
 
+def improvable(store: Database, stage: str) -> int:
+    """Return the number of items whose result of this stage a later try may improve: not where no model is sure."""
+    with store.read() as connection:
+        found = sa.select(sa.func.count()).where(step_results.c.stage == stage, step_results.c.retryable)
+        return int(connection.execute(found).scalar_one())
+
+
 def results(store: Database, stage: str) -> int:
     """Return the number of items that have a result of this stage."""
     if not store.is_migrated():
