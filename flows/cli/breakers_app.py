@@ -47,7 +47,7 @@ def open_breaker(
     as_json: JsonOption = False,
 ) -> None:
     """Force a breaker open: its rung is not called until `close` or `reset`."""
-    _override(context, f"{name}@{key}" if key else name, Cause.FORCED_OPEN, database, as_json)
+    _override(context, name, key, Cause.FORCED_OPEN, database, as_json)
 
 
 @breakers_app.command("close")
@@ -59,7 +59,7 @@ def close_breaker(
     as_json: JsonOption = False,
 ) -> None:
     """Force a breaker closed: its rung is called, however often it fails."""
-    _override(context, f"{name}@{key}" if key else name, Cause.FORCED_CLOSED, database, as_json)
+    _override(context, name, key, Cause.FORCED_CLOSED, database, as_json)
 
 
 @breakers_app.command("reset")
@@ -71,15 +71,18 @@ def reset_breaker(
     as_json: JsonOption = False,
 ) -> None:
     """Remove the override of a breaker and clear its failure window."""
-    _override(context, f"{name}@{key}" if key else name, Cause.RESET, database, as_json)
+    _override(context, name, key, Cause.RESET, database, as_json)
 
 
-def _override(context: typer.Context, name: str, cause: Override, database: str | None, as_json: bool) -> None:
+def _override(
+    context: typer.Context, name: str, key: str, cause: Override, database: str | None, as_json: bool
+) -> None:
     """Override one breaker, then show all."""
     from repli.flows.cli import store_commands
 
     database, as_json = store_options(context, database, as_json)
-    _show(store_commands.override_breaker(resolve_settings(database), name, cause, print_note), as_json)
+    named = f"{name}@{key}" if key else name
+    _show(store_commands.override_breaker(resolve_settings(database), named, cause, print_note), as_json)
 
 
 def _show(views: Sequence[BreakerView], as_json: bool, *, show_all: bool = False) -> None:

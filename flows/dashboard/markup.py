@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -96,6 +96,11 @@ def badge(text: str, background: str) -> Html:
 def chip(text: str) -> str:
     """Return a word with a border."""
     return f'<span class="repli-chip">{plain(text)}</span>'
+
+
+def degraded_chips(degraded: Iterable[str], declined: Collection[str]) -> str:
+    """Return a chip for each degraded stage, which says whether a rung declined the item there."""
+    return " ".join(chip(f"{stage} {'declined' if stage in declined else 'degraded'}") for stage in degraded)
 
 
 def time_cell(when: datetime | None) -> Html:

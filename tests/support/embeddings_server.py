@@ -44,10 +44,7 @@ class EmbeddingsServer:
     """
 
     def __init__(self) -> None:
-        self.fault: Fault = lambda texts: None
-        self.requests: list[list[str]] = []
-        self.largest_at_once = 0
-        self.key: str | None = KEY
+        self.reset()
         self._at_once = 0
         self._lock = threading.Lock()
         self._reserved = socket.socket()
@@ -72,6 +69,13 @@ class EmbeddingsServer:
     @property
     def is_up(self) -> bool:
         return self._server is not None
+
+    def reset(self) -> None:
+        """Have no fault, want the key, and have had no request."""
+        self.fault: Fault = lambda texts: None
+        self.requests: list[list[str]] = []
+        self.largest_at_once = 0
+        self.key: str | None = KEY
 
     def start(self) -> None:
         handler = type("Handler", (_Handler,), {"api": self})

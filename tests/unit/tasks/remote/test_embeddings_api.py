@@ -48,9 +48,7 @@ def started() -> Iterator[EmbeddingsServer]:
 @pytest.fixture
 def server(started: EmbeddingsServer) -> EmbeddingsServer:
     """The server without a fault, which has had no request."""
-    started.fault = lambda texts: None
-    started.requests = []
-    started.key = KEY
+    started.reset()
     return started
 
 

@@ -44,9 +44,7 @@ def started() -> Iterator[EmbeddingsServer]:
 
 @pytest.fixture
 def server(started: EmbeddingsServer) -> EmbeddingsServer:
-    started.fault = lambda texts: None
-    started.requests = []
-    started.largest_at_once = 0
+    started.reset()
     return started
 
 

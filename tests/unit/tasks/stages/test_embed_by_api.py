@@ -56,8 +56,7 @@ def started() -> Iterator[EmbeddingsServer]:
 
 @pytest.fixture
 def server(started: EmbeddingsServer) -> EmbeddingsServer:
-    started.fault = lambda texts: None
-    started.requests = []
+    started.reset()
     return started
 
 
