@@ -20,6 +20,7 @@ from repli.tasks.storage.schema import (
     good_copies,
     incoming,
     items,
+    labels,
     retries,
     retry_queue,
     run_items,
@@ -115,7 +116,7 @@ def _delete_rows(database: Database, ids: Sequence[str]) -> int:
     """Delete the items and all rows that name them, and return how many items there were."""
     with database.write() as connection:
         present = lock_items(connection, ids)
-        for table in (documents, step_results, retry_queue, retries, run_items, incoming):
+        for table in (labels, documents, step_results, retry_queue, retries, run_items, incoming):
             connection.execute(sa.delete(table).where(table.c.item_id.in_(ids)))
         connection.execute(sa.delete(items).where(items.c.id.in_(ids)))
     return len(present)

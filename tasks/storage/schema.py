@@ -67,8 +67,9 @@ runs = Table(
     Column("quality", JSON),
 )
 
-# The catalogue. `state` is pending, stored or failed; `quality` is set while stored. `revision` grows with each change
-# of the record. `source_key` is of the source that listed the item last, see `runs.source_key`.
+# The catalogue. `state` is pending, stored or failed; `quality` and `expected_accuracy` are set while stored.
+# `revision` grows with each change of the record. `source_key` is of the source that listed the item last, see
+# `runs.source_key`.
 items = Table(
     "items",
     metadata,
@@ -79,6 +80,7 @@ items = Table(
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("state", StorableString(16), nullable=False),
     Column("quality", Float),
+    Column("expected_accuracy", Float),
     Column("run_id", StorableString(36)),
     Column("source_key", StorableString(64)),
     Index("items_by_quality", "quality", "state"),
@@ -129,7 +131,7 @@ run_items = Table(
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
 # `rank`; `input_hash` is a hash of the stage's input, `revision` the item's when it was computed. `is_stale`: the input
 # has changed since, and no result as good was computed from the new one. `waits_for`: the breakers, one a line, of the
-# keys that kept better rungs from serving.
+# keys that kept better rungs from serving. `rung_version` is that of the rung that served.
 step_results = Table(
     "step_results",
     metadata,
@@ -151,6 +153,7 @@ step_results = Table(
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("is_stale", Boolean, nullable=False, server_default=false()),
     Column("waits_for", StorableText),
+    Column("rung_version", StorableText),
     Index("step_results_by_stage", "stage", "status", "rung"),
 )
 
@@ -273,6 +276,18 @@ drills = Table(
     Column("verdict", StorableString(16), nullable=False),
     Column("report", JSON, nullable=False),
     Index("drills_by_time", "finished_at"),
+)
+
+# The right values of stages that people gave for items. `input_hash` is that of the stage's input when they did: a
+# label of another input says nothing about the present one.
+labels = Table(
+    "labels",
+    metadata,
+    Column("item_id", StorableString(512), ForeignKey("items.id"), primary_key=True),
+    Column("stage", StorableString(64), primary_key=True),
+    Column("input_hash", StorableString(64), primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )
 
 # The searchable document of each stored item, updated in the transaction that stores it. The full-text index and the
