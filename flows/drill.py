@@ -21,18 +21,21 @@ from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.dispatch.routing import Routing
 from repli.flows.server.phases import begin_phase
 from repli.flows.server.records import server_may_fail
+from repli.tasks.drill.questions import Question
 from repli.tasks.drill.report import markdown
-from repli.tasks.drill.task import StageVerdict, drill_stage
-from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
+from repli.tasks.drill.task import drill_stage
+from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict, StageVerdict
 from repli.tasks.fallback import RepliError
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
-from repli.tasks.storage import drills
+from repli.tasks.storage import drills, labels
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
+MAX_LABELLED = 200
+"""Items beyond the sample that people labelled, the latest ones, whose labels a drill uses again."""
 RESTART_LIMIT_S = 10.0
 """Seconds to wait for a worker that died. A nanny restarts its worker sooner."""
 
@@ -61,28 +64,31 @@ def _drill_all(database: Database, item_ids: Sequence[str], settings: Settings, 
     primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
     routing = Routing(client, database, forced=primaries)  # breakers are ignored
     workers = max(1, len(routing.workers()))
+    labelled = labels.latest_items(database, pipeline.names, MAX_LABELLED)
 
     def submit(stage: Stage) -> StageDrill:
         with suppress(TimeoutError):  # go on with the workers that there are
             client.wait_for_workers(workers, timeout=RESTART_LIMIT_S)
         wanted = dict(routing.resources_for(stage))
         with dask.annotate(resources=wanted) if wanted else nullcontext():
-            return drill_stage.submit(stage.name, item_ids, settings)
+            return drill_stage.submit(stage.name, item_ids, settings, labelled)
 
     rungs: list[RungVerdict] = []
     rules: list[RuleVerdict] = []
+    questions: list[Question] = []
     problems: list[str] = []
     for stage, ended in run_stage_drills(pipeline.stages, submit):
         if not isinstance(ended, Exception):
-            rungs += ended[0]
-            rules += ended[1]
+            rungs += ended.rungs
+            rules += ended.rules
+            questions += ended.questions
             continue
         problems.append(f"{stage.name}: {_reason(ended)}")
         rungs += [
             RungVerdict(stage=stage.name, rung=rung, is_reached=False, reason="its stage could not be drilled")
             for rung in stage.chain.rung_names
         ]
-    return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems)
+    return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems, questions=questions)
 
 
 class StageDrill(Protocol):

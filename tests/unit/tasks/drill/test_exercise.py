@@ -80,7 +80,7 @@ def drill(
 ) -> dict[str, RungVerdict]:
     """The verdict on each rung of a stage, over the first of the items."""
     settings, ids = shop
-    rungs, _ = judge_stage(pipeline, stage.name, ids[:items], settings, fresh_runtime())
+    rungs, *_ = judge_stage(pipeline, stage.name, ids[:items], settings, fresh_runtime())
     return {rung.rung: rung for rung in rungs}
 
 
@@ -99,7 +99,7 @@ def test_what_is_sound_passes_and_nothing_is_touched(stage: Stage, shop: tuple[S
     settings, ids = shop
     database = Database(settings.database_url)
     before, blobs = content(database), sorted(settings.blobs.rglob("*"))
-    rungs, rules = judge_stage(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
+    rungs, rules, _ = judge_stage(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
     assert [(rung.rung, rung.reason, rung.is_reached) for rung in rungs] == [
         (name, "", True) for name in stage.chain.rung_names
     ]
@@ -224,7 +224,7 @@ def pages(settings: Settings, tmp_path: Path) -> tuple[Settings, list[str], Path
 
 
 def fetch_verdicts(settings: Settings, ids: Sequence[str]) -> dict[str, RungVerdict]:
-    rungs, _ = judge_stage(PIPELINE, "fetch", ids, settings, fresh_runtime())
+    rungs, *_ = judge_stage(PIPELINE, "fetch", ids, settings, fresh_runtime())
     return {rung.rung: rung for rung in rungs}
 
 
@@ -326,7 +326,7 @@ def test_loading_a_model_is_not_timed(shop: tuple[Settings, list[str]]) -> None:
     settings, ids = shop
     pipeline = planted(classify_image.STAGE, BY_RULES, loading)
     runtime = replace(fresh_runtime(), timer=lambda: clock.now)
-    rungs, _ = judge_stage(pipeline, "classify_image", ids[:FEW], settings, runtime)
+    rungs, *_ = judge_stage(pipeline, "classify_image", ids[:FEW], settings, runtime)
     assert [rung.seconds_per_item for rung in rungs if rung.rung == "second"] == [1]
 
 
@@ -366,7 +366,7 @@ def test_a_rule_that_is_not_kept_is_found(shop: tuple[Settings, list[str]]) -> N
     settings, ids = shop
     pipeline = Pipeline(STAGES, RULES)
     pipeline.rules.violated = lambda rungs: []  # type: ignore[method-assign]
-    _, rules = judge_stage(pipeline, "embed_text", ids[:6], settings, fresh_runtime())
+    _, rules, _ = judge_stage(pipeline, "embed_text", ids[:6], settings, fresh_runtime())
     assert [rule.reason for rule in rules] == [
         "the merge accepted embed_text.text_and_label after classify_image.rules",
         "the merge accepted embed_text.hashed after extract_text.name_only",
