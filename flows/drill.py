@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
@@ -21,6 +22,7 @@ from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.dispatch.routing import Routing
 from repli.flows.server.phases import begin_phase
 from repli.flows.server.records import server_may_fail
+from repli.tasks.drill.proposals import describe, propose
 from repli.tasks.drill.questions import Question
 from repli.tasks.drill.report import markdown
 from repli.tasks.drill.task import drill_stage
@@ -53,6 +55,8 @@ def drill(sample: Sample = SAMPLE, pipeline: PipelineName = "") -> State[dict[st
         if not item_ids:
             raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
         verdict = _drill_all(database, item_ids, chosen.settings, chosen.active)
+        before = next(iter(drills.latest(database, 1)), None)
+        verdict = replace(verdict, proposals=propose(verdict.as_json(), before.report if before else None))
         report = verdict.as_json()
         drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
         return _last_state(database, verdict)
@@ -134,6 +138,9 @@ def _last_state(database: Database, verdict: DrillVerdict) -> State[dict[str, An
     page = markdown(str(verdict), drills.latest(database))
     create_markdown_artifact(page, key="drill-report", description=str(verdict))
     events.emit_drill_verdict(verdict.as_json(), verdict.failures)
+    for proposal in verdict.proposals:
+        events.emit_penalty_proposed(proposal)
+        get_run_logger().warning(describe(proposal))
     for failure in verdict.failures:
         get_run_logger().error(failure)
     if verdict.failures:

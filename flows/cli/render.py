@@ -13,7 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from repli.flows.cli.gist import gist
-from repli.tasks.drill.report import HEADERS, rows
+from repli.tasks.drill.proposals import describe
+from repli.tasks.drill.report import HEADERS, questions_line, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
@@ -131,6 +132,9 @@ def drill_page(drills: Sequence[Drill]) -> RenderableType:
     parts: list[RenderableType] = [Text(headline(last), style="bold"), "", table, "", *reasons]
     for rule in last["rules"]:
         parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
+    parts += [Text(f"proposed: {describe(proposal)}", style="yellow") for proposal in last["proposals"]]
+    if last["questions"]:
+        parts.append(Text(questions_line(last)))
     return Group(*parts, *(Text(_short(problem, 300), style="red") for problem in last["problems"]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -52,7 +52,7 @@ class OpenQuestions:
 
 
 def questions_of_latest(database: Database) -> OpenQuestions | None:
-    """Return the questions of the latest drill, the open ones first; None where there was no drill."""
+    """Return the questions of the latest drill, the open ones that tell most first; None where there was no drill."""
     latest = drills.latest(database, 1)
     if not latest:
         return None
@@ -62,7 +62,8 @@ def questions_of_latest(database: Database) -> OpenQuestions | None:
     for question in asked:
         label = given.get((question.item_id, question.stage, question.input_hash))
         found.append((question, label.value if label and question.is_answered(label.value) else None))
-    return OpenQuestions(drill=latest[0], questions=sorted(found, key=lambda pair: pair[1] is not None))
+    found.sort(key=lambda pair: (pair[1] is not None, -pair[0].tells, pair[0].stage, pair[0].item_id))
+    return OpenQuestions(drill=latest[0], questions=found)
 
 
 def give_label(
@@ -85,7 +86,7 @@ def give_label(
         raise RepliError(f"there is no item {item_id[:200]!r} in {database}; see `repli drill --questions`")
     latest = questions_of_latest(database)
     asked = {one.stage: one for one, _ in latest.questions if one.item_id == item_id} if latest else {}
-    name = _choose_stage(pipeline, asked, stage)
+    name = _choose_stage(pipeline, asked, value, stage)
     input_hash = input_hash_of(pipeline, name, states[0])
     if input_hash is None or pipeline.input(name, states[0]) is None:
         raise RepliError(f"{name} has nothing to do for the item {item_id[:200]!r}, so there is nothing to label")
@@ -104,19 +105,27 @@ def give_label(
     return label
 
 
-def _choose_stage(pipeline: Pipeline, asked: Mapping[str, Question], stage: str | None) -> str:
-    """Return the stage that a label is about."""
-    possible = [one.name for one in pipeline.stages if one.comparison.question is not None]
+def _choose_stage(pipeline: Pipeline, asked: Mapping[str, Question], value: str, stage: str | None) -> str:
+    """Return the stage that a label is about.
+
+    Of several that the item has questions of, it is the one with a rung that the value names, or the one without.
+    """
+    possible = {one.name: one.comparison.question for one in pipeline.stages if len(one.chain.rungs) > 1}
+    possible = {name: kind for name, kind in possible.items() if kind is not None}
     if stage is not None:
         if stage not in possible:
             raise UsageError(f"--stage {stage[:80]!r}: choose from {', '.join(possible) or 'none'}")
         return stage
-    of_item = list(asked) or [one.name for one in pipeline.stages if one.comparison.question == "label"]
+    of_item = list(asked) or [name for name, kind in possible.items() if kind == "label"]
+    if len(of_item) > 1 and _plain(value) not in {NONE, BOTH}:
+        words = set(_rung_names(value))
+        is_rung = {name: words <= {one.rung.casefold() for one in asked[name].said} for name in of_item}
+        of_item = [name for name in of_item if is_rung[name] == (possible.get(name) == "rung")]
     if len(of_item) == 1:
         return of_item[0]
-    if not of_item:
+    if not (asked or of_item):
         raise RepliError("no stage of the pipeline can be labelled: none produces labels, and no question is open")
-    raise UsageError(f"the item has questions of {' and '.join(of_item)}; add --stage")
+    raise UsageError(f"the item has questions of {' and '.join(asked or of_item)}; add --stage")
 
 
 def _label_of(
@@ -146,8 +155,8 @@ def _resolve(text: str, names: Mapping[str, set[str]], vocabulary: str) -> str:
         return next(iter(found))
     if found:
         raise UsageError(f"{text[:80]!r} may be {' or '.join(sorted(found))}; write which")
-    near = get_close_matches(plain, names, SUGGESTIONS, 0.7)
-    near += [name for name in names if set(plain.split()) & set(name.split())]
+    near = [name for name in names if set(plain.split()) & set(name.split())]
+    near += get_close_matches(plain, names, SUGGESTIONS, 0.8)
     meant = list(dict.fromkeys(label for name in near for label in sorted(names[name])))[:SUGGESTIONS]
     hint = f"did you mean {', '.join(meant)}? " if meant else ""
     raise UsageError(f"{text[:80]!r} is no label of {vocabulary}; {hint}`{NONE}` says that no candidate is right")
@@ -160,20 +169,20 @@ def _rungs_of(item_id: str, stage: str, text: str, question: Question | None) ->
             f"the latest drill asks nothing about {stage} of the item {item_id[:200]!r}; see `repli drill --questions`"
         )
     keys = {one.rung: one.key for one in question.said}
-    wanted = [name.strip().casefold() for name in text.split(",")]
+    wanted = _rung_names(text)
     if wanted == [NONE]:
         return rungs_value([], keys)
     if wanted == [BOTH]:
         return rungs_value(list(keys), keys)
     by_name = {rung.casefold(): rung for rung in keys}
     if unknown := [name for name in wanted if name not in by_name]:
-        choices = _listed([*keys, NONE, BOTH])
+        choices = ", ".join([*keys, NONE, BOTH])
         raise UsageError(f"{unknown[0][:80]!r} answered nothing for {stage} of this item; choose from {choices}")
     return rungs_value([by_name[name] for name in wanted], keys)
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def _rung_names(text: str) -> list[str]:
+    return [name.strip().casefold() for name in text.split(",")]
 
 
 def _plain(text: str) -> str:

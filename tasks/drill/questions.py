@@ -147,10 +147,9 @@ def _tells(pair: Pair) -> float:
     """Return the variance of (rung right - primary right): 0 where both agree, or the confidences decide."""
     if pair.is_same or pair.is_answered:
         return 0.0
-    rung, primary = pair.confidence, pair.primary_confidence
+    rung, primary = (min(0.95, max(0.05, one)) for one in (pair.confidence, pair.primary_confidence))
     weights = rung * (1 - primary), primary * (1 - rung), (1 - primary) * (1 - rung)
-    total = sum(weights) or 1.0
-    of_rung, of_primary = weights[0] / total, weights[1] / total
+    of_rung, of_primary = weights[0] / sum(weights), weights[1] / sum(weights)
     return of_rung + of_primary - (of_rung - of_primary) ** 2
 
 
