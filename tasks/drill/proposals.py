@@ -1,8 +1,9 @@
 """Propose a penalty where two drills running say that the declared one is wrong. Nothing changes by itself.
 
 A proposal rests on people's answers in both drills: agreement is no measure of a fallback, and confidences may be off
-in the same way twice. The number is the measured relative accuracy, or the one nearest to it that is an improvement
-wherever in the two intervals the truth lies: no further from the declared penalty than twice its distance to them.
+in the same way twice. The declared penalty must lie outside `REACH` times both intervals, because two drills may use
+the same answers, and then err together. The number is the end of the intervals that is nearest to the declared penalty:
+the least change that both drills ask for. So it leads away from the truth only if both intervals miss that by far.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from typing import Any
 
-from repli.tasks.drill.relative_accuracy import Basis
+from repli.tasks.drill.relative_accuracy import Basis, Estimate
 
 BLOCK = "Enrichment Policy"
 """The block whose form has a field for each penalty."""
+REACH = 1.5
+"""A 95 % interval, so many times as wide, is one of 99.7 %."""
 HUNDREDTHS = 100
 
 
@@ -31,8 +34,7 @@ def propose(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list
             continue
         if rung["penalty"] != previous["penalty"]:
             continue
-        intervals = [rung["relative_interval"], previous["relative_interval"]]
-        proposed = proposal(rung["penalty"], rung["relative_accuracy"], intervals)
+        proposed = proposal(rung["penalty"], [_estimate(rung), _estimate(previous)])
         if proposed is not None:
             proposals.append(
                 {
@@ -47,19 +49,20 @@ def propose(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list
     return proposals
 
 
-def proposal(declared: float, measured: float, intervals: Sequence[Sequence[float]]) -> float | None:
-    """Return the penalty to propose, in hundredths; None where the declared one is in one of the intervals.
+def proposal(declared: float, measured: Sequence[Estimate]) -> float | None:
+    """Return the penalty to propose, in hundredths; None where the declared one may be right.
 
     A penalty is from 0.01 to 1: a rung that is right more often than the primary is as good as it.
+
+    Args:
+        measured: the relative accuracies of the drills, the last one first.
     """
-    lows, highs = [min(1.0, low) for low, _ in intervals], [min(1.0, high) for _, high in intervals]
-    if declared > max(highs):
-        wanted = max(measured, 2 * max(highs) - declared)
-        proposed = ceil(round(wanted * HUNDREDTHS, 6)) / HUNDREDTHS
-        return max(proposed, 1 / HUNDREDTHS) if proposed < declared else None
-    if declared < min(lows):
-        wanted = min(measured, 1.0, 2 * min(lows) - declared)
-        proposed = floor(round(wanted * HUNDREDTHS, 6)) / HUNDREDTHS
+    low, high = (min(1.0, end) for end in (min(one.low for one in measured), max(one.high for one in measured)))
+    if all(declared > one.value + REACH * (one.high - one.value) for one in measured):
+        proposed = max(1, ceil(round(high * HUNDREDTHS, 6))) / HUNDREDTHS
+        return proposed if proposed < declared else None
+    if all(declared < one.value - REACH * (one.value - one.low) for one in measured):
+        proposed = floor(round(low * HUNDREDTHS, 6)) / HUNDREDTHS
         return proposed if proposed > declared else None
     return None
 
@@ -76,3 +79,8 @@ def describe(proposal: Mapping[str, Any]) -> str:
 
 def _is_measured(rung: Mapping[str, Any]) -> bool:
     return rung.get("basis") == Basis.ANSWERS and rung.get("relative_interval") is not None
+
+
+def _estimate(rung: Mapping[str, Any]) -> Estimate:
+    low, high = rung["relative_interval"]
+    return Estimate(value=rung["relative_accuracy"], low=low, high=high)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repli.tasks.drill.proposals import describe, proposal, propose
-from repli.tasks.drill.relative_accuracy import measure
+from repli.tasks.drill.relative_accuracy import Estimate, measure
 from tests.support.simulated_drills import Truth
 
 
@@ -22,12 +22,12 @@ ABOVE = report(0.7, 0.65, 0.75)
 """The declared 0.9 lies above the interval."""
 
 
-def test_two_drills_running_propose_the_measured_number() -> None:
+def test_two_drills_running_propose_a_number() -> None:
     """With the field of the block that sets it."""
     [found] = propose(ABOVE, report(0.72, 0.66, 0.78))
-    assert (found["rung"], found["declared"], found["proposed"]) == ("look.small", 0.9, 0.7)
-    assert found["set"] == "Enrichment Policy: chains.look.small = 0.7"
-    assert describe(found).endswith("set in the block Enrichment Policy: chains.look.small = 0.7")
+    assert (found["rung"], found["declared"], found["proposed"]) == ("look.small", 0.9, 0.78)
+    assert found["set"] == "Enrichment Policy: chains.look.small = 0.78"
+    assert describe(found).endswith("set in the block Enrichment Policy: chains.look.small = 0.78")
 
 
 @pytest.mark.parametrize(
@@ -53,39 +53,41 @@ def test_what_rests_on_no_answers_proposes_nothing(basis: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "measured", "intervals", "proposed"),
+    ("declared", "last", "before", "proposed"),
     [
-        (0.95, 0.67, [(0.6, 0.75), (0.6, 0.75)], 0.67),
-        (0.9, 0.8, [(0.7, 0.89), (0.7, 0.8)], 0.88),  # 0.8 would be worse than 0.9 if 0.88 were true
-        (0.9, 1.01, [(0.98, 1.04), (0.97, 1.03)], 1.0),
-        (0.9, 0.99, [(0.92, 1.04), (0.95, 1.03)], 0.94),
-        (0.9, 0.895, [(0.89, 0.899), (0.89, 0.8999)], None),  # less than a hundredth
-        (0.9, 0.89, [(0.85, 0.93), (0.7, 0.8)], None),
-        (1.0, 1.02, [(1.01, 1.03), (1.01, 1.03)], None),
-        (0.85, 0.0, [(0.0, 0.03), (0.0, 0.04)], 0.01),
+        (0.95, (0.67, 0.6, 0.75), (0.66, 0.6, 0.74), 0.75),
+        (0.9, (0.8, 0.7, 0.86), (0.78, 0.7, 0.8), 0.86),
+        (0.9, (1.01, 0.98, 1.04), (1.0, 0.97, 1.03), 0.97),
+        (0.9, (1.1, 1.05, 1.2), (1.1, 1.02, 1.2), 1.0),
+        (0.9, (0.89, 0.885, 0.8951), (0.89, 0.885, 0.8951), None),  # less than a hundredth
+        (0.9, (0.88, 0.84, 0.89), (0.88, 0.84, 0.895), None),  # outside both, and hardly
+        (0.9, (0.89, 0.85, 0.93), (0.75, 0.7, 0.8), None),
+        (1.0, (1.02, 1.01, 1.03), (1.02, 1.01, 1.03), None),
+        (0.85, (0.0, 0.0, 0.003), (0.0, 0.0, 0.004), 0.01),
     ],
 )
 def test_the_number_is_an_improvement_wherever_the_truth_lies(
-    declared: float, measured: float, intervals: list[tuple[float, float]], proposed: float | None
+    declared: float, last: tuple[float, ...], before: tuple[float, ...], proposed: float | None
 ) -> None:
     """It is nearer than the declared penalty to each number of both intervals, as far as that is a penalty."""
-    found = proposal(declared, measured, intervals)
+    found = proposal(declared, [Estimate(value=value, low=low, high=high) for value, low, high in (last, before)])
     assert found == proposed
     if found is not None:
-        for truth in np.linspace(min(low for low, _ in intervals), max(high for _, high in intervals), 50):
+        for truth in np.linspace(min(last[1], before[1]), max(last[2], before[2]), 50):
             wanted = min(1.0, max(0.01, truth))
             assert abs(found - wanted) <= abs(declared - wanted) + 1e-9
 
 
-def test_a_proposal_never_moves_away_from_the_truth() -> None:
-    """Of a thousand simulated pairs of drills with any declared penalty; and a penalty that is far off is found."""
+@pytest.mark.parametrize("drills", [1, 2], ids=["same answers", "other answers"])
+def test_a_proposal_never_moves_away_from_the_truth(drills: int) -> None:
+    """Of a thousand simulated pairs of drills with any declared penalty; and a penalty that is far off is found. The
+    second drill may have answers of its own, or use those of the first again."""
     random = np.random.default_rng(7)
     made = far = found_far = 0
     for _ in range(1000):
         truth, declared = Truth.at_random(random), round(random.uniform(0.5, 1.0), 2)
-        told = [measure(pairs) for pairs in truth.drills(random, 2)]
-        [last, before] = [one.relative for one in told if one]
-        found = proposal(declared, last.value, [(last.low, last.high), (before.low, before.high)])
+        told = [measure(pairs) for pairs in truth.drills(random, drills)]
+        found = proposal(declared, [one.relative for one in told if one])
         wanted = min(1.0, truth.relative)
         is_far = abs(declared - wanted) > 0.25
         far, found_far = far + is_far, found_far + (is_far and found is not None)
