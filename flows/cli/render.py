@@ -254,10 +254,11 @@ def hits_page(found: SearchResult) -> RenderableType:
     for hit in found.hits:
         degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
         degraded += f" · declined: {', '.join(hit.declined)}" if hit.declined else ""
+        accuracy = "" if hit.expected_accuracy is None else f" · expected accuracy {hit.expected_accuracy:.2f}"
         head = Text.assemble(
             (_short(hit.name or hit.id, 80), "bold"),
             f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",
-            (f"quality {hit.quality:g}{degraded}", colour(hit.quality)),
+            (f"quality {hit.quality:g}{accuracy}{degraded}", colour(hit.quality)),
         )
         parts += [head, _highlighted(hit.snippet), ""]
     return Group(*(parts or [Text("No items found; try other words, or a lower --min-quality.")]))
