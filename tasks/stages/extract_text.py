@@ -88,10 +88,13 @@ def _text(
     *,
     of_page: float,
 ) -> Served[Text]:
-    """Return the text of a document. It is sure of all text that it reads, but not of which of a page's is meant.
+    """Return the text of a document, with the confidence that it is the document's main text, and all of it.
+
+    A plain text is, and so is a fragment of HTML. Of a PDF both rungs return all text, running heads included; no
+    public set of them was measured, and the rate of pages that were stripped of such stands in.
 
     Args:
-        of_page: the confidence for the text of a page.
+        of_page: the confidence for the text of a page of HTML.
     """
     if document.asset is None:
         raise NoInput("the document was not fetched; see the error of the fetch stage")
@@ -107,9 +110,10 @@ def _text(
         raise Declined(f"{where} is empty; put its text there")
     if not (is_text(media_type) or media_type == "application/pdf"):
         raise Declined(f"{where} is {media_type}, which is not supported; convert it to HTML, PDF or plain text")
-    confidence = 1.0
+    is_pdf = media_type == "application/pdf"
+    confidence = RATES["extract_text.full"].value if is_pdf else 1.0
     try:
-        text = from_pdf(content) if media_type == "application/pdf" else _decoded(content, document.asset)
+        text = from_pdf(content) if is_pdf else _decoded(content, document.asset)
         if is_markup(media_type):
             check_is_text(text, "the page", needs_words=False)  # before a parser drops what cannot be read
             confidence = of_page if is_page(text) else 1.0
