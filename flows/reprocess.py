@@ -43,6 +43,7 @@ from repli.tasks.pipeline import Stage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.storage import counts, runs
+from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
@@ -149,6 +150,7 @@ class _ReprocessRun:
 
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
+        refresh_expected_accuracy(self._database)  # of a store that an older Repli has filled
         begin_phase(FIRST_STAGE)
         problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
         self._progress = dict.fromkeys(self._improving, StageProgress())

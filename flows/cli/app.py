@@ -239,15 +239,24 @@ def search(
     mode: Annotated[str, typer.Option(metavar="hybrid|keyword|vector", help="How to search.")] = "hybrid",
     limit: Annotated[int, typer.Option(metavar="N", help="Show the best N items.")] = 10,
     min_quality: Annotated[float, typer.Option(metavar="Q", help="Exclude items of a lower quality.")] = 0.0,
+    rank_by: Annotated[
+        str, typer.Option(metavar="quality|expected_accuracy", help="The score that weighs the relevance of an item.")
+    ] = "quality",
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search stored items by keyword, vector, or both."""
     from repli.flows.cli import render, store_commands
-    from repli.tasks.search import Mode, Query
+    from repli.tasks.search import Mode, Query, RankBy
 
     with reserved_stdout(as_json) as stdout:
-        parsed = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
+        parsed = Query(
+            text=query,
+            mode=Mode.parse(mode),
+            limit=limit,
+            min_quality=min_quality,
+            rank_by=RankBy.parse(rank_by),
+        )
         found = store_commands.search(resolve_settings(database), parsed)
         if as_json:
             print_json(found.as_json(), stdout)

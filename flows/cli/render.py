@@ -16,7 +16,7 @@ from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.reporting.retry_report import RetryReport
-from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
+from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour, means
 from repli.tasks.search import SearchResult
 from repli.tasks.storage.breakers import BreakerView, Move
 from repli.tasks.storage.counts import NOT_REACHED, Tally
@@ -168,7 +168,7 @@ def _header(status: str) -> str:
 
 def overview_page(database: Database, tally: Tally, last: Run | None, now: datetime) -> RenderableType:
     """Return the counts of the store and its last run."""
-    mean = "" if tally.mean_quality is None else f", mean quality {tally.mean_quality:.3f}"
+    mean = "" if tally.mean_quality is None else f", {means(tally)}"
     head = f"{tally.items} items: {tally.stored} stored, {tally.failed} failed, {tally.pending} pending{mean}"
     parts: list[RenderableType] = [Text(head, style="bold"), Text(f"in {database}"), "", tally_table(tally)]
     if tally.quality:
@@ -254,10 +254,11 @@ def hits_page(found: SearchResult) -> RenderableType:
     for hit in found.hits:
         degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
         degraded += f" · declined: {', '.join(hit.declined)}" if hit.declined else ""
+        accuracy = "" if hit.expected_accuracy is None else f" · expected accuracy {hit.expected_accuracy:.2f}"
         head = Text.assemble(
             (_short(hit.name or hit.id, 80), "bold"),
             f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",
-            (f"quality {hit.quality:g}{degraded}", colour(hit.quality)),
+            (f"quality {hit.quality:g}{accuracy}{degraded}", colour(hit.quality)),
         )
         parts += [head, _highlighted(hit.snippet), ""]
     return Group(*(parts or [Text("No items found; try other words, or a lower --min-quality.")]))
