@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from repli.flows.config.parameters import BatchSize, Faults, Limit, PipelineName, directives_of
+from repli.flows.config.parameters import BatchSize, Faults, Limit, Outdated, OutdatedStage, PipelineName, directives_of
 from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.config.run_request import RetryRequest
 from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext, full_width
@@ -42,7 +42,7 @@ from repli.tasks.fallback import StoreError
 from repli.tasks.pipeline import Stage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
-from repli.tasks.storage import counts, runs
+from repli.tasks.storage import counts, outdated, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
@@ -58,7 +58,12 @@ SLOWDOWN_BESIDE_ENRICH = 8
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
 def reprocess(
-    limit: Limit = None, batch_size: BatchSize = None, faults: Faults = (), pipeline: PipelineName = ""
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    faults: Faults = (),
+    pipeline: PipelineName = "",
+    outdated: Outdated = False,
+    outdated_stage: OutdatedStage = "",
 ) -> State[dict[str, Any]]:
     """Process the retry queue: repeat the stages whose better rungs are available again.
 
@@ -72,6 +77,8 @@ def reprocess(
                 limit=limit,
                 directives=directives_of(faults=faults),
                 pipeline=chosen.active,
+                outdated=outdated,
+                outdated_stage=outdated_stage,
             )
             return _reprocess(database, request, chosen)
         except StoreError as error:
@@ -84,6 +91,8 @@ def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     note_outages(database, run_id)
+    if request.outdated:
+        _enqueue_outdated(database, request, chosen)
     client = dask_client()
     run = _ReprocessRun(database, client, run_id, request, chosen)
     with heartbeat(run_id, settings, request.pipeline.chains, lambda: run.progress):
@@ -95,6 +104,14 @@ def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -
         return _finish(database, run, settings, problems)
     except StoreError as error:
         return Failed(message=f"{error}; {run.progress}; start the run again")
+
+
+def _enqueue_outdated(database: Database, request: RetryRequest, chosen: RunPipeline) -> None:
+    """Queue the items with results by older versions; with those by unknown ones of a stage that is named."""
+    stage = request.outdated_stage
+    versions = {name: rungs for name, rungs in chosen.versions.items() if stage in {"", name}}
+    queued = outdated.enqueue(database, versions, include_unknown=bool(stage))
+    get_run_logger().info("%d results by older versions of their rungs are queued", queued)
 
 
 def _state_without_store(settings: Settings, run: _ReprocessRun, error: StoreError) -> State[dict[str, Any]]:

@@ -87,6 +87,8 @@ class RetryRequest:
         batch_size: Items per batch; None: as many as suit the run.
         directives: The faults to inject. It forces no rung: only better rungs than before are called.
         pipeline: The run's pipeline, under its policy.
+        outdated: Whether to make results by older versions of their rungs anew.
+        outdated_stage: The stage whose results are made anew, those of an unknown version too; empty for all stages.
 
     Raises:
         UsageError: The run is impossible; the message names the option.
@@ -96,10 +98,17 @@ class RetryRequest:
     batch_size: int | None = None
     limit: int | None = None
     directives: Directives = field(default_factory=Directives)
+    outdated: bool = False
+    outdated_stage: str = ""
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
         _check_directives(self.directives, self.pipeline)
+        stages = self.pipeline.names[:-1]
+        if self.outdated_stage and self.outdated_stage not in stages:
+            raise UsageError(f"--outdated {self.outdated_stage[:80]!r}: choose from {', '.join(stages)}")
+        if self.outdated_stage and not self.outdated:
+            raise UsageError(f"{self.outdated_stage}: a stage is given only after --outdated")
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options that the run's record in the store keeps."""
@@ -108,6 +117,7 @@ class RetryRequest:
             "limit": self.limit,
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
+            **({"outdated": self.outdated_stage or True} if self.outdated else {}),
             **_policy_option(settings.policy),
         }
 

@@ -127,6 +127,8 @@ class StepResult:
         input_hash: Hash of the input that the value was computed from, if there is one.
         revision: Revision of the item's record that the value was computed from, if it is known.
         is_stale: The input has changed since, and no result as good was computed from the new one.
+        rung_version: Version of the serving rung; None where no rung served, or where it is not known.
+        is_outdated: An operator has asked for a result by the present version of the rung.
 
     Example:
         >>> StepResult.pending("42", "fetch").status.value
@@ -148,6 +150,8 @@ class StepResult:
     input_hash: str | None = None
     revision: int | None = None
     is_stale: bool = False
+    rung_version: str | None = None
+    is_outdated: bool = False
 
     @classmethod
     def pending(cls, item_id: str, stage: str) -> StepResult:
@@ -186,6 +190,7 @@ class StepResult:
             value=None,
             confidence=0.0,
             rung=None,
+            rung_version=None,
             penalty=None,
             error=error,
             retryable=error.retryable,
@@ -234,6 +239,7 @@ class StepResult:
             "value": self.value,
             "confidence": self.confidence,
             "rung": self.rung,
+            "rung_version": self.rung_version,
             "penalty": None if self.penalty is None else float(self.penalty),
             "error": self.error.as_json() if self.error else None,
             "retryable": self.retryable,

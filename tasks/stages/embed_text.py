@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import AnyChain, Breaker, ItemError, RungError, StoreError, Unavailable
+from repli.tasks.fallback import AnyChain, AnyRung, Breaker, ItemError, RungError, StoreError, Unavailable
 from repli.tasks.fallback.devices import note_device
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.models.cards import call_where_it_fits, card_or_processor
@@ -116,13 +116,25 @@ def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
     return chain.with_rungs(*rungs, *([chain.skip] if chain.skip else []))
 
 
+def _version(rung: AnyRung, models: ModelSettings) -> str | None:
+    if rung.name == "hashed":
+        return rung.version
+    if api := models.text_api:
+        return f"{api.url}#{api.model}"
+    from repli.tasks.models.model_versions import text_version
+
+    return text_version(models.text)
+
+
 STAGE = Stage(
     "embed_text",
     input=_input,
     produces=Embedding,
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
-    hooks=StageHooks(imports=_imports, warm_up=_warm_up, embed_query=_embed_query, with_models=_with_models),
+    hooks=StageHooks(
+        imports=_imports, warm_up=_warm_up, embed_query=_embed_query, with_models=_with_models, version=_version
+    ),
 )
 
 
