@@ -14,7 +14,7 @@ from repli.tasks.fallback import AnyChain, Directives, UsageError, check_fault, 
 from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Item
 from repli.tasks.pipeline import Pipeline
-from repli.tasks.settings import Settings
+from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.sources.manifest import Manifest, ManifestOptions, open_manifest
 
 MAX_BATCH_SIZE = 10_000
@@ -75,6 +75,7 @@ class RunRequest:
             "force": [f"{stage}={rung}" for stage, rung in self.directives.forced.items()],
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
+            **_model_option(settings),
             **_policy_option(settings.policy),
         }
 
@@ -117,6 +118,7 @@ class RetryRequest:
             "limit": self.limit,
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
+            **_model_option(settings),
             **({"outdated": self.outdated_stage or True} if self.outdated else {}),
             **_policy_option(settings.policy),
         }
@@ -132,6 +134,12 @@ def parse_directives(chains: Sequence[AnyChain], force: Iterable[str] = (), faul
         UsageError: A spec has another form, or names no stage, rung, kind or rate that exists.
     """
     return Directives(forced=_parse_forced(force, chains), faults=parse_faults(faults, chains))
+
+
+def _model_option(settings: Settings) -> dict[str, str]:
+    """Return the text model where it is not the default one: a search of its vectors needs it later."""
+    model = settings.models.text
+    return {} if model == ModelSettings().text else {"text_model": model}
 
 
 def _policy_option(policy: Policy) -> dict[str, str]:

@@ -41,11 +41,9 @@ def present_versions(pipeline: Pipeline, models: ModelSettings) -> Versions:
 
 
 def _within_limit(stage: Stage, rung: str, models: ModelSettings) -> str | None:
-    find, call_within = partial(stage.version_of, rung, models), process_runtime(may_exit=False).call_within
+    find, name = partial(stage.version_of, rung, models), f"the version of {stage.name}.{rung}"
     try:
-        found: str | None = process_runtime(may_exit=False).call_within(
-            find, LIMIT_S, f"the version of {stage.name}.{rung}"
-        )
+        found: str | None = process_runtime(may_exit=False).call_within(find, LIMIT_S, name)
     except RepliError:
         return None
     return found

@@ -239,7 +239,6 @@ class StepResult:
             "value": self.value,
             "confidence": self.confidence,
             "rung": self.rung,
-            "rung_version": self.rung_version,
             "penalty": None if self.penalty is None else float(self.penalty),
             "error": self.error.as_json() if self.error else None,
             "retryable": self.retryable,
@@ -247,6 +246,7 @@ class StepResult:
             "attempts": [attempt.as_json() for attempt in self.attempts],
             "run_id": self.run_id,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+            "rung_version": self.rung_version,
         }
 
 

@@ -65,6 +65,8 @@ class StageHooks:
         warm_up: loads what the rungs need, in a worker ahead of its first batch. A load that may hang is only started.
         embed_query: yields the vectors of a search's text in each space of the rungs, faster than they do, or the error
             for a space that is out of reach now. It raises where it cannot, and then the rungs are called.
+        embed_in_space: returns the vector of a search's text in a space that the models of the settings do not have, by
+            one of the models that runs have named before; None where that model is not here.
         with_models: returns the chain for the models of the settings, such as one behind an API.
         version: returns the version of a rung that runs a model; None where it cannot be known here. It imports no
             model, and reads no more than files.
@@ -77,6 +79,7 @@ class StageHooks:
     imports: Callable[[Settings], tuple[str, ...]] = lambda settings: ()
     warm_up: Callable[[Settings], object] = lambda settings: None
     embed_query: Callable[[str, Settings], Iterator[Embedding | RungError]] | None = None
+    embed_in_space: Callable[[str, str, Sequence[str], Settings], Embedding | None] | None = None
     with_models: Callable[[AnyChain, ModelSettings], AnyChain] = lambda chain, models: chain
     version: Callable[[AnyRung, ModelSettings], str | None] = lambda rung, models: rung.version
 

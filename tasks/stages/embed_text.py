@@ -107,6 +107,14 @@ def _embed_query(text: str, settings: Settings) -> Iterator[Embedding | RungErro
         raise ItemError("the query contains no word to hash")
 
 
+def _embed_in_space(text: str, space: str, sources: Sequence[str], settings: Settings) -> Embedding | None:
+    """Return the vector of a search's text in the space of an older model, by that model."""
+    from repli.tasks.models import older_models
+
+    vector = older_models.embed(query_passage(text).words(with_label=False), space, sources, settings.models.runtime)
+    return None if vector is None else Embedding(space, vector)
+
+
 def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
     """Return the chain for these models: an API has one breaker, for all workers and for both of its rungs."""
     if models.text_api is None:
@@ -133,7 +141,12 @@ STAGE = Stage(
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
     hooks=StageHooks(
-        imports=_imports, warm_up=_warm_up, embed_query=_embed_query, with_models=_with_models, version=_version
+        imports=_imports,
+        warm_up=_warm_up,
+        embed_query=_embed_query,
+        embed_in_space=_embed_in_space,
+        with_models=_with_models,
+        version=_version,
     ),
 )
 

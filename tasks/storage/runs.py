@@ -206,6 +206,14 @@ def summarize(database: Database, run_id: str, summary: Mapping[str, Any]) -> No
         connection.execute(sa.update(runs).where(runs.c.id == run_id).values(summary=dict(summary)))
 
 
+@retried
+def text_models(database: Database) -> list[str]:
+    """Return the text models that runs have named, beside the default one, in the order of their names."""
+    source = runs.c.options["text_model"].as_string()
+    with database.read() as connection:
+        return list(connection.scalars(sa.select(source).where(source.is_not(None)).distinct().order_by(source)))
+
+
 def prune(database: Database, keep: int) -> None:
     """Delete the lists of items of all but the latest `keep` runs of each source. Their summaries stay.
 
