@@ -125,7 +125,8 @@ def _finish(
     database: Database, run: _ReprocessRun, settings: Settings, problems: Sequence[str]
 ) -> State[dict[str, Any]]:
     summary = {"calls": dict(run.calls), "ending": run.ending}
-    runs.finish(database, run.run_id, database.now(), [*run.notes, *server_link().notes], summary)
+    older = outdated.tally(database, run.chosen.versions)
+    runs.finish(database, run.run_id, database.now(), [*run.notes, *older.notes, *server_link().notes], summary)
     report = build_retry_report(database, runs.find(database, run.run_id))
     with suppress(StoreError):  # the next run prunes
         runs.prune(database, settings.keep_runs)
@@ -143,7 +144,7 @@ class _ReprocessRun:
         self.run_id = run_id
         self._request = request
         self._settings = chosen.settings
-        self._declared = chosen.declared
+        self.chosen = chosen
         self._pipeline = request.pipeline
         *self._improving, self._last = self._pipeline.names
         self._routing = Routing(client, database.without_patience())
@@ -281,7 +282,7 @@ class _ReprocessRun:
         for chain in self._pipeline.chains:
             if chain.stage in stages:
                 callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
-                declared = self._declared.stage(chain.stage).chain.rung_names
+                declared = self.chosen.declared.stage(chain.stage).chain.rung_names
                 refused = partial(self._routing.refused_keys, chain.stage)
                 found += retry_targets(chain, declared, callable_now, self._pipeline.rules, refused)
         return found

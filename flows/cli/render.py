@@ -176,8 +176,8 @@ def overview_page(
     parts: list[RenderableType] = [Text(head, style="bold"), Text(f"in {database}"), "", tally_table(tally)]
     if tally.quality:
         parts += ["", quality_bars(tally.quality)]
-    if outdated.older:
-        parts += ["", Text(f"{outdated}; `repli reprocess --outdated` makes them anew", style="yellow")]
+    for note in outdated.notes:
+        parts += ["", Text(_short(note, 600), style="yellow")]
     if last:
         ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else _unfinished(last, now)
         emulated = ", accelerator emulated" if last.options.get("emulated") else ""

@@ -19,6 +19,8 @@ from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.schema import retry_queue as entries
 
 ITEMS_PER_WRITE = 1000
+MOST_LISTED = 5
+"""Versions that a line of text names."""
 
 Versions = Mapping[str, Mapping[str, str | None]]
 """The present version of each rung, by stage and rung; None for one that is not known here."""
@@ -41,9 +43,17 @@ class OutdatedTally:
     older: Sequence[VersionCount] = ()
     unknown: Sequence[VersionCount] = ()
 
-    def __str__(self) -> str:
-        counts = [f"{one.items} of {one.stage}.{one.rung} {one.version}" for one in self.older]
-        return f"results by older versions: {', '.join(counts)}"
+    @property
+    def notes(self) -> list[str]:
+        """Return one line on the results by older versions; none where there are none."""
+        if not self.older:
+            return []
+        parts = [f"{one.items} of {one.stage}.{one.rung}, by {one.version}" for one in self.older[:MOST_LISTED]]
+        more = [f"and {len(self.older) - MOST_LISTED} more"] if len(self.older) > MOST_LISTED else []
+        listed = "; ".join([*parts, *more])
+        return [
+            f"results by another version than the present one: {listed}; `repli reprocess --outdated` makes them anew"
+        ]
 
     @property
     def by_stage(self) -> dict[str, int]:
