@@ -91,8 +91,6 @@ def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -
     source, options = "the retry queue", request.options(settings)
     run_id = runs.start(database, str(flow_run.get_id()), source, options, database.now(), kind=runs.REPROCESS)
     note_outages(database, run_id)
-    if request.outdated:
-        _enqueue_outdated(database, request, chosen)
     client = dask_client()
     run = _ReprocessRun(database, client, run_id, request, chosen)
     with heartbeat(run_id, settings, request.pipeline.chains, lambda: run.progress):
@@ -104,14 +102,6 @@ def _reprocess(database: Database, request: RetryRequest, chosen: RunPipeline) -
         return _finish(database, run, settings, problems)
     except StoreError as error:
         return Failed(message=f"{error}; {run.progress}; start the run again")
-
-
-def _enqueue_outdated(database: Database, request: RetryRequest, chosen: RunPipeline) -> None:
-    """Queue the items with results by older versions; with those by unknown ones of a stage that is named."""
-    stage = request.outdated_stage
-    versions = {name: rungs for name, rungs in chosen.versions.items() if stage in {"", name}}
-    queued = outdated.enqueue(database, versions, include_unknown=bool(stage))
-    get_run_logger().info("%d results by older versions of their rungs are queued", queued)
 
 
 def _state_without_store(settings: Settings, run: _ReprocessRun, error: StoreError) -> State[dict[str, Any]]:
@@ -157,16 +147,15 @@ class _ReprocessRun:
         self._stages: frozenset[str] = frozenset()
         self._progress: dict[str, StageProgress] = {}
         self._counts = StageCounts(self._pipeline.names)
-        waiting = retry_queue.tally(database).waiting
-        self.progress = Progress(
-            items=waiting if request.limit is None else min(waiting, request.limit), stages=self._counts.as_mapping()
-        )
+        self.progress = self._progress_of_queue()
         self.calls = Counter(dict.fromkeys(self._pipeline.names, 0))
         self.notes: list[str] = []
         self.ending = ""
 
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
+        if self._request.outdated:
+            self._enqueue_outdated()
         begin_phase(FIRST_STAGE)
         problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
         self._progress = dict.fromkeys(self._improving, StageProgress())
@@ -176,6 +165,22 @@ class _ReprocessRun:
             problems += self._dispatch(self._batches(), stages, self._from(stages))
         self.ending = self._reason_for_ending(probed)
         return problems
+
+    def _progress_of_queue(self) -> Progress:
+        waiting = retry_queue.tally(self._database).waiting
+        items = waiting if self._request.limit is None else min(waiting, self._request.limit)
+        return Progress(items=items, stages=self._counts.as_mapping())
+
+    def _enqueue_outdated(self) -> None:
+        """Queue the items with results by older versions; of a stage that is named, those by unknown ones too."""
+        begin_phase("queueing outdated results")
+        stage = self._request.outdated_stage
+        versions = {name: rungs for name, rungs in self.chosen.versions.items() if stage in {"", name}}
+        queued = outdated.enqueue(self._database, versions, include_unknown=bool(stage))
+        if not queued:
+            of_stage = f" of {stage}" if stage else ""
+            self.notes.append(f"no result{of_stage} is known to be by another version than the present one")
+        self.progress = self._progress_of_queue()
 
     def _probe(self) -> tuple[int, list[str]]:
         """Send a few items of each stage, and more at the stages that are still undecided.

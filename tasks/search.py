@@ -18,7 +18,7 @@ from repli.tasks.items import Embedding, clean_text
 from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.runtime.process import process_runtime
-from repli.tasks.settings import Settings
+from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.storage import pipelines, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import neighbours
@@ -211,8 +211,14 @@ def _query_vectors(text: str, stored_spaces: Collection[str], settings: Settings
         elif embedded.space in remaining:
             remaining.discard(embedded.space)
             vectors = {**vectors, embedded.space: embedded.vector}
-    older = {} if notes else _older_vectors(stage, text, remaining - {HASHED_SPACE}, settings, database)
-    return _Embedded(present=vectors, older=older, notes=notes if remaining else [], is_present_known=not notes)
+    older = _older_vectors(stage, text, remaining - {HASHED_SPACE}, settings, database)
+    is_of_block = settings.models.text == ModelSettings().text and runs.text_model_of_block(database)
+    return _Embedded(
+        present=vectors,
+        older=older,
+        notes=notes if remaining else [],
+        is_present_known=not (notes or is_of_block),
+    )
 
 
 def _older_vectors(

@@ -16,6 +16,7 @@ from repli.tasks.items import Item
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.sources.manifest import Manifest, ManifestOptions, open_manifest
+from repli.tasks.storage.runs import TEXT_MODEL, TEXT_MODEL_OF_BLOCK
 
 MAX_BATCH_SIZE = 10_000
 """A database takes some ten thousand parameters a query."""
@@ -136,10 +137,12 @@ def parse_directives(chains: Sequence[AnyChain], force: Iterable[str] = (), faul
     return Directives(forced=_parse_forced(force, chains), faults=parse_faults(faults, chains))
 
 
-def _model_option(settings: Settings) -> dict[str, str]:
+def _model_option(settings: Settings) -> dict[str, Any]:
     """Return the text model where it is not the default one: a search of its vectors needs it later."""
-    model = settings.models.text
-    return {} if model == ModelSettings().text else {"text_model": model}
+    models = settings.models
+    if models.text == ModelSettings().text:
+        return {}
+    return {TEXT_MODEL: models.text, **({TEXT_MODEL_OF_BLOCK: True} if models.is_text_of_block else {})}
 
 
 def _policy_option(policy: Policy) -> dict[str, str]:

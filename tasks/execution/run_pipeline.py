@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from repli.tasks.execution.rung_versions import present_versions
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.pipeline import Pipeline, registry
-from repli.tasks.settings import Settings
-from repli.tasks.storage import pipelines
+from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.storage import pipelines, runs
 from repli.tasks.storage.database import HEAD, Database
 from repli.tasks.storage.outdated import Versions
 from repli.tasks.storage.pipelines import StoredPipeline
@@ -84,9 +84,15 @@ def _stored(database: Database) -> StoredPipeline | None:
 
 
 def store_versions(settings: Settings, database: Database) -> Versions:
-    """Return the versions of the rungs of the store's pipeline; none where it cannot be imported here."""
+    """Return the versions of the rungs of the store's pipeline; none where it cannot be imported here.
+
+    A text model that a Prefect block has named for the last run is that of the next one, too.
+    """
+    models = settings.models
+    if models.text == ModelSettings().text and (of_block := runs.text_model_of_block(database)):
+        models = replace(models, text=of_block)
     try:
-        return choose(replace(settings, pipeline=None), database).versions
+        return choose(replace(settings, pipeline=None, models=models), database).versions
     except UsageError:
         return {}
 

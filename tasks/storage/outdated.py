@@ -51,9 +51,8 @@ class OutdatedTally:
         parts = [f"{one.items} of {one.stage}.{one.rung}, by {one.version}" for one in self.older[:MOST_LISTED]]
         more = [f"and {len(self.older) - MOST_LISTED} more"] if len(self.older) > MOST_LISTED else []
         listed = "; ".join([*parts, *more])
-        return [
-            f"results by another version than the present one: {listed}; `repli reprocess --outdated` makes them anew"
-        ]
+        remedy = "`repli reprocess --outdated` makes them anew"
+        return [f"results by other versions than the present ones: {listed}; {remedy}"]
 
     @property
     def by_stage(self) -> dict[str, int]:

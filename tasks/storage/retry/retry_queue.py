@@ -223,9 +223,7 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
             connection.execute(sa.update(step_results).where(is_below_best).values(retryable=True))
             claims = _claimed(connection, chunk, now)
             wanted = [
-                item
-                for item in _candidates(connection, chunk)
-                if item.state != "pending" and any(need.is_retryable or need.is_stale for need in item.needs.values())
+                item for item in _candidates(connection, chunk) if item.state != "pending" and _is_worth_a_try(item)
             ]
             high = {"priority": Priority.HIGH.value, "tries": 0}
             free = [item for item in wanted if item.id not in claims]
@@ -233,6 +231,10 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
             _enqueue(database, connection, [item for item in wanted if item.id in claims], now, **high)
             queued.update(item.id for item in wanted)
     return [id_ for id_ in item_ids if id_ in queued], [id_ for id_ in item_ids if id_ not in queued]
+
+
+def _is_worth_a_try(item: _Candidate) -> bool:
+    return any(need.is_retryable or need.is_stale or need.is_outdated for need in item.needs.values())
 
 
 def _claimed(connection: sa.Connection, item_ids: Sequence[str], now: datetime) -> set[str]:
