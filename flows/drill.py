@@ -32,6 +32,7 @@ from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
 from repli.tasks.storage import drills, labels
+from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views.sample import stratified
 
@@ -59,6 +60,7 @@ def drill(sample: Sample = SAMPLE, pipeline: PipelineName = "") -> State[dict[st
         verdict = replace(verdict, proposals=propose(verdict.as_json(), before.report if before else None))
         report = verdict.as_json()
         drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
+        refresh_expected_accuracy(database)
         return _last_state(database, verdict)
 
 

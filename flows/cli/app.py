@@ -134,6 +134,13 @@ def run(
 
 @app.command()
 def reprocess(
+    stage: Annotated[
+        str,
+        typer.Argument(metavar="[STAGE]", help="With --outdated: only this stage, results of unknown version too."),
+    ] = "",
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="Also make results by older versions of their rungs anew.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Process at most N items.")] = None,
     batch_size: BatchSizeOption = None,
     fault: FaultOption = None,
@@ -145,6 +152,7 @@ def reprocess(
     """Process the retry queue.
 
     Only degraded or stale stages whose better rungs are available again run, and the stages that depend on them.
+    With --outdated, results by an older version of their rung, such as another model, are queued first.
     """
     with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
         from repli.flows.cli import render, run_commands, store_commands
@@ -158,6 +166,8 @@ def reprocess(
             limit=limit,
             directives=parse_directives(chosen.declared.chains, faults=fault or ()),
             pipeline=chosen.active,
+            outdated=outdated,
+            outdated_stage=stage,
         )
         outcome = run_commands.reprocess(chosen, request)
         if as_json:
@@ -240,7 +250,9 @@ def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None
     if as_json:
         print_json(overview.as_json(), sys.stdout)
     else:
-        print_page(render.overview_page(overview.database, overview.tally, overview.last_run, overview.now))
+        print_page(
+            render.overview_page(overview.database, overview.tally, overview.last_run, overview.now, overview.outdated)
+        )
 
 
 @app.command()
@@ -281,15 +293,24 @@ def search(
     mode: Annotated[str, typer.Option(metavar="hybrid|keyword|vector", help="How to search.")] = "hybrid",
     limit: Annotated[int, typer.Option(metavar="N", help="Show the best N items.")] = 10,
     min_quality: Annotated[float, typer.Option(metavar="Q", help="Exclude items of a lower quality.")] = 0.0,
+    rank_by: Annotated[
+        str, typer.Option(metavar="quality|expected_accuracy", help="The score that weighs the relevance of an item.")
+    ] = "quality",
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search stored items by keyword, vector, or both."""
     from repli.flows.cli import render, store_commands
-    from repli.tasks.search import Mode, Query
+    from repli.tasks.search import Mode, Query, RankBy
 
     with reserved_stdout(as_json) as stdout:
-        parsed = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
+        parsed = Query(
+            text=query,
+            mode=Mode.parse(mode),
+            limit=limit,
+            min_quality=min_quality,
+            rank_by=RankBy.parse(rank_by),
+        )
         found = store_commands.search(resolve_settings(database), parsed)
         if as_json:
             print_json(found.as_json(), stdout)

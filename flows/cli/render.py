@@ -19,12 +19,13 @@ from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.reporting.retry_report import RetryReport
-from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
+from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour, means
 from repli.tasks.search import SearchResult
 from repli.tasks.storage.breakers import BreakerView, Move
 from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
+from repli.tasks.storage.outdated import OutdatedTally
 from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, Entry, QueueTally
 from repli.tasks.storage.runs import Run
 from repli.tasks.storage.search.query import BEGIN, END
@@ -196,13 +197,17 @@ def _header(status: str) -> str:
     return "not\nappli-\ncable" if status == Status.NOT_APPLICABLE else status.replace("_", "\n")
 
 
-def overview_page(database: Database, tally: Tally, last: Run | None, now: datetime) -> RenderableType:
+def overview_page(
+    database: Database, tally: Tally, last: Run | None, now: datetime, outdated: OutdatedTally
+) -> RenderableType:
     """Return the counts of the store and its last run."""
-    mean = "" if tally.mean_quality is None else f", mean quality {tally.mean_quality:.3f}"
+    mean = "" if tally.mean_quality is None else f", {means(tally)}"
     head = f"{tally.items} items: {tally.stored} stored, {tally.failed} failed, {tally.pending} pending{mean}"
     parts: list[RenderableType] = [Text(head, style="bold"), Text(f"in {database}"), "", tally_table(tally)]
     if tally.quality:
         parts += ["", quality_bars(tally.quality)]
+    for note in outdated.notes:
+        parts += ["", Text(_short(note, 600), style="yellow")]
     if last:
         ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else _unfinished(last, now)
         emulated = ", accelerator emulated" if last.options.get("emulated") else ""
@@ -284,10 +289,11 @@ def hits_page(found: SearchResult) -> RenderableType:
     for hit in found.hits:
         degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
         degraded += f" · declined: {', '.join(hit.declined)}" if hit.declined else ""
+        accuracy = "" if hit.expected_accuracy is None else f" · expected accuracy {hit.expected_accuracy:.2f}"
         head = Text.assemble(
             (_short(hit.name or hit.id, 80), "bold"),
             f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",
-            (f"quality {hit.quality:g}{degraded}", colour(hit.quality)),
+            (f"quality {hit.quality:g}{accuracy}{degraded}", colour(hit.quality)),
         )
         parts += [head, _highlighted(hit.snippet), ""]
     return Group(*(parts or [Text("No items found; try other words, or a lower --min-quality.")]))

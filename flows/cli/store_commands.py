@@ -12,18 +12,19 @@ from typing import Any
 import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
-from repli.tasks.execution.run_pipeline import store_pipeline
+from repli.tasks.execution.run_pipeline import store_pipeline, store_versions
 from repli.tasks.fallback import Breaker, RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.items import clean_text
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
-from repli.tasks.storage import breakers, counts, pipelines, runs
+from repli.tasks.storage import breakers, counts, outdated, pipelines, runs
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.forget import Forgotten, forget
+from repli.tasks.storage.outdated import OutdatedTally
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import Entry, QueueTally
 from repli.tasks.storage.runs import Run
@@ -34,10 +35,11 @@ from repli.tasks.storage.views.lookup import ItemView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The counts of a store and its latest run, at the database's time `now`."""
+    """The counts of a store and its latest run, at the database's time `now`; and its results by older versions."""
 
     database: Database
     tally: Tally
+    outdated: OutdatedTally
     last_run: Run | None
     now: datetime
 
@@ -47,6 +49,8 @@ class Overview:
             "database": str(self.database),
             **self.tally.as_json(),
             "pending": self.tally.pending,
+            "outdated": self.outdated.by_stage,
+            "unknown_version": self.outdated.unknown_by_stage,
             "last_run": last
             and {
                 "run_id": last.id,
@@ -68,7 +72,11 @@ def status(settings: Settings) -> Overview:
     database = existing_store(settings)
     names = store_pipeline(settings, database).names
     return Overview(
-        database=database, tally=counts.tally(database, names), last_run=runs.latest(database), now=database.now()
+        database=database,
+        tally=counts.tally(database, names),
+        outdated=outdated.tally(database, store_versions(settings, database)),
+        last_run=runs.latest(database),
+        now=database.now(),
     )
 
 

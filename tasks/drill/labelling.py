@@ -108,7 +108,7 @@ def give_label(
 def _choose_stage(pipeline: Pipeline, asked: Mapping[str, Question], value: str, stage: str | None) -> str:
     """Return the stage that a label is about.
 
-    Of several that the item has questions of, it is the one with a rung that the value names, or the one without.
+    Of several that the item has questions of, it is the one with the rung that the value names; else one of labels.
     """
     possible = {one.name: one.comparison.question for one in pipeline.stages if len(one.chain.rungs) > 1}
     possible = {name: kind for name, kind in possible.items() if kind is not None}
@@ -118,9 +118,9 @@ def _choose_stage(pipeline: Pipeline, asked: Mapping[str, Question], value: str,
         return stage
     of_item = list(asked) or [name for name, kind in possible.items() if kind == "label"]
     if len(of_item) > 1 and _plain(value) not in {NONE, BOTH}:
-        words = set(_rung_names(value))
-        is_rung = {name: words <= {one.rung.casefold() for one in asked[name].said} for name in of_item}
-        of_item = [name for name in of_item if is_rung[name] == (possible.get(name) == "rung")]
+        rungs = {name: {said.rung.casefold() for said in asked[name].said} for name in of_item}
+        by_rung = [name for name in of_item if possible.get(name) == "rung" and rungs[name].issuperset(_names(value))]
+        of_item = by_rung or [name for name in of_item if possible.get(name) == "label"]
     if len(of_item) == 1:
         return of_item[0]
     if not (asked or of_item):
@@ -169,7 +169,7 @@ def _rungs_of(item_id: str, stage: str, text: str, question: Question | None) ->
             f"the latest drill asks nothing about {stage} of the item {item_id[:200]!r}; see `repli drill --questions`"
         )
     keys = {one.rung: one.key for one in question.said}
-    wanted = _rung_names(text)
+    wanted = _names(text)
     if wanted == [NONE]:
         return rungs_value([], keys)
     if wanted == [BOTH]:
@@ -181,7 +181,7 @@ def _rungs_of(item_id: str, stage: str, text: str, question: Question | None) ->
     return rungs_value([by_name[name] for name in wanted], keys)
 
 
-def _rung_names(text: str) -> list[str]:
+def _names(text: str) -> list[str]:
     return [name.strip().casefold() for name in text.split(",")]
 
 

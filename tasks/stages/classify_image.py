@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.comparison.metrics import LABELS
 from repli.tasks.fallback import (
+    AnyRung,
     Breaker,
     Declined,
     Failed,
@@ -30,7 +31,8 @@ from repli.tasks.models.masters import Masters
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.runtime.ahead import made_ahead
 from repli.tasks.runtime.processors import processors_of_machine, processors_of_worker
-from repli.tasks.settings import Settings
+from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.stages.rates import RATES
 from repli.tasks.storage.blobs import Blobs
 
 if TYPE_CHECKING:
@@ -85,6 +87,14 @@ def _imports(settings: Settings) -> tuple[str, ...]:
     return (*on_card, *image_classifier.modules(models.image_cpu, "cpu", models.runtime))
 
 
+def _version(rung: AnyRung, models: ModelSettings) -> str | None:
+    if rung.name == "rules":
+        return rung.version
+    from repli.tasks.models.model_versions import image_version
+
+    return image_version(models.image_gpu if rung.name == "gpu" else models.image_cpu)
+
+
 STAGE = Stage(
     "classify_image",
     input=_input,
@@ -96,7 +106,7 @@ STAGE = Stage(
         unrelated_input=noise_picture,
         mistakes=PICTURE_MISTAKES,
     ),
-    hooks=StageHooks(imports=_imports, warm_up=_warm_up),
+    hooks=StageHooks(imports=_imports, warm_up=_warm_up, version=_version),
 )
 
 
@@ -234,7 +244,6 @@ def _is_in_imagenet(label: str, index: int | None) -> bool:
     return index is not None and 0 <= index < len(labels()) and labels()[index] == label
 
 
-_RULES_CONFIDENCE = 0.5
 _THUMBNAIL = 64  # pixels a side, of which 32 × 32 are made
 _BLANK_BELOW = 4.0  # standard deviation of grey values in [0, 255]: a blank or broken scan, not a photo
 
@@ -255,7 +264,7 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Label]:
     classes = classes_named_in(picture.name)
     if not classes:
         raise Declined("the name names no class")
-    label, confidence = synonyms()[classes[0]][0], _RULES_CONFIDENCE / len(classes)
+    label, confidence = synonyms()[classes[0]][0], RATES["classify_image.rules"].value / len(classes)
     if len(classes) > 1:
         raise Declined(f"best guess {label} at {confidence:.2f}, one of {len(classes)} classes that the name may mean")
     guess = Guess(label=label, label_index=classes[0], confidence=confidence)

@@ -12,13 +12,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import AnyChain, Breaker, ItemError, RungError, StoreError, Unavailable
+from repli.tasks.fallback import AnyChain, AnyRung, Breaker, ItemError, RungError, Served, StoreError, Unavailable
 from repli.tasks.fallback.devices import note_device
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.models.cards import call_where_it_fits, card_or_processor
 from repli.tasks.models.word_hashing import HASHED_DIMENSIONS, HASHED_SPACE, hash_words
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import ModelSettings, Settings, TextApi
+from repli.tasks.stages.rates import RATES
 from repli.tasks.storage import usage
 from repli.tasks.storage.usage import ApiUsage
 
@@ -107,6 +108,14 @@ def _embed_query(text: str, settings: Settings) -> Iterator[Embedding | RungErro
         raise ItemError("the query contains no word to hash")
 
 
+def _embed_in_space(text: str, space: str, sources: Sequence[str], settings: Settings) -> Embedding | None:
+    """Return the vector of a search's text in the space of an older model, by that model."""
+    from repli.tasks.models import older_models
+
+    vector = older_models.embed(query_passage(text).words(with_label=False), space, sources, settings.models.runtime)
+    return None if vector is None else Embedding(space, vector)
+
+
 def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
     """Return the chain for these models: an API has one breaker, for all workers and for both of its rungs."""
     if models.text_api is None:
@@ -116,13 +125,30 @@ def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
     return chain.with_rungs(*rungs, *([chain.skip] if chain.skip else []))
 
 
+def _version(rung: AnyRung, models: ModelSettings) -> str | None:
+    if rung.name == "hashed":
+        return rung.version
+    if api := models.text_api:
+        return f"{api.url}#{api.model}"
+    from repli.tasks.models.model_versions import text_version
+
+    return text_version(models.text)
+
+
 STAGE = Stage(
     "embed_text",
     input=_input,
     produces=Embedding,
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
-    hooks=StageHooks(imports=_imports, warm_up=_warm_up, embed_query=_embed_query, with_models=_with_models),
+    hooks=StageHooks(
+        imports=_imports,
+        warm_up=_warm_up,
+        embed_query=_embed_query,
+        embed_in_space=_embed_in_space,
+        with_models=_with_models,
+        version=_version,
+    ),
 )
 
 
@@ -139,10 +165,10 @@ def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Em
 
 
 @STAGE.rung(penalty="0.8", time_limit_s=60)
-def hashed(passages: Sequence[Passage]) -> Sequence[Embedding | ItemError]:
+def hashed(passages: Sequence[Passage]) -> Sequence[Served[Embedding] | ItemError]:
     """Hash the words without a model, into a space of their own (scikit-learn's HashingVectorizer)."""
     return [
-        Embedding(HASHED_SPACE, vector)
+        Served(Embedding(HASHED_SPACE, vector), RATES["embed_text.hashed"].value)
         if vector.any()
         else ItemError("name and text contain no word to hash; give the item a name in words")
         for vector in hashed_words([passage.words(with_label=False) for passage in passages])

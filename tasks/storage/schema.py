@@ -83,7 +83,7 @@ items = Table(
     Column("expected_accuracy", Float),
     Column("run_id", StorableString(36)),
     Column("source_key", StorableString(64)),
-    Index("items_by_quality", "quality", "state"),
+    Index("items_by_quality", "quality", "state", "expected_accuracy"),
     Index("items_by_source", "source_key"),
 )
 
@@ -131,7 +131,8 @@ run_items = Table(
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
 # `rank`; `input_hash` is a hash of the stage's input, `revision` the item's when it was computed. `is_stale`: the input
 # has changed since, and no result as good was computed from the new one. `waits_for`: the breakers, one a line, of the
-# keys that kept better rungs from serving. `rung_version` is that of the rung that served.
+# keys that kept better rungs from serving. `rung_version` is that of the rung that served; null where it is not known.
+# `is_outdated`: an operator has asked for a result by the present version of the rung.
 step_results = Table(
     "step_results",
     metadata,
@@ -154,7 +155,9 @@ step_results = Table(
     Column("is_stale", Boolean, nullable=False, server_default=false()),
     Column("waits_for", StorableText),
     Column("rung_version", StorableText),
+    Column("is_outdated", Boolean, nullable=False, server_default=false()),
     Index("step_results_by_stage", "stage", "status", "rung"),
+    Index("step_results_by_version", "stage", "rung", "rung_version", "item_id"),
 )
 
 # The last good copy of each fetched URI, with a hash of the credentials that it was read with. The rung `fetch.cached`
@@ -276,6 +279,16 @@ drills = Table(
     Column("verdict", StorableString(16), nullable=False),
     Column("report", JSON, nullable=False),
     Index("drills_by_time", "finished_at"),
+)
+
+# The rates that the latest drill has measured on items whose truth people gave: one row, by which `expected_accuracy`
+# of all items goes. `is_applied` is false while items have it by earlier rates.
+rates = Table(
+    "rates",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("measured", JSON, nullable=False),
+    Column("is_applied", Boolean, nullable=False),
 )
 
 # The right values of stages that people gave for items. `input_hash` is that of the stage's input when they did: a
