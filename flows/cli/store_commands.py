@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +13,12 @@ import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
 from repli.tasks.execution.run_pipeline import store_pipeline
-from repli.tasks.fallback import Breaker, RepliError, UsageError
+from repli.tasks.fallback import Breaker, Rate, RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.items import clean_text
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
-from repli.tasks.storage import breakers, counts, pipelines, runs
+from repli.tasks.storage import accuracy, breakers, counts, pipelines, runs
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
@@ -34,10 +34,11 @@ from repli.tasks.storage.views.lookup import ItemView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The counts of a store and its latest run, at the database's time `now`."""
+    """The counts of a store, its measured rates, and its latest run, at the database's time `now`."""
 
     database: Database
     tally: Tally
+    rates: Mapping[str, Rate]
     last_run: Run | None
     now: datetime
 
@@ -47,6 +48,7 @@ class Overview:
             "database": str(self.database),
             **self.tally.as_json(),
             "pending": self.tally.pending,
+            "rates": {rung: rate.as_json() for rung, rate in self.rates.items()},
             "last_run": last
             and {
                 "run_id": last.id,
@@ -68,7 +70,11 @@ def status(settings: Settings) -> Overview:
     database = existing_store(settings)
     names = store_pipeline(settings, database).names
     return Overview(
-        database=database, tally=counts.tally(database, names), last_run=runs.latest(database), now=database.now()
+        database=database,
+        tally=counts.tally(database, names),
+        rates=accuracy.rates(database),
+        last_run=runs.latest(database),
+        now=database.now(),
     )
 
 

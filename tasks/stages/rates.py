@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from repli.tasks.fallback import Rate
 
-_PAGES = "F1 of the words of the main text, 181 public pages with a gold standard; the interval is an upper bound"
+# An F1 is a mean of values in [0, 1]: the interval of a share of the same size is at least as wide as its own.
+_PAGES = "F1 of the words of the main text, 181 public pages with a gold standard"
 _PHOTOS = "600 photos of ImageNet's validation set"
 _RETRIEVAL = "mean reciprocal rank of the described item, relative to text_and_label"
 
