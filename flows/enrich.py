@@ -43,6 +43,7 @@ from repli.flows.dispatch.worker_deaths import mark_poison_item
 from repli.flows.server.phases import FIRST_STAGE, begin_phase
 from repli.flows.server.records import note_outages, server_link, server_may_fail
 from repli.tasks.execution.batch_size import choose_batch_size
+from repli.tasks.execution.rung_versions import present_versions
 from repli.tasks.execution.stage_runner import RunOptions, StageReport
 from repli.tasks.execution.stage_task import Batch
 from repli.tasks.fallback import StoreError
@@ -53,7 +54,7 @@ from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
 from repli.tasks.sources.manifest import ManifestOptions
 from repli.tasks.sources.manifest.remembered import remembered_options
-from repli.tasks.storage import catalogue, counts, runs
+from repli.tasks.storage import catalogue, counts, outdated, runs
 from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.blobs import Blobs, keep_contents
 from repli.tasks.storage.database import Database
@@ -248,7 +249,9 @@ def _state_without_store(database: Database, run: _EnrichRun) -> State[dict[str,
 
 def _finish(database: Database, run: _EnrichRun, settings: Settings, pipeline: Pipeline) -> State[dict[str, Any]]:
     unlisted = treat_unlisted(database, run.run_id, run.request, settings)
-    runs.finish(database, run.run_id, database.now(), [*run.notes, *unlisted, *server_link().notes])
+    older = outdated.tally(database, present_versions(pipeline, settings.models))
+    notes = [*run.notes, *unlisted, *older.notes, *server_link().notes]
+    runs.finish(database, run.run_id, database.now(), notes)
     report = build_report(database, runs.find(database, run.run_id), pipeline.names)
     runs.summarize(database, run.run_id, report.as_json())
     with suppress(StoreError):  # the next run prunes

@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from repli.flows.config.parameters import BatchSize, Faults, Limit, PipelineName, directives_of
+from repli.flows.config.parameters import BatchSize, Faults, Limit, Outdated, OutdatedStage, PipelineName, directives_of
 from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.config.run_request import RetryRequest
 from repli.flows.dispatch.dispatcher import BatchDispatcher, RunContext, full_width
@@ -42,7 +42,7 @@ from repli.tasks.fallback import StoreError
 from repli.tasks.pipeline import Stage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
-from repli.tasks.storage import counts, runs
+from repli.tasks.storage import counts, outdated, runs
 from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
@@ -59,7 +59,12 @@ SLOWDOWN_BESIDE_ENRICH = 8
 
 @flow(name="reprocess", task_runner=task_runner(), persist_result=False)
 def reprocess(
-    limit: Limit = None, batch_size: BatchSize = None, faults: Faults = (), pipeline: PipelineName = ""
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    faults: Faults = (),
+    pipeline: PipelineName = "",
+    outdated: Outdated = False,
+    outdated_stage: OutdatedStage = "",
 ) -> State[dict[str, Any]]:
     """Process the retry queue: repeat the stages whose better rungs are available again.
 
@@ -73,6 +78,8 @@ def reprocess(
                 limit=limit,
                 directives=directives_of(faults=faults),
                 pipeline=chosen.active,
+                outdated=outdated,
+                outdated_stage=outdated_stage,
             )
             return _reprocess(database, request, chosen)
         except StoreError as error:
@@ -109,7 +116,8 @@ def _finish(
     database: Database, run: _ReprocessRun, settings: Settings, problems: Sequence[str]
 ) -> State[dict[str, Any]]:
     summary = {"calls": dict(run.calls), "ending": run.ending}
-    runs.finish(database, run.run_id, database.now(), [*run.notes, *server_link().notes], summary)
+    older = outdated.tally(database, run.chosen.versions)
+    runs.finish(database, run.run_id, database.now(), [*run.notes, *older.notes, *server_link().notes], summary)
     report = build_retry_report(database, runs.find(database, run.run_id))
     with suppress(StoreError):  # the next run prunes
         runs.prune(database, settings.keep_runs)
@@ -127,7 +135,7 @@ class _ReprocessRun:
         self.run_id = run_id
         self._request = request
         self._settings = chosen.settings
-        self._declared = chosen.declared
+        self.chosen = chosen
         self._pipeline = request.pipeline
         *self._improving, self._last = self._pipeline.names
         self._routing = Routing(client, database.without_patience())
@@ -140,10 +148,7 @@ class _ReprocessRun:
         self._stages: frozenset[str] = frozenset()
         self._progress: dict[str, StageProgress] = {}
         self._counts = StageCounts(self._pipeline.names)
-        waiting = retry_queue.tally(database).waiting
-        self.progress = Progress(
-            items=waiting if request.limit is None else min(waiting, request.limit), stages=self._counts.as_mapping()
-        )
+        self.progress = self._progress_of_queue()
         self.calls = Counter(dict.fromkeys(self._pipeline.names, 0))
         self.notes: list[str] = []
         self.ending = ""
@@ -151,6 +156,8 @@ class _ReprocessRun:
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
         refresh_expected_accuracy(self._database)  # of a store that an older Repli has filled
+        if self._request.outdated:
+            self._enqueue_outdated()
         begin_phase(FIRST_STAGE)
         problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
         self._progress = dict.fromkeys(self._improving, StageProgress())
@@ -160,6 +167,22 @@ class _ReprocessRun:
             problems += self._dispatch(self._batches(), stages, self._from(stages))
         self.ending = self._reason_for_ending(probed)
         return problems
+
+    def _progress_of_queue(self) -> Progress:
+        waiting = retry_queue.tally(self._database).waiting
+        items = waiting if self._request.limit is None else min(waiting, self._request.limit)
+        return Progress(items=items, stages=self._counts.as_mapping())
+
+    def _enqueue_outdated(self) -> None:
+        """Queue the items with results by older versions; of a stage that is named, those by unknown ones too."""
+        begin_phase("queueing outdated results")
+        stage = self._request.outdated_stage
+        versions = {name: rungs for name, rungs in self.chosen.versions.items() if stage in {"", name}}
+        queued = outdated.enqueue(self._database, versions, include_unknown=bool(stage))
+        if not queued:
+            of_stage = f" of {stage}" if stage else ""
+            self.notes.append(f"no result{of_stage} is known to be by another version than the present one")
+        self.progress = self._progress_of_queue()
 
     def _probe(self) -> tuple[int, list[str]]:
         """Send a few items of each stage, and more at the stages that are still undecided.
@@ -266,7 +289,7 @@ class _ReprocessRun:
         for chain in self._pipeline.chains:
             if chain.stage in stages:
                 callable_now = {rung.name for rung in chain.rungs if self._routing.may_be_called(chain.stage, rung)}
-                declared = self._declared.stage(chain.stage).chain.rung_names
+                declared = self.chosen.declared.stage(chain.stage).chain.rung_names
                 refused = partial(self._routing.refused_keys, chain.stage)
                 found += retry_targets(chain, declared, callable_now, self._pipeline.rules, refused)
         return found

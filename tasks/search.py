@@ -6,8 +6,8 @@ them reaches now, for example because its model is missing, is not searched; key
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -18,8 +18,8 @@ from repli.tasks.items import Embedding, clean_text
 from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.runtime.process import process_runtime
-from repli.tasks.settings import Settings
-from repli.tasks.storage import pipelines
+from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.storage import pipelines, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.search import neighbours
 from repli.tasks.storage.search import query as store
@@ -37,6 +37,9 @@ nowhere in the texts, and whose article is among the first ten, a quarter is kep
 """
 QUICK_LIMIT_S = 10.0
 """Seconds for `StageHooks.embed_query`, after which the rungs are called. It takes less than one."""
+
+OLDER_LIMIT_S = 30.0
+"""Seconds for a query's vector by an older model, which may have to be loaded by torch."""
 
 
 class Mode(StrEnum):
@@ -84,12 +87,40 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceCoverage:
+    """One vector space of the store, with the number of its items.
+
+    Args:
+        is_present: whether the models in use have this space; None where that is not known, because they are out of
+            reach.
+        is_searched: whether the search has compared the query with its vectors.
+    """
+
+    space: str
+    items: int
+    is_present: bool | None
+    is_searched: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "space": self.space,
+            "items": self.items,
+            "is_present": self.is_present,
+            "is_searched": self.is_searched,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The hits of a search, best first. `notes` name the vector spaces that were not searched, and why."""
+    """The hits of a search, best first. `notes` name the vector spaces that were not searched, and why.
+
+    `spaces` are all vector spaces of the store; none in a search by keyword.
+    """
 
     query: Query
     hits: Sequence[Hit]
     notes: Sequence[str] = ()
+    spaces: Sequence[SpaceCoverage] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -97,6 +128,7 @@ class SearchResult:
             "mode": self.query.mode.value,
             "hits": [hit.as_json() for hit in self.hits],
             "notes": list(self.notes),
+            "spaces": [space.as_json() for space in self.spaces],
         }
 
 
@@ -110,8 +142,12 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
     words = store.words_of(text) if query.mode is not Mode.VECTOR else []
     vectors: Vectors = {}
     notes: list[str] = []
+    covered: list[SpaceCoverage] = []
     if query.mode is not Mode.KEYWORD:
-        vectors, notes = _query_vectors(text, spaces(database), settings, database)
+        embedded = _query_vectors(text, spaces(database), settings, database)
+        vectors, notes = {**embedded.present, **embedded.older}, [*embedded.notes]
+        covered = _coverage(embedded, neighbours.sizes(database))
+        notes += _notes_on(covered)
         if not (words or vectors):
             raise RepliError(_explain_no_search(database, text, notes))
     min_cosine = neighbours.ANY_COSINE
@@ -127,7 +163,7 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
         min_cosine=min_cosine,
         rank_by=query.rank_by,
     )
-    return SearchResult(query=query, hits=hits, notes=notes)
+    return SearchResult(query=query, hits=hits, notes=notes, spaces=covered)
 
 
 def _explain_no_search(database: Database, text: str, notes: Sequence[str]) -> str:
@@ -138,26 +174,40 @@ def _explain_no_search(database: Database, text: str, notes: Sequence[str]) -> s
     return f"{reasons}; {'try --mode keyword' if store.words_of(text) else 'give a word to look for'}"
 
 
-def _query_vectors(
-    text: str, stored_spaces: Collection[str], settings: Settings, database: Database
-) -> tuple[Vectors, list[str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Embedded:
+    """The vectors of a query by space: of the models in use, and of older ones.
+
+    Args:
+        notes: why the models in use, or one of them, have no vector.
+        is_present_known: whether the models in use have said which spaces are theirs.
+    """
+
+    present: Vectors = field(default_factory=dict)
+    older: Vectors = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    is_present_known: bool = False
+
+
+def _query_vectors(text: str, stored_spaces: Collection[str], settings: Settings, database: Database) -> _Embedded:
     """Return the query's vector in each stored space that can be searched, and notes on the other spaces."""
     remaining = set(stored_spaces)
     if not remaining:
-        return {}, []
+        return _Embedded()
     try:
         stored = pipelines.read(database)
         pipeline = choose(replace(settings, pipeline=stored.name if stored else None), database).declared
     except UsageError as error:
-        return {}, [f"no vector search: {error}"]
+        return _Embedded(notes=[f"no vector search: {error}"])
     stage = _embedding_stage(pipeline)
     if stage is None or stage.query_input is None:
-        return {}, [_explain_no_query(stage)]
+        return _Embedded(notes=[_explain_no_query(stage)])
     context = StageContext(settings=settings, database=database, run_id="search", now=database.now())
     try:
         value = stage.query_input(text)
     except Exception as error:  # noqa: BLE001  the pipeline's own function; keywords are still searched
-        return {}, [f"no vector search: the query_input of {stage.name} raised {type(error).__name__}: {error}"]
+        raised = f"the query_input of {stage.name} raised {type(error).__name__}: {error}"
+        return _Embedded(notes=[f"no vector search: {raised}"])
     vectors, notes, is_complete = _quick_vectors(stage, text, remaining, settings)
     remaining -= vectors.keys()
     for rung in reversed(stage.chain.rungs):  # the last are the cheapest: a model is loaded where it is needed
@@ -169,9 +219,63 @@ def _query_vectors(
         elif embedded.space in remaining:
             remaining.discard(embedded.space)
             vectors = {**vectors, embedded.space: embedded.vector}
-    if not notes:
-        notes = [f"the space {space} is not searched: its model is not the one in use" for space in remaining]
-    return vectors, notes if remaining else []
+    older = _older_vectors(stage, text, remaining - {HASHED_SPACE}, settings, database)
+    is_of_block = settings.models.text == ModelSettings().text and runs.text_model_of_block(database)
+    return _Embedded(
+        present=vectors,
+        older=older,
+        notes=notes if remaining else [],
+        is_present_known=not (notes or is_of_block),
+    )
+
+
+def _older_vectors(
+    stage: Stage, text: str, wanted: Collection[str], settings: Settings, database: Database
+) -> dict[str, Vector]:
+    """Return the query's vectors in spaces that the models in use do not have, by the models that made them."""
+    embed_in_space = stage.hooks.embed_in_space
+    if embed_in_space is None or not wanted:
+        return {}
+    sources, vectors = runs.text_models(database), dict[str, Vector]()
+    for space in sorted(wanted):
+        embed = partial(embed_in_space, text, space, sources, settings)
+        try:
+            embedded = process_runtime(may_exit=False).call_within(embed, OLDER_LIMIT_S, f"{stage.name}: the query")
+        except RepliError:  # the space is not searched, and said not to be
+            continue
+        if embedded is not None:
+            stage.chain.check(embedded)
+            vectors[space] = embedded.vector
+    return vectors
+
+
+def _coverage(embedded: _Embedded, sizes: Mapping[str, int]) -> list[SpaceCoverage]:
+    """Return the spaces of the store, those with most items first."""
+    known = embedded.is_present_known
+    return [
+        SpaceCoverage(
+            space=space,
+            items=sizes[space],
+            is_present=True if space in embedded.present or space == HASHED_SPACE else (False if known else None),
+            is_searched=space in embedded.present or space in embedded.older,
+        )
+        for space in sorted(sizes, key=lambda space: (-sizes[space], space))
+    ]
+
+
+def _notes_on(covered: Sequence[SpaceCoverage]) -> list[str]:
+    """Return what share of the vectors is in the space of the present model, where some are in an older one."""
+    older = [one for one in covered if one.is_present is False]
+    if not older:
+        return []
+    total, present = sum(one.items for one in covered), sum(one.items for one in covered if one.is_present)
+    parts = [f"{present:,} of {total:,} items are in the space of the present model"]
+    parts += [f"{one.items:,} in the older one {one.space}, {_how_searched(one)}" for one in older]
+    return [f"{'; '.join(parts)}; `repli reprocess --outdated` makes their vectors anew"]
+
+
+def _how_searched(one: SpaceCoverage) -> str:
+    return "which is searched by its own model" if one.is_searched else "which is not searched: its model is not here"
 
 
 def _quick_vectors(

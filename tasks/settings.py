@@ -105,6 +105,7 @@ class ModelSettings:
         text_key: the secret of the API of the text model.
         text_price: the price of a million tokens there.
         text_time_limit_s: seconds for one request to it.
+        is_text_of_block: whether a Prefect block names the text model: commands without a server do not read it.
     """
 
     gpu_device: str = "cuda"
@@ -115,6 +116,7 @@ class ModelSettings:
     text_price: float | None = None
     text_time_limit_s: float = 30.0
     runtime: str = "auto"
+    is_text_of_block: bool = False
 
     @property
     def text_api(self) -> TextApi | None:

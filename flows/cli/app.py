@@ -133,6 +133,13 @@ def run(
 
 @app.command()
 def reprocess(
+    stage: Annotated[
+        str,
+        typer.Argument(metavar="[STAGE]", help="With --outdated: only this stage, results of unknown version too."),
+    ] = "",
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="Also make results by older versions of their rungs anew.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Process at most N items.")] = None,
     batch_size: BatchSizeOption = None,
     fault: FaultOption = None,
@@ -144,6 +151,7 @@ def reprocess(
     """Process the retry queue.
 
     Only degraded or stale stages whose better rungs are available again run, and the stages that depend on them.
+    With --outdated, results by an older version of their rung, such as another model, are queued first.
     """
     with interruptible(CONTINUES), reserved_stdout(as_json) as stdout:
         from repli.flows.cli import render, run_commands, store_commands
@@ -157,6 +165,8 @@ def reprocess(
             limit=limit,
             directives=parse_directives(chosen.declared.chains, faults=fault or ()),
             pipeline=chosen.active,
+            outdated=outdated,
+            outdated_stage=stage,
         )
         outcome = run_commands.reprocess(chosen, request)
         if as_json:
@@ -198,7 +208,9 @@ def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None
     if as_json:
         print_json(overview.as_json(), sys.stdout)
     else:
-        print_page(render.overview_page(overview.database, overview.tally, overview.last_run, overview.now))
+        print_page(
+            render.overview_page(overview.database, overview.tally, overview.last_run, overview.now, overview.outdated)
+        )
 
 
 @app.command()

@@ -22,6 +22,7 @@ from repli.tasks.storage.breakers import BreakerView, Move
 from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.drills import Drill
+from repli.tasks.storage.outdated import OutdatedTally
 from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, Entry, QueueTally
 from repli.tasks.storage.runs import Run
 from repli.tasks.storage.search.query import BEGIN, END
@@ -166,13 +167,17 @@ def _header(status: str) -> str:
     return "not\nappli-\ncable" if status == Status.NOT_APPLICABLE else status.replace("_", "\n")
 
 
-def overview_page(database: Database, tally: Tally, last: Run | None, now: datetime) -> RenderableType:
+def overview_page(
+    database: Database, tally: Tally, last: Run | None, now: datetime, outdated: OutdatedTally
+) -> RenderableType:
     """Return the counts of the store and its last run."""
     mean = "" if tally.mean_quality is None else f", {means(tally)}"
     head = f"{tally.items} items: {tally.stored} stored, {tally.failed} failed, {tally.pending} pending{mean}"
     parts: list[RenderableType] = [Text(head, style="bold"), Text(f"in {database}"), "", tally_table(tally)]
     if tally.quality:
         parts += ["", quality_bars(tally.quality)]
+    for note in outdated.notes:
+        parts += ["", Text(_short(note, 600), style="yellow")]
     if last:
         ended = f"ended {last.finished_at:%Y-%m-%d %H:%M:%S}" if last.finished_at else _unfinished(last, now)
         emulated = ", accelerator emulated" if last.options.get("emulated") else ""

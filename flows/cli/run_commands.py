@@ -154,6 +154,8 @@ def reprocess_on(dask_address: str, chosen: RunPipeline, request: RetryRequest) 
         limit=request.limit,
         batch_size=request.batch_size,
         faults=tuple(map(FaultToInject.from_fault, request.directives.faults)),
+        outdated=request.outdated,
+        outdated_stage=request.outdated_stage,
         report_on=build_retry_report,
     )
 

@@ -12,18 +12,19 @@ from typing import Any
 import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
-from repli.tasks.execution.run_pipeline import store_pipeline
+from repli.tasks.execution.run_pipeline import store_pipeline, store_versions
 from repli.tasks.fallback import Breaker, Rate, RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.items import clean_text
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
-from repli.tasks.storage import accuracy, breakers, counts, pipelines, runs
+from repli.tasks.storage import accuracy, breakers, counts, outdated, pipelines, runs
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.forget import Forgotten, forget
+from repli.tasks.storage.outdated import OutdatedTally
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.retry.retry_queue import Entry, QueueTally
 from repli.tasks.storage.runs import Run
@@ -34,11 +35,12 @@ from repli.tasks.storage.views.lookup import ItemView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The counts of a store, its measured rates, and its latest run, at the database's time `now`."""
+    """The counts of a store, its rates, its results by older versions, and its latest run, at its time `now`."""
 
     database: Database
     tally: Tally
     rates: Mapping[str, Rate]
+    outdated: OutdatedTally
     last_run: Run | None
     now: datetime
 
@@ -49,6 +51,8 @@ class Overview:
             **self.tally.as_json(),
             "pending": self.tally.pending,
             "rates": {rung: rate.as_json() for rung, rate in self.rates.items()},
+            "outdated": self.outdated.by_stage,
+            "unknown_version": self.outdated.unknown_by_stage,
             "last_run": last
             and {
                 "run_id": last.id,
@@ -73,6 +77,7 @@ def status(settings: Settings) -> Overview:
         database=database,
         tally=counts.tally(database, names),
         rates=accuracy.rates(database),
+        outdated=outdated.tally(database, store_versions(settings, database)),
         last_run=runs.latest(database),
         now=database.now(),
     )

@@ -131,6 +131,17 @@ PipelineName = Annotated[
     str,
     _shown("Pipeline", "MODULE:NAME, as the workers import it. Empty: REPLI_PIPELINE, else the pipeline of the store."),
 ]
+Outdated = Annotated[
+    bool, _shown("Outdated", "Also make results anew that an older version of their rung has made, such as a model's.")
+]
+OutdatedStage = Annotated[
+    str,
+    _shown(
+        "Outdated stage",
+        "With Outdated: only results of this stage, those of an unknown version too. Empty: all stages, and only "
+        "results that are known to be of an older version.",
+    ),
+]
 Sample = Annotated[
     int, _shown("Sample", "Items to drill on, some of every quality and media type.", ge=1, le=MAX_SAMPLE)
 ]

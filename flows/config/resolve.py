@@ -48,7 +48,8 @@ def configured_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         text_model = _read_block(client, TextModel)
     is_set = {name: value for name, value in environ.items() if value}
     model = {} if TEXT_MODEL in is_set else text_model.variables()  # its key is for its own API
-    return Settings.from_environment({**store.variables(), **cluster.variables(), **model, **is_set})
+    settings = Settings.from_environment({**store.variables(), **cluster.variables(), **model, **is_set})
+    return replace(settings, models=replace(settings.models, is_text_of_block=bool(model.get(TEXT_MODEL))))
 
 
 def configured_run(pipeline: str = "", environ: Mapping[str, str] = os.environ) -> tuple[RunPipeline, Database]:

@@ -14,8 +14,9 @@ from repli.tasks.fallback import AnyChain, Directives, UsageError, check_fault, 
 from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Item
 from repli.tasks.pipeline import Pipeline
-from repli.tasks.settings import Settings
+from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.sources.manifest import Manifest, ManifestOptions, open_manifest
+from repli.tasks.storage.runs import TEXT_MODEL, TEXT_MODEL_OF_BLOCK
 
 MAX_BATCH_SIZE = 10_000
 """A database takes some ten thousand parameters a query."""
@@ -75,6 +76,7 @@ class RunRequest:
             "force": [f"{stage}={rung}" for stage, rung in self.directives.forced.items()],
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
+            **_model_option(settings),
             **_policy_option(settings.policy),
         }
 
@@ -87,6 +89,8 @@ class RetryRequest:
         batch_size: Items per batch; None: as many as suit the run.
         directives: The faults to inject. It forces no rung: only better rungs than before are called.
         pipeline: The run's pipeline, under its policy.
+        outdated: Whether to make results by older versions of their rungs anew.
+        outdated_stage: The stage whose results are made anew, those of an unknown version too; empty for all stages.
 
     Raises:
         UsageError: The run is impossible; the message names the option.
@@ -96,10 +100,17 @@ class RetryRequest:
     batch_size: int | None = None
     limit: int | None = None
     directives: Directives = field(default_factory=Directives)
+    outdated: bool = False
+    outdated_stage: str = ""
 
     def __post_init__(self) -> None:
         _check_sizes(self.batch_size, self.limit)
         _check_directives(self.directives, self.pipeline)
+        stages = self.pipeline.names[:-1]
+        if self.outdated_stage and self.outdated_stage not in stages:
+            raise UsageError(f"--outdated {self.outdated_stage[:80]!r}: choose from {', '.join(stages)}")
+        if self.outdated_stage and not self.outdated:
+            raise UsageError(f"{self.outdated_stage}: a stage is given only after --outdated")
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return the options that the run's record in the store keeps."""
@@ -108,6 +119,8 @@ class RetryRequest:
             "limit": self.limit,
             "faults": list(map(str, self.directives.faults)),
             "emulated": settings.is_gpu_emulated,
+            **_model_option(settings),
+            **({"outdated": self.outdated_stage or True} if self.outdated else {}),
             **_policy_option(settings.policy),
         }
 
@@ -122,6 +135,14 @@ def parse_directives(chains: Sequence[AnyChain], force: Iterable[str] = (), faul
         UsageError: A spec has another form, or names no stage, rung, kind or rate that exists.
     """
     return Directives(forced=_parse_forced(force, chains), faults=parse_faults(faults, chains))
+
+
+def _model_option(settings: Settings) -> dict[str, Any]:
+    """Return the text model where it is not the default one: a search of its vectors needs it later."""
+    models = settings.models
+    if models.text == ModelSettings().text:
+        return {}
+    return {TEXT_MODEL: models.text, **({TEXT_MODEL_OF_BLOCK: True} if models.is_text_of_block else {})}
 
 
 def _policy_option(policy: Policy) -> dict[str, str]:

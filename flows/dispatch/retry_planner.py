@@ -91,6 +91,7 @@ def retry_targets(
                 rungs=(None, *worse, *left_out),
                 excluded_by=excluded_by,
                 include_stale=is_best,
+                outdated=(rung.name, *worse, *left_out),
                 declared=tuple(declared),
                 refused=refused(rung),
             )

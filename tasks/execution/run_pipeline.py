@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 
+from repli.tasks.execution.rung_versions import present_versions
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.pipeline import Pipeline, registry
-from repli.tasks.settings import Settings
-from repli.tasks.storage import pipelines
+from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.storage import pipelines, runs
 from repli.tasks.storage.database import HEAD, Database
+from repli.tasks.storage.outdated import Versions
 from repli.tasks.storage.pipelines import StoredPipeline
 
 
@@ -33,6 +35,11 @@ class RunPipeline:
     def active(self) -> Pipeline:
         """Return the pipeline under the policy of the settings."""
         return self.declared.with_policy(self.settings.policy)
+
+    @property
+    def versions(self) -> Versions:
+        """Return the present version of each rung, by stage and rung, with the models of the settings."""
+        return present_versions(self.declared, self.settings.models)
 
     @property
     def stored(self) -> StoredPipeline:
@@ -74,6 +81,20 @@ def _stored(database: Database) -> StoredPipeline | None:
     if version < HEAD and not database.is_read_only:
         database.migrate()
     return pipelines.read(database)
+
+
+def store_versions(settings: Settings, database: Database) -> Versions:
+    """Return the versions of the rungs of the store's pipeline; none where it cannot be imported here.
+
+    A text model that a Prefect block has named for the last run is that of the next one, too.
+    """
+    models = settings.models
+    if models.text == ModelSettings().text and (of_block := runs.text_model_of_block(database)):
+        models = replace(models, text=of_block)
+    try:
+        return choose(replace(settings, pipeline=None, models=models), database).versions
+    except UsageError:
+        return {}
 
 
 def pipeline_of(settings: Settings) -> Pipeline:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from repli.tasks.execution.rung_versions import version_in_use
 from repli.tasks.fallback import (
     ChainInput,
     Directives,
@@ -77,7 +78,8 @@ class StageReport:
         mean_penalty: the mean of the penalties, factors in (0, 1] of which 1 is best; None where no result has one.
         notes: lines for the run's report.
         tried: of an upgrade, the items for which a rung was called.
-        upgraded: of these, the items with a better result than before, or with a current one in place of a stale one.
+        upgraded: of these, the items with a better result than before, or with a current one in place of a stale or
+            outdated one.
         worse: how many results were worse than the stored ones, which stand.
         failed_by_rung: of an upgrade, the items that are sound themselves and that no called rung served.
         refused_by_key: of an upgrade, the items that were not tried, because the breaker of their key is open.
@@ -275,8 +277,14 @@ def _save(
 ) -> list[StepResult]:
     """Save the terminal results, each with its input's fingerprint and revision; return the results as they stand."""
     by_item = {work.item_id: work for work in works}
+    versions = _versions_of(finished, pipeline, stage, context.settings)
     terminal = [
-        replace(result, input_hash=(work := by_item[result.item_id]).input_hash, revision=work.state.revision)
+        replace(
+            result,
+            input_hash=(work := by_item[result.item_id]).input_hash,
+            revision=work.state.revision,
+            rung_version=versions.get(result.rung),
+        )
         for result in finished
         if result.status.is_terminal
     ]
@@ -290,6 +298,15 @@ def _save(
     saved = stage.hooks.save(context, terminal, discard, basis)
     results.note_waits(context.database, unchanged)
     return [*saved, *unchanged]
+
+
+def _versions_of(
+    finished: Sequence[StepResult], pipeline: Pipeline, stage: Stage, settings: Settings
+) -> Mapping[str | None, str | None]:
+    """Return the versions of the rungs that served, by name."""
+    served = {result.rung for result in finished}
+    rungs = [rung.name for rung in stage.chain.rungs if rung.name in served]
+    return {rung: version_in_use(pipeline, stage, rung, settings.models) for rung in rungs}
 
 
 def _worse(works: Sequence[_ItemWork], saved: Sequence[StepResult]) -> list[StepResult]:
@@ -340,6 +357,8 @@ def _work_needed(
     has_other_input = previous.input_hash is not None and input_hash is not None and previous.input_hash != input_hash
     if has_other_input or (options.refresh and previous.run_id != options.run_id):
         return _WorkNeeded()
+    if options.upgrade and previous.stage in options.upgrade.stages and previous.is_outdated:
+        return _WorkNeeded()
     if options.upgrade and previous.stage in options.upgrade.stages and previous.retryable:
         return _WorkNeeded(improve_on=previous.rung)
     return None
@@ -365,4 +384,5 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
 
 
 def _is_better(result: StepResult, previous: StepResult) -> bool:
-    return result.rank > previous.rank or (previous.is_stale and result.rank == previous.rank)
+    is_to_replace = previous.is_stale or previous.is_outdated
+    return result.rank > previous.rank or (is_to_replace and result.rank == previous.rank)

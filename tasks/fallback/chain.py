@@ -29,6 +29,9 @@ V = TypeVar("V")
 C = TypeVar("C")
 
 LONGEST_LIMIT_S = 30 * 24 * 3600.0
+LONGEST_VERSION = 200
+FIRST_VERSION = "1"
+"""The version of a rung that declares none."""
 
 
 def _factor(penalty: str, owner: str) -> Decimal:
@@ -56,9 +59,11 @@ class Rung(Generic[I, V, C]):
             can hang.
         breaker: Stops calls of the rung while it keeps failing. Without one the rung is called for every batch.
         resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
+        version: The version of what the rung does. Results of another version are outdated.
 
     Raises:
-        ValueError: The name is `skip`, the penalty or the time limit is out of range, or the breaker is no `Breaker`.
+        ValueError: The name is `skip`, the penalty or the time limit is out of range, the breaker is no `Breaker`, or
+            the version is empty or no short line.
 
     Example:
         >>> from repli.tasks.fallback import Served
@@ -76,6 +81,7 @@ class Rung(Generic[I, V, C]):
     per_item: bool = False
     breaker: Breaker | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    version: str = FIRST_VERSION
     factor: Decimal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +95,11 @@ class Rung(Generic[I, V, C]):
         if not (self.breaker is None or isinstance(self.breaker, Breaker)):
             raise ValueError(
                 f"rung {self.name}: breaker is a {type(self.breaker).__name__}; write breaker=Breaker(scope=...)"
+            )
+        if not (self.version.strip() and self.version.isprintable() and len(self.version) <= LONGEST_VERSION):
+            raise ValueError(
+                f"rung {self.name}: the version must be a number or a line of at most {LONGEST_VERSION} characters, "
+                f"not {self.version[:80]!r}"
             )
         object.__setattr__(self, "factor", _factor(self.penalty, f"rung {self.name}"))
 

@@ -127,6 +127,8 @@ class StepResult:
         input_hash: Hash of the input that the value was computed from, if there is one.
         revision: Revision of the item's record that the value was computed from, if it is known.
         is_stale: The input has changed since, and no result as good was computed from the new one.
+        rung_version: Version of the serving rung; None where no rung served, or where it is not known.
+        is_outdated: An operator has asked for a result by the present version of the rung.
 
     Example:
         >>> StepResult.pending("42", "fetch").status.value
@@ -148,6 +150,8 @@ class StepResult:
     input_hash: str | None = None
     revision: int | None = None
     is_stale: bool = False
+    rung_version: str | None = None
+    is_outdated: bool = False
 
     @classmethod
     def pending(cls, item_id: str, stage: str) -> StepResult:
@@ -186,6 +190,7 @@ class StepResult:
             value=None,
             confidence=0.0,
             rung=None,
+            rung_version=None,
             penalty=None,
             error=error,
             retryable=error.retryable,
@@ -241,6 +246,7 @@ class StepResult:
             "attempts": [attempt.as_json() for attempt in self.attempts],
             "run_id": self.run_id,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+            "rung_version": self.rung_version,
         }
 
 

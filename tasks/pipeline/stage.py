@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
-from repli.tasks.fallback import AnyChain, Breaker, Chain, Outcome, Rung, RungError, Skip, StepResult
+from repli.tasks.fallback import AnyChain, AnyRung, Breaker, Chain, Outcome, Rung, RungError, Skip, StepResult
+from repli.tasks.fallback.chain import FIRST_VERSION
 from repli.tasks.items import Embedding, Label
 from repli.tasks.pipeline.constant_answers import check_not_constant
 from repli.tasks.pipeline.context import StageContext
@@ -64,7 +65,11 @@ class StageHooks:
         warm_up: loads what the rungs need, in a worker ahead of its first batch. A load that may hang is only started.
         embed_query: yields the vectors of a search's text in each space of the rungs, faster than they do, or the error
             for a space that is out of reach now. It raises where it cannot, and then the rungs are called.
+        embed_in_space: returns the vector of a search's text in a space that the models of the settings do not have, by
+            one of the models that runs have named before; None where that model is not here.
         with_models: returns the chain for the models of the settings, such as one behind an API.
+        version: returns the version of a rung that runs a model; None where it cannot be known here. It imports no
+            model, and reads no more than files.
     """
 
     save: Save = save_results
@@ -74,7 +79,9 @@ class StageHooks:
     imports: Callable[[Settings], tuple[str, ...]] = lambda settings: ()
     warm_up: Callable[[Settings], object] = lambda settings: None
     embed_query: Callable[[str, Settings], Iterator[Embedding | RungError]] | None = None
+    embed_in_space: Callable[[str, str, Sequence[str], Settings], Embedding | None] | None = None
     with_models: Callable[[AnyChain, ModelSettings], AnyChain] = lambda chain, models: chain
+    version: Callable[[AnyRung, ModelSettings], str | None] = lambda rung, models: rung.version
 
 
 class Stage:
@@ -142,6 +149,7 @@ class Stage:
         per_item: bool = False,
         breaker: Breaker | None = None,
         resources: Mapping[str, float] | None = None,
+        version: int | str = FIRST_VERSION,
     ) -> Callable[[F], F]:
         """Add the decorated function as the next rung, named after it. The function itself is unchanged.
 
@@ -160,6 +168,8 @@ class Stage:
             breaker: stops calls of the rung while it keeps failing.
             resources: of the primary: Dask resources of the workers that its batches are sent to, where there are such
                 workers, such as ``{"GPU": 1}``.
+            version: raise it when the function answers otherwise than before. `repli status` then counts the results of
+                older versions, and `repli reprocess --outdated` makes them anew.
         """
 
         def add(function: F) -> F:
@@ -174,6 +184,7 @@ class Stage:
                     per_item=per_item,
                     breaker=breaker,
                     resources=resources or {},
+                    version=str(version),
                 )
                 self._add(rung)
             return function
@@ -206,6 +217,11 @@ class Stage:
         rungs = [getattr(rung.run, "__wrapped__", rung.run) for rung in self.chain.rungs]
         own: list[Callable[..., Any] | None] = [self.input, self.query_input, self._check, *rungs]
         return [function for function in own if function is not None]
+
+    def version_of(self, rung: str, models: ModelSettings) -> str | None:
+        """Return the version of the rung of this name with these models; None where it cannot be known here."""
+        [declared] = [one for one in self.chain.rungs if one.name == rung]
+        return self.hooks.version(declared, models)
 
     def with_chain(self, chain: AnyChain) -> Stage:
         """Return this stage with another chain, for example of fewer rungs."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES, noise_picture
 from repli.tasks.comparison.metrics import LABELS
 from repli.tasks.fallback import (
+    AnyRung,
     Breaker,
     Declined,
     Failed,
@@ -30,7 +31,7 @@ from repli.tasks.models.masters import Masters
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.runtime.ahead import made_ahead
 from repli.tasks.runtime.processors import processors_of_machine, processors_of_worker
-from repli.tasks.settings import Settings
+from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.stages.rates import RATES
 from repli.tasks.storage.blobs import Blobs
 
@@ -86,6 +87,14 @@ def _imports(settings: Settings) -> tuple[str, ...]:
     return (*on_card, *image_classifier.modules(models.image_cpu, "cpu", models.runtime))
 
 
+def _version(rung: AnyRung, models: ModelSettings) -> str | None:
+    if rung.name == "rules":
+        return rung.version
+    from repli.tasks.models.model_versions import image_version
+
+    return image_version(models.image_gpu if rung.name == "gpu" else models.image_cpu)
+
+
 STAGE = Stage(
     "classify_image",
     input=_input,
@@ -97,7 +106,7 @@ STAGE = Stage(
         unrelated_input=noise_picture,
         mistakes=PICTURE_MISTAKES,
     ),
-    hooks=StageHooks(imports=_imports, warm_up=_warm_up),
+    hooks=StageHooks(imports=_imports, warm_up=_warm_up, version=_version),
 )
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import AnyChain, Breaker, ItemError, RungError, Served, StoreError, Unavailable
+from repli.tasks.fallback import AnyChain, AnyRung, Breaker, ItemError, RungError, Served, StoreError, Unavailable
 from repli.tasks.fallback.devices import note_device
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.models.cards import call_where_it_fits, card_or_processor
@@ -108,6 +108,14 @@ def _embed_query(text: str, settings: Settings) -> Iterator[Embedding | RungErro
         raise ItemError("the query contains no word to hash")
 
 
+def _embed_in_space(text: str, space: str, sources: Sequence[str], settings: Settings) -> Embedding | None:
+    """Return the vector of a search's text in the space of an older model, by that model."""
+    from repli.tasks.models import older_models
+
+    vector = older_models.embed(query_passage(text).words(with_label=False), space, sources, settings.models.runtime)
+    return None if vector is None else Embedding(space, vector)
+
+
 def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
     """Return the chain for these models: an API has one breaker, for all workers and for both of its rungs."""
     if models.text_api is None:
@@ -117,13 +125,30 @@ def _with_models(chain: AnyChain, models: ModelSettings) -> AnyChain:
     return chain.with_rungs(*rungs, *([chain.skip] if chain.skip else []))
 
 
+def _version(rung: AnyRung, models: ModelSettings) -> str | None:
+    if rung.name == "hashed":
+        return rung.version
+    if api := models.text_api:
+        return f"{api.url}#{api.model}"
+    from repli.tasks.models.model_versions import text_version
+
+    return text_version(models.text)
+
+
 STAGE = Stage(
     "embed_text",
     input=_input,
     produces=Embedding,
     query_input=query_passage,
     comparison=replace(VECTORS, unrelated_input=_unrelated_passage),
-    hooks=StageHooks(imports=_imports, warm_up=_warm_up, embed_query=_embed_query, with_models=_with_models),
+    hooks=StageHooks(
+        imports=_imports,
+        warm_up=_warm_up,
+        embed_query=_embed_query,
+        embed_in_space=_embed_in_space,
+        with_models=_with_models,
+        version=_version,
+    ),
 )
 
 

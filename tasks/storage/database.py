@@ -19,7 +19,7 @@ from repli.tasks.fallback import StoreError, UsageError
 from repli.tasks.storage.outages import StoreUnavailable, TransactionConflict, retried
 from repli.tasks.storage.storable import dumps
 
-HEAD = "0015"
+HEAD = "0017"
 """The newest migration. A test compares it with Alembic's."""
 
 BUSY_TIMEOUT_S = 60

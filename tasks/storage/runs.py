@@ -206,6 +206,24 @@ def summarize(database: Database, run_id: str, summary: Mapping[str, Any]) -> No
         connection.execute(sa.update(runs).where(runs.c.id == run_id).values(summary=dict(summary)))
 
 
+TEXT_MODEL, TEXT_MODEL_OF_BLOCK = "text_model", "text_model_of_block"
+"""Options of a run: its text model, where that is not the default one, and whether a Prefect block names it."""
+
+
+def text_model_of_block(database: Database) -> str | None:
+    """Return the text model that a Prefect block has named for the latest run; None where the block names none."""
+    last = latest(database)
+    return last.options.get(TEXT_MODEL) if last and last.options.get(TEXT_MODEL_OF_BLOCK) else None
+
+
+@retried
+def text_models(database: Database) -> list[str]:
+    """Return the text models that runs have named, beside the default one, in the order of their names."""
+    source = runs.c.options[TEXT_MODEL].as_string()
+    with database.read() as connection:
+        return list(connection.scalars(sa.select(source).where(source.is_not(None)).distinct().order_by(source)))
+
+
 def prune(database: Database, keep: int) -> None:
     """Delete the lists of items of all but the latest `keep` runs of each source. Their summaries stay.
 

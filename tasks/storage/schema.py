@@ -131,7 +131,8 @@ run_items = Table(
 # The result of each stage for each item; no row means pending. A result is never replaced by one of a lower
 # `rank`; `input_hash` is a hash of the stage's input, `revision` the item's when it was computed. `is_stale`: the input
 # has changed since, and no result as good was computed from the new one. `waits_for`: the breakers, one a line, of the
-# keys that kept better rungs from serving. `rung_version` is that of the rung that served.
+# keys that kept better rungs from serving. `rung_version` is that of the rung that served; null where it is not known.
+# `is_outdated`: an operator has asked for a result by the present version of the rung.
 step_results = Table(
     "step_results",
     metadata,
@@ -154,7 +155,9 @@ step_results = Table(
     Column("is_stale", Boolean, nullable=False, server_default=false()),
     Column("waits_for", StorableText),
     Column("rung_version", StorableText),
+    Column("is_outdated", Boolean, nullable=False, server_default=false()),
     Index("step_results_by_stage", "stage", "status", "rung"),
+    Index("step_results_by_version", "stage", "rung", "rung_version", "item_id"),
 )
 
 # The last good copy of each fetched URI, with a hash of the credentials that it was read with. The rung `fetch.cached`

@@ -52,6 +52,8 @@ def _result(row: sa.Row[Any], *, with_trail: bool) -> StepResult:
         input_hash=row.input_hash,
         revision=row.revision,
         is_stale=row.is_stale,
+        rung_version=row.rung_version,
+        is_outdated=row.is_outdated,
     )
 
 
@@ -90,6 +92,8 @@ def row_of(result: StepResult) -> dict[str, Any]:
         "input_hash": result.input_hash,
         "revision": result.revision,
         "is_stale": result.is_stale,
+        "rung_version": result.rung_version,
+        "is_outdated": result.is_outdated,
         "waits_for": waits_row(result),
     }
 

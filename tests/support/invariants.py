@@ -153,8 +153,16 @@ def _wrong_in_queue(found: Mapping[str, StoredItem], queued: Mapping[str, sa.Row
     for item_id, row in queued.items():
         one = found[item_id]
         kept = [
-            (stage, result.status.value, result.rung, result.retryable, result.is_stale, None)  # no breaker has keys
-            for stage, result in one.results.items()
+            (
+                stage,
+                one.status.value,
+                one.rung,
+                one.retryable,
+                one.is_stale,
+                one.is_outdated,
+                None,
+            )  # no breaker has keys
+            for stage, one in found[item_id].results.items()
         ]
         if (needs := encode(needs_of(kept, is_pending=one.state == "pending"))) != row["needs"]:
             yield f"item {item_id} ({one.state}) is queued for {row['needs']}, and needs {needs}"

@@ -13,7 +13,7 @@ from hashlib import sha256
 from repli.tasks.fallback import Status
 from repli.tasks.items import STORE
 
-FAILED, RETRYABLE, STALE = "!", "?", "~"
+FAILED, RETRYABLE, STALE, OUTDATED = "!", "?", "~", "^"
 KEYS = "@"
 
 
@@ -28,11 +28,17 @@ class Need:
     is_failed: bool
     is_retryable: bool
     is_stale: bool
+    is_outdated: bool = False
     waits_for: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         """Return the need as it is stored."""
-        marks = (self.is_failed, FAILED), (self.is_retryable, RETRYABLE), (self.is_stale, STALE)
+        marks = (
+            (self.is_failed, FAILED),
+            (self.is_retryable, RETRYABLE),
+            (self.is_stale, STALE),
+            (self.is_outdated, OUTDATED),
+        )
         waits = KEYS + ",".join(sorted(self.waits_for)) if self.waits_for else ""
         return (self.rung or "") + "".join(mark for is_set, mark in marks if is_set) + waits
 
@@ -53,11 +59,15 @@ def digest(breaker: str) -> str:
     return sha256(breaker.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool, str | None]], *, is_pending: bool) -> Needs:
+Result = tuple[str, str, str | None, bool, bool, bool, str | None]
+"""What a need is made of: stage, status, rung, `retryable`, `is_stale`, `is_outdated` and `waits_for` of a result."""
+
+
+def needs_of(results: Iterable[Result], *, is_pending: bool) -> Needs:
     """Return the needs of an item from its results.
 
     Args:
-        results: stage, status, rung, `retryable`, `is_stale` and `waits_for` of each result.
+        results: the item's results, see `Result`.
         is_pending: whether the item is unfinished: then all that it needs is to be taken to its end.
     """
     if is_pending:
@@ -68,9 +78,10 @@ def needs_of(results: Iterable[tuple[str, str, str | None, bool, bool, str | Non
             is_failed=status == Status.FAILED,
             is_retryable=retryable,
             is_stale=is_stale,
+            is_outdated=is_outdated,
             waits_for=frozenset(map(digest, (waits_for or "").splitlines() if retryable else ())),
         )
-        for stage, status, rung, retryable, is_stale, waits_for in results
+        for stage, status, rung, retryable, is_stale, is_outdated, waits_for in results
         if status != Status.NOT_APPLICABLE
     }
 
@@ -91,13 +102,14 @@ def decode(text: str) -> Needs:
     for part in filter(None, text.split(";")):
         stage, _, need = part.rpartition("=")
         marked, _, waits = need.partition(KEYS)
-        rung = marked.rstrip(FAILED + RETRYABLE + STALE)
+        rung = marked.rstrip(FAILED + RETRYABLE + STALE + OUTDATED)
         marks = marked[len(rung) :]
         needs[stage] = Need(
             rung=rung or None,
             is_failed=FAILED in marks,
             is_retryable=RETRYABLE in marks,
             is_stale=STALE in marks,
+            is_outdated=OUTDATED in marks,
             waits_for=frozenset(filter(None, waits.split(","))),
         )
     return needs
@@ -112,6 +124,7 @@ class RetryTarget:
         excluded_by: pairs of an earlier stage and its rungs. An item that one of these rungs served is excluded: the
             better rung is incompatible with it.
         include_stale: whether the best rung may be called, so that stale results are included too.
+        outdated: the rungs whose outdated results are included too: those that the better rung replaces, and itself.
         declared: the rungs that the stage has. A result of any other, such as one that was renamed, may be improved.
         refused: the digests of the better rung's breakers that refuse their keys. A result that waits for one of them
             is not improved.
@@ -121,6 +134,7 @@ class RetryTarget:
     rungs: Collection[str | None]
     excluded_by: Sequence[tuple[str, Collection[str]]] = ()
     include_stale: bool = False
+    outdated: Collection[str] = ()
     declared: Collection[str] = field(default=(), compare=False)
     refused: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -132,4 +146,6 @@ class RetryTarget:
         is_listed = (None if need.is_failed else need.rung) in self.rungs
         is_listed |= bool(self.declared and need.rung) and need.rung not in self.declared
         is_refused = bool(need.waits_for & self.refused)
-        return (need.is_retryable and is_listed and not is_refused) or (need.is_stale and self.include_stale)
+        is_to_renew = need.is_outdated and need.rung in self.outdated and not is_refused
+        is_to_improve = need.is_retryable and is_listed and not is_refused
+        return is_to_improve or is_to_renew or (need.is_stale and self.include_stale)

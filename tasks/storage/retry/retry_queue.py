@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Status
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.retry.needs import Needs, encode, needs_of, needs_store
+from repli.tasks.storage.retry.needs import Needs, Result, encode, needs_of, needs_store
 from repli.tasks.storage.schema import is_ready, items, order_of_quality, retry_queue, step_results
 
 IDS_PER_STATEMENT = 10_000
@@ -91,7 +91,8 @@ class _Candidate:
     needs: Needs
 
     def is_wanted(self, below: float | None, *, is_queued: bool, by_operator: bool) -> bool:
-        """Return whether the item belongs in the queue: it failed, is of low quality, or has a stale result.
+        """Return whether the item belongs in the queue: it failed, is of low quality, or has a stale or an
+        outdated result.
 
         An unfinished item stays queued until it is stored, because its run may be killed.
         """
@@ -103,7 +104,7 @@ class _Candidate:
         if self.state != "stored" or self.quality is None:
             return False
         is_low = by_operator or (below is not None and self.quality < below)
-        return any(need.is_stale or (is_low and need.is_retryable) for need in needs)
+        return any(need.is_stale or need.is_outdated or (is_low and need.is_retryable) for need in needs)
 
 
 def review(database: Database, connection: sa.Connection, item_ids: Sequence[str], below: float | None) -> None:
@@ -114,7 +115,7 @@ def review(database: Database, connection: sa.Connection, item_ids: Sequence[str
 
     Args:
         below: the quality below which stored items are queued. None: stored items enter only if they have a stale
-            result, and none leaves.
+            or outdated result, and none leaves.
     """
     now = database_time(connection)
     for chunk in chunks(item_ids):
@@ -146,11 +147,11 @@ def _candidates(connection: sa.Connection, item_ids: Sequence[str]) -> list[_Can
     """Return these items, in the order of the ids, each with its needs."""
     c = step_results.c
     results = connection.execute(
-        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale, c.waits_for).where(
+        sa.select(c.item_id, c.stage, c.status, c.rung, c.retryable, c.is_stale, c.is_outdated, c.waits_for).where(
             c.item_id.in_(item_ids)
         )
     )
-    by_item: dict[str, list[tuple[str, str, str | None, bool, bool, str | None]]] = defaultdict(list)
+    by_item: dict[str, list[Result]] = defaultdict(list)
     for item_id, *result in results:
         by_item[item_id].append(tuple(result))
     found = connection.execute(
@@ -222,9 +223,7 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
             connection.execute(sa.update(step_results).where(is_below_best).values(retryable=True))
             claims = _claimed(connection, chunk, now)
             wanted = [
-                item
-                for item in _candidates(connection, chunk)
-                if item.state != "pending" and any(need.is_retryable or need.is_stale for need in item.needs.values())
+                item for item in _candidates(connection, chunk) if item.state != "pending" and _is_worth_a_try(item)
             ]
             high = {"priority": Priority.HIGH.value, "tries": 0}
             free = [item for item in wanted if item.id not in claims]
@@ -232,6 +231,10 @@ def enqueue_by_operator(database: Database, item_ids: Sequence[str]) -> tuple[li
             _enqueue(database, connection, [item for item in wanted if item.id in claims], now, **high)
             queued.update(item.id for item in wanted)
     return [id_ for id_ in item_ids if id_ in queued], [id_ for id_ in item_ids if id_ not in queued]
+
+
+def _is_worth_a_try(item: _Candidate) -> bool:
+    return any(need.is_retryable or need.is_stale or need.is_outdated for need in item.needs.values())
 
 
 def _claimed(connection: sa.Connection, item_ids: Sequence[str], now: datetime) -> set[str]:

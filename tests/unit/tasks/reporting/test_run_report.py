@@ -24,6 +24,7 @@ from repli.tasks.stages.rules import RULES
 from repli.tasks.storage import breakers, catalogue, results, runs, usage
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outdated import OutdatedTally
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.claims import RetryTarget
 from repli.tasks.storage.usage import ApiUsage
@@ -268,7 +269,7 @@ def test_the_terminal_shows_a_run(report: Report) -> None:
 
 def test_the_terminal_shows_a_store(database: Database, report: Report) -> None:
     """Counts, where they are from, and the last run."""
-    page = shown(overview_page(database, report.tally, report.run, database.now()))
+    page = shown(overview_page(database, report.tally, report.run, database.now(), OutdatedTally()))
     assert "5 items: 3 stored, 1 failed, 1 pending, mean quality 0.877, expected accuracy 0.600" in page
     assert "last run: items.jsonl, started 2026-11-23 03:00:00, ended 2026-11-23 03:00:12 (UTC)" in page
 
