@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
 from repli.flows.cli.gist import gist
-from repli.tasks.drill.report import HEADERS, rows
+from repli.tasks.drill.proposals import describe
+from repli.tasks.drill.report import HEADERS, questions_line, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
@@ -27,6 +30,9 @@ from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, Entry, QueueT
 from repli.tasks.storage.runs import Run
 from repli.tasks.storage.search.query import BEGIN, END
 from repli.tasks.storage.views.lookup import FlaggedItem, ItemView
+
+if TYPE_CHECKING:  # it knows the stages, which `status` need not load
+    from repli.tasks.drill.labelling import OpenQuestions
 
 BAR_CELLS = 32
 _STATUS_COLOURS = {
@@ -127,7 +133,31 @@ def drill_page(drills: Sequence[Drill]) -> RenderableType:
     parts: list[RenderableType] = [Text(headline(last), style="bold"), "", table, "", *reasons]
     for rule in last["rules"]:
         parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
+    parts += [Text(f"proposed: {describe(proposal)}", style="yellow") for proposal in last["proposals"]]
+    if last["questions"]:
+        parts.append(Text(questions_line(last)))
     return Group(*parts, *(Text(_short(problem, 300), style="red") for problem in last["problems"]))
+
+
+def questions_page(found: OpenQuestions) -> RenderableType:
+    """Return the questions of a drill: the open ones in full, and the number of the answered ones."""
+    waiting = [question for question, given in found.questions if given is None]
+    at = f"the drill of {found.drill.finished_at:%Y-%m-%d %H:%M} (UTC)"
+    parts: list[RenderableType] = [
+        Text(f"{len(waiting)} open questions of {at}, {found.answered} answered", style="bold")
+    ]
+    for question in waiting:
+        shown = question.image if question.kind == "label" else question.document
+        parts += ["", Text(f"{_short(question.item_id, 80)}: {question.stage}", style="bold")]
+        parts += [Text(f"  {_short(text, 300)}") for text in (question.name, shown or question.text) if text]
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for said in question.said:
+            table.add_row(Text(said.rung), Text(f"{said.confidence:.2f}"), Text(_short(said.answer, 240)))
+        answer = "LABEL, or none" if question.kind == "label" else "RUNG, none or both"
+        parts += [table, Text(f"  repli label {shlex.quote(question.item_id)} {answer} [--stage {question.stage}]")]
+    if waiting:
+        parts += ["", Text("Each answer tells which rung is right; the next `repli drill` uses them.")]
+    return Group(*parts)
 
 
 def retry_answer(queued: Sequence[str], nothing_to_do: Sequence[str]) -> RenderableType:
