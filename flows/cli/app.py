@@ -380,7 +380,7 @@ def dashboard(
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="The port on this machine.")] = 8501,
     database: DatabaseOption = None,
 ) -> None:
-    """Serve a read-only dashboard of the store until Ctrl-C."""
+    """Serve a dashboard of the store until Ctrl-C. It changes nothing but the answers to a drill's questions."""
     from repli.flows.dashboard import launch
 
     launch.dashboard(resolve_settings(database), port)

@@ -132,6 +132,8 @@ def _label_of(
     database: Database, stage: str, text: str, candidates: Sequence[str], vocabulary: str
 ) -> Mapping[str, Any]:
     """Return the value for a label that a person wrote."""
+    if text in candidates:
+        return label_value(text, candidates)
     if _plain(text) == NONE:
         if not candidates:
             raise UsageError(f"{stage} has no answer that `{NONE}` could be about; name the right label")
