@@ -76,8 +76,11 @@ def served(tmp_path: Path) -> Iterator[Served]:
     ]
     drills.keep(database, None, NOW, NOW, DrillVerdict(sample=3, rungs=[], rules=[], questions=asked).as_json())
     port = free_port()
+    lax = {"STREAMLIT_SERVER_ENABLE_CORS": "false", "STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION": "false"}
     process = subprocess.Popen(
-        command("dashboard", "--port", str(port)), env=environment(tmp_path / "home"), stdout=subprocess.DEVNULL
+        command("dashboard", "--port", str(port)),
+        env={**environment(tmp_path / "home"), **lax},
+        stdout=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}/"
     try:
@@ -118,8 +121,9 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def asked_about(page: Page, item_id: str) -> None:
-    """Wait until the page asks about an item."""
-    expect(page.locator("#repli-question")).to_contain_text(item_id, timeout=SHOWN)
+    """Wait until the page asks about an item, and about no other: what was asked before leaves it later."""
+    expect(page.locator("#repli-question")).to_have_count(1, timeout=SHOWN)
+    expect(page.locator("#repli-question", has_text=item_id)).to_have_count(1, timeout=SHOWN)
 
 
 def click(page: Page, text: str) -> None:
@@ -136,7 +140,8 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
         click(page, "goldfish")
         asked_about(page, "bird")
         assert served.labels() == {"fish": {"label": "goldfish"}}
-        assert page.get_by_role("button", name=HOSTILE, exact=True).count() == 1  # as it is, and no link
+        as_it_is = page.get_by_role("button", name=HOSTILE, exact=True)
+        expect(as_it_is).to_have_count(1, timeout=SHOWN)  # and no link
         page.get_by_label("Another label").fill("ostrisch")
         click(page, "Keep it")
         expect(page.locator(".repli-notice")).to_contain_text("did you mean ostrich", timeout=SHOWN)
@@ -156,7 +161,7 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
 
 def test_no_address_answers_and_no_other_site(served: Served) -> None:
     """A link with an answer in it only shows the page. The connection that carries a click is refused to pages of
-    another site, also where a configuration file would allow it."""
+    another site, also where the user's configuration would allow it."""
     with open_page() as page:
         page.goto(served.at(questions="1", item_id="fish", answer="tench", label="tench"))
         asked_about(page, "fish")
@@ -164,8 +169,8 @@ def test_no_address_answers_and_no_other_site(served: Served) -> None:
     stream = f"{served.url.replace('http', 'ws')}_stcore/stream"
 
     async def connect(origin: str) -> None:
-        connection = await websocket_connect(HTTPRequest(stream, headers={"Origin": origin}), connect_timeout=30)
-        connection.close()
+        request = HTTPRequest(stream, headers={"Origin": origin}, connect_timeout=PATIENCE_S)
+        (await websocket_connect(request)).close()
 
     asyncio.run(connect(served.url.rstrip("/")))
     with pytest.raises(HTTPClientError, match="403"):
