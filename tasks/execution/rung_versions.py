@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from repli.tasks.fallback import RepliError
 from repli.tasks.items import STORE
@@ -14,7 +15,7 @@ from repli.tasks.storage.outdated import Versions
 LIMIT_S = 20.0
 """Seconds for the version of one rung: a disk or a server that hangs makes it unknown."""
 
-_known: dict[tuple[str, str, str, ModelSettings], str] = {}
+_known: dict[tuple[Any, ...], str] = {}
 
 
 def version_in_use(pipeline: Pipeline, stage: Stage, rung: str, models: ModelSettings) -> str | None:
@@ -22,7 +23,7 @@ def version_in_use(pipeline: Pipeline, stage: Stage, rung: str, models: ModelSet
 
     A process keeps a model that it has loaded: a file that is replaced while it works has no part in its results.
     """
-    key = (pipeline.version, stage.name, rung, models)
+    key = (pipeline.version, stage.name, stage.hooks.version, rung, models)
     if key not in _known and (found := stage.version_of(rung, models)):
         _known[key] = found
     return _known.get(key)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from repli.tasks.fallback.result import StepResult
 from repli.tasks.fallback.status import Status
@@ -44,6 +45,17 @@ class Rate:
     def factor(self) -> float:
         """Return the factor that corrects the rung's confidences."""
         return self.value / self.mean_confidence if self.mean_confidence else 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the rate in its JSON form, with its factor."""
+        return {
+            "rate": self.value,
+            "interval": self.interval and list(self.interval),
+            "items": self.items,
+            "source": self.source,
+            "mean_confidence": self.mean_confidence,
+            "factor": round(self.factor, 4),
+        }
 
 
 def expected_accuracy(results: Iterable[StepResult], factors: Mapping[str, float]) -> float | None:

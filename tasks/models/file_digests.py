@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,10 +13,15 @@ from repli.tasks.user_cache import cache_folder
 
 LENGTH = 12
 """The digits of a shown digest: two files of one name that differ have the same one once in 10^14 times."""
+SETTLED_S = 2.0
+"""Seconds after a change from which the file's times tell it from another one: clocks of file systems are coarse."""
 
 
-def digest_of(file: Path) -> str:
+def digest_of(file: Path, *, now: Callable[[], float] = time.time) -> str:
     """Return the SHA-256 of a file. It is read once: the user's cache keeps the digest of this state of the file.
+
+    Args:
+        now: returns the time, in seconds since the epoch.
 
     Raises:
         OSError: the file cannot be read.
@@ -28,7 +34,7 @@ def digest_of(file: Path) -> str:
         return found
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if kept and _is_same(state, file.stat()):
+    if kept and _is_same(state, file.stat()) and now() - state.st_ctime > SETTLED_S:
         with suppress(OSError):
             unfinished = kept.with_name(f"{kept.name}.{os.getpid()}")
             unfinished.write_text(digest, encoding="ascii")

@@ -22,10 +22,10 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from repli.tasks.fallback import RungError
+from repli.tasks.fallback import RungError, Unavailable
 from repli.tasks.models import image_classifier
 from repli.tasks.models.file_digests import LENGTH, digest_of, digest_of_folder
-from repli.tasks.models.own_checkpoint import OutputSettings, read_settings
+from repli.tasks.models.own_checkpoint import OutputSettings, files_of, read_settings
 from repli.tasks.models.text_embedder import locate
 
 _READ_BY_TEXT_MODELS = {".safetensors", ".bin", ".pt", ".json", ".txt", ".model"}
@@ -81,6 +81,8 @@ def _image_model(source: str) -> tuple[str | None, OutputSettings]:
 
 
 def _checkpoint_version(architecture: str, checkpoint: Path) -> tuple[str, OutputSettings]:
+    if any(file.exists() and not file.is_file() for file in files_of(checkpoint)):
+        raise Unavailable(f"{checkpoint} or a file beside it is no regular file")
     outputs = read_settings(checkpoint)
     vocabulary = outputs.vocabulary
     labels = [vocabulary.name, vocabulary.labels] if vocabulary else []

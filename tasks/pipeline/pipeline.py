@@ -213,7 +213,9 @@ def _version(stages: Sequence[Stage], rules: Rules) -> str:
     digest = hashlib.sha256()
     for stage in stages:
         for rung in stage.chain.rungs:
-            options = f"{rung.penalty} {rung.time_limit_s} {rung.per_item} {rung.breaker} {rung.resources}"
+            options = (
+                f"{rung.penalty} {rung.time_limit_s} {rung.per_item} {rung.breaker} {rung.resources} {rung.version}"
+            )
             digest.update(f"{stage.name}.{rung.name} {options}\n".encode())
         digest.update(f"{stage.name}.skip {stage.chain.skip} {stage.produces}\n".encode())
     digest.update("\n".join(map(str, rules.table)).encode())

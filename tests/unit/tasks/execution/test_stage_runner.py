@@ -43,6 +43,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.outdated import enqueue as enqueue_outdated
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import RetryTarget
 from tests.support.default_pipeline import CHAINS, PIPELINE, STAGE_NAMES, STAGES
@@ -382,13 +383,31 @@ class Rungs:
         self.asked: list[tuple[str, str]] = []
         self.on_call: Callable[[], object] = lambda: None
         self.breaker = Breaker(scope="fleet")
+        self.version = "1"
         self._after = after
-        declared = [
-            Rung(rung, self._rung(rung), penalty=penalty, breaker=self.breaker, time_limit_s=60)
-            for rung, penalty in zip(rungs, ("1", "0.9", "0.8"), strict=False)
-        ]
-        chain: Chain[Any, Any, StageContext] = Chain(name, *declared, *([Skip(penalty=skip)] if skip else []))
-        self.stage = stage_of(chain, self._input)
+        self._names = rungs
+        self._skip = skip
+        self._stages: dict[str, Stage] = {}
+
+    @property
+    def stage(self) -> Stage:
+        """The stage, its rungs of the present version."""
+        if self.version not in self._stages:
+            declared = [
+                Rung(
+                    rung,
+                    self._rung(rung),
+                    penalty=penalty,
+                    breaker=self.breaker,
+                    time_limit_s=60,
+                    version=self.version,
+                )
+                for rung, penalty in zip(self._names, ("1", "0.9", "0.8"), strict=False)
+            ]
+            skip = [Skip(penalty=self._skip)] if self._skip else []
+            chain: Chain[Any, Any, StageContext] = Chain(self.name, *declared, *skip)
+            self._stages[self.version] = stage_of(chain, self._input)
+        return self._stages[self.version]
 
     def serve_all(self, **answers: Any) -> None:
         """From here on these rungs serve every item, each with its answer; the other rungs are not here."""
@@ -464,7 +483,7 @@ class Two:
     def claim(self, holder: str, limit: int = 3, lease_s: float = 60) -> None:
         """The next items that wait are in the hands of `holder`."""
         owed = [
-            RetryTarget(stage=stage.name, rungs=(None, *stage.stage.chain.rung_names))
+            RetryTarget(stage=stage.name, rungs=(None, *(names := stage.stage.chain.rung_names)), outdated=names)
             for stage in (self.label, self.vector)
         ]
         assert len(claims.claim(self.database, holder, owed, limit, lease_s)) == limit
@@ -654,6 +673,84 @@ class TestAnswersAnother:
         ] * 3
         store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
         assert retry_queue.entries(two.database, 10) == []
+
+
+class TestVersions:
+    """A result has the version of its rung; an outdated one is made anew though its input is the same."""
+
+    @pytest.fixture
+    def outdated(self, two: Two) -> Two:
+        """Three whole items, their labels by an older version of the model than the present one."""
+        two.label.serve_all(model="dog")
+        two.vector.serve_all(with_label="V")
+        two.run()
+        store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal(1)))
+        two.label.version = "2"
+        enqueue_outdated(two.database, {"label": {"model": "2"}})
+        two.claim("me")
+        two.calls()
+        return two
+
+    def test_what_served_has_its_version_and_what_was_given_up_has_none(self, two: Two) -> None:
+        """In the store, and in the outside form."""
+        two.label.version = "model 3"
+        two.label.serve_all(model="dog")
+        two.run()
+        assert (two.kept("label").rung_version, two.kept("vector").rung) == ("model 3", SKIP)
+        assert two.kept("vector").rung_version is None
+        assert two.kept("label").as_json()["rung_version"] == "model 3"
+
+    def test_it_is_made_anew_and_what_follows_if_it_changed(self, outdated: Two) -> None:
+        """Equal answers change nothing that follows; each other one makes its vector stale, as always."""
+        outdated.label.serves = {"model": {"a": "dog", "b": "fox", "c": "cat"}}
+        label, _ = outdated.run(upgrade=["label"])
+        assert gains(label) == ([*IDS], [*IDS])
+        assert outdated.calls() == sorted([*(("model", id_) for id_ in IDS), ("with_label", "b"), ("with_label", "c")])
+        assert [outdated.kept("label", id_).value for id_ in IDS] == ["dog", "fox", "cat"]
+        assert [outdated.kept("label", id_).rung_version for id_ in IDS] == ["2"] * 3
+        assert not any(outdated.kept("label", id_).is_outdated for id_ in IDS)
+        assert outdated.run(upgrade=["label"])[0].items == 0
+
+    def test_only_by_an_upgrade_of_its_stage(self, outdated: Two) -> None:
+        """A run over a manifest does not pay for what `reprocess` was asked for."""
+        assert [report.items for report in outdated.run()] == [0, 0]
+        assert [report.items for report in outdated.run(upgrade=["vector"])] == [0, 0]
+        assert outdated.calls() == []
+
+    @pytest.mark.parametrize("answers", [{}, {"guess": "dog?"}], ids=["no rung serves", "a fallback serves"])
+    def test_where_the_new_version_fails_the_old_result_stands(self, outdated: Two, answers: dict[str, str]) -> None:
+        """With its version, and still to be made anew."""
+        outdated.label.serve_all(**answers)
+        label, vector = outdated.run(upgrade=["label"])
+        assert gains(label)[1] == []
+        assert label.failed_by_rung == frozenset(IDS)
+        assert vector.items == 0
+        kept = outdated.kept("label")
+        assert (kept.rung, kept.value, kept.rung_version, kept.is_outdated) == ("model", "dog", "1", True)
+
+    def test_a_fallback_is_made_anew_by_itself_and_replaced_by_a_better_rung(self, two: Two) -> None:
+        """The chain begins at its best rung."""
+        two.label.serve_all(guess="old")
+        two.run()
+        store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal("0.9")))
+        two.label.version = "2"
+        enqueue_outdated(two.database, {"label": {"guess": "2"}})
+        two.claim("me")
+        two.label.serves = {"model": {"a": "dog"}, "guess": dict.fromkeys(IDS, "new")}
+        label, _ = two.run(upgrade=["label"])
+        assert sorted(label.upgraded) == [*IDS]
+        assert [two.kept("label", id_).value for id_ in IDS] == ["dog", "new", "new"]
+
+    def test_a_process_keeps_the_version_that_it_began_with(self, two: Two, tmp_path: Path) -> None:
+        """A model's file that is replaced meanwhile is not the one that this process has loaded."""
+        file = tmp_path / "weights"
+        file.write_text("before")
+        two.label.stage.hooks = replace(two.label.stage.hooks, version=lambda rung, models: file.read_text())
+        two.label.serve_all(model="dog")
+        two.run("label", ids="a")
+        file.write_text("after")
+        two.run("label", ids="b")
+        assert (two.kept("label", "a").rung_version, two.kept("label", "b").rung_version) == ("before", "before")
 
 
 class TestUpgrade:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Rate, Status, StepResult
-from repli.tasks.storage import accuracy, counts, drills, results
+from repli.tasks.items import Item
+from repli.tasks.storage import accuracy, counts, drills, pipelines, results
 from repli.tasks.storage.accuracy import rates, refresh_expected_accuracy
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import items
 from repli.tasks.storage.schema import rates as rates_table
+from tests.support.default_pipeline import STORED
 from tests.support.stores import store_at
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -76,6 +79,18 @@ def test_an_item_that_fails_later_has_none(database: Database, filled: str) -> N
     """As it has no quality."""
     save(database, "sure", "translate", status=Status.FAILED, confidence=0.0)
     assert accuracies(database)["sure"] is None
+
+
+def test_an_item_whose_record_changed_has_none(database: Database, filled: str, registered: Callable[..., str]) -> None:
+    """Until it is stored again."""
+    registered(Item(id="sure", name="Another"))
+    assert accuracies(database) == {"sure": None, "less": 0.45, "none": 0.0, "pending": None}
+
+
+def test_items_that_another_pipeline_takes_up_have_none(database: Database, filled: str) -> None:
+    """Their results of other stages are gone."""
+    pipelines.change(database, replace(STORED, chains=STORED.chains[:2]))
+    assert set(accuracies(database).values()) == {None}
 
 
 def test_a_drill_replaces_the_rates(database: Database, filled: str) -> None:
