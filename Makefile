@@ -35,6 +35,7 @@ bench: campaigns
 	$(BIN)/python -m tests.benchmarks.api_down
 	$(BIN)/python -m tests.benchmarks.kill_reprocess
 	$(BIN)/python -m tests.benchmarks.side_by_side
+	$(BIN)/python -m tests.benchmarks.earned
 	$(BIN)/python -m tests.benchmarks.search_quality
 	$(BIN)/python -m tests.benchmarks.search_latency
 	$(BIN)/python -m tests.benchmarks.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
@@ -21,18 +22,23 @@ from repli.flows.config.resolve import configured_run, dask_client, task_runner
 from repli.flows.dispatch.routing import Routing
 from repli.flows.server.phases import begin_phase
 from repli.flows.server.records import server_may_fail
+from repli.tasks.drill.proposals import describe, propose
+from repli.tasks.drill.questions import Question
 from repli.tasks.drill.report import markdown
-from repli.tasks.drill.task import StageVerdict, drill_stage
-from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict
+from repli.tasks.drill.task import drill_stage
+from repli.tasks.drill.verdict import DrillVerdict, RuleVerdict, RungVerdict, StageVerdict
 from repli.tasks.fallback import RepliError
 from repli.tasks.pipeline import Pipeline, Stage
 from repli.tasks.reporting import events
 from repli.tasks.settings import Settings
-from repli.tasks.storage import drills
+from repli.tasks.storage import drills, labels
+from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
+MAX_LABELLED = 200
+"""Items beyond the sample that people labelled, the latest ones, whose labels a drill uses again."""
 RESTART_LIMIT_S = 10.0
 """Seconds to wait for a worker that died. A nanny restarts its worker sooner."""
 
@@ -50,8 +56,11 @@ def drill(sample: Sample = SAMPLE, pipeline: PipelineName = "") -> State[dict[st
         if not item_ids:
             raise RepliError(f"{database} holds no items to drill on; run `repli run SOURCE` first")
         verdict = _drill_all(database, item_ids, chosen.settings, chosen.active)
+        before = next(iter(drills.latest(database, 1)), None)
+        verdict = replace(verdict, proposals=propose(verdict.as_json(), before.report if before else None))
         report = verdict.as_json()
         drills.keep(database, str(flow_run.get_id()), started_at, datetime.now(UTC), report)
+        refresh_expected_accuracy(database)
         return _last_state(database, verdict)
 
 
@@ -61,28 +70,31 @@ def _drill_all(database: Database, item_ids: Sequence[str], settings: Settings, 
     primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
     routing = Routing(client, database, forced=primaries)  # breakers are ignored
     workers = max(1, len(routing.workers()))
+    labelled = labels.latest_items(database, pipeline.names, MAX_LABELLED)
 
     def submit(stage: Stage) -> StageDrill:
         with suppress(TimeoutError):  # go on with the workers that there are
             client.wait_for_workers(workers, timeout=RESTART_LIMIT_S)
         wanted = dict(routing.resources_for(stage))
         with dask.annotate(resources=wanted) if wanted else nullcontext():
-            return drill_stage.submit(stage.name, item_ids, settings)
+            return drill_stage.submit(stage.name, item_ids, settings, labelled)
 
     rungs: list[RungVerdict] = []
     rules: list[RuleVerdict] = []
+    questions: list[Question] = []
     problems: list[str] = []
     for stage, ended in run_stage_drills(pipeline.stages, submit):
         if not isinstance(ended, Exception):
-            rungs += ended[0]
-            rules += ended[1]
+            rungs += ended.rungs
+            rules += ended.rules
+            questions += ended.questions
             continue
         problems.append(f"{stage.name}: {_reason(ended)}")
         rungs += [
             RungVerdict(stage=stage.name, rung=rung, is_reached=False, reason="its stage could not be drilled")
             for rung in stage.chain.rung_names
         ]
-    return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems)
+    return DrillVerdict(sample=len(item_ids), rungs=rungs, rules=rules, problems=problems, questions=questions)
 
 
 class StageDrill(Protocol):
@@ -128,6 +140,9 @@ def _last_state(database: Database, verdict: DrillVerdict) -> State[dict[str, An
     page = markdown(str(verdict), drills.latest(database))
     create_markdown_artifact(page, key="drill-report", description=str(verdict))
     events.emit_drill_verdict(verdict.as_json(), verdict.failures)
+    for proposal in verdict.proposals:
+        events.emit_penalty_proposed(proposal)
+        get_run_logger().warning(describe(proposal))
     for failure in verdict.failures:
         get_run_logger().error(failure)
     if verdict.failures:

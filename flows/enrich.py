@@ -55,6 +55,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.sources.manifest import ManifestOptions
 from repli.tasks.sources.manifest.remembered import remembered_options
 from repli.tasks.storage import catalogue, counts, outdated, runs
+from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.blobs import Blobs, keep_contents
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.locks import try_exclusive_lock
@@ -159,6 +160,7 @@ class _EnrichRun:
         self._artifact = cast(UUID, artifact)
         try:
             with timed("flow", "register the items"):
+                refresh_expected_accuracy(self._database)  # of a store that an older Repli has filled
                 self._register()
         except StoreError as error:
             self.store_error = error

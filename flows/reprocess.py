@@ -43,6 +43,7 @@ from repli.tasks.pipeline import Stage
 from repli.tasks.reporting.retry_report import RetryReport, build_retry_report, markdown
 from repli.tasks.settings import Settings
 from repli.tasks.storage import counts, outdated, runs
+from repli.tasks.storage.accuracy import refresh_expected_accuracy
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims, retry_queue
 from repli.tasks.storage.retry.claims import Claim
@@ -154,6 +155,7 @@ class _ReprocessRun:
 
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
+        refresh_expected_accuracy(self._database)  # of a store that an older Repli has filled
         if self._request.outdated:
             self._enqueue_outdated()
         begin_phase(FIRST_STAGE)

@@ -25,6 +25,7 @@ from repli.tasks.storage.search import neighbours
 from repli.tasks.storage.search import query as store
 from repli.tasks.storage.search.neighbours import Vector, spaces
 from repli.tasks.storage.search.query import Hit, Vectors
+from repli.tasks.storage.search.query import RankBy as RankBy
 
 MAX_LIMIT = 1000
 MIN_COSINE_WITHOUT_WORDS = 0.5
@@ -72,6 +73,7 @@ class Query:
     mode: Mode = Mode.HYBRID
     limit: int = 10
     min_quality: float = 0.0
+    rank_by: RankBy = RankBy.QUALITY
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -153,7 +155,13 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
         min_cosine = MIN_COSINE_WITHOUT_WORDS
         vectors = {space: vector for space, vector in vectors.items() if space != HASHED_SPACE}  # hashes that collide
     hits = store.search(
-        database, words, vectors, limit=query.limit, min_quality=query.min_quality, min_cosine=min_cosine
+        database,
+        words,
+        vectors,
+        limit=query.limit,
+        min_quality=query.min_quality,
+        min_cosine=min_cosine,
+        rank_by=query.rank_by,
     )
     return SearchResult(query=query, hits=hits, notes=notes, spaces=covered)
 

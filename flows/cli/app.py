@@ -40,6 +40,7 @@ from repli.flows.cli.output import print_json, print_line, print_note, print_pag
 from repli.flows.cli.process_end import end_process
 from repli.flows.cli.queue_app import queue_app
 from repli.tasks.runtime import timeline
+from repli.tasks.settings import Settings
 
 app = typer.Typer(name="repli", cls=CommandGroup, invoke_without_command=True, pretty_exceptions_enable=False)
 
@@ -179,6 +180,9 @@ def reprocess(
 @app.command()
 def drill(
     sample: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Items in the sample.")] = 200,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="Run no drill: list the disagreements that the latest one found.")
+    ] = False,
     pipeline: PipelineOption = None,
     dask: DaskOption = None,
     database: DatabaseOption = None,
@@ -186,8 +190,11 @@ def drill(
 ) -> None:
     """Test every rung of every chain on a sample of stored items.
 
-    The stored results stay unchanged. Each rung gets a verdict and its agreement with the primary.
+    The stored results stay unchanged. Each rung gets a verdict and its accuracy relative to the primary's.
     """
+    if questions:
+        _list_questions(resolve_settings(database), as_json)
+        return
     with interruptible(BEGINS_AGAIN), reserved_stdout(as_json) as stdout:
         from repli.flows.cli import render, run_commands
 
@@ -197,6 +204,41 @@ def drill(
         else:
             print_page(render.drill_page(outcome.report))
     raise_problem(outcome.problem)
+
+
+def _list_questions(settings: Settings, as_json: bool) -> None:
+    """Print the questions of the latest drill."""
+    from repli.flows.cli import label_commands, render
+
+    found = label_commands.list_questions(settings)
+    if as_json:
+        print_json(found.as_json(), sys.stdout)
+    else:
+        print_page(render.questions_page(found))
+
+
+@app.command()
+def label(
+    item_id: Annotated[str, typer.Argument(metavar="ITEM", help="The id of the item.")],
+    value: Annotated[
+        str, typer.Argument(metavar="VALUE", help="The right label, or the rung that is right; none; both.")
+    ],
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="The stage, if it is not the only one.")] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a question of a drill: say what is right for an item.
+
+    `repli drill --questions` lists the questions. The next drill uses the answers.
+    """
+    from repli.flows.cli import label_commands
+    from repli.tasks.drill.answers import readable
+
+    given = label_commands.label(resolve_settings(database), item_id, value, stage)
+    if as_json:
+        print_json({"item": given.item_id, "stage": given.stage, "value": readable(given.value)}, sys.stdout)
+    else:
+        print_line(f"{given.stage} of {given.item_id}: {readable(given.value)}; the next drill uses it")
 
 
 @app.command()
@@ -251,15 +293,24 @@ def search(
     mode: Annotated[str, typer.Option(metavar="hybrid|keyword|vector", help="How to search.")] = "hybrid",
     limit: Annotated[int, typer.Option(metavar="N", help="Show the best N items.")] = 10,
     min_quality: Annotated[float, typer.Option(metavar="Q", help="Exclude items of a lower quality.")] = 0.0,
+    rank_by: Annotated[
+        str, typer.Option(metavar="quality|expected_accuracy", help="The score that weighs the relevance of an item.")
+    ] = "quality",
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search stored items by keyword, vector, or both."""
     from repli.flows.cli import render, store_commands
-    from repli.tasks.search import Mode, Query
+    from repli.tasks.search import Mode, Query, RankBy
 
     with reserved_stdout(as_json) as stdout:
-        parsed = Query(text=query, mode=Mode.parse(mode), limit=limit, min_quality=min_quality)
+        parsed = Query(
+            text=query,
+            mode=Mode.parse(mode),
+            limit=limit,
+            min_quality=min_quality,
+            rank_by=RankBy.parse(rank_by),
+        )
         found = store_commands.search(resolve_settings(database), parsed)
         if as_json:
             print_json(found.as_json(), stdout)

@@ -20,7 +20,7 @@ TEXT_CHARACTERS = 400
 
 
 def gist(view: ItemView) -> Table:
-    """Return a line for each label with its confidence, for the first lines of each text, the files, and the quality.
+    """Return a line for each label with its confidence, for the first lines of each text, the files, and the scores.
 
     Values of other stages of a pipeline follow as JSON.
     """
@@ -38,6 +38,8 @@ def gist(view: ItemView) -> Table:
         table.add_row(stage, _plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     quality = Text("none: not stored") if view.quality is None else Text(f"{view.quality:g}", colour(view.quality))
     table.add_row("quality", quality)
+    if view.expected_accuracy is not None:
+        table.add_row("expected accuracy", Text(f"{view.expected_accuracy:.2f}"))
     return table
 
 

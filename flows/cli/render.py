@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
 from repli.flows.cli.gist import gist
-from repli.tasks.drill.report import HEADERS, rows
+from repli.tasks.drill.proposals import describe
+from repli.tasks.drill.report import HEADERS, questions_line, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.reporting.retry_report import RetryReport
-from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour
+from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour, means
 from repli.tasks.search import SearchResult
 from repli.tasks.storage.breakers import BreakerView, Move
 from repli.tasks.storage.counts import NOT_REACHED, Tally
@@ -27,6 +30,9 @@ from repli.tasks.storage.retry.retry_queue import CLAIMED, PARKED, Entry, QueueT
 from repli.tasks.storage.runs import Run
 from repli.tasks.storage.search.query import BEGIN, END
 from repli.tasks.storage.views.lookup import FlaggedItem, ItemView
+
+if TYPE_CHECKING:  # it knows the stages, which `status` need not load
+    from repli.tasks.drill.labelling import OpenQuestions
 
 BAR_CELLS = 32
 _STATUS_COLOURS = {
@@ -127,7 +133,31 @@ def drill_page(drills: Sequence[Drill]) -> RenderableType:
     parts: list[RenderableType] = [Text(headline(last), style="bold"), "", table, "", *reasons]
     for rule in last["rules"]:
         parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
+    parts += [Text(f"proposed: {describe(proposal)}", style="yellow") for proposal in last["proposals"]]
+    if last["questions"]:
+        parts.append(Text(questions_line(last)))
     return Group(*parts, *(Text(_short(problem, 300), style="red") for problem in last["problems"]))
+
+
+def questions_page(found: OpenQuestions) -> RenderableType:
+    """Return the questions of a drill: the open ones in full, and the number of the answered ones."""
+    waiting = [question for question, given in found.questions if given is None]
+    at = f"the drill of {found.drill.finished_at:%Y-%m-%d %H:%M} (UTC)"
+    parts: list[RenderableType] = [
+        Text(f"{len(waiting)} open questions of {at}, {found.answered} answered", style="bold")
+    ]
+    for question in waiting:
+        shown = question.image if question.kind == "label" else question.document
+        parts += ["", Text(f"{_short(question.item_id, 80)}: {question.stage}", style="bold")]
+        parts += [Text(f"  {_short(text, 300)}") for text in (question.name, shown or question.text) if text]
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for said in question.said:
+            table.add_row(Text(said.rung), Text(f"{said.confidence:.2f}"), Text(_short(said.answer, 240)))
+        answer = "LABEL, or none" if question.kind == "label" else "RUNG, none or both"
+        parts += [table, Text(f"  repli label {shlex.quote(question.item_id)} {answer} [--stage {question.stage}]")]
+    if waiting:
+        parts += ["", Text("Each answer tells which rung is right; the next `repli drill` uses them.")]
+    return Group(*parts)
 
 
 def retry_answer(queued: Sequence[str], nothing_to_do: Sequence[str]) -> RenderableType:
@@ -171,7 +201,7 @@ def overview_page(
     database: Database, tally: Tally, last: Run | None, now: datetime, outdated: OutdatedTally
 ) -> RenderableType:
     """Return the counts of the store and its last run."""
-    mean = "" if tally.mean_quality is None else f", mean quality {tally.mean_quality:.3f}"
+    mean = "" if tally.mean_quality is None else f", {means(tally)}"
     head = f"{tally.items} items: {tally.stored} stored, {tally.failed} failed, {tally.pending} pending{mean}"
     parts: list[RenderableType] = [Text(head, style="bold"), Text(f"in {database}"), "", tally_table(tally)]
     if tally.quality:
@@ -259,10 +289,11 @@ def hits_page(found: SearchResult) -> RenderableType:
     for hit in found.hits:
         degraded = f" · degraded: {', '.join(hit.degraded)}" if hit.degraded else ""
         degraded += f" · declined: {', '.join(hit.declined)}" if hit.declined else ""
+        accuracy = "" if hit.expected_accuracy is None else f" · expected accuracy {hit.expected_accuracy:.2f}"
         head = Text.assemble(
             (_short(hit.name or hit.id, 80), "bold"),
             f"  {_short(hit.id, 60)}  score {hit.score:.3f}  ",
-            (f"quality {hit.quality:g}{degraded}", colour(hit.quality)),
+            (f"quality {hit.quality:g}{accuracy}{degraded}", colour(hit.quality)),
         )
         parts += [head, _highlighted(hit.snippet), ""]
     return Group(*(parts or [Text("No items found; try other words, or a lower --min-quality.")]))

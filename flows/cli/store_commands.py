@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +13,12 @@ import repli.tasks.search
 from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
 from repli.tasks.execution.run_pipeline import store_pipeline, store_versions
-from repli.tasks.fallback import Breaker, RepliError, UsageError
+from repli.tasks.fallback import Breaker, Rate, RepliError, UsageError
 from repli.tasks.fallback.breaker import Override
 from repli.tasks.items import clean_text
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
-from repli.tasks.storage import breakers, counts, outdated, pipelines, runs
+from repli.tasks.storage import accuracy, breakers, counts, outdated, pipelines, runs
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.breakers import BreakerView, Key
 from repli.tasks.storage.counts import Tally
@@ -35,10 +35,11 @@ from repli.tasks.storage.views.lookup import ItemView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The counts of a store and its latest run, at the database's time `now`; and its results by older versions."""
+    """The counts of a store, its rates, its results by older versions, and its latest run, at its time `now`."""
 
     database: Database
     tally: Tally
+    rates: Mapping[str, Rate]
     outdated: OutdatedTally
     last_run: Run | None
     now: datetime
@@ -49,6 +50,7 @@ class Overview:
             "database": str(self.database),
             **self.tally.as_json(),
             "pending": self.tally.pending,
+            "rates": {rung: rate.as_json() for rung, rate in self.rates.items()},
             "outdated": self.outdated.by_stage,
             "unknown_version": self.outdated.unknown_by_stage,
             "last_run": last
@@ -74,6 +76,7 @@ def status(settings: Settings) -> Overview:
     return Overview(
         database=database,
         tally=counts.tally(database, names),
+        rates=accuracy.rates(database),
         outdated=outdated.tally(database, store_versions(settings, database)),
         last_run=runs.latest(database),
         now=database.now(),

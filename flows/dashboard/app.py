@@ -10,7 +10,16 @@ import streamlit as st
 
 from repli.flows.dashboard.elements import show_caption, show_notice
 from repli.flows.dashboard.item_page import item_page
-from repli.flows.dashboard.markup import STYLE, degraded_chips, item_link, notice, plain, quality_badge, snippet
+from repli.flows.dashboard.markup import (
+    STYLE,
+    accuracy_chip,
+    degraded_chips,
+    item_link,
+    notice,
+    plain,
+    quality_badge,
+    snippet,
+)
 from repli.flows.dashboard.overview import overview_page
 from repli.tasks.fallback import RepliError
 from repli.tasks.search import Mode, Query, SearchResult, search
@@ -85,7 +94,7 @@ def show_hits(found: SearchResult) -> None:
     if not found.hits:
         show_caption("No items found. Try other words, or a lower quality.")
     for hit in found.hits:
-        chips = degraded_chips(hit.degraded, hit.declined)
+        chips = f"{accuracy_chip(hit.expected_accuracy)} {degraded_chips(hit.degraded, hit.declined)}"
         st.html(
             f'<div class="repli-hit">{item_link(hit.id, hit.name).text} {quality_badge(hit.quality).text} {chips}'
             f"<div>{snippet(hit.snippet)}</div>"

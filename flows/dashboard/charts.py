@@ -11,6 +11,7 @@ import pandas as pd
 
 from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.run_report import COLOURS, colour
+from repli.tasks.storage.counts import BANDS as BANDS_OF_ACCURACY
 from repli.tasks.storage.counts import NOT_REACHED, Tally
 from repli.tasks.storage.drills import Drill
 from repli.tasks.storage.views.dashboard_stats import AGES, OLDEST, RunQuality, Waiting
@@ -49,6 +50,23 @@ def quality_now(tally: Tally) -> Any:
     bars_chart = base.mark_bar(size=36).encode(color=alt.Color("colour:N", scale=None))
     labels = base.mark_text(dy=-7, fontSize=12).encode(text=alt.Text("items:Q", format=",d"))
     return _chart(bars_chart + labels)
+
+
+def accuracy_now(tally: Tally) -> Any:
+    """Return a bar chart of stored items by bands of their expected accuracy, the best first."""
+    bars = [(_tenth(start), tally.expected_accuracy.get(start, 0)) for start in BANDS_OF_ACCURACY]
+    frame = pd.DataFrame(bars, columns=["expected accuracy", "items"])
+    base = alt.Chart(frame, height=HEIGHT).encode(
+        x=alt.X("expected accuracy:N", sort=None, title="expected accuracy of the item", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("items:Q", title="items", axis=alt.Axis(tickMinStep=1, format=",d")),
+        tooltip=["expected accuracy:N", alt.Tooltip("items:Q", format=",d")],
+    )
+    labels = base.transform_filter("datum.items > 0").mark_text(dy=-7, fontSize=12)
+    return _chart(base.mark_bar(color=BLUE) + labels.encode(text=alt.Text("items:Q", format=",d")))
+
+
+def _tenth(start: float) -> str:
+    return f"{start:.1f}–{start + 0.1:.1f}"
 
 
 def quality_over_time(ended: Sequence[RunQuality]) -> Any:

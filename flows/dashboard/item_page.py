@@ -8,7 +8,17 @@ import streamlit as st
 
 from repli.flows.dashboard import charts
 from repli.flows.dashboard.elements import show_caption, show_notice
-from repli.flows.dashboard.markup import Cell, badge, degraded_chips, format_time, notice, plain, quality_badge, table
+from repli.flows.dashboard.markup import (
+    Cell,
+    accuracy_chip,
+    badge,
+    degraded_chips,
+    format_time,
+    notice,
+    plain,
+    quality_badge,
+    table,
+)
 from repli.flows.dashboard.overview import REFRESH_S
 from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import ItemError, RepliError, Status
@@ -40,7 +50,8 @@ def item_page(settings: Settings, item_id: str) -> None:
         f'<div class="repli-name">{plain(str(item.name or item.id))}</div>'
         f'<div class="repli-quiet" id="repli-item">{plain(item.id)} · {_state(view)}</div>'
     )
-    st.html(f"{quality_badge(view.quality).text} {degraded_chips(view.degraded, view.declined)}")
+    chips = degraded_chips(view.degraded, view.declined)
+    st.html(f"{quality_badge(view.quality).text} {accuracy_chip(view.expected_accuracy)} {chips}")
     left, right = st.columns([1, 2])
     with left:
         show_image(settings, view)

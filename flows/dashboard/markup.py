@@ -88,6 +88,11 @@ def quality_badge(quality: float | None) -> Html:
     return badge(f"{quality:.4g}", colour(quality))
 
 
+def accuracy_chip(accuracy: float | None) -> str:
+    """Return the expected accuracy of an item as a chip; nothing where there is none."""
+    return "" if accuracy is None else chip(f"expected accuracy {accuracy:.2f}")
+
+
 def badge(text: str, background: str) -> Html:
     """Return a word on a coloured background."""
     return Html(f'<span class="repli-badge" style="background:{background}">{plain(text)}</span>')

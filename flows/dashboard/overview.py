@@ -41,11 +41,15 @@ def overview_page(settings: Settings) -> None:
         show_notice(error)
         return
     show_counts(stats)
-    left, right = st.columns(2)
+    left, middle, right = st.columns(3)
     with left:
         st.subheader("Quality now", anchor=False)
         if stats.tally.items:
             st.altair_chart(charts.quality_now(stats.tally))
+    with middle:
+        st.subheader("Expected accuracy now", anchor=False)
+        if stats.tally.expected_accuracy:
+            st.altair_chart(charts.accuracy_now(stats.tally))
     with right:
         st.subheader("Quality at the end of each run", anchor=False)
         if stats.quality_over_time:
@@ -69,7 +73,7 @@ def _cached_stats(settings: Settings) -> DashboardStats:
 def show_counts(stats: DashboardStats) -> None:
     """Show the counts of items, and the latest run."""
     tally = stats.tally
-    mean = tally.mean_quality
+    mean, accuracy = tally.mean_quality, tally.mean_expected_accuracy
     tiles = {
         "items": f"{tally.items:,}",
         "stored": f"{tally.stored:,}",
@@ -79,6 +83,7 @@ def show_counts(stats: DashboardStats) -> None:
         "pending": f"{tally.pending:,}",
         "in the queue": f"{stats.queue.waiting:,}",
         "mean quality": "–" if mean is None else f"{mean:.3f}",
+        "expected accuracy": "–" if accuracy is None else f"{accuracy:.3f}",
     }
     for column, (name, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         column.metric(name, value)

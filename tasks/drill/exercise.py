@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from repli.tasks.execution.batch_size import choose_batch_size
+from repli.tasks.execution.stage_runner import input_hash_of
 from repli.tasks.fallback import (
     AnyChain,
     AnyRung,
@@ -89,6 +90,7 @@ class StageExercise:
         )
         self.inputs: list[ChainInput[Any]] = []
         self.stored: dict[str, StepResult] = {}
+        self.states: dict[str, ItemState] = {}
         self._runtime = replace(runtime, breaker_of=without_breakers)
         for state in results.load(database, item_ids):
             earlier = [state.results.get(other) for other in pipeline.before(name)]
@@ -96,8 +98,10 @@ class StageExercise:
                 value = _input_of(pipeline, name, state)
                 if value is not None and not self.stage.comparison.is_empty(value):
                     self.inputs.append(ChainInput(state.item.id, value))
+                    self.states[state.item.id] = state
                 if stored := state.results.get(name):
                     self.stored[state.item.id] = stored
+        self.hashes = {id_: input_hash_of(pipeline, name, state) for id_, state in self.states.items()}
         self.results = {rung: self._call(rung) for rung in reversed(self.chain.rung_names)}
 
     def rung(self, name: str) -> AnyRung:

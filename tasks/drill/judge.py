@@ -11,7 +11,7 @@ A rung is *not covered* if it cannot run here. That is a failure only if the pol
 A rung that *declines* an item has answered: it says that it does not know, and the next rung may. That it declines many
 items is a note, not a failure, because a narrow rung is right to do so.
 
-If the primary has no answers, nothing can be compared with them: agreement is None.
+If the primary has no answers, nothing can be compared with them: agreement and relative accuracy are None.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from repli.tasks.drill.answers import is_right as is_right_answer
+from repli.tasks.drill.answers import key_of
+from repli.tasks.drill.calibration import guesses, underconfident
 from repli.tasks.drill.exercise import StageExercise
 from repli.tasks.drill.interval import interval
+from repli.tasks.drill.questions import Question, ask
+from repli.tasks.drill.relative_accuracy import Estimate, Measurement, Pair, measure
 from repli.tasks.drill.shadow import shadow
-from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, first_reason
+from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, StageVerdict, first_reason
 from repli.tasks.fallback import (
     SKIP,
     AnyRung,
@@ -40,37 +45,68 @@ from repli.tasks.fallback import (
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.pipeline.store import merge
 from repli.tasks.settings import Settings
+from repli.tasks.storage import labels
+from repli.tasks.storage.database import Database
+from repli.tasks.storage.labels import GivenLabel
 
 MIN_ITEMS_FOR_CONSTANT = 5
 """Items with one answer in common from which on a rung is suspected of answering all inputs the same."""
 MIN_SERVED_SHARE = 0.5
 """The share of the primary's items that a fallback must serve or decline."""
 MIN_PENALTY = 0.01
-"""The lowest penalty that an agreement can justify: 0 is not a penalty."""
+"""The lowest penalty that a relative accuracy can justify: 0 is not a penalty."""
 SIGNIFICANCE = 0.05
 """The p-value below which a difference counts as real."""
 
 
 def judge_stage(
-    pipeline: Pipeline, name: str, item_ids: Sequence[str], settings: Settings, runtime: Runtime
-) -> tuple[list[RungVerdict], list[RuleVerdict]]:
+    pipeline: Pipeline,
+    name: str,
+    item_ids: Sequence[str],
+    settings: Settings,
+    runtime: Runtime,
+    labelled: Sequence[str] = (),
+) -> StageVerdict:
     """Return a verdict on every rung of the stage `name`, and on every rule that forbids one of them.
 
     All writes go to a shadow of the store.
+
+    Args:
+        item_ids: the random sample.
+        labelled: other items, which people labelled: they tell which of two rungs is right where these disagree, and
+            not how often they do.
     """
-    with shadow(settings, item_ids) as shadow_settings:
-        judge = _StageJudge(pipeline, StageExercise(pipeline, name, item_ids, shadow_settings, runtime))
-        rungs = [judge.judge_rung(rung) for rung in pipeline.stage(name).chain.rung_names]
+    item_ids, every_id = list(item_ids), list(dict.fromkeys((*item_ids, *labelled)))
+    given = labels.of_items(Database(settings.database_url), every_id, name)
+    with shadow(settings, every_id) as shadow_settings:
+        exercise = StageExercise(pipeline, name, every_id, shadow_settings, runtime)
+        judge = _StageJudge(pipeline, exercise, frozenset(item_ids), given)
+        rungs = judge.with_accuracy_of_primary(
+            [judge.judge_rung(rung) for rung in pipeline.stage(name).chain.rung_names]
+        )
         rules = [judge.judge_rule(rule) for rule in pipeline.rules.table if rule.forbidden_stage == name]
-    return rungs, rules
+        return StageVerdict(rungs, rules, judge.questions())
 
 
 class _StageJudge:
     """The checks on one exercised stage. A `_check_*` method returns why a rung fails it, or None."""
 
-    def __init__(self, pipeline: Pipeline, exercise: StageExercise) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        exercise: StageExercise,
+        sampled: Collection[str],
+        given: Mapping[tuple[str, str, str], GivenLabel],
+    ) -> None:
         self._pipeline = pipeline
         self._exercise = exercise
+        self._sampled = sampled
+        self._given = {
+            id_: label.value
+            for id_, input_hash in exercise.hashes.items()
+            if (label := given.get((id_, exercise.stage.name, input_hash or "")))
+        }
+        self._pairs: dict[str, dict[str, Pair]] = {}
         self._stage = exercise.stage
         self._chain = exercise.chain
         self._primary = _answers(exercise.results[self._chain.primary.name].forced, self._chain.primary.name)
@@ -118,12 +154,16 @@ class _StageJudge:
         rung = self._exercise.rung(verdict.rung)
         answers = _answers(forced, rung.name)
         declined = _declined(forced, rung.name)
-        common = [id_ for id_ in self._primary if id_ in answers]
-        agreements: Sequence[float] = []
-        if common and rung.name != self._chain.primary.name:
-            values = [[by_item[id_].value for id_ in common] for by_item in (self._primary, answers)]
-            agreements = self._stage.comparison.agreement(*values)
+        is_primary = rung.name == self._chain.primary.name
+        scores = {} if is_primary else self._scores(answers)
+        agreements = [score for id_, score in scores.items() if id_ in self._sampled]
         agreement = fmean(agreements) if agreements else None
+        ends = interval(agreements) if agreements else None
+        pairs = self._pairs[rung.name] = self._pair(answers, scores)
+        measured = measure(
+            list(pairs.values()),
+            Estimate(value=agreement, low=ends[0], high=ends[1]) if agreement is not None and ends else None,
+        )
         is_walked = bool(_answers(walked, rung.name) or _declined(walked, rung.name))
         is_answered = bool(answers or declined)
         reason = first_reason(
@@ -135,7 +175,9 @@ class _StageJudge:
                 self._check_served_share(rung.name, answers.keys() | declined, forced),
                 self._check_constant(rung.name, answers),
                 self._check_space(answers, rung.name),
-                self._check_mistakes(rung, answers) if common and agreements else None,
+                self._check_slips(answers) if agreements else None,
+                self._check_mistakes(rung, answers) if agreements else None,
+                self._check_confidences(rung.name),
             )
         )
         seconds = [attempt.seconds for r in answers.values() for attempt in r.attempts if attempt.rung == rung.name]
@@ -144,12 +186,75 @@ class _StageJudge:
             reason=reason,
             note=_declined_note(declined, forced, rung.name),
             is_reached=is_answered and is_walked,
-            items=len(answers),
+            items=sum(id_ in self._sampled for id_ in answers),
             agreement=agreement,
-            interval=interval(agreements) if agreements else None,
+            interval=ends,
             seconds_per_item=fmean(seconds) if seconds else None,
-            penalty_justified=1.0 if rung is self._chain.primary else _justified_penalty(agreement),
+            penalty_justified=1.0 if is_primary else _justified_penalty(measured),
+            measured=measured,
+            accuracy=measured.accuracy if measured else None,
+            mean_confidence=_mean_confidence(answers, [id_ for id_ in pairs or answers if id_ in self._sampled]),
+            answered=measured.answered if measured else 0,
         )
+
+    def with_accuracy_of_primary(self, rungs: Sequence[RungVerdict]) -> list[RungVerdict]:
+        """Return the verdicts, with the primary's accuracy as it is beside the best fallback that has answers."""
+        for rung in rungs:
+            if rung.measured and rung.measured.primary_accuracy:
+                ids = [id_ for id_, pair in self._pairs[rung.rung].items() if pair.is_sampled]
+                primary = replace(
+                    rungs[0],
+                    accuracy=rung.measured.primary_accuracy,
+                    mean_confidence=_mean_confidence(self._primary, ids),
+                    answered=rung.answered,
+                )
+                return [primary, *rungs[1:]]
+        return list(rungs)
+
+    def questions(self) -> list[Question]:
+        """Return the disagreements of the judged rungs that people have not decided, at most `QUESTIONS`."""
+        kind = self._stage.comparison.question
+        if kind is None:
+            return []
+        sampled = {
+            rung: {id_: pair for id_, pair in pairs.items() if pair.is_sampled} for rung, pairs in self._pairs.items()
+        }
+        answers = {rung: _answers(self._exercise.results[rung].forced, rung) for rung in self._pairs}
+        exercise = self._exercise
+        return ask(self._pipeline, self._stage.name, kind, exercise.states, exercise.hashes, answers, sampled)
+
+    def _scores(self, answers: Mapping[str, StepResult]) -> dict[str, float]:
+        """Return the agreement with the primary of each item that both serve; empty where it cannot be told.
+
+        Items that are not of the sample have one only where people can say who is right.
+        """
+        is_wanted = self._stage.comparison.question is not None
+        common = [id_ for id_ in self._primary if id_ in answers and (is_wanted or id_ in self._sampled)]
+        if not common:
+            return {}
+        values = [[by_item[id_].value for id_ in common] for by_item in (self._primary, answers)]
+        found = self._stage.comparison.agreement(*values)
+        return dict(zip(common, found, strict=True)) if found else {}
+
+    def _pair(self, answers: Mapping[str, StepResult], scores: Mapping[str, float]) -> dict[str, Pair]:
+        """Return the pair of answers to each item that has an agreement, with what people say of them."""
+        comparison = self._stage.comparison
+
+        def is_right(result: StepResult) -> bool | None:
+            given = self._given.get(result.item_id)
+            return None if given is None else is_right_answer(given, key_of(result.value))
+
+        return {
+            id_: Pair(
+                is_same=score >= comparison.same_from,
+                confidence=answers[id_].confidence or 0.0,
+                primary_confidence=self._primary[id_].confidence or 0.0,
+                is_right=is_right(answers[id_]),
+                is_primary_right=is_right(self._primary[id_]),
+                is_sampled=id_ in self._sampled,
+            )
+            for id_, score in scores.items()
+        }
 
     def _judge_skip(
         self, verdict: RungVerdict, forced: Sequence[StepResult], walked: Sequence[StepResult]
@@ -233,14 +338,31 @@ class _StageJudge:
             )
         return None
 
+    def _check_slips(self, answers: Mapping[str, StepResult]) -> str | None:
+        """Return which typical mistake the rung's answers seem to have, or None: see `Comparison.slips`."""
+        is_same = self._stage.comparison.is_same
+        pairs = [(result.value, answers[id_].value) for id_, result in self._primary.items() if id_ in answers]
+        for name, is_same_undone in self._stage.comparison.slips.items():
+            changed = [is_same_undone(*pair) for pair in pairs if is_same_undone(*pair) != is_same(*pair)]
+            if _is_nearer(changed):
+                return f"it seems to make a mistake: {name} brings it nearer to the primary on {_changes(changed)}"
+        return None
+
+    def _check_confidences(self, rung: str) -> str | None:
+        """Return why the rung's confidences seem too low, by the items on which it agrees with another; or None."""
+        if self._stage.comparison.question != "label":
+            return None
+        guessed = {
+            name: guesses(self._exercise.results[name].forced, name) for name in self._chain.rung_names if name != SKIP
+        }
+        return underconfident(guessed.pop(rung), guessed)
+
     def _check_mistakes(self, rung: AnyRung, answers: Mapping[str, StepResult]) -> str | None:
         """Return which typical mistake the rung seems to make, or None.
 
         Each mistake is made on purpose with the rung's inputs. If that increases the agreement with the primary, the
-        rung makes the mistake itself. McNemar's exact test (1947) on the items whose agreement changes.
+        rung makes the mistake itself.
         """
-        from scipy import stats
-
         is_same, primary = self._stage.comparison.is_same, self._primary
         inputs = [one for one in self._exercise.inputs if one.item_id in answers and one.item_id in primary]
         for name, make_mistake in self._stage.comparison.mistakes.items():
@@ -251,10 +373,26 @@ class _StageJudge:
                 for id_, answer in mistaken_answers.items()
                 if is_same(primary[id_].value, answer.value) != is_same(primary[id_].value, answers[id_].value)
             ]
-            if changed and stats.binomtest(sum(changed), len(changed), alternative="greater").pvalue < SIGNIFICANCE:
-                nearer = f"{sum(changed)} of the {len(changed)} items whose agreement changes"
-                return f"it seems to make a mistake: {name} brings it nearer to the primary on {nearer}"
+            if _is_nearer(changed):
+                return f"it seems to make a mistake: {name} brings it nearer to the primary on {_changes(changed)}"
         return None
+
+
+def _is_nearer(changed: Sequence[bool]) -> bool:
+    """Return whether undoing a mistake brings a rung nearer to the primary: McNemar's exact test (1947).
+
+    Args:
+        changed: of each item whose agreement changes, whether the two agree then.
+    """
+    from scipy import stats
+
+    if not changed:
+        return False
+    return bool(stats.binomtest(sum(changed), len(changed), alternative="greater").pvalue < SIGNIFICANCE)
+
+
+def _changes(changed: Sequence[bool]) -> str:
+    return f"{sum(changed)} of the {len(changed)} items whose agreement changes"
 
 
 def _answers(results: Sequence[StepResult], rung: str) -> dict[str, StepResult]:
@@ -275,9 +413,14 @@ def _declined_note(declined: Collection[str], forced: Sequence[StepResult], rung
     return f"it declined {len(declined)} of {len(forced)} items: {_first_error(forced, rung)}"
 
 
-def _justified_penalty(agreement: float | None) -> float | None:
-    """Return the penalty that an agreement justifies, at least `MIN_PENALTY`; None without an agreement."""
-    return None if agreement is None else max(MIN_PENALTY, round(agreement, 2))
+def _justified_penalty(measured: Measurement | None) -> float | None:
+    """Return the penalty that a relative accuracy justifies, from `MIN_PENALTY` to 1; None without one."""
+    return None if measured is None else min(1.0, max(MIN_PENALTY, round(measured.relative.value, 2)))
+
+
+def _mean_confidence(answers: Mapping[str, StepResult], item_ids: Sequence[str]) -> float | None:
+    """Return the mean confidence of the answers to these items; None where there are none."""
+    return fmean([answers[id_].confidence or 0.0 for id_ in item_ids]) if item_ids else None
 
 
 def _first_error(results: Sequence[StepResult], rung: str) -> str:

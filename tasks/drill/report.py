@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from repli.tasks.drill.proposals import describe
+from repli.tasks.drill.relative_accuracy import Basis
 from repli.tasks.drill.verdict import readable
 from repli.tasks.reporting.markdown import cell
 from repli.tasks.storage.drills import Drill
@@ -20,7 +22,16 @@ def rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tu
     return [_row(rung, earlier.get((rung["stage"], rung["rung"]))) for rung in report["rungs"]]
 
 
-HEADERS = ("rung", "verdict", "items", "agreement (95 %)", "s per item", "penalty → justified", "why")
+HEADERS = (
+    "rung",
+    "verdict",
+    "items",
+    "agreement (95 %)",
+    "relative accuracy (95 %)",
+    "s per item",
+    "penalty → justified",
+    "why",
+)
 
 
 def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -35,7 +46,24 @@ def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str
     seconds = "" if rung["seconds_per_item"] is None else f"{rung['seconds_per_item']:.3f}"
     justified = "" if rung["penalty_justified"] is None else f" → {rung['penalty_justified']:g}"
     name, why = f"{rung['stage']}.{rung['rung']}", rung["reason"] or rung["note"]
-    return name, verdict, str(rung["items"]), agreement, seconds, f"{rung['penalty']:g}{justified}", why
+    penalty = f"{rung['penalty']:g}{justified}"
+    return name, verdict, str(rung["items"]), agreement, relative_accuracy(rung), seconds, penalty, why
+
+
+def relative_accuracy(rung: Mapping[str, Any]) -> str:
+    """Return a rung's relative accuracy with its interval and what it rests on; "" without one.
+
+    An agreement is shown as such elsewhere, and is no accuracy.
+    """
+    if rung["relative_accuracy"] is None or rung["basis"] == Basis.AGREEMENT:
+        return ""
+    low, high = rung["relative_interval"]
+    return f"{rung['relative_accuracy']:.2f} ({low:.2f}–{high:.2f}), by {rung['basis']}"
+
+
+def questions_line(report: Mapping[str, Any]) -> str:
+    """Return how many disagreements wait for an answer, and how to see them."""
+    return f"{len(report['questions'])} disagreements to decide: see `repli drill --questions`, or the dashboard"
 
 
 def markdown(headline: str, drills: Sequence[Drill]) -> str:
@@ -52,6 +80,11 @@ def markdown(headline: str, drills: Sequence[Drill]) -> str:
     if last["rules"]:
         rules = "\n".join(f"- {rule['verdict']}: {cell(rule['rule'])} {cell(rule['reason'])}" for rule in last["rules"])
         sections.append(f"## Forbidden pairs, which must be refused\n\n{rules}")
+    if last["proposals"]:
+        proposals = "\n".join(f"- {cell(describe(proposal))}" for proposal in last["proposals"])
+        sections.append(f"## Proposed penalties\n\n{proposals}")
+    if last["questions"]:
+        sections.append(f"## Questions\n\n{cell(questions_line(last))}")
     if last["problems"]:
         sections.append("## Problems\n\n" + "\n".join(f"- {cell(problem)}" for problem in last["problems"]))
     return "\n\n".join(sections) + "\n"

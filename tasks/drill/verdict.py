@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from repli.tasks.drill.questions import Question
+from repli.tasks.drill.relative_accuracy import Estimate, Measurement
 
 PASSED, FAILED, NOT_COVERED = "passed", "failed", "not_covered"
 
@@ -17,7 +20,12 @@ class RungVerdict:
     for its stage); that alone is not a failure. `note` is a remark on a rung that passed. `agreement` with the primary,
     from 0 to 1, and its 95 % `interval`, are None if there was nothing to compare. `is_reached`: the rung answered both
     when it was forced and when every better rung failed. `penalty` is the declared one, `penalty_justified` the one
-    that the agreement alone justifies.
+    that the relative accuracy justifies.
+
+    `measured` is the accuracy relative to the primary's, on the items that both serve; None where nothing was
+    compared. `accuracy`, the share of right answers on those items, needs people's answers: of the primary it is the
+    one beside the best fallback that has any. `mean_confidence` is of the same items; `answered` counts those of them
+    that people labelled.
     """
 
     stage: str
@@ -32,6 +40,10 @@ class RungVerdict:
     seconds_per_item: float | None = None
     penalty: float = 1.0
     penalty_justified: float | None = None
+    measured: Measurement | None = None
+    accuracy: Estimate | None = None
+    mean_confidence: float | None = None
+    answered: int = 0
 
     @property
     def name(self) -> str:
@@ -59,9 +71,16 @@ class RungVerdict:
             "note": self.note,
             "agreement": _rounded(self.agreement),
             "interval": [_rounded(end) for end in self.interval] if self.interval else None,
+            "relative_accuracy": _rounded(self.measured.relative.value) if self.measured else None,
+            "relative_interval": _ends(self.measured.relative) if self.measured else None,
+            "basis": str(self.measured.basis) if self.measured else None,
             "seconds_per_item": _rounded(self.seconds_per_item),
             "penalty": self.penalty,
             "penalty_justified": self.penalty_justified,
+            "accuracy": _rounded(self.accuracy.value) if self.accuracy else None,
+            "accuracy_interval": _ends(self.accuracy) if self.accuracy else None,
+            "mean_confidence": _rounded(self.mean_confidence),
+            "answered": self.answered,
             "items": self.items,
             "reached": self.is_reached,
         }
@@ -82,6 +101,14 @@ class RuleVerdict:
         return {"rule": self.rule, "verdict": self.verdict, "reason": self.reason}
 
 
+class StageVerdict(NamedTuple):
+    """The verdicts on the rungs and rules of a stage, and its questions."""
+
+    rungs: Sequence[RungVerdict]
+    rules: Sequence[RuleVerdict]
+    questions: Sequence[Question] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillVerdict:
     """The verdict on a whole drill. It passes if no rung and no rule failed, and every stage has a verdict.
@@ -94,6 +121,8 @@ class DrillVerdict:
     rungs: Sequence[RungVerdict]
     rules: Sequence[RuleVerdict]
     problems: Sequence[str] = ()
+    questions: Sequence[Question] = ()
+    proposals: Sequence[Mapping[str, Any]] = ()
 
     @property
     def verdict(self) -> str:
@@ -129,6 +158,8 @@ class DrillVerdict:
             "rungs": [rung.as_json() for rung in self.rungs],
             "rules": [rule.as_json() for rule in self.rules],
             "problems": list(self.problems),
+            "questions": [question.as_json() for question in self.questions],
+            "proposals": [dict(proposal) for proposal in self.proposals],
             "sample": self.sample,
         }
 
@@ -148,6 +179,10 @@ def readable(verdict: str) -> str:
 def first_reason(reasons: Iterable[str | None]) -> str:
     """Return the first reason that is neither None nor empty, or ''."""
     return next((reason for reason in reasons if reason), "")
+
+
+def _ends(estimate: Estimate) -> list[float | None]:
+    return [_rounded(estimate.low), _rounded(estimate.high)]
 
 
 def _rounded(number: float | None) -> float | None:

@@ -237,6 +237,11 @@ def _input_of(pipeline: Pipeline, name: str, state: ItemState) -> tuple[Any, Ite
     return value, None, input_hash
 
 
+def input_hash_of(pipeline: Pipeline, name: str, state: ItemState) -> str | None:
+    """Return the hash of the input of the stage `name` for an item, as it is saved with a result."""
+    return _input_of(pipeline, name, state)[2]
+
+
 def _do_work(
     stage: Stage,
     works: Sequence[_ItemWork],

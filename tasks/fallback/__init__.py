@@ -10,6 +10,7 @@ The exports are for stages, flows and reports. Import the state machine of the b
 from `breaker_client`.
 """
 
+from repli.tasks.fallback.accuracy import Rate, expected_accuracy
 from repli.tasks.fallback.breaker import Breaker, Position
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung, Skip
 from repli.tasks.fallback.compatibility import Rule, Rules
@@ -61,6 +62,7 @@ __all__ = [
     "Outcome",
     "Position",
     "ProcessPoisoned",
+    "Rate",
     "RepliError",
     "Rule",
     "Rules",
@@ -80,6 +82,7 @@ __all__ = [
     "check_fault",
     "check_rung_exists",
     "each",
+    "expected_accuracy",
     "mean_quality",
     "note_device",
     "parse_faults",

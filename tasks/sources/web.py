@@ -12,8 +12,8 @@ import re
 import socket
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -57,12 +57,49 @@ class TransientError(Unavailable):
     """A failure of the origin, not of the item, that may pass: a retry can succeed. The origin's breaker counts it."""
 
 
+class FurtherTries:
+    """The further tries of requests that met a transient error, over all batches of a process. Thread-safe.
+
+    One request of an origin makes them at a time, and none after an origin's last one has failed for good: however many
+    requests meet an origin that is down, one of them finds out whether the error passes.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, threading.Lock] = {}
+        self._failing: set[str] = set()
+
+    @contextmanager
+    def of(self, origin: str, deadline: float) -> Iterator[Callable[[], bool]]:
+        """Yield a function that returns whether the request may be tried again, now or after others had their turn."""
+        turn, has_turn = self._turns.setdefault(origin, threading.Lock()), False
+
+        def is_allowed() -> bool:
+            nonlocal has_turn
+            has_turn = has_turn or turn.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            return has_turn and origin not in self._failing
+
+        try:
+            yield is_allowed
+            self._failing.discard(origin)
+            self._turns.pop(origin, None)
+        except TransientError:
+            self._failing.add(origin)
+            raise
+        finally:
+            if has_turn:
+                turn.release()
+
+
+_FURTHER_TRIES = FurtherTries()
+
+
 class Web:
     """A reader of http and https URIs. Thread-safe; connections are kept open until `close`.
 
     Args:
         limits: The size, time and redirects allowed for one URI, and whether private addresses are allowed.
         call: Goes around each request, with the origin as its key.
+        further_tries: Those of all readers that share it, by default of the process.
         resolve: Returns the addresses of a host and port, best first; raises OSError if there are none.
         backend: Opens connections to addresses. Tests pass their own.
     """
@@ -72,13 +109,13 @@ class Web:
         limits: FetchLimits,
         *,
         call: KeyedCalls = KeyedCalls(),
+        further_tries: FurtherTries = _FURTHER_TRIES,
         resolve: Resolve | None = None,
         backend: httpcore.NetworkBackend | None = None,
     ) -> None:
         self._limits = limits
         self._call = call
-        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._failing: set[str] = set()
+        self._further_tries = further_tries
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl_context(),
             max_connections=None,
@@ -147,35 +184,23 @@ class Web:
 
     def _try(self, url: httpx.URL, origin: str, deadline: float) -> Content | httpx.URL:
         """Request `url`, and again after a transient error, unless other requests of its origin just failed."""
-        turn, has_turn = self._turns[origin], False
-
-        def may_try_again(error: Exception) -> bool:
-            nonlocal has_turn
-            if not isinstance(error, TransientError) or error.retry_after_s:
-                return False
-            has_turn = has_turn or turn.acquire(timeout=max(0.0, deadline - time.monotonic()))
-            return has_turn and origin not in self._failing and not self._call.is_refused(origin)
-
-        tries = stamina.retry_context(
-            on=may_try_again,
-            attempts=MAX_ATTEMPTS,
-            timeout=max(0.001, deadline - time.monotonic()),
-            wait_initial=0.1,
-            wait_max=MAX_WAIT_S,
-            wait_jitter=0.2,
-        )
-        try:
+        with self._further_tries.of(origin, deadline) as is_allowed:
+            tries = stamina.retry_context(
+                on=lambda error: (
+                    isinstance(error, TransientError)
+                    and not error.retry_after_s
+                    and is_allowed()
+                    and not self._call.is_refused(origin)
+                ),
+                attempts=MAX_ATTEMPTS,
+                timeout=max(0.001, deadline - time.monotonic()),
+                wait_initial=0.1,
+                wait_max=MAX_WAIT_S,
+                wait_jitter=0.2,
+            )
             for attempt in tries:
                 with attempt:
-                    answer = self._request_once(url, deadline)
-                    self._failing.discard(origin)
-                    return answer
-        except TransientError:
-            self._failing.add(origin)
-            raise
-        finally:
-            if has_turn:
-                turn.release()
+                    return self._request_once(url, deadline)
         raise AssertionError("the loop above returns or raises")  # pragma: no cover
 
     def _request_once(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:

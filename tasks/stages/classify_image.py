@@ -32,6 +32,7 @@ from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.runtime.ahead import made_ahead
 from repli.tasks.runtime.processors import processors_of_machine, processors_of_worker
 from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.stages.rates import RATES
 from repli.tasks.storage.blobs import Blobs
 
 if TYPE_CHECKING:
@@ -243,7 +244,6 @@ def _is_in_imagenet(label: str, index: int | None) -> bool:
     return index is not None and 0 <= index < len(labels()) and labels()[index] == label
 
 
-_RULES_CONFIDENCE = 0.5
 _THUMBNAIL = 64  # pixels a side, of which 32 × 32 are made
 _BLANK_BELOW = 4.0  # standard deviation of grey values in [0, 255]: a blank or broken scan, not a photo
 
@@ -264,7 +264,7 @@ def _by_words_and_pixels(picture: Picture, blobs: Blobs) -> Served[Label]:
     classes = classes_named_in(picture.name)
     if not classes:
         raise Declined("the name names no class")
-    label, confidence = synonyms()[classes[0]][0], _RULES_CONFIDENCE / len(classes)
+    label, confidence = synonyms()[classes[0]][0], RATES["classify_image.rules"].value / len(classes)
     if len(classes) > 1:
         raise Declined(f"best guess {label} at {confidence:.2f}, one of {len(classes)} classes that the name may mean")
     guess = Guess(label=label, label_index=classes[0], confidence=confidence)

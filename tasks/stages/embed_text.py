@@ -12,13 +12,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.comparison.metrics import VECTORS
-from repli.tasks.fallback import AnyChain, AnyRung, Breaker, ItemError, RungError, StoreError, Unavailable
+from repli.tasks.fallback import AnyChain, AnyRung, Breaker, ItemError, RungError, Served, StoreError, Unavailable
 from repli.tasks.fallback.devices import note_device
 from repli.tasks.items import Embedding, Label, Text
 from repli.tasks.models.cards import call_where_it_fits, card_or_processor
 from repli.tasks.models.word_hashing import HASHED_DIMENSIONS, HASHED_SPACE, hash_words
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.settings import ModelSettings, Settings, TextApi
+from repli.tasks.stages.rates import RATES
 from repli.tasks.storage import usage
 from repli.tasks.storage.usage import ApiUsage
 
@@ -164,10 +165,10 @@ def text_only(passages: Sequence[Passage], context: StageContext) -> Sequence[Em
 
 
 @STAGE.rung(penalty="0.8", time_limit_s=60)
-def hashed(passages: Sequence[Passage]) -> Sequence[Embedding | ItemError]:
+def hashed(passages: Sequence[Passage]) -> Sequence[Served[Embedding] | ItemError]:
     """Hash the words without a model, into a space of their own (scikit-learn's HashingVectorizer)."""
     return [
-        Embedding(HASHED_SPACE, vector)
+        Served(Embedding(HASHED_SPACE, vector), RATES["embed_text.hashed"].value)
         if vector.any()
         else ItemError("name and text contain no word to hash; give the item a name in words")
         for vector in hashed_words([passage.words(with_label=False) for passage in passages])

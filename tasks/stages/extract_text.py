@@ -13,9 +13,10 @@ from repli.tasks.fallback import Declined, ItemError, NoInput, Outcome, RungErro
 from repli.tasks.items import Asset, Assets, Text, clean_text
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
 from repli.tasks.sources.media_type import is_markup, is_text
+from repli.tasks.stages.rates import RATES
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.text.encoding import decode, find_charset
-from repli.tasks.text.html_text import all_text, has_markup, main_content
+from repli.tasks.text.html_text import all_text, has_markup, is_page, main_content
 from repli.tasks.text.pdf import by_pypdf
 from repli.tasks.text.pdfium import by_pdfium
 from repli.tasks.text.readable import check_is_text
@@ -54,15 +55,15 @@ STAGE = Stage(
 
 
 @STAGE.rung(time_limit_s=20, per_item=True)
-def full(document: Document, context: StageContext) -> Text:
+def full(document: Document, context: StageContext) -> Served[Text]:
     """Extract the main content: trafilatura for HTML, PDFium for PDF; plain text is only decoded."""
-    return _text(document, context, main_content, by_pdfium)
+    return _text(document, context, main_content, by_pdfium, of_page=RATES["extract_text.full"].value)
 
 
 @STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True)
-def plain(document: Document, context: StageContext) -> Text:
+def plain(document: Document, context: StageContext) -> Served[Text]:
     """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
-    return _text(document, context, all_text, by_pypdf)
+    return _text(document, context, all_text, by_pypdf, of_page=RATES["extract_text.plain"].value)
 
 
 @STAGE.rung(penalty="0.85", time_limit_s=20)
@@ -76,7 +77,7 @@ STAGE.skip(penalty="0.8")
 
 def _name(document: Document) -> Served[Text]:
     check_is_text(document.name, "the name", needs_words=False)
-    return Served(Text(_with_own_text(document, document.name)))
+    return Served(Text(_with_own_text(document, document.name)), RATES["extract_text.name_only"].value)
 
 
 def _text(
@@ -84,7 +85,17 @@ def _text(
     context: StageContext,
     from_html: Callable[[str], str | None],
     from_pdf: Callable[[bytes], str],
-) -> Text:
+    *,
+    of_page: float,
+) -> Served[Text]:
+    """Return the text of a document, with the confidence that it is the document's main text, and all of it.
+
+    A plain text is, and so is a fragment of HTML. Of a PDF both rungs return all text, running heads included; no
+    public set of them was measured, and the rate of pages that were stripped of such stands in.
+
+    Args:
+        of_page: the confidence for the text of a page of HTML.
+    """
     if document.asset is None:
         raise NoInput("the document was not fetched; see the error of the fetch stage")
     where = f"the document {_short(document.asset.uri)}"
@@ -99,10 +110,13 @@ def _text(
         raise Declined(f"{where} is empty; put its text there")
     if not (is_text(media_type) or media_type == "application/pdf"):
         raise Declined(f"{where} is {media_type}, which is not supported; convert it to HTML, PDF or plain text")
+    is_pdf = media_type == "application/pdf"
+    confidence = RATES["extract_text.full"].value if is_pdf else 1.0
     try:
-        text = from_pdf(content) if media_type == "application/pdf" else _decoded(content, document.asset)
+        text = from_pdf(content) if is_pdf else _decoded(content, document.asset)
         if is_markup(media_type):
             check_is_text(text, "the page", needs_words=False)  # before a parser drops what cannot be read
+            confidence = of_page if is_page(text) else 1.0
             text = from_html(text) or ""
     except RungError:
         raise
@@ -112,7 +126,7 @@ def _text(
         raise Declined(f"{where} has no text that this extractor finds; replace it with one that has text")
     text = clean_text(text).strip()
     check_is_text(text, "the text")
-    return Text(text=_with_own_text(document, text))
+    return Served(Text(text=_with_own_text(document, text)), confidence)
 
 
 def _with_own_text(document: Document, text: str) -> str:

@@ -172,7 +172,7 @@ def _upsert_items(database: Database, connection: sa.Connection, is_in_portion: 
     values = incoming.c.item_id, incoming.c.name, incoming.c.record, incoming.c.fingerprint
     arrived = sa.select(*values, sa.literal("pending")).where(is_in_portion).order_by(incoming.c.item_id)
     insert = database.insert(items).from_select(columns, arrived)
-    changes = {name: insert.excluded[name] for name in columns[1:]} | {"quality": None}
+    changes = {name: insert.excluded[name] for name in columns[1:]} | {"quality": None, "expected_accuracy": None}
     connection.execute(
         insert.on_conflict_do_update(
             index_elements=[items.c.id],

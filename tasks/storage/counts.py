@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ NOT_REACHED = "not_reached"
 class Tally:
     """The counts of a set of items.
 
-    `quality` counts stored items by quality; `stages` counts items by stage and status, pending included; `rungs`
-    counts them by stage and the rung that served; `declined` counts, by stage, those that a rung declined because it
-    was not sure, whether another rung served them or none; `not_reached` counts, by stage, those of the pending that
-    failed at an earlier one.
+    `quality` counts stored items by quality; `expected_accuracy` counts them by the lower bound of a band of 0.1, and
+    has none that were stored before there was an expected accuracy; `stages` counts items by stage and status, pending
+    included; `rungs` counts them by stage and the rung that served; `declined` counts, by stage, those that a rung
+    declined because it was not sure, whether another rung served them or none; `not_reached` counts, by stage, those of
+    the pending that failed at an earlier one.
     """
 
     items: int
@@ -33,6 +34,8 @@ class Tally:
     failed: int
     degraded: int
     quality: Mapping[float, int]
+    expected_accuracy: Mapping[float, int]
+    mean_expected_accuracy: float | None
     stages: Mapping[str, Mapping[str, int]]
     rungs: Mapping[str, Mapping[str, int]]
     declined: Mapping[str, int]
@@ -65,7 +68,9 @@ class Tally:
             "failed": self.failed,
             "degraded": self.degraded,
             "mean_quality": self.mean_quality,
+            "mean_expected_accuracy": self.mean_expected_accuracy,
             "quality": {str(quality): count for quality, count in self.quality.items()},
+            "expected_accuracy": {str(start): count for start, count in self.expected_accuracy.items()},
             "stages": {stage: dict(counts) for stage, counts in self.stages.items()},
             "rungs": {stage: dict(counts) for stage, counts in self.rungs.items()},
             "declined": dict(self.declined),
@@ -82,6 +87,7 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
             .where(of_run(run_id))
             .group_by(items.c.state, items.c.quality)
         ).all()
+        by_band = _by_expected_accuracy(connection, run_id)
         steps = connection.execute(
             _of_results(
                 run_id, step_results.c.stage, step_results.c.status, step_results.c.rung, sa.func.count()
@@ -113,11 +119,32 @@ def tally(database: Database, stages: Iterable[str], run_id: str | None = None) 
         failed=failed,
         degraded=sum(count for value, count in quality.items() if value < 1),
         quality=dict(sorted(quality.items(), reverse=True)),
+        expected_accuracy={start: count for start, (count, _) in sorted(by_band.items(), reverse=True)},
+        mean_expected_accuracy=_mean(list(by_band.values())),
         stages=by_status,
         rungs=by_rung,
         declined={row.stage: row[1] for row in declined},
         not_reached={stage: missing for stage in by_status if (missing := failed - reached.get(stage, 0))},
     )
+
+
+BANDS = tuple(tenth / 10 for tenth in range(9, -1, -1))
+"""The lower bounds of the bands by which expected accuracies are counted, the highest first."""
+
+
+def _by_expected_accuracy(connection: sa.Connection, run_id: str | None) -> Mapping[float, tuple[int, float]]:
+    """Return, by the lower bound of a band of 0.1, the number of stored items and the sum of their accuracies."""
+    column = items.c.expected_accuracy
+    band = sa.case(*((column >= start, place) for place, start in enumerate(BANDS)))
+    query = sa.select(band, sa.func.count(), sa.func.sum(column)).where(
+        of_run(run_id), items.c.state == "stored", column.is_not(None)
+    )
+    return {BANDS[place]: (count, total) for place, count, total in connection.execute(query.group_by(band))}
+
+
+def _mean(counted: Collection[tuple[int, float]]) -> float | None:
+    count = sum(count for count, _ in counted)
+    return round(sum(total for _, total in counted) / count, 4) if count else None
 
 
 def _reached_by_failed(connection: sa.Connection, run_id: str | None) -> Mapping[str, int]:

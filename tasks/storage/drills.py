@@ -19,7 +19,8 @@ from repli.tasks.storage.schema import drills
 class Drill:
     """One drill that ended. `report` is the output of `drill --json`.
 
-    Reports of older versions lack fields, which are filled in: such a drill covered every rung, and had no notes.
+    Reports of older versions lack fields, which are filled in: such a drill covered every rung, had no notes, measured
+    no relative accuracy, and asked and proposed nothing.
     """
 
     id: str
@@ -69,8 +70,22 @@ def of_flow_run(database: Database, flow_run_id: str) -> Drill | None:
     return _drill(row) if row else None
 
 
+_ADDED_TO_RUNGS: Mapping[str, Any] = {
+    "note": "",
+    "relative_accuracy": None,
+    "relative_interval": None,
+    "basis": None,
+    "accuracy": None,
+    "accuracy_interval": None,
+    "mean_confidence": None,
+    "answered": 0,
+}
+
+
 def _drill(row: Mapping[Any, Any]) -> Drill:
     report = dict(row["report"])
     report.setdefault("not_covered", [])
-    report["rungs"] = [{"note": "", **rung} for rung in report["rungs"]]
+    report.setdefault("questions", [])
+    report.setdefault("proposals", [])
+    report["rungs"] = [{**_ADDED_TO_RUNGS, **rung} for rung in report["rungs"]]
     return Drill(**{**row, "report": report})

@@ -154,7 +154,8 @@ def _reopen(database: Database, kept: Sequence[str], after: str) -> str | None:
         is_gone = step_results.c.item_id.in_(ids), is_not_kept
         connection.execute(sa.delete(step_results).where(*is_gone))
         stored = [id_ for id_ in ids if locked[id_].state == "stored"]
-        connection.execute(sa.update(items).where(items.c.id.in_(stored)).values(state="pending", quality=None))
+        pending = {"state": "pending", "quality": None, "expected_accuracy": None}
+        connection.execute(sa.update(items).where(items.c.id.in_(stored)).values(pending))
         failed = [id_ for id_ in ids if locked[id_].state == "failed"]
         results.mark_pending(connection, failed)
         is_reopened = items.c.id.in_([*stored, *failed]), items.c.state == "pending"

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import RungError, Status, StepError, StepResult
 from repli.tasks.items import STORE, Item, ItemState, Stored
-from repli.tasks.storage import step_rows
+from repli.tasks.storage import accuracy, step_rows
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retry_queue
@@ -136,8 +136,8 @@ def store(
 ) -> Sequence[StepResult]:
     """Save the results of `store`, mark their items stored and index them for search, in one transaction.
 
-    The quality is what `merge` computes from the item's results as they stand then: concurrent callers wait on the row
-    lock and merge the committed results. Items of low quality are queued.
+    The quality is what `merge` computes from the item's results as they stand then, and the expected accuracy is of the
+    same: concurrent callers wait on the row lock and merge the committed results. Items of low quality are queued.
 
     Args:
         merge: gets an item's results by stage, without `store`, and returns the quality or raises RungError.
@@ -161,18 +161,33 @@ def store(
         stored = [result for result in merged if result.status is Status.SUCCEEDED]
         _mark_failed(connection, {result.item_id for result in merged if result.status is Status.FAILED})
         if stored:
-            connection.execute(
-                sa.update(items)
-                .where(items.c.id == sa.bindparam("item"))
-                .values(state="stored", quality=sa.bindparam("new_quality"), run_id=sa.bindparam("new_run")),
-                [
-                    {"item": one.item_id, "new_quality": one.value.quality, "new_run": one.run_id}
-                    for one in sorted(stored, key=lambda one: one.item_id)
-                ],
-            )
+            _mark_stored(connection, stored, others)
             documents.index(database, connection, [result.item_id for result in stored])
         retry_queue.review(database, connection, [result.item_id for result in merged], retry_below)
     return merged
+
+
+def _mark_stored(
+    connection: sa.Connection, stored: Sequence[StepResult], others: Mapping[str, Mapping[str, StepResult]]
+) -> None:
+    """Mark the items of these results of `store` stored, with their quality and expected accuracy.
+
+    Args:
+        others: the items' other results.
+    """
+    accuracies = accuracy.accuracies(connection, {one.item_id: others.get(one.item_id, {}) for one in stored})
+    columns = "quality", "expected_accuracy", "run_id"
+    update = sa.update(items).where(items.c.id == sa.bindparam("item"))
+    rows = [
+        {
+            "item": one.item_id,
+            "new_quality": one.value.quality,
+            "new_expected_accuracy": accuracies[one.item_id],
+            "new_run_id": one.run_id,
+        }
+        for one in sorted(stored, key=lambda one: one.item_id)
+    ]
+    connection.execute(update.values(state="stored", **{name: sa.bindparam(f"new_{name}") for name in columns}), rows)
 
 
 def _merged(result: StepResult, others: Mapping[str, StepResult], merge: Merge) -> StepResult:
@@ -284,7 +299,9 @@ def _mark_failed(connection: sa.Connection, item_ids: Collection[str]) -> None:
     if item_ids:
         has_failed = sa.exists().where(step_results.c.item_id == items.c.id, step_results.c.status == Status.FAILED)
         is_failed = items.c.id.in_(item_ids), has_failed
-        connection.execute(sa.update(items).where(*is_failed).values(state="failed", quality=None))
+        connection.execute(
+            sa.update(items).where(*is_failed).values(state="failed", quality=None, expected_accuracy=None)
+        )
 
 
 def mark_pending(connection: sa.Connection, item_ids: Collection[str]) -> None:

@@ -83,7 +83,7 @@ items = Table(
     Column("expected_accuracy", Float),
     Column("run_id", StorableString(36)),
     Column("source_key", StorableString(64)),
-    Index("items_by_quality", "quality", "state"),
+    Index("items_by_quality", "quality", "state", "expected_accuracy"),
     Index("items_by_source", "source_key"),
 )
 
@@ -279,6 +279,16 @@ drills = Table(
     Column("verdict", StorableString(16), nullable=False),
     Column("report", JSON, nullable=False),
     Index("drills_by_time", "finished_at"),
+)
+
+# The rates that the latest drill has measured on items whose truth people gave: one row, by which `expected_accuracy`
+# of all items goes. `is_applied` is false while items have it by earlier rates.
+rates = Table(
+    "rates",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("measured", JSON, nullable=False),
+    Column("is_applied", Boolean, nullable=False),
 )
 
 # The right values of stages that people gave for items. `input_hash` is that of the stage's input when they did: a

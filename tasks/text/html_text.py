@@ -29,6 +29,11 @@ def has_markup(text: str) -> bool:
     return any(pattern.search(text) for pattern in (_BEGINS_WITH_TAG, _HAS_TAG, _HAS_REFERENCE))
 
 
+def is_page(markup: str) -> bool:
+    """Return whether markup is a page, which has more than its main content; else it is a fragment."""
+    return bool(_PAGE.search(markup))
+
+
 def main_content(markup: str) -> str | None:
     """Return the main content of a page, without its navigation and footer; None where there is none.
 
@@ -36,7 +41,7 @@ def main_content(markup: str) -> str | None:
     """
     import trafilatura
 
-    if not _PAGE.search(markup):
+    if not is_page(markup):
         return all_text(markup)
     text: str | None = trafilatura.extract(markup, include_comments=False, include_tables=True)
     return text

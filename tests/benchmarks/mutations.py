@@ -105,18 +105,18 @@ class Readers:
         return None
 
     def full(self, given: Input) -> str | None:
-        return self._judge(full(self._document(given), self._context).text)
+        return self._judge(full(self._document(given), self._context).value.text)
 
     def plain(self, given: Input) -> str | None:
-        return self._judge(plain(self._document(given), self._context).text)
+        return self._judge(plain(self._document(given), self._context).value.text)
 
     def noise(self, given: Input) -> str | None:
         """Read by both rungs what is no text: any text is wrong."""
         document = self._document(given)
         try:
-            return f"claims a text of noise by full: {full(document, self._context).text[:60]!r}"
+            return f"claims a text of noise by full: {full(document, self._context).value.text[:60]!r}"
         except Declined:
-            return f"claims a text of noise by plain: {plain(document, self._context).text[:60]!r}"
+            return f"claims a text of noise by plain: {plain(document, self._context).value.text[:60]!r}"
 
     def picture(self, given: Input) -> str | None:
         """Prepare a picture for both models."""

@@ -6,8 +6,9 @@ queries stand those that share no word with the title. Half of the queries, the 
 was tuned; the figures are of the other half.
 
 Then the same after an outage: a third of the items have a vector of hashed words or none. `repli`'s search keeps spaces
-apart and weighs by quality. Beside it stand one that leaves quality out, and one that besides compares all vectors with
-each other, as one matrix of model vectors and hashed words of the same length would have it; all fused alike.
+apart and weighs by quality. Beside it stand one that weighs by expected accuracy (`--rank-by`), one that leaves both
+out, and one that besides compares all vectors with each other, as one matrix of model vectors and hashed words of the
+same length would have it; all fused alike.
 
 WordNet 3.0 is Debian's: ``apt-get install wordnet-base``.
 """
@@ -42,6 +43,7 @@ from repli.tasks.storage.schema import documents, items, step_results
 from repli.tasks.storage.search.matrices import Matrices
 from repli.tasks.storage.search.query import (
     CANDIDATES,
+    RankBy,
     Ranking,
     Vectors,
     best_hits,
@@ -127,7 +129,12 @@ def _found(store: Database, words: Sequence[str], vectors: Vectors, mixed: _Mixe
     with store.read() as connection:
         of_words = by_words(store, connection, words, CANDIDATES, 0)
         ways = {"keyword": (of_words, None), "vector": (None, of_meaning), "hybrid": (of_words, of_meaning)}
-        found = {way: [hit.id for _, hit in best_hits(connection, fuse(*lists), TOP)] for way, lists in ways.items()}
+        weighed = {"": RankBy.QUALITY, ", by expected accuracy": RankBy.EXPECTED_ACCURACY}
+        found = {
+            f"{way}{by}": [hit.id for _, hit in best_hits(connection, fuse(*lists), TOP, rank_by)]
+            for way, lists in ways.items()
+            for by, rank_by in weighed.items()
+        }
     if mixed:
         for way in "vector", "hybrid":
             found[f"{way}, whatever the quality"] = mixed.best(fuse(*ways[way]))

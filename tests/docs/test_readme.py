@@ -11,6 +11,7 @@ from pathlib import Path
 from repli.tasks.fallback import SKIP, Position, Rule, Rules, Status
 from repli.tasks.fallback.breaker import MOVES, Cause
 from repli.tasks.reporting import events
+from repli.tasks.stages.rates import RATES
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage.breakers import Key, Move
 from tests.support import ROOT
@@ -28,6 +29,15 @@ def test_the_chain_table_is_the_code() -> None:
             rungs.append(f"`{SKIP}` {chain.skip.factor:g}")
         rows.append(f"| `{chain.stage}` | {' · '.join(rungs)} |")
     assert "| stage | rungs |\n|---|---|\n" + "\n".join(rows) in README
+
+
+def test_the_table_of_rates_is_the_code() -> None:
+    """Every rate with its interval and source, in the order of the code."""
+    rows = []
+    for rung, rate in RATES.items():
+        interval = f" ({rate.interval[0]:g} to {rate.interval[1]:g})" if rate.interval else ""
+        rows.append(f"| `{rung}` | {rate.value:g}{interval} | {rate.source} |")
+    assert "| rung | rate (95 % interval) | measured on |\n|---|---|---|\n" + "\n".join(rows) in README
 
 
 def test_the_table_of_rules_is_the_code() -> None:

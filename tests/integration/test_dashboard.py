@@ -104,7 +104,7 @@ def rows(page: Page, name: str) -> list[list[str]]:
 
 def tiles(page: Page) -> dict[str, str]:
     """The counts at the top."""
-    expect(page.get_by_test_id("stMetricLabel").last).to_have_text("mean quality", timeout=REFRESHED)
+    expect(page.get_by_test_id("stMetricLabel").last).to_have_text("expected accuracy", timeout=REFRESHED)
     return {
         (tile.locator('[data-testid="stMetricLabel"]').text_content() or ""): (
             tile.locator('[data-testid="stMetricValue"]').text_content() or ""
@@ -128,10 +128,11 @@ def test_the_whole_store_is_shown(served: Served) -> None:
             "pending": "0",
             "in the queue": str(retry_queue.tally(served.database).waiting),
             "mean quality": f"{tally.mean_quality:.3f}",
+            "expected accuracy": f"{tally.mean_expected_accuracy:.3f}",
             "declined": str(sum(tally.declined.values())),
         }
         assert tally.failed > 0 < tally.degraded < tally.stored
-        page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 6")
+        page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 7")
         picture(page, "dashboard", height=1750)
         order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed", "not_reached")
         assert any("not_reached" in counts for counts in tally.shown_stages.values())

@@ -122,6 +122,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     api: EmbeddingsServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits for the receipt of the headers, some 40 ms
 
     def do_POST(self) -> None:
         if not self.api.is_up:  # on a connection that was open before

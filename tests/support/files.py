@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -50,6 +52,25 @@ def pdf(text: str) -> bytes:
         _stream(f"BT /F1 18 Tf 20 100 Td ({text}) Tj ET".encode("ascii")),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     )
+
+
+def pdf_of_lines(pages: Sequence[Sequence[str]]) -> bytes:
+    """A PDF of these pages, each of these lines, in letters of Latin-1; others are replaced."""
+    kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+    ]
+    for number, lines in enumerate(pages):
+        escaped = (re.sub(r"([\\()])", r"\\\1", line) for line in lines)
+        shown = "".join(f"({line}) Tj T*\n" for line in escaped)
+        objects += [
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents %d 0 R /Resources << /Font << /F 3 0 R >>"
+            b" >> >>" % (5 + 2 * number),
+            _stream(f"BT /F 11 Tf 14 TL 54 740 Td\n{shown}ET".encode("latin-1", errors="replace")),
+        ]
+    return _assembled(*objects)
 
 
 def form_pdf(label: str, value: str) -> bytes:

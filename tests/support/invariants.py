@@ -15,7 +15,7 @@ from decimal import Decimal
 import numpy as np
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status, StepResult, quality
+from repli.tasks.fallback import Status, StepResult, expected_accuracy, quality
 from repli.tasks.items import Item
 from repli.tasks.storage import catalogue, results
 from repli.tasks.storage.database import Database, database_time
@@ -53,6 +53,7 @@ class StoredItem:
     revision: int
     state: str
     quality: float | None
+    expected_accuracy: float | None
     results: Mapping[str, StepResult]
     vector: tuple[float, ...] | None
 
@@ -84,6 +85,7 @@ def stored_items(database: Database) -> dict[str, StoredItem]:
             revision=rows[state.item.id]["revision"],
             state=rows[state.item.id]["state"],
             quality=rows[state.item.id]["quality"],
+            expected_accuracy=rows[state.item.id]["expected_accuracy"],
             results=state.results,
             vector=_numbers(vectors.get(state.item.id)),
         )
@@ -122,14 +124,17 @@ def _wrong_about(one: StoredItem) -> Iterator[str]:
         product = quality(one.results.values())
         if product is None or one.quality is None or Decimal(repr(one.quality)) != product:
             yield f"{name}: its results come to {product}"
+        accuracy = expected_accuracy((result for stage, result in one.results.items() if stage != STORE), {})
+        if one.expected_accuracy != accuracy:
+            yield f"{name}: its expected accuracy is {one.expected_accuracy}, its results come to {accuracy}"
         if one.results[STORE].value != {"quality": one.quality}:
             yield f"{name}: store says {one.results[STORE].value}"
         if one.results[TEXT].value["text"] != _text_now(one):
             yield f"{name}: the text is of another label: {one.results[TEXT].value}"
         if list(one.vector or ()) != vector_of(_text_now(one), one.results[VECTOR].rung or ""):
             yield f"{name}: the vector is of another text"
-    elif one.state != "stored" and one.quality is not None:
-        yield f"{name} has a quality"
+    elif one.state != "stored" and (one.quality is not None or one.expected_accuracy is not None):
+        yield f"{name} has a quality, or an expected accuracy"
 
 
 def _text_now(one: StoredItem) -> str:

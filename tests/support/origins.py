@@ -27,6 +27,7 @@ class Origin:
         kind: `well`, `quick` (without the delay of `well`), `dead` (503), `flaky` (3 of 10), `hanging`, `busy for
             seconds`, `busy until a date`, or `to URL`.
         page: what it says at a path.
+        delay_s: seconds that it takes for an answer while it is `well` or `flaky`.
         looks_at: called with each path that is asked for, before the answer, which may be by another kind then.
     """
 
@@ -35,6 +36,7 @@ class Origin:
         kind: str,
         *,
         page: Callable[[str], bytes] = small_page,
+        delay_s: float = 0.01,
         looks_at: Callable[[str], None] = lambda path: None,
     ) -> None:
         self.kind = kind
@@ -42,6 +44,7 @@ class Origin:
         self.connections = 0
         self.most_at_once = 0
         self._page = page
+        self._delay_s = delay_s
         self._at_once = 0
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -49,6 +52,7 @@ class Origin:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else the body waits for the receipt of the headers, some 40 ms
 
             def setup(self) -> None:
                 origin.connections += 1
@@ -107,8 +111,8 @@ class Origin:
             headers["Retry-After"] = "7200" if kind == "busy for seconds" else date
         if kind.startswith("to "):
             status, headers["Location"] = 302, kind.removeprefix("to ") + request.path
-        if kind == "well":
-            time.sleep(0.01)
+        if kind in {"well", "flaky"}:
+            time.sleep(self._delay_s)
         request.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             request.send_header(name, value)
@@ -126,10 +130,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def origins(*kinds: str) -> Iterator[list[Origin]]:
+def origins(*kinds: str, delay_s: float = 0.01) -> Iterator[list[Origin]]:
     """Servers of these kinds, until the block ends."""
     with ExitStack() as stack:
-        found = [Origin(kind) for kind in kinds]
+        found = [Origin(kind, delay_s=delay_s) for kind in kinds]
         for origin in found:
             stack.callback(origin.close)
         yield found

@@ -15,11 +15,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from repli.tasks.fallback import Position
 from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retries as outcomes
-from repli.tasks.storage.retry.needs import RetryTarget, decode, needs_store
+from repli.tasks.storage.retry.needs import RetryTarget, decode, digest, needs_store
 from repli.tasks.storage.retry.retry_queue import (
     CLAIM_ORDER,
     CLAIMED,
@@ -31,7 +32,7 @@ from repli.tasks.storage.retry.retry_queue import (
     review,
     select_for_update,
 )
-from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, is_ready, items, retries, retry_queue
+from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, breakers, is_ready, items, retries, retry_queue
 
 READY_AT_ONCE = 5000
 """Items that are made ready in one transaction."""
@@ -207,7 +208,8 @@ def settle(
     """Record the outcome of claimed items and schedule their next try, in one transaction.
 
     An item that is still wanted goes back into the queue. Each time it was `tried` and is no better, its delay grows;
-    after `policy.tries` such tries it is parked. Items that another run has since claimed or stored are skipped, so
+    after `policy.tries` such tries it is parked, unless it waits for a key whose breaker is not closed: then the key
+    is to blame, and not the item. Items that another run has since claimed or stored are skipped, so
     that no item counts as upgraded twice.
 
     Args:
@@ -220,8 +222,9 @@ def settle(
         lock_items(connection, list(quality_before))
         review(database, connection, list(quality_before), policy.below)
         now = database_time(connection)
+        down = _breakers_that_are_not_closed(connection)
         settlements = [
-            _settlement(row, quality_before[row.id], row.id in tried, row.id in refused, policy)
+            _settlement(row, quality_before[row.id], row.id in tried, row.id in refused, policy, down)
             for row in _rows_to_settle(connection, list(quality_before))
             if _belongs_to(row, holder, run_id)
         ]
@@ -241,6 +244,13 @@ def _rows_to_settle(connection: sa.Connection, item_ids: Sequence[str]) -> Seque
     ).all()
 
 
+def _breakers_that_are_not_closed(connection: sa.Connection) -> frozenset[str]:
+    """Return the digests of the breakers at one place or of one key that let no calls through, or single ones."""
+    is_not_closed = breakers.c.place != "", breakers.c.position.not_in([Position.CLOSED, Position.FORCED_CLOSED])
+    rows = connection.execute(sa.select(breakers.c.name, breakers.c.place).where(*is_not_closed))
+    return frozenset(digest(f"{row.name}@{row.place}") for row in rows)
+
+
 def _belongs_to(row: sa.Row[Any], holder: str, run_id: str) -> bool:
     """Return whether the item is the holder's to settle: not claimed, nor finished, by another run meanwhile."""
     if row.is_queued:
@@ -253,13 +263,20 @@ def _is_finished(row: sa.Row[Any]) -> bool:
 
 
 def _settlement(
-    row: sa.Row[Any], quality_before: float | None, is_tried: bool, is_refused: bool, policy: RetryPolicy
+    row: sa.Row[Any],
+    quality_before: float | None,
+    is_tried: bool,
+    is_refused: bool,
+    policy: RetryPolicy,
+    down: Collection[str],
 ) -> _Settlement:
     """Decide the outcome of one item: upgraded, unchanged or parked."""
     has_gained = row.state == "stored" and (quality_before is None or row.quality > quality_before)
     is_upgraded = _is_finished(row) or has_gained
     tries = 0 if is_upgraded else (row.tries or 0) + is_tried
-    is_parked = row.is_queued and tries >= policy.tries and not needs_store(decode(row.needs))
+    needs = decode(row.needs) if row.is_queued else {}
+    is_due_to_key = any(not need.waits_for.isdisjoint(down) for need in needs.values())
+    is_parked = row.is_queued and tries >= policy.tries and not is_due_to_key and not needs_store(needs)
     return _Settlement(
         item_id=row.id,
         quality_before=quality_before,

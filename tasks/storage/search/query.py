@@ -2,10 +2,10 @@
 
 Each search ranks items, and each ranking gives an item the reciprocal of its rank plus `RANK_CONSTANT` (reciprocal
 rank fusion, Cormack, Clarke and Büttcher 2009). The score of an item is the weighted root mean square of its
-reciprocals by words and by vectors, times its quality. A missing reciprocal counts as 0, so that no item gains by the
-loss of its vector; the square puts an item that is high in one ranking before one that is middling in both. Vectors of
-different spaces are never compared: each space has its own ranking, in which ranks are divided by the space's share of
-the vectors, so that the best of a few is not taken for the best of all.
+reciprocals by words and by vectors, times its quality or, if asked for, its expected accuracy. A missing reciprocal
+counts as 0, so that no item gains by the loss of its vector; the square puts an item that is high in one ranking before
+one that is middling in both. Vectors of different spaces are never compared: each space has its own ranking, in which
+ranks are divided by the space's share of the vectors, so that the best of a few is not taken for the best of all.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status
+from repli.tasks.fallback import Status, UsageError
 from repli.tasks.storage.counts import was_declined
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents, items, step_results
@@ -46,6 +47,24 @@ WEIGHTS = {"name": 4.0, "label": 1.0, "text": 1.0}
 Vectors = Mapping[str, Vector]
 
 
+class RankBy(StrEnum):
+    """The score of an item that weighs its relevance."""
+
+    QUALITY = "quality"
+    EXPECTED_ACCURACY = "expected_accuracy"
+
+    @classmethod
+    def parse(cls, name: str) -> RankBy:
+        """Return the score of this name.
+
+        Raises:
+            UsageError: There is no such score; the message lists the scores.
+        """
+        if name not in set(cls):
+            raise UsageError(f"--rank-by {name[:40]!r}: choose from {', '.join(cls)}")
+        return cls(name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """One found item. `score` is 1 for an item of full quality that is the first of every ranking.
@@ -58,6 +77,7 @@ class Hit:
     name: str | None
     score: float
     quality: float
+    expected_accuracy: float | None = None
     degraded: tuple[str, ...] = ()
     declined: tuple[str, ...] = ()
     snippet: str = ""
@@ -68,6 +88,7 @@ class Hit:
             "name": self.name,
             "score": round(self.score, 6),
             "quality": self.quality,
+            "expected_accuracy": self.expected_accuracy,
             "degraded": list(self.degraded),
             "declined": list(self.declined),
             "snippet": re.sub(f"[{BEGIN}{END}]", "**", self.snippet),
@@ -103,6 +124,7 @@ def search(
     limit: int,
     min_quality: float,
     min_cosine: float = neighbours.ANY_COSINE,
+    rank_by: RankBy = RankBy.QUALITY,
 ) -> list[Hit]:
     """Search for the items that match some words best, or a query's vectors, or both.
 
@@ -112,6 +134,7 @@ def search(
         limit: the number of hits, at most.
         min_quality: the lowest quality of a hit.
         min_cosine: the lowest cosine of a hit by a vector.
+        rank_by: the score of an item that weighs its relevance.
 
     Returns:
         The hits, best first.
@@ -124,7 +147,7 @@ def search(
     if vectors:
         vector_rankings = list(by_vectors(database, vectors, pool, min_quality, min_cosine))
     with database.read() as connection:
-        hits = best_hits(connection, fuse(word_ranking, vector_rankings), limit)
+        hits = best_hits(connection, fuse(word_ranking, vector_rankings), limit, rank_by)
         return _describe(connection, hits, words)
 
 
@@ -214,17 +237,31 @@ def fuse(word_ranking: Ranking | None, vector_rankings: Sequence[Ranking] | None
     }
 
 
-def best_hits(connection: sa.Connection, scores: Mapping[int, float], limit: int) -> list[tuple[int, Hit]]:
-    """Return the `limit` hits of the highest score times quality, each with its document's number."""
+def best_hits(
+    connection: sa.Connection, scores: Mapping[int, float], limit: int, rank_by: RankBy = RankBy.QUALITY
+) -> list[tuple[int, Hit]]:
+    """Return the `limit` hits of the highest score times weight, each with its document's number.
+
+    An item that an older Repli has stored has no expected accuracy yet, and is weighed by its quality.
+    """
     hits: list[tuple[int, Hit]] = []
     numbers = list(scores)
-    columns = documents.c.number, items.c.id, items.c.name, items.c.quality
+    columns = documents.c.number, items.c.id, items.c.name, items.c.quality, items.c.expected_accuracy
     for start in range(0, len(numbers), ROWS_PER_READ):
         is_in_chunk = documents.c.number.in_(numbers[start : start + ROWS_PER_READ])
         for row in connection.execute(sa.select(*columns).join(items).where(is_in_chunk, items.c.quality.is_not(None))):
-            score = scores[row.number] * row.quality
-            hits.append((row.number, Hit(id=row.id, name=row.name, score=score, quality=row.quality)))
-    hits.sort(key=lambda hit: (-hit[1].score, hit[1].id))
+            weight = row.quality
+            if rank_by is RankBy.EXPECTED_ACCURACY and row.expected_accuracy is not None:
+                weight = row.expected_accuracy
+            hit = Hit(
+                id=row.id,
+                name=row.name,
+                score=scores[row.number] * weight,
+                quality=row.quality,
+                expected_accuracy=row.expected_accuracy,
+            )
+            hits.append((row.number, hit))
+    hits.sort(key=lambda hit: (-hit[1].score, -scores[hit[0]], hit[1].id))  # those of no weight by their relevance
     return hits[:limit]
 
 

@@ -15,7 +15,7 @@ from repli.tasks.storage.database import Database
 from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.schema import items, step_results
 from repli.tasks.storage.search.documents import is_embedding
-from repli.tasks.storage.views.lookup import ItemView
+from repli.tasks.storage.views.lookup import ItemView, Scores
 
 ITEMS_PER_READ = 500
 STATES = ("stored", "failed", "pending")
@@ -97,7 +97,7 @@ def browse(database: Database, pipeline: StoredPipeline, selection: Selection) -
     with database.read() as connection:
         last = ""
         while True:
-            query = sa.select(items.c.id, items.c.state, items.c.quality).where(
+            query = sa.select(items.c.id, items.c.state, items.c.quality, items.c.expected_accuracy).where(
                 items.c.id > last, *selection.conditions()
             )
             found = connection.execute(query.order_by(items.c.id).limit(ITEMS_PER_READ)).all()
@@ -107,7 +107,8 @@ def browse(database: Database, pipeline: StoredPipeline, selection: Selection) -
             states = results.load_with(connection, ids)
             vectors = _vectors(connection, ids)
             for row, state in zip(found, states, strict=True):
-                yield Browsed(ItemView.of(state, row.quality, pipeline), row.state, vectors.get(row.id))
+                scores = Scores(row.quality, row.expected_accuracy)
+                yield Browsed(ItemView.of(state, scores, pipeline), row.state, vectors.get(row.id))
             last = ids[-1]
 
 

@@ -20,22 +20,32 @@ from repli.tasks.storage.schema import items, step_results
 _BELOW_BEST = (Status.DEGRADED.value, Status.SKIPPED.value)
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The quality and the expected accuracy of an item; both None unless it is stored."""
+
+    quality: float | None = None
+    expected_accuracy: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemView:
     """One item as `repli show` prints it. Every stage has a result here; `pending` where the store has none."""
 
     state: ItemState
     quality: float | None
+    expected_accuracy: float | None
     stages: Mapping[str, StepResult]
     pipeline: StoredPipeline
 
     @classmethod
-    def of(cls, state: ItemState, quality: float | None, pipeline: StoredPipeline) -> ItemView:
+    def of(cls, state: ItemState, scores: Scores, pipeline: StoredPipeline) -> ItemView:
         """Return the view of an item, with the stages of its pipeline in their order."""
         saved = state.results
         return cls(
             state=state,
-            quality=quality,
+            quality=scores.quality,
+            expected_accuracy=scores.expected_accuracy,
             stages={name: saved.get(name) or StepResult.pending(state.item.id, name) for name in pipeline.names},
             pipeline=pipeline,
         )
@@ -61,6 +71,7 @@ class ItemView:
             "id": self.state.item.id,
             "name": self.state.item.name,
             "quality": self.quality,
+            "expected_accuracy": self.expected_accuracy,
             "degraded": self.degraded,
             "stages": {name: result.as_json() for name, result in self.stages.items()},
         }
@@ -74,8 +85,9 @@ def view(database: Database, item_id: str, pipeline: StoredPipeline) -> ItemView
     if not states:
         return None
     with database.read() as connection:
-        quality = connection.scalar(sa.select(items.c.quality).where(items.c.id == item_id))
-    return ItemView.of(states[0], quality, pipeline)
+        query = sa.select(items.c.quality, items.c.expected_accuracy).where(items.c.id == item_id)
+        row = connection.execute(query).first()
+    return ItemView.of(states[0], Scores(*row) if row else Scores(), pipeline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

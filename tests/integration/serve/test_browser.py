@@ -55,7 +55,8 @@ def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: py
         picture(page, "serve-run", height=850)
 
         report.click()
-        expect(page.get_by_text("12 of 12 items stored, mean quality 0.900, 12 degraded").first).to_be_visible()
+        said = re.compile(r"12 of 12 items stored, mean quality 0\.900, expected accuracy 0\.\d+, 12 degraded")
+        expect(page.get_by_text(said).first).to_be_visible()
         expect(page.get_by_text(f"Source {manifest} ·")).to_be_visible()  # its underscore as it is
         chart = page.locator("img[src^='data:image/png']")
         expect(chart).to_be_visible()

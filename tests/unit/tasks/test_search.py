@@ -18,7 +18,7 @@ from repli.flows.cli.render import hits_page
 from repli.tasks.fallback import RepliError, UsageError
 from repli.tasks.models import torchvision_ops
 from repli.tasks.models.word_hashing import HASHED_SPACE
-from repli.tasks.search import MAX_LIMIT, Mode, Query, SearchResult, search
+from repli.tasks.search import MAX_LIMIT, Mode, Query, RankBy, SearchResult, search
 from repli.tasks.settings import ModelSettings, Settings
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents
@@ -79,7 +79,7 @@ def test_its_json_is_the_contract(store: tuple[Settings, Database]) -> None:
     found = search(*store, Query(text="molten rock", limit=1)).as_json()
     assert (found["query"], found["mode"]) == ("molten rock", "hybrid")
     [hit] = found["hits"]
-    assert hit.keys() == {"id", "name", "score", "quality", "degraded", "declined", "snippet"}
+    assert hit.keys() == {"id", "name", "score", "quality", "expected_accuracy", "degraded", "declined", "snippet"}
     assert (hit["id"], hit["quality"], hit["degraded"]) == ("volcano", 1.0, [])
     assert "**molten** **rock**" in hit["snippet"]
     assert 0 < hit["score"] <= 1
@@ -126,14 +126,15 @@ def test_a_model_of_another_kind_is_run_by_its_rung(tmp_path: Path) -> None:
 
 def test_the_page_of_a_search_says_what_the_hits_are() -> None:
     """Name, id, score, quality, what is degraded and the passage with marks; notes first; no markup is obeyed."""
-    whole = Hit(id="a", name="[red]Ash[/]", score=1, quality=1, snippet=f"an {BEGIN}ash{END} [b]tree[/b]")
+    snippet = f"an {BEGIN}ash{END} [b]tree[/b]"
+    whole = Hit(id="a", name="[red]Ash[/]", score=1, quality=1, expected_accuracy=0.958, snippet=snippet)
     less = Hit(id="b", name=None, score=0.25, quality=0.72, degraded=("classify_image", "embed_text"))
     query = Query(text="ash")
     shown = printed(hits_page(SearchResult(query=query, hits=[whole, less], notes=["no vector search"])))
     lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines() if line.strip()]
     assert lines == [
         "no vector search",
-        "[red]Ash[/]  a  score 1.000  quality 1",
+        "[red]Ash[/]  a  score 1.000  quality 1 · expected accuracy 0.96",
         "an ash [b]tree[/b]",
         "b  b  score 0.250  quality 0.72 · degraded: classify_image, embed_text",
     ]
@@ -238,6 +239,8 @@ def test_a_mode_that_there_is_not() -> None:
     """The answer names those that there are."""
     with pytest.raises(UsageError, match="hybrid, keyword, vector"):
         Mode.parse("fuzzy")
+    with pytest.raises(UsageError, match="--rank-by 'score': choose from quality, expected_accuracy"):
+        RankBy.parse("score")
 
 
 def test_a_space_without_its_model_is_left_out(store: tuple[Settings, Database], tmp_path: Path) -> None:

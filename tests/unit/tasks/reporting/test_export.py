@@ -22,7 +22,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.views.browse import ITEMS_PER_READ, Browsed, Selection, browse
-from repli.tasks.storage.views.lookup import ItemView
+from repli.tasks.storage.views.lookup import ItemView, Scores
 from tests.support.command_line import command, environment
 from tests.support.default_pipeline import STAGE_NAMES, STORED
 from tests.support.in_process import enrich
@@ -204,7 +204,7 @@ def test_the_store_is_read_in_portions(database: Database, registered: Callable[
 @SUFFIXES
 def test_the_file_is_written_in_portions(tmp_path: Path, suffix: str) -> None:
     """Of many items no more are held than are written at a time, and the next ones."""
-    view = ItemView.of(ItemState(item=Item(id="cat"), results={}), None, STORED)
+    view = ItemView.of(ItemState(item=Item(id="cat"), results={}), Scores(), STORED)
     many = (Browsed(view, "pending", VECTOR.copy()) for _ in range(3 * ROWS_PER_GROUP))
     held = Held()
     assert export(held.watch(many), STAGE_NAMES, tmp_path / f"items{suffix}") == 3 * ROWS_PER_GROUP

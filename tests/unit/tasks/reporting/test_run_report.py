@@ -90,7 +90,7 @@ def shown(page: RenderableType) -> str:
 def test_one_line_says_it_all(report: Report) -> None:
     """Every item is in one of its counts."""
     assert str(report) == (
-        "3 of 5 items stored, mean quality 0.877, 1 degraded, 1 failed, 1 pending, "
+        "3 of 5 items stored, mean quality 0.877, expected accuracy 0.600, 1 degraded, 1 failed, 1 pending, "
         "1 lines superseded by a later one with the same id, accelerator emulated"
     )
 
@@ -132,7 +132,7 @@ def test_what_waits_to_be_done_again_is_told(database: Database) -> None:
     taken = claims.claim(database, run_id, [RetryTarget(stage="embed_text", rungs=["skip"])], 3, 60)
     claims.settle(database, run_id, run_id, taken[2:], ["a"], RetryPolicy(tries=1))
     told = build_report(database, runs.find(database, run_id), STAGE_NAMES)
-    assert str(told).startswith("3 of 3 items stored, mean quality 0.630, 3 degraded, 0 failed, 2 queued for retry")
+    assert str(told).startswith("3 of 3 items stored, mean quality 0.630, expected accuracy 0.000, 3 degraded, ")
     assert str(told).endswith("0 failed, 2 queued for retry, 1 parked")
     assert told.as_json()["queued"] == 2
 
@@ -270,7 +270,7 @@ def test_the_terminal_shows_a_run(report: Report) -> None:
 def test_the_terminal_shows_a_store(database: Database, report: Report) -> None:
     """Counts, where they are from, and the last run."""
     page = shown(overview_page(database, report.tally, report.run, database.now(), OutdatedTally()))
-    assert "5 items: 3 stored, 1 failed, 1 pending, mean quality 0.877" in page
+    assert "5 items: 3 stored, 1 failed, 1 pending, mean quality 0.877, expected accuracy 0.600" in page
     assert "last run: items.jsonl, started 2026-11-23 03:00:00, ended 2026-11-23 03:00:12 (UTC)" in page
 
 

@@ -89,6 +89,14 @@ def test_a_dead_origin_is_asked_as_often_as_opens_its_breaker_and_is_in_flight(r
     assert all("503" in message for message in messages), "a refusal says what the origin's failure was"
 
 
+def test_one_request_of_all_batches_finds_out_whether_an_error_passes(reader: Reader) -> None:
+    """Small batches cost a dead origin no more requests than a large one."""
+    with origins("dead") as [dead]:
+        for page in pages(dead, 12):
+            reader.read(page)
+        assert dead.requests == BREAKER.failures + 2
+
+
 def test_an_origin_that_refuses_connections_is_left_alone(reader: Reader) -> None:
     """Nothing listens there: its items fail at once."""
     with origins("dead") as [gone]:

@@ -23,7 +23,7 @@ from repli.tasks.storage import database as database_module
 from repli.tasks.storage.database import HEAD, Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.needs import RetryTarget
-from repli.tasks.storage.schema import items, metadata, runs
+from repli.tasks.storage.schema import items, metadata, runs, step_results
 from repli.tasks.storage.schema import retry_queue as queue_rows
 
 
@@ -266,6 +266,39 @@ def test_an_older_queue_is_migrated(database: Database, registered: Callable[...
         ]
     target = RetryTarget(stage="look", rungs=["cpu"], include_stale=True)
     assert [claim.item_id for claim in claims.claim(database, "holder", [target], 9, 60)] == ["low", "stale"]
+
+
+def test_an_older_repli_was_too_sure_of_texts_and_vectors(database: Database, registered: Callable[..., str]) -> None:
+    """Their confidence was 1. Now it is the measured rate of the rung, and of a page where it was a page's text."""
+    pages = {"page": "text/html", "file": "text/plain", "named": "text/html"}
+    registered(*pages)
+    _alembic(database, "downgrade", "0014")
+    old = {"confidence": 1.0, "status": "succeeded", "rank": 4.0, "retryable": False, "attempts": []}
+    rows = [
+        {"item_id": id_, "stage": "fetch", "rung": "origin", "value": {"document": {"media_type": media_type}}}
+        for id_, media_type in pages.items()
+    ]
+    texts = {"page": "plain", "file": "plain", "named": "name_only"}
+    rows += [{"item_id": id_, "stage": "extract_text", "rung": rung, "value": {}} for id_, rung in texts.items()]
+    vectors = {"page": "text_and_label", "file": "hashed"}
+    rows += [{"item_id": id_, "stage": "embed_text", "rung": rung, "value": {}} for id_, rung in vectors.items()]
+    rows += [{"item_id": "named", "stage": "classify_image", "rung": "gpu", "value": {}, "confidence": 0.5}]
+    with database.write() as connection:
+        late = {"run_id": "r", "finished_at": datetime(2026, 11, 23, tzinfo=UTC)}
+        connection.execute(sa.insert(step_results), [{**old, **row, **late} for row in rows])
+    _alembic(database, "upgrade", "head")
+    c = step_results.c
+    with database.read() as connection:
+        query = sa.select(c.item_id, c.confidence).where(c.stage != "fetch").order_by(c.item_id, c.stage)
+        found = connection.execute(query).tuples().all()
+    assert found == [
+        ("file", 0.25),
+        ("file", 1.0),
+        ("named", 0.5),
+        ("named", 0.035),
+        ("page", 1.0),
+        ("page", 0.643),
+    ]
 
 
 def _alembic(database: Database, command: str, revision: str) -> None:

@@ -44,7 +44,7 @@ def test_repli_items_has_a_row_an_item(database: Database, registered: Callable[
         [
             step("cat", "extract_text", Status.SUCCEEDED, rung="full", value=Text(text="It purrs.")),
             step("cat", "classify_image", Status.DEGRADED, rung="cpu", value={"label": "tabby"}),
-            step("cat", "embed_text", Status.SKIPPED, rung="skip"),
+            step("cat", "embed_text", Status.SKIPPED, rung="skip", confidence=0.0),
             step("gone", "validate", Status.FAILED, error=GONE),
         ],
     )
@@ -55,6 +55,7 @@ def test_repli_items_has_a_row_an_item(database: Database, registered: Callable[
         "name": "A cat",
         "state": "stored",
         "quality": 0.63,
+        "expected_accuracy": 0.0,
         "degraded_stages": 2,
         "document": "It purrs.",
         "image": "cat.png",

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Attempt, AttemptOutcome, Status, StepError, StepResult
+from repli.tasks.fallback import Attempt, AttemptOutcome, Breaker, Status, StepError, StepResult
+from repli.tasks.fallback.breaker import CallEnded, Cause, Verdict
 from repli.tasks.fallback.policy import RetryPolicy
-from repli.tasks.storage import results
+from repli.tasks.storage import breakers, results
+from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.retry import claims, retries
 from repli.tasks.storage.retry.claims import Claim
 from repli.tasks.storage.retry.needs import RetryTarget, digest
@@ -317,6 +319,22 @@ class TestSettling:
         assert {entry.tries for entry in queue.entries().values()} == {0}
         queue.settle("first", queue.claim("first"), tried=["b"], refused=["a", "b"])
         assert queue.claimed("second") == ["a"]
+
+    def test_what_waits_for_a_key_that_is_down_is_not_parked(self, queue: Queue) -> None:
+        """A server that is away for days is not its item's fault. Once it answers others, the item's own tries count.
+
+        Its breaker has the name of the rung that could not be called.
+        """
+        queue.wait_for("https://dead.example", "a", outcome=AttemptOutcome.FAILED)
+        breaker, key = Breaker(scope="key", failures=1), Key(f"{STAGE}.gpu", "https://dead.example")
+        breakers.apply(queue.database, breaker, key, CallEnded("one", Verdict.FAILED, "it answered 503"))
+        for _ in range(POLICY.tries + 2):
+            run_id = queue.settle("first", queue.claim("first"))
+            queue.pass_time(10_000)
+        assert queue.outcomes(run_id) == {"a": "unchanged"}
+        assert queue.entry("a").tries == POLICY.tries + 2
+        breakers.override(queue.database, breaker, key, Cause.RESET)
+        assert queue.outcomes(queue.settle("first", queue.claim("first"))) == {"a": "parked"}
 
     def test_what_was_not_tried_waits_without_a_try(self, queue: Queue) -> None:
         """A breaker refused it: it waits as long as it would have, and is never parked for that."""

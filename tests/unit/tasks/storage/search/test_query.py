@@ -28,10 +28,11 @@ from repli.tasks.fallback import Status, StepResult
 from repli.tasks.items import Embedding, Item, Text
 from repli.tasks.storage import catalogue, results, runs
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.schema import items
 from repli.tasks.storage.search import documents, neighbours
 from repli.tasks.storage.search.matrices import Matrices
 from repli.tasks.storage.search.neighbours import Vector
-from repli.tasks.storage.search.query import RANK_CONSTANT, Hit, Ranking, fuse, search, words_of
+from repli.tasks.storage.search.query import RANK_CONSTANT, Hit, RankBy, Ranking, fuse, search, words_of
 from repli.tasks.storage.search.snippets import BEGIN, END, TOKENIZER
 from tests.support.stores import store_at
 
@@ -63,11 +64,13 @@ class Shelf:
         vector: Vector | None = None,
         space: str = SPACE,
         quality: str = "1",
+        confidence: float = 1.0,
     ) -> None:
         """Store an item, or store it anew; below 1 its image was degraded."""
         self._runs += 1
         run_id = f"run-{self._runs}"
         common: dict[str, Any] = {"item_id": item_id, "run_id": run_id, "finished_at": NOW}
+        common["confidence"] = confidence
         less: dict[str, Any] = {"status": Status.DEGRADED, "penalty": Decimal(quality)}
         steps = [
             StepResult(stage="extract_text", value=Text(text=text), **common, **WHOLE),
@@ -82,10 +85,19 @@ class Shelf:
         run_id = runs.start(self.database, str(uuid.uuid4()), "manifest.jsonl", {}, datetime.now(UTC))
         catalogue.register(self.database, run_id, [Item(id=item_id, name=item_id) for item_id in item_ids])
 
-    def find(self, query: str = "", *, limit: int = 10, min_quality: float = 0, **vectors: Vector) -> list[Hit]:
+    def find(
+        self,
+        query: str = "",
+        *,
+        limit: int = 10,
+        min_quality: float = 0,
+        rank_by: RankBy = RankBy.QUALITY,
+        **vectors: Vector,
+    ) -> list[Hit]:
         """The hits of a query; vectors are given by `model` and `hashing`."""
         by_space = {{"model": SPACE, "hashing": OTHER}.get(name, name): vector for name, vector in vectors.items()}
-        return search(self.database, words_of(query), by_space, limit=limit, min_quality=min_quality)
+        words = words_of(query)
+        return search(self.database, words, by_space, limit=limit, min_quality=min_quality, rank_by=rank_by)
 
     def ids(self, *arguments: Any, **options: Any) -> list[str]:
         return [hit.id for hit in self.find(*arguments, **options)]
@@ -123,6 +135,22 @@ def test_a_hit_says_its_quality_and_what_is_degraded(shelf: Shelf) -> None:
     assert shelf.find("gills")[0].score == 1
     assert shelf.ids("gills", min_quality=0.8) == ["tuna"]
     assert shelf.ids("gills", limit=1) == ["tuna"]
+
+
+def test_hits_may_be_ranked_by_their_expected_accuracy(shelf: Shelf) -> None:
+    """By it alone; those that are surely not right come last, by their relevance, and those without one by quality."""
+    shelf.register("carp", "tuna", "eel", "aal", "perch")
+    shelf.put("carp", FISH, quality="0.72", confidence=0.9)
+    shelf.put("tuna", FISH, confidence=0.5)
+    shelf.put("perch", FISH, quality="0.6", confidence=1.0)
+    shelf.put("eel", FISH, confidence=0.0)
+    shelf.put("aal", "Of a fish with gills there is not much that any of us could say.", confidence=0.0)
+    with shelf.database.write() as connection:
+        connection.execute(sa.update(items).where(items.c.id == "perch").values(expected_accuracy=None))
+    assert set(shelf.ids("gills")[:2]) == {"eel", "tuna"}
+    hits = shelf.find("gills", rank_by=RankBy.EXPECTED_ACCURACY)
+    assert [hit.id for hit in hits] == ["carp", "perch", "tuna", "eel", "aal"]
+    assert [hit.expected_accuracy for hit in hits] == [0.81, None, 0.25, 0.0, 0.0]
 
 
 def test_items_without_a_vector_are_found_by_words(shelf: Shelf) -> None:
