@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_it_begins_with_what_people_came_for(settings: Settings, folder: Path) -
     assert text == ["text      A coffee.", "          Small, black.", "          [31mHot. …"]
     assert image.startswith(f"image     {(folder / 'espresso.png').as_uri()} (image/png, ")
     assert document == "document  in the manifest itself (text/plain, 42 bytes)"
-    assert quality == "quality   0.64"
+    assert quality == "quality   0.64 · expected accuracy 0.07"
 
 
 def test_what_is_not_there_says_why(settings: Settings, folder: Path) -> None:
@@ -58,7 +59,7 @@ def test_what_is_not_there_says_why(settings: Settings, folder: Path) -> None:
     assert text == "text      Lost"
     assert image == "image     lost.png (not fetched)"
     assert document == "document  gone.txt (not fetched)"
-    assert float(quality.removeprefix("quality ")) < 0.6
+    assert re.fullmatch(r"quality   0\.[0-5]\d* · expected accuracy 0\.00", quality)
 
 
 def test_an_item_of_a_name_alone(settings: Settings, folder: Path) -> None:
@@ -67,7 +68,7 @@ def test_an_item_of_a_name_alone(settings: Settings, folder: Path) -> None:
         "bare · Bare",
         "label    none, not applicable",
         "text     none, not applicable",
-        "quality  0.8",
+        "quality  0.8 · expected accuracy 0.25",
     ]
 
 
