@@ -286,7 +286,7 @@ class TestOlderSpaces:
         [note] = found.notes
         assert note == (
             f"1 of 4 items are in the space of the present model; 3 in the older one {old.space}, which is searched by "
-            "its own model; `repli reprocess --outdated` makes their vectors anew"
+            "its own model; `repli reprocess --outdated embed_text` makes their vectors anew"
         )
 
     def test_items_of_both_spaces_are_found(self, renewed: Settings, tmp_path: Path) -> None:
