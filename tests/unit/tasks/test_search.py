@@ -263,6 +263,7 @@ class TestOlderSpaces:
     def renewed(self, store: tuple[Settings, Database], tmp_path: Path) -> Settings:
         """Settings with a new text model, and a store of the old one's vectors."""
         settings, _ = copy_of(store, tmp_path)
+        torchvision_ops.declare()
         save_word_vectors(tmp_path / "new")
         return replace(settings, models=replace(settings.models, text=str(tmp_path / "new")))
 
