@@ -156,6 +156,7 @@ class _ReprocessRun:
     def process(self) -> list[str]:
         """Store unfinished items, probe the stages, and continue where items were upgraded. Return the problems."""
         refresh_expected_accuracy(self._database)  # of a store that an older Repli has filled
+        outdated.withdraw(self._database, self.chosen.versions, self._settings.retry.below)
         if self._request.outdated:
             self._enqueue_outdated()
         begin_phase(FIRST_STAGE)

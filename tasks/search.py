@@ -147,7 +147,7 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
         embedded = _query_vectors(text, spaces(database), settings, database)
         vectors, notes = {**embedded.present, **embedded.older}, [*embedded.notes]
         covered = _coverage(embedded, neighbours.sizes(database))
-        notes += _notes_on(covered)
+        notes += _notes_on(covered, embedded.stage)
         if not (words or vectors):
             raise RepliError(_explain_no_search(database, text, notes))
     min_cosine = neighbours.ANY_COSINE
@@ -181,12 +181,14 @@ class _Embedded:
     Args:
         notes: why the models in use, or one of them, have no vector.
         is_present_known: whether the models in use have said which spaces are theirs.
+        stage: the stage that makes the vectors.
     """
 
     present: Vectors = field(default_factory=dict)
     older: Vectors = field(default_factory=dict)
     notes: Sequence[str] = ()
     is_present_known: bool = False
+    stage: str = ""
 
 
 def _query_vectors(text: str, stored_spaces: Collection[str], settings: Settings, database: Database) -> _Embedded:
@@ -226,6 +228,7 @@ def _query_vectors(text: str, stored_spaces: Collection[str], settings: Settings
         older=older,
         notes=notes if remaining else [],
         is_present_known=not (notes or is_of_block),
+        stage=stage.name,
     )
 
 
@@ -263,7 +266,7 @@ def _coverage(embedded: _Embedded, sizes: Mapping[str, int]) -> list[SpaceCovera
     ]
 
 
-def _notes_on(covered: Sequence[SpaceCoverage]) -> list[str]:
+def _notes_on(covered: Sequence[SpaceCoverage], stage: str) -> list[str]:
     """Return what share of the vectors is in the space of the present model, where some are in an older one."""
     older = [one for one in covered if one.is_present is False]
     if not older:
@@ -271,7 +274,7 @@ def _notes_on(covered: Sequence[SpaceCoverage]) -> list[str]:
     total, present = sum(one.items for one in covered), sum(one.items for one in covered if one.is_present)
     parts = [f"{present:,} of {total:,} items are in the space of the present model"]
     parts += [f"{one.items:,} in the older one {one.space}, {_how_searched(one)}" for one in older]
-    return [f"{'; '.join(parts)}; `repli reprocess --outdated` makes their vectors anew"]
+    return [f"{'; '.join(parts)}; `repli reprocess --outdated {stage}` makes their vectors anew"]
 
 
 def _how_searched(one: SpaceCoverage) -> str:

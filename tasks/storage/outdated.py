@@ -139,6 +139,33 @@ def enqueue(database: Database, versions: Versions, *, include_unknown: bool = F
     return sum(_enqueue_all(database, one.stage, one.rung, one.version) for one in chosen)
 
 
+def withdraw(database: Database, versions: Versions, below: float) -> None:
+    """Withdraw the order for results that are by the present version after all, such as after a return to it.
+
+    Args:
+        below: the quality below which their items stay queued.
+    """
+    for stage, rung, version in _rungs(versions):
+        while _withdraw_next(database, stage, rung, version, below):
+            pass
+
+
+@retried
+def _withdraw_next(database: Database, stage: str, rung: str, version: str, below: float) -> bool:
+    c = step_results.c
+    is_ordered = *_is_by(stage, rung, version), c.is_outdated
+    query = sa.select(c.item_id).where(*is_ordered).order_by(c.item_id).limit(ITEMS_PER_WRITE)
+    with database.read() as connection:  # most calls find nothing: hold no lock for them
+        ids = list(connection.scalars(query))
+    if not ids:
+        return False
+    with database.write() as connection:
+        retry_queue.lock_items(connection, ids)
+        connection.execute(sa.update(step_results).where(*is_ordered, c.item_id.in_(ids)).values(is_outdated=False))
+        retry_queue.review(database, connection, ids, below)
+    return True
+
+
 def _enqueue_all(database: Database, stage: str, rung: str, version: str | None) -> int:
     count, last = 0, ""
     while True:

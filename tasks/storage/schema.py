@@ -133,6 +133,7 @@ run_items = Table(
 # has changed since, and no result as good was computed from the new one. `waits_for`: the breakers, one a line, of the
 # keys that kept better rungs from serving. `rung_version` is that of the rung that served; null where it is not known.
 # `is_outdated`: an operator has asked for a result by the present version of the rung.
+# The migration makes the index of the outdated ones: Alembic cannot compare partial ones.
 step_results = Table(
     "step_results",
     metadata,

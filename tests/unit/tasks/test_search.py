@@ -263,6 +263,7 @@ class TestOlderSpaces:
     def renewed(self, store: tuple[Settings, Database], tmp_path: Path) -> Settings:
         """Settings with a new text model, and a store of the old one's vectors."""
         settings, _ = copy_of(store, tmp_path)
+        torchvision_ops.declare()
         save_word_vectors(tmp_path / "new")
         return replace(settings, models=replace(settings.models, text=str(tmp_path / "new")))
 
@@ -286,7 +287,7 @@ class TestOlderSpaces:
         [note] = found.notes
         assert note == (
             f"1 of 4 items are in the space of the present model; 3 in the older one {old.space}, which is searched by "
-            "its own model; `repli reprocess --outdated` makes their vectors anew"
+            "its own model; `repli reprocess --outdated embed_text` makes their vectors anew"
         )
 
     def test_items_of_both_spaces_are_found(self, renewed: Settings, tmp_path: Path) -> None:

@@ -8,17 +8,21 @@ down_revision = "0015"
 branch_labels = None
 depends_on = None
 
-_INDEX = "step_results_by_version"
+_INDEX, _MARKED = "step_results_by_version", "step_results_outdated"
 
 
 def upgrade() -> None:
     op.add_column("step_results", sa.Column("is_outdated", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.create_index(_INDEX, "step_results", ["stage", "rung", "rung_version", "item_id"])
+    columns = "stage, rung, rung_version, item_id"
+    is_outdated = "is_outdated" if op.get_bind().dialect.name == "postgresql" else "is_outdated = 1"
+    op.execute(f"CREATE INDEX {_MARKED} ON step_results ({columns}) WHERE {is_outdated}")
     _replace_steps_view("rung_version,")
 
 
 def downgrade() -> None:
     _replace_steps_view("")
+    op.drop_index(_MARKED, table_name="step_results")
     op.drop_index(_INDEX, table_name="step_results")
     op.drop_column("step_results", "is_outdated")
 

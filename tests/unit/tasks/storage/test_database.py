@@ -40,6 +40,7 @@ MADE_BY_HAND = {
     *(("table", None, name) for name in (*FULL_TEXT, "document_vectors")),
     ("column", "documents", "words"),
     ("index", "documents", "documents_by_word"),
+    ("index", "step_results", "step_results_outdated"),
     *(("index", "retry_queue", f"retry_queue_by_{name}") for name in ("turn", "due_time", "holder")),
 }
 """What migrations make in the database's own words, or that Alembic cannot compare: partial indexes."""

@@ -155,6 +155,19 @@ class TestQueue:
         assert enqueue(queue) == 2
         assert [*queue.entries()] == ["a", "b"]
 
+    def test_a_return_to_the_version_withdraws_the_order(self, queue: Queue) -> None:
+        """Nothing is paid for twice; what is queued for another reason, or by another version, stays."""
+        serve(queue, "a", "b")
+        queue.store("c", at="0.5")
+        serve(queue, "d", rung="cpu", version="lite0 a", at="0.9")
+        enqueue(queue)
+        assert marked(queue) == ["a", "b", "d"]
+        before = {STAGE: {**PRESENT[STAGE], "gpu": "1"}}
+        outdated.withdraw(queue.database, before, POLICY.below)
+        assert (marked(queue), [*queue.entries()]) == (["d"], ["c", "d"])
+        outdated.withdraw(queue.database, {STAGE: {"cpu": None}}, POLICY.below)
+        assert marked(queue) == ["d"]
+
     def test_a_failed_item_is_not_stored_for_it(self, queue: Queue) -> None:
         """It waits for what has failed; once it is stored, its older result is made anew."""
         serve(queue, "a", stage="embed_text", rung="text_only", version="0")
