@@ -58,6 +58,7 @@ def _jsonl(items: Iterable[Browsed], stages: Sequence[str], path: Path) -> int:
                 "expected_accuracy": shown["expected_accuracy"],
                 "degraded": shown["degraded"],
                 "declined": row.view.declined,
+                "labels": row.labels,
                 "document": item.document,
                 "image": item.image,
                 "attributes": item.attributes,
@@ -102,6 +103,7 @@ def _columns(stages: Sequence[str]) -> dict[str, _Column]:
         "expected_accuracy": ("float", lambda item: item.view.expected_accuracy),
         "degraded": ("strings", lambda item: item.view.degraded),
         "declined": ("strings", lambda item: item.view.declined),
+        "labels": ("string", lambda item: _json(item.labels) if item.labels else None),
         "document": ("string", lambda item: _text(item.view.state.item.document)),
         "image": ("string", lambda item: _text(item.view.state.item.image)),
         "attributes": ("string", lambda item: _json(item.view.state.item.attributes)),
@@ -119,6 +121,7 @@ def _columns(stages: Sequence[str]) -> dict[str, _Column]:
 _STAGE_COLUMNS: Mapping[str, tuple[str, Callable[[StepResult], Any]]] = {
     "status": ("string", lambda step: step.status.value),
     "rung": ("string", lambda step: step.rung),
+    "rung_version": ("string", lambda step: step.rung_version),
     "penalty": ("float", lambda step: None if step.penalty is None else float(step.penalty)),
     "confidence": ("float", lambda step: step.confidence),
     "retryable": ("bool", lambda step: step.retryable),
