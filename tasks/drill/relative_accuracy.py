@@ -10,6 +10,7 @@ the score interval of Nam and Blackwelder (2002) where every disagreement is ans
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,6 +53,7 @@ class Pair:
         is_primary_right: the primary's, as people say; None where nobody has.
         is_sampled: the item is one of the random sample, and not one that was added because people labelled it. Only
             sampled items tell how often the rungs agree.
+        is_disputed_elsewhere: another rung disagrees with the primary too. People are asked about more of such items.
     """
 
     is_same: bool
@@ -60,6 +62,7 @@ class Pair:
     is_right: bool | None = None
     is_primary_right: bool | None = None
     is_sampled: bool = True
+    is_disputed_elsewhere: bool = False
 
     @property
     def is_answered(self) -> bool:
@@ -116,11 +119,12 @@ def measure(pairs: Sequence[Pair], agreement: Estimate | None = None) -> Measure
 
 def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
     """Return the measurement by the answers to the disagreements."""
-    cells = dict.fromkeys(product((True, False), repeat=2), 0)
+    cells = dict.fromkeys(product((True, False), repeat=2), 0.0)
+    weights = _weights(pairs)
     right = wrong = 0
     for pair in pairs:
         if pair.is_answered and not pair.is_same:
-            cells[bool(pair.is_right), bool(pair.is_primary_right)] += 1
+            cells[bool(pair.is_right), bool(pair.is_primary_right)] += weights[pair.is_disputed_elsewhere]
         elif pair.is_answered and pair.is_sampled:
             right, wrong = right + bool(pair.is_right), wrong + (not pair.is_right)
     agreed = sum(pair.is_same for pair in sampled)
@@ -140,6 +144,22 @@ def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
     return Measurement(
         basis=Basis.ANSWERS, relative=relative, accuracy=accuracy, primary_accuracy=primary, answered=answered
     )
+
+
+def _weights(pairs: Sequence[Pair]) -> dict[bool, float]:
+    """Return the weight of an answered disagreement, by whether it is disputed elsewhere; 1 where all are answered.
+
+    So each kind counts as it is among the disagreements of the sample, and not as it is among those that were asked
+    about. All weights together are what the answers are worth: Kish's effective size of a weighted sample.
+    """
+    sampled = Counter(pair.is_disputed_elsewhere for pair in pairs if not pair.is_same and pair.is_sampled)
+    answered = Counter(pair.is_disputed_elsewhere for pair in pairs if not pair.is_same and pair.is_answered)
+    if sum(sampled[kind] for kind in answered) == 0:
+        return dict.fromkeys((True, False), 1.0)
+    weights = {kind: sampled[kind] / count for kind, count in answered.items()}
+    total = sum(weights[kind] * count for kind, count in answered.items())
+    squares = sum(weights[kind] ** 2 * count for kind, count in answered.items())
+    return {kind: weight * total / squares for kind, weight in weights.items()}
 
 
 def _confidences(sampled: Sequence[Pair]) -> list[float]:
@@ -178,17 +198,17 @@ class Counts:
 
     Args:
         agreed, disagreed: the items of the sample by whether both rungs agree.
-        both, rung_alone, primary_alone, neither: the answered disagreements, by whose answer is right.
+        both, rung_alone, primary_alone, neither: the answered disagreements, weighed, by whose answer is right.
         agreed_right, agreed_wrong: the agreed items that people labelled.
         mean_confidence: the mean of the two rungs' accuracies on the sample, by their confidences.
     """
 
     agreed: int
     disagreed: int
-    both: int = 0
-    rung_alone: int
-    primary_alone: int
-    neither: int
+    both: float = 0.0
+    rung_alone: float
+    primary_alone: float
+    neither: float
     agreed_right: int = 0
     agreed_wrong: int = 0
     mean_confidence: float

@@ -118,6 +118,17 @@ def test_labelled_items_of_earlier_drills_decide_and_do_not_count_as_disagreemen
     assert few.relative.value == pytest.approx(1 - 10 / 200 / 0.85, abs=0.03)
 
 
+def test_what_was_asked_about_more_often_does_not_count_for_more() -> None:
+    """Of 10 items that another rung disputes too all are answered, of 30 others only 10: these count three times."""
+    elsewhere = [replace(RUNG_RIGHT, is_disputed_elsewhere=True)] * 10
+    told = measured([*[SAME] * 60, *elsewhere, *[PRIMARY_RIGHT] * 10, *[OPEN] * 20])
+    assert told.accuracy
+    assert told.primary_accuracy
+    assert told.primary_accuracy.value - told.accuracy.value == pytest.approx((30 - 10) / 100, abs=0.03)
+    everything = measured([*[SAME] * 60, *elsewhere, *[PRIMARY_RIGHT] * 30])
+    assert width(everything.relative) < width(told.relative)
+
+
 def test_without_answers_it_rests_on_confidences() -> None:
     """The ratio of the mean confidences, and it says so; no accuracy is claimed."""
     told = measured([SAME] * 100)
