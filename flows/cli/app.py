@@ -245,13 +245,14 @@ def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None
     """Show the store: items, statuses per stage, quality, the last run."""
     from repli.flows.cli import render, store_commands
 
-    overview = store_commands.status(resolve_settings(database))
-    if as_json:
-        print_json(overview.as_json(), sys.stdout)
-    else:
-        print_page(
-            render.overview_page(overview.database, overview.tally, overview.last_run, overview.now, overview.outdated)
-        )
+    with reserved_stdout(as_json) as stdout:  # the module of a pipeline of one's own may print
+        overview = store_commands.status(resolve_settings(database))
+        if as_json:
+            print_json(overview.as_json(), stdout)
+            return
+    print_page(
+        render.overview_page(overview.database, overview.tally, overview.last_run, overview.now, overview.outdated)
+    )
 
 
 @app.command()

@@ -17,6 +17,7 @@ from repli.tasks.drill.proposals import describe
 from repli.tasks.drill.report import HEADERS, questions_line, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
+from repli.tasks.fallback.chain import FIRST_VERSION
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.reporting.retry_report import RetryReport
 from repli.tasks.reporting.run_report import MAX_LISTED_ITEMS, Report, colour, means
@@ -329,7 +330,15 @@ def item_page(view: ItemView) -> RenderableType:
             trail,
         )
     head = Text(f"{_short(item.id, 80)} · {_short(str(item.name), 80)}", style="bold")
-    return Group(head, gist(view), "", table, *([""] if reasons else []), *reasons)
+    versions = _versions(view)
+    return Group(head, gist(view), "", table, *([""] if reasons or versions else []), *reasons, *versions)
+
+
+def _versions(view: ItemView) -> list[Text]:
+    """Return a line on the versions of the rungs that served, without those that were never changed."""
+    results = [(name, one.rung_version) for name, one in view.stages.items()]
+    changed = [f"{name} {version}" for name, version in results if version not in {None, FIRST_VERSION}]
+    return [Text(_short(f"versions: {' · '.join(changed)}", 400), style="dim")] if changed else []
 
 
 def _trail(attempts: Sequence[Attempt]) -> str:

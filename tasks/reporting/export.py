@@ -121,6 +121,7 @@ def _columns(stages: Sequence[str]) -> dict[str, _Column]:
 _STAGE_COLUMNS: Mapping[str, tuple[str, Callable[[StepResult], Any]]] = {
     "status": ("string", lambda step: step.status.value),
     "rung": ("string", lambda step: step.rung),
+    "rung_version": ("string", lambda step: step.rung_version),
     "penalty": ("float", lambda step: None if step.penalty is None else float(step.penalty)),
     "confidence": ("float", lambda step: step.confidence),
     "retryable": ("bool", lambda step: step.retryable),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,9 @@ def test_a_request_to_do_again_knows_its_directives() -> None:
         ({"faults": ("classify_image.gpu",)}, "is not of the form STAGE.RUNG=KIND[@RATE]"),
         ({"faults": ("classify_image.tpu=oom",)}, "classify_image has no rung 'tpu'; choose from gpu"),
         ({"faults": ("classify_image.gpu=oom@-1",)}, "the rate must be a number from 0 to 1"),
+        ({"outdated": True, "outdated_stage": "embed"}, "--outdated 'embed': choose from fetch, validate"),
+        ({"outdated": True, "outdated_stage": "store"}, "--outdated 'store': choose from"),
+        ({"outdated_stage": "embed_text"}, "embed_text: a stage is given only after --outdated"),
     ],
 )
 def test_what_cannot_be_done_again_is_refused(options: dict[str, Any], message: str) -> None:
@@ -167,3 +171,12 @@ def test_the_store_notes_what_was_asked_to_be_done_again(settings: Settings) -> 
         "faults": ["fetch.origin=error"],
         "emulated": True,
     }
+
+
+def test_the_store_notes_the_text_model_and_what_is_made_anew(settings: Settings) -> None:
+    """The model where it is not the default one: a search finds the space of an older model by it."""
+    named = replace(settings, models=replace(settings.models, text="/models/mini"))
+    options = RetryRequest(pipeline=PIPELINE, outdated=True).options(named)
+    assert (options["text_model"], options["outdated"]) == ("/models/mini", True)
+    assert "text_model_of_block" not in options
+    assert RetryRequest(pipeline=PIPELINE, outdated=True, outdated_stage="fetch").options(named)["outdated"] == "fetch"

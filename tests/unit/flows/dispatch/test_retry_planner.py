@@ -18,6 +18,7 @@ from repli.tasks.execution.stage_runner import StageReport
 from repli.tasks.fallback import Rules
 from repli.tasks.stages.rules import RULES
 from repli.tasks.storage.retry.claims import RetryTarget
+from repli.tasks.storage.retry.needs import Need
 from tests.support.default_pipeline import CHAINS, PIPELINE
 
 
@@ -111,9 +112,33 @@ def test_targets_are_what_can_be_improved_on_now(stage: str, callable_now: set[s
     found = retry_targets(chain, chain.rung_names, callable_now, Rules(CHAINS, *RULES))
     is_primary_there = chain.primary.name in callable_now
     assert found == [
-        RetryTarget(stage=stage, rungs=served, excluded_by=excluded_by, include_stale=is_primary_there and place == 0)
+        RetryTarget(
+            stage=stage,
+            rungs=served,
+            excluded_by=excluded_by,
+            include_stale=is_primary_there and place == 0,
+            outdated=chain.rung_names[-len(served) :],
+        )
         for place, (served, excluded_by) in enumerate(wanted)
     ]
+
+
+@pytest.mark.parametrize(
+    ("callable_now", "made_anew"),
+    [({"gpu", "cpu", "rules"}, ["gpu", "cpu", "rules"]), ({"cpu", "rules"}, ["cpu", "rules"]), (set(), [])],
+)
+def test_an_outdated_result_is_made_anew_where_its_rung_or_a_better_one_can_be_called(
+    callable_now: set[str], made_anew: list[str]
+) -> None:
+    """A fallback would not take the place of a better rung's older result, so that waits."""
+    chain = PIPELINE.stage("classify_image").chain
+    targets = retry_targets(chain, chain.rung_names, callable_now, Rules(CHAINS, *RULES))
+    outdated = {
+        rung: {"classify_image": Need(rung=rung, is_failed=False, is_retryable=False, is_stale=False, is_outdated=True)}
+        for rung in ("gpu", "cpu", "rules")
+    }
+    found = [rung for rung, needs in outdated.items() if any(target.matches(needs) for target in targets)]
+    assert found == made_anew
 
 
 def test_what_the_policy_leaves_out_can_be_improved_on() -> None:

