@@ -39,6 +39,14 @@ PATIENCE_S = 60
 SHOWN = 30_000
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 IDS = ("fish", "bird", "page")
+PROPOSAL = {
+    "rung": "classify_image.cpu",
+    "declared": 0.9,
+    "proposed": 0.97,
+    "relative_accuracy": 1.0,
+    "relative_interval": [0.97, 1.03],
+    "set": "Enrichment Policy: chains.classify_image.cpu = 0.97",
+}
 HOSTILE = "[tench](javascript:alert(1)) **now**"
 
 
@@ -74,7 +82,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
         question(database, "bird", "classify_image", [("gpu", HOSTILE), ("cpu", "hen")], tells=0.8),
         question(database, "page", "extract_text", [("full", "All that there is"), ("plain", "Menu. All")], tells=0.7),
     ]
-    drills.keep(database, None, NOW, NOW, DrillVerdict(sample=3, rungs=[], rules=[], questions=asked).as_json())
+    verdict = DrillVerdict(sample=3, rungs=[], rules=[], questions=asked, proposals=[PROPOSAL])
+    drills.keep(database, None, NOW, NOW, verdict.as_json())
     port = free_port()
     lax = {"STREAMLIT_SERVER_ENABLE_CORS": "false", "STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION": "false"}
     process = subprocess.Popen(
@@ -134,7 +143,12 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
     """By a candidate, by a label that no rung said, by the rung of a text; a wrong label says what is meant."""
     with open_page() as page:
         page.goto(served.url)
-        page.locator("#repli-questions").click(timeout=SHOWN)
+        link = page.locator("#repli-questions")
+        expect(link).to_have_text("Decide 3 disagreements →", timeout=SHOWN)
+        expect(page.locator(".repli-notice")).to_contain_text(
+            "block Enrichment Policy: chains.classify_image.cpu = 0.97"
+        )
+        link.click()
         asked_about(page, "fish")
         expect(page.locator('[data-testid="stImage"] img')).to_be_visible(timeout=SHOWN)
         click(page, "goldfish")
@@ -154,6 +168,8 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
         asked_about(page, "page")
         click(page, "full")
         expect(page.get_by_text("All 3 questions are answered.")).to_be_visible(timeout=SHOWN)
+        page.goto(served.url)
+        expect(link).to_have_text("All disagreements are decided →", timeout=SHOWN)
     said = served.labels()
     assert said["bird"] == {"label": "ostrich"}
     assert said["page"]["rungs"] == ["full"]
