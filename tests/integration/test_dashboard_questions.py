@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, expect
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.websocket import websocket_connect
 
 from repli.tasks.drill.questions import Question, Said
 from repli.tasks.drill.verdict import DrillVerdict
@@ -182,15 +183,19 @@ def test_no_address_answers_and_no_other_site(served: Served) -> None:
         page.goto(served.at(questions="1", item_id="fish", answer="tench", label="tench"))
         asked_about(page, "fish")
     assert served.labels() == {}
-    stream = f"{served.url.replace('http', 'ws')}_stcore/stream"
+    assert connects(served, served.url.rstrip("/")) == HTTPStatus.SWITCHING_PROTOCOLS
+    assert connects(served, "http://shop.example") == HTTPStatus.FORBIDDEN
 
-    async def connect(origin: str) -> None:
-        request = HTTPRequest(stream, headers={"Origin": origin}, connect_timeout=PATIENCE_S)
-        (await websocket_connect(request)).close()
 
-    asyncio.run(connect(served.url.rstrip("/")))
-    with pytest.raises(HTTPClientError, match="403"):
-        asyncio.run(connect("http://shop.example"))
+def connects(served: Served, origin: str) -> int:
+    """The answer to a page of this origin that asks for the connection that carries clicks."""
+    connection = HTTPConnection(str(urlsplit(served.url).netloc), timeout=PATIENCE_S)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": b64encode(bytes(16)).decode()}
+    with closing(connection):
+        connection.request("GET", "/_stcore/stream", headers={**upgrade, **key, "Origin": origin})
+        with connection.getresponse() as answer:
+            return answer.status
 
 
 def test_a_question_about_a_forgotten_item_is_put_off(served: Served) -> None:
