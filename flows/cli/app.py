@@ -232,13 +232,12 @@ def label(
     `repli drill --questions` lists the questions. The next drill uses the answers.
     """
     from repli.flows.cli import label_commands
-    from repli.tasks.drill.answers import readable
 
     given = label_commands.label(resolve_settings(database), item_id, value, stage)
     if as_json:
-        print_json({"item": given.item_id, "stage": given.stage, "value": readable(given.value)}, sys.stdout)
+        print_json({"item": given.item_id, "stage": given.stage, "value": given.said}, sys.stdout)
     else:
-        print_line(f"{given.stage} of {given.item_id}: {readable(given.value)}; the next drill uses it")
+        print_line(f"{given.stage} of {given.item_id}: {given.said}; the next drill uses it")
 
 
 @app.command()
@@ -381,7 +380,7 @@ def dashboard(
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="The port on this machine.")] = 8501,
     database: DatabaseOption = None,
 ) -> None:
-    """Serve a read-only dashboard of the store until Ctrl-C."""
+    """Serve a dashboard of the store until Ctrl-C. It changes nothing but the answers to a drill's questions."""
     from repli.flows.dashboard import launch
 
     launch.dashboard(resolve_settings(database), port)

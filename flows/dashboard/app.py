@@ -1,4 +1,6 @@
-"""The dashboard: the whole store, one item, or a search, by the address of the page. It only reads the store.
+"""The dashboard: the whole store, one item, a search, or the questions of a drill, by the address of the page.
+
+It reads the store only, but for the answers to questions; see `repli.flows.dashboard.questions_page`.
 
 `repli dashboard` starts it. Streamlit runs this file from the top for each visitor and each click. Names, texts and
 errors of a catalogue go through `markup`, which escapes them: Streamlit's own elements would read them as Markdown.
@@ -20,7 +22,8 @@ from repli.flows.dashboard.markup import (
     quality_badge,
     snippet,
 )
-from repli.flows.dashboard.overview import overview_page
+from repli.flows.dashboard.overview import QUESTIONS, overview_page
+from repli.flows.dashboard.questions_page import questions_page
 from repli.tasks.fallback import RepliError
 from repli.tasks.search import Mode, Query, SearchResult, search
 from repli.tasks.settings import Settings
@@ -31,7 +34,7 @@ BACK_LINK = '<a class="repli-back" href="?">← overview</a>'
 
 
 def page() -> None:
-    """Show the page that the address names: `item`, `q` for a search, or neither for the overview."""
+    """Show the page that the address names: `item`, `q` for a search, `questions`, or none for the overview."""
     st.set_page_config(page_title="Repli", layout="wide")
     st.html(STYLE)
     settings = Settings.from_environment()
@@ -44,6 +47,9 @@ def page() -> None:
         elif address.get("q"):
             st.html(BACK_LINK)
             search_page(settings)
+        elif QUESTIONS in address:
+            st.html(BACK_LINK)
+            questions_page(settings)
         else:
             overview_page(settings)
     except RepliError as error:
@@ -66,7 +72,7 @@ def show_sidebar() -> None:
             if st.form_submit_button("Search", width="stretch") and text.strip():
                 st.query_params.from_dict({"q": text, "mode": mode, "min_quality": f"{min_quality:g}"})
                 st.rerun()
-        st.html('<div class="repli-quiet">This page only reads the store.</div>')
+        st.html('<div class="repli-quiet">These pages only read the store, but for answers to questions.</div>')
 
 
 def _min_quality() -> float:

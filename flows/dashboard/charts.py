@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from repli.tasks.drill.relative_accuracy import Basis
 from repli.tasks.fallback import AnyChain, Status
 from repli.tasks.reporting.run_report import COLOURS, colour
 from repli.tasks.storage.counts import BANDS as BANDS_OF_ACCURACY
@@ -165,32 +166,42 @@ def queue(waiting: Sequence[Waiting]) -> Any:
     )
 
 
+MAX_RELATIVE = 1.2
+"""Where the axis of relative accuracies ends."""
 _LEVEL = alt.Axis(labelAngle=0, labelOverlap=False)
 
 
 def drill(last: Drill) -> Any:
-    """Return the agreement of each rung with its primary, its 95 % interval, and the declared penalty."""
+    """Return the relative accuracy of each rung, its 95 % interval, and the declared penalty.
+
+    Grey where it is the mere agreement with the primary. Beyond `MAX_RELATIVE` it is cut off.
+    """
     rows = [
         {
             "rung": f"{one['stage']}.{one['rung']}",
-            "agreement": one["agreement"],
-            "low": (one["interval"] or [one["agreement"]] * 2)[0],
-            "high": (one["interval"] or [one["agreement"]] * 2)[1],
+            "relative": one["relative_accuracy"] if one["basis"] else one["agreement"],
+            "ends": one["relative_interval"] if one["basis"] else one["interval"],
+            "basis": one["basis"] or Basis.AGREEMENT.value,
             "penalty": one["penalty"],
         }
         for one in last.report["rungs"]
         if one["agreement"] is not None
     ]
-    frame = pd.DataFrame(rows, columns=["rung", "agreement", "low", "high", "penalty"])
+    for row in rows:
+        low, high = row.pop("ends") or [row["relative"]] * 2
+        row |= {"low": min(low, MAX_RELATIVE), "high": min(high, MAX_RELATIVE)}
+        row["relative"] = min(row["relative"], MAX_RELATIVE)
+    frame = pd.DataFrame(rows, columns=["rung", "relative", "basis", "low", "high", "penalty"])
+    bases = alt.Scale(domain=[basis.value for basis in Basis], range=[BLUE, BLUE, "#adb5bd"])
     base = alt.Chart(frame, height=max(HEIGHT, 24 * len(rows))).encode(
         y=alt.Y("rung:N", sort=None, title=None, axis=alt.Axis(labelLimit=240)),
-        tooltip=["rung:N", "agreement:Q", "low:Q", "high:Q", "penalty:Q"],
+        tooltip=["rung:N", "relative:Q", "low:Q", "high:Q", "basis:N", "penalty:Q"],
     )
-    unit = alt.Scale(domain=[0, 1], nice=False)
-    span = base.mark_rule(strokeWidth=2, color=BLUE).encode(
-        x=alt.X("low:Q", scale=unit, title="● agreement with the primary (95 %)   ◆ declared penalty"), x2="high:Q"
-    )
-    point = base.mark_point(filled=True, size=80, color=BLUE, opacity=1).encode(x=alt.X("agreement:Q", scale=unit))
+    unit = alt.Scale(domain=[0, MAX_RELATIVE], nice=False)
+    colour = alt.Color("basis:N", scale=bases, legend=None)
+    title = "● accuracy relative to the primary (95 %)   ◆ declared penalty"
+    span = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=unit, title=title), x2="high:Q", color=colour)
+    point = base.mark_point(filled=True, size=80, opacity=1).encode(x=alt.X("relative:Q", scale=unit), color=colour)
     declared = base.mark_point(filled=True, size=80, shape="diamond", color="#e8590c", opacity=1).encode(
         x=alt.X("penalty:Q", scale=unit)
     )

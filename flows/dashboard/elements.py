@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import streamlit as st
 
 from repli.flows.dashboard.markup import notice, plain
@@ -15,3 +17,9 @@ def show_caption(text: str) -> None:
 def show_notice(error: Exception) -> None:
     """Show the message of an error."""
     st.html(notice(str(error)))
+
+
+def button_text(text: str, longest: int = 120) -> str:
+    """Return a text for a button, whose label is Markdown: every character that Markdown could read is escaped."""
+    line = " ".join(text.split())
+    return re.sub(r"([^\w\s])", r"\\\1", line if len(line) <= longest else line[: longest - 1] + "…")

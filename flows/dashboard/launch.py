@@ -16,6 +16,9 @@ from repli.tasks.settings import Settings
 def dashboard(settings: Settings, port: int) -> NoReturn:
     """Replace this process with the Streamlit server, on 127.0.0.1. It reads its settings from the environment.
 
+    The connection that carries the clicks of a page is accepted from pages of this machine only: `server.enableCORS` is
+    Streamlit's name for that check of the origin. It is set here, so that no configuration file turns it off.
+
     Raises:
         RepliError: The extra is not installed, the store is missing or of another version, or the port is in use.
     """
@@ -31,6 +34,8 @@ def dashboard(settings: Settings, port: int) -> NoReturn:
         "server.address": LOOPBACK,
         "server.port": port,
         "server.headless": "true",
+        "server.enableCORS": "true",
+        "server.enableXsrfProtection": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "browser.serverAddress": LOOPBACK,

@@ -8,7 +8,9 @@ import streamlit as st
 
 from repli.flows.dashboard import charts
 from repli.flows.dashboard.elements import show_caption, show_notice
-from repli.flows.dashboard.markup import Cell, badge, format_time, item_link, quality_badge, table, time_cell
+from repli.flows.dashboard.markup import Cell, badge, format_time, item_link, notice, quality_badge, table, time_cell
+from repli.tasks.drill.proposals import describe
+from repli.tasks.drill.report import relative_accuracy
 from repli.tasks.drill.verdict import FAILED, readable
 from repli.tasks.execution.run_pipeline import store_pipeline
 from repli.tasks.fallback import Position, RepliError, Status
@@ -17,6 +19,8 @@ from repli.tasks.storage.counts import NOT_REACHED
 from repli.tasks.storage.runs import ENRICH
 from repli.tasks.storage.views.dashboard_stats import DashboardStats, collect_stats, open_read_only
 
+QUESTIONS = "questions"
+"""The part of an address that names the page of the questions."""
 REFRESH_S = 4
 """Seconds after which an open page reads the store again."""
 CACHE_TTL_S = 2
@@ -200,7 +204,10 @@ def show_drills(stats: DashboardStats) -> None:
         show_caption("No drill yet; run one with `repli drill`.")
         return
     last = stats.drills[0]
-    show_caption("A rung whose agreement is left of its penalty is worse than declared.")
+    show_caption(
+        "A rung whose relative accuracy is left of its penalty is worse than declared. Grey is the mere agreement, "
+        "which is no measure of it."
+    )
     st.altair_chart(charts.drill(last))
     rows = [
         (
@@ -217,12 +224,17 @@ def show_drills(stats: DashboardStats) -> None:
         for one in stats.drills
     ]
     st.html(table("drills", ("finished", "verdict", "rungs reached", "failures", "not covered"), rows))
+    for proposal in last.report["proposals"]:
+        st.html(notice(describe(proposal)))
+    if asked := len(last.report["questions"]):
+        st.html(f'<a class="repli-back" id="repli-questions" href="?{QUESTIONS}=1">Decide {asked} disagreements →</a>')
     rungs = [
         (
             f"{one['stage']}.{one['rung']}",
             readable(one["verdict"]),
             one["agreement"],
             "–".join(f"{end:.2f}" for end in one["interval"]) if one["interval"] else "",
+            relative_accuracy(one),
             one["penalty"],
             one["penalty_justified"],
             one["seconds_per_item"],
@@ -231,7 +243,10 @@ def show_drills(stats: DashboardStats) -> None:
         for one in last.report["rungs"]
     ]
     with st.expander("Every rung of the last drill"):
-        headers = ("rung", "verdict", "agreement", "95 %", "penalty", "justified", "s per item", "why")
+        headers = (
+            *("rung", "verdict", "agreement", "95 %", "relative accuracy"),
+            *("penalty", "justified", "s per item", "why"),
+        )
         st.html(table("drill", headers, rungs))
 
 

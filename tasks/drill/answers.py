@@ -50,8 +50,3 @@ def rungs_value(right: Sequence[str], keys: Mapping[str, str]) -> dict[str, Any]
         "right": sorted(is_in),
         "wrong": sorted(set(keys.values()) - is_in),
     }
-
-
-def readable(given: Mapping[str, Any]) -> str:
-    """Return a label's value for display: the right label, the right rungs, or `none`."""
-    return str(given.get("label") or ", ".join(given.get("rungs", ())) or "none")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from repli.tasks.drill.answers import label_value, readable, rungs_value
+from repli.tasks.drill.answers import label_value, rungs_value
 from repli.tasks.drill.questions import Question
 from repli.tasks.execution.stage_runner import input_hash_of
 from repli.tasks.fallback import RepliError, UsageError
@@ -28,10 +28,10 @@ SUGGESTIONS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenQuestions:
-    """The questions of the latest drill, each with the value that people gave, or None."""
+    """The questions of the latest drill, each with the label that a person gave, or None."""
 
     drill: Drill
-    questions: Sequence[tuple[Question, Mapping[str, Any] | None]]
+    questions: Sequence[tuple[Question, GivenLabel | None]]
 
     @property
     def answered(self) -> int:
@@ -45,7 +45,7 @@ class OpenQuestions:
             "asked": len(self.questions),
             "answered": self.answered,
             "questions": [
-                {**question.as_json(), "answer": None if given is None else readable(given)}
+                {**question.as_json(), "answer": None if given is None else given.said}
                 for question, given in self.questions
             ],
         }
@@ -58,10 +58,10 @@ def questions_of_latest(database: Database) -> OpenQuestions | None:
         return None
     asked = [Question.from_json(document) for document in latest[0].report["questions"]]
     given = labels.of_items(database, {question.item_id for question in asked})
-    found: list[tuple[Question, Mapping[str, Any] | None]] = []
+    found: list[tuple[Question, GivenLabel | None]] = []
     for question in asked:
         label = given.get((question.item_id, question.stage, question.input_hash))
-        found.append((question, label.value if label and question.is_answered(label.value) else None))
+        found.append((question, label if label and question.is_answered(label.value) else None))
     found.sort(key=lambda pair: (pair[1] is not None, -pair[0].tells, pair[0].stage, pair[0].item_id))
     return OpenQuestions(drill=latest[0], questions=found)
 
@@ -132,6 +132,8 @@ def _label_of(
     database: Database, stage: str, text: str, candidates: Sequence[str], vocabulary: str
 ) -> Mapping[str, Any]:
     """Return the value for a label that a person wrote."""
+    if text in candidates:
+        return label_value(text, candidates)
     if _plain(text) == NONE:
         if not candidates:
             raise UsageError(f"{stage} has no answer that `{NONE}` could be about; name the right label")

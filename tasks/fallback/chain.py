@@ -60,10 +60,12 @@ class Rung(Generic[I, V, C]):
         breaker: Stops calls of the rung while it keeps failing. Without one the rung is called for every batch.
         resources: Dask resources that a worker needs to run the rung, such as ``{"GPU": 1}``.
         version: The version of what the rung does. Results of another version are outdated.
+        after_decline: The factor in (0, 1] on the confidence of an answer where a better rung was not sure: then this
+            one is less often right than it says.
 
     Raises:
-        ValueError: The name is `skip`, the penalty or the time limit is out of range, the breaker is no `Breaker`, or
-            the version is empty or no short line.
+        ValueError: The name is `skip`, the penalty, the time limit or `after_decline` is out of range, the breaker is
+            no `Breaker`, or the version is empty or no short line.
 
     Example:
         >>> from repli.tasks.fallback import Served
@@ -82,6 +84,7 @@ class Rung(Generic[I, V, C]):
     breaker: Breaker | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     version: str = FIRST_VERSION
+    after_decline: float = 1.0
     factor: Decimal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,8 @@ class Rung(Generic[I, V, C]):
                 f"rung {self.name}: the version must be a number or a line of at most {LONGEST_VERSION} characters, "
                 f"not {self.version[:80]!r}"
             )
+        if not (isinstance(self.after_decline, int | float) and 0 < self.after_decline <= 1):
+            raise ValueError(f"rung {self.name}: after_decline {self.after_decline!r} is not in (0, 1]")
         object.__setattr__(self, "factor", _factor(self.penalty, f"rung {self.name}"))
 
     def call(

@@ -45,7 +45,7 @@ def conclude(
         return result(
             status=Status.SUCCEEDED if is_primary else Status.DEGRADED,
             value=served.value,
-            confidence=served.confidence,
+            confidence=served.confidence * rung.after_decline if _was_declined(attempts) else served.confidence,
             rung=rung.name,
             penalty=rung.factor,
             error=None if is_primary else _first_error(attempts),
@@ -101,6 +101,11 @@ def _attempt_that_counts(earlier: Attempt | None, later: Attempt) -> Attempt:
 def _first_error(attempts: Sequence[Attempt]) -> StepError | None:
     """Return why the best rung did not serve."""
     return next((one.error for one in attempts if one.error and one.outcome is not AttemptOutcome.SERVED), None)
+
+
+def _was_declined(attempts: Sequence[Attempt]) -> bool:
+    """Return whether a rung was not sure of the item, though it had an input."""
+    return any(_is_declined(one) and one.error and one.error.type != NoInput.__name__ for one in attempts)
 
 
 def _can_improve(attempts: Sequence[Attempt]) -> bool:

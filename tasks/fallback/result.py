@@ -120,7 +120,7 @@ class StepResult:
 
     Args:
         value: The serving rung's value; None unless a rung served.
-        confidence: The serving rung's confidence, in [0, 1].
+        confidence: The serving rung's confidence, in [0, 1]; times its `after_decline` where a better one was not sure.
         penalty: The exact factor, in (0, 1], that the serving rung puts on the item's quality. None for `pending` and
             `failed`.
         attempts: The trail: one attempt per rung considered, in order.

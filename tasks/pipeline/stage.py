@@ -150,6 +150,7 @@ class Stage:
         breaker: Breaker | None = None,
         resources: Mapping[str, float] | None = None,
         version: int | str = FIRST_VERSION,
+        after_decline: float = 1.0,
     ) -> Callable[[F], F]:
         """Add the decorated function as the next rung, named after it. The function itself is unchanged.
 
@@ -170,6 +171,7 @@ class Stage:
                 workers, such as ``{"GPU": 1}``.
             version: raise it when the function answers otherwise than before. `repli status` then counts the results of
                 older versions, and `repli reprocess --outdated` makes them anew.
+            after_decline: the factor in (0, 1] on the confidence of an answer where a better rung was not sure.
         """
 
         def add(function: F) -> F:
@@ -185,6 +187,7 @@ class Stage:
                     breaker=breaker,
                     resources=resources or {},
                     version=str(version),
+                    after_decline=after_decline,
                 )
                 self._add(rung)
             return function

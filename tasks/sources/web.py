@@ -65,28 +65,33 @@ class FurtherTries:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
-        self._failing: set[str] = set()
+        self._failed_at: dict[str, float] = {}
 
     @contextmanager
     def of(self, origin: str, deadline: float) -> Iterator[Callable[[], bool]]:
         """Yield a function that returns whether the request may be tried again, now or after others had their turn."""
-        turn, has_turn = self._turns.setdefault(origin, threading.Lock()), False
+        began, turn = time.monotonic(), None
 
         def is_allowed() -> bool:
-            nonlocal has_turn
-            has_turn = has_turn or turn.acquire(timeout=max(0.0, deadline - time.monotonic()))
-            return has_turn and origin not in self._failing
+            nonlocal turn
+            if turn is None:
+                with self._lock:
+                    its_turn = self._turns.setdefault(origin, threading.Lock())
+                if its_turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    turn = its_turn
+            return turn is not None and origin not in self._failed_at
 
         try:
             yield is_allowed
-            self._failing.discard(origin)
-            self._turns.pop(origin, None)
+            if self._failed_at.get(origin, began) < began:  # an answer to an earlier request proves nothing
+                self._failed_at.pop(origin, None)
         except TransientError:
-            self._failing.add(origin)
+            self._failed_at[origin] = time.monotonic()
             raise
         finally:
-            if has_turn:
+            if turn:
                 turn.release()
 
 

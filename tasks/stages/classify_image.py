@@ -117,7 +117,9 @@ def gpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[
     return _by_model(pictures, context, models.image_gpu, models.gpu_device, keeps_masters=False)
 
 
-@STAGE.rung(penalty="0.9", time_limit_s=300, breaker=Breaker(scope="host"))
+# Where `gpu` was not sure, the mean of both models' probabilities of the label that `cpu` gives is 0.72 of that of
+# `cpu`, and so is the share that is right: on 76 variants of photos with a label; on 50 of others the mean is 0.73.
+@STAGE.rung(penalty="0.9", time_limit_s=300, breaker=Breaker(scope="host"), after_decline=0.72)
 def cpu(pictures: Sequence[Picture], context: StageContext) -> Sequence[Outcome[Label]]:
     """Classify with the smaller model on the CPU."""
     settings = context.settings

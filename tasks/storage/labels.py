@@ -31,6 +31,11 @@ class GivenLabel:
     value: Mapping[str, Any]
     at: datetime
 
+    @property
+    def said(self) -> str:
+        """Return what the person said: the right label, the right rungs separated by commas, or `none`."""
+        return str(self.value.get("label") or ",".join(self.value.get("rungs", ())) or "none")
+
 
 @retried
 def give(database: Database, label: GivenLabel) -> None:

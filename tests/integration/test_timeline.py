@@ -19,7 +19,7 @@ def test_every_process_of_a_run_says_what_it_does(repli: Repli, tmp_path: Path) 
     """Server and workers too, whose stderr is elsewhere; one batch has one worker. Nothing else changes."""
     done = repli("run", write_manifest(tmp_path / "items", 3), REPLI_DEBUG="1")
     assert done.returncode == 0, done.stderr
-    said = r"3 of 3 items stored, mean quality 1\.000, expected accuracy 0\.\d+, 0 degraded, 0 failed"
+    said = r"3 of 3 items stored, mean quality 1\.000, expected accuracy 0\.\d+, 0 degraded, 0\s+failed"
     assert re.match(said, done.stdout)
     lines = [line for line in map(LINE.fullmatch, done.stderr.splitlines()) if line]
     assert {line[2] for line in lines} == {"command", "Prefect server", "fork server", "worker", "flow"}

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from repli.tasks.fallback import Status, UsageError
-from repli.tasks.storage import results
+from repli.tasks.items import ItemState
+from repli.tasks.storage import labels, results
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.pipelines import StoredPipeline
 from repli.tasks.storage.schema import items, step_results
@@ -85,11 +86,15 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Browsed:
-    """An item with its state in the store and its vector, if there is one."""
+    """An item with its state in the store and its vector, if there is one.
+
+    `labels` is what people said of its stages, as far as their inputs are still the same.
+    """
 
     view: ItemView
     state: str
     vector: npt.NDArray[np.float32] | None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def browse(database: Database, pipeline: StoredPipeline, selection: Selection) -> Iterator[Browsed]:
@@ -106,10 +111,22 @@ def browse(database: Database, pipeline: StoredPipeline, selection: Selection) -
             ids = [row.id for row in found]
             states = results.load_with(connection, ids)
             vectors = _vectors(connection, ids)
+            given = _labels(connection, states)
             for row, state in zip(found, states, strict=True):
                 scores = Scores(row.quality, row.expected_accuracy)
-                yield Browsed(ItemView.of(state, scores, pipeline), row.state, vectors.get(row.id))
+                view = ItemView.of(state, scores, pipeline)
+                yield Browsed(view, row.state, vectors.get(row.id), given.get(row.id, {}))
             last = ids[-1]
+
+
+def _labels(connection: sa.Connection, states: Sequence[ItemState]) -> dict[str, dict[str, str]]:
+    """Return what people said of each stage of these items, by item; of inputs that have changed since, nothing."""
+    hashes = {(state.item.id, name): result.input_hash for state in states for name, result in state.results.items()}
+    found: dict[str, dict[str, str]] = {}
+    for label in labels.of_items_with(connection, [state.item.id for state in states]):
+        if hashes.get((label.item_id, label.stage)) == label.input_hash:
+            found.setdefault(label.item_id, {})[label.stage] = label.said
+    return found
 
 
 def _vectors(connection: sa.Connection, item_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:

@@ -15,7 +15,10 @@ from repli.flows.cli.app import main
 
 COMMANDS = [
     (),
-    *((name,) for name in ("run", "reprocess", "drill", "status", "show", "search", "export", "serve", "dashboard")),
+    *(
+        (name,)
+        for name in ("run", "reprocess", "drill", "label", "status", "show", "search", "export", "serve", "dashboard")
+    ),
     ("demo",),
     ("breakers",),
     *(("breakers", name) for name in ("open", "close", "reset")),
@@ -103,7 +106,7 @@ def test_the_module_can_be_run() -> None:
         (("--frob",), "no such option: --frob; see `repli --help`"),
         (
             ("runn", "x"),
-            "`repli` has no command 'runn'; choose from run, reprocess, drill, status, show,",
+            "`repli` has no command 'runn'; choose from run, reprocess, drill, label, status, show,",
         ),
         (("run",), "missing argument 'SOURCE'; see `repli run --help`"),
         (("run", "x", "--limit", "many"), "invalid value for '--limit'"),

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from repli.tasks.fallback import Attempt, AttemptOutcome, Chain, Rung, Skip, Status, StepError, StepResult
-from repli.tasks.fallback.conclusion import with_later_reasons
-from repli.tasks.fallback.errors import BreakerOpen, Declined, InvalidItem, TimedOut, Unavailable
+from repli.tasks.fallback.conclusion import conclude, with_later_reasons
+from repli.tasks.fallback.errors import BreakerOpen, Declined, InvalidItem, NoInput, TimedOut, Unavailable
 from repli.tasks.fallback.faults import InjectedFault
+from repli.tasks.fallback.outcome import ChainInput, Served
 
 NOW = datetime(2026, 11, 27, 3, 0, tzinfo=UTC)
 
@@ -67,6 +68,30 @@ REFUSED = missed("a", BreakerOpen("a is resting"), AttemptOutcome.REFUSED)
 AWAY = missed("a", Unavailable("a is not here"), AttemptOutcome.UNAVAILABLE)
 UNSURE = missed("a", Declined("best guess cat at 0.21"), AttemptOutcome.DECLINED)
 INJECTED = missed("a", InjectedFault("injected: s.a raised an error"))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "confidence"),
+    [
+        (UNSURE, 0.4),
+        (TIMED_OUT, 0.8),
+        (AWAY, 0.8),
+        (missed("a", NoInput("there is no picture"), AttemptOutcome.DECLINED), 0.8),
+    ],
+)
+def test_a_rung_is_less_sure_where_a_better_one_was_not(attempt: Attempt, confidence: float) -> None:
+    """By its factor; a rung that failed, or that had nothing to look at, says nothing of the item."""
+    chain = Chain("s", RUNGS[0], replace(RUNGS[1], after_decline=0.5))
+    given = {"run_id": "night", "finished_at": NOW, "is_policy": False}
+    result = conclude(chain, ChainInput("x", 1), (attempt, served("b")), Served("value", 0.8), **given)
+    assert (result.rung, result.confidence) == ("b", confidence)
+
+
+@pytest.mark.parametrize("factor", [0, 1.1, -1, float("nan"), "0.5"])
+def test_a_factor_after_a_decline_is_a_share(factor: Any) -> None:
+    """Above 0, and at most 1."""
+    with pytest.raises(ValueError, match="rung a: after_decline"):
+        replace(RUNGS[0], after_decline=factor)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
 from repli.tasks.fallback import Attempt, AttemptOutcome, RepliError, Status, StepError, StepResult, UsageError
 from repli.tasks.items import Embedding, Item, ItemState, Label, Text
 from repli.tasks.reporting.export import ROWS_PER_GROUP, export
 from repli.tasks.settings import Settings
-from repli.tasks.storage import results
+from repli.tasks.storage import labels, results
 from repli.tasks.storage.database import Database
+from repli.tasks.storage.labels import GivenLabel
+from repli.tasks.storage.schema import step_results
 from repli.tasks.storage.views.browse import ITEMS_PER_READ, Browsed, Selection, browse
 from repli.tasks.storage.views.lookup import ItemView, Scores
 from tests.support.command_line import command, environment
@@ -130,6 +133,21 @@ def test_a_row_has_all_that_is_known(store: Database, tmp_path: Path) -> None:
     assert json.loads(cat["classify_image_value"])["label_index"] == 281
     assert len(json.loads(cat["classify_image_attempts"])) == 2
     assert (rows["bad"]["quality"], rows["bad"]["state"], rows["new"]["state"]) == (None, "failed", "pending")
+
+
+@SUFFIXES
+def test_what_people_said_is_exported(store: Database, tmp_path: Path, suffix: str) -> None:
+    """By stage, as long as the stage's input is the one that they looked at."""
+    for stage, input_hash in (("classify_image", "then"), ("extract_text", "now")):
+        with store.write() as connection:
+            is_step = step_results.c.item_id == "cat", step_results.c.stage == stage
+            connection.execute(sa.update(step_results).where(*is_step).values(input_hash="now"))
+        value = {"label": "tabby"} if stage == "classify_image" else {"rungs": ["full"], "right": ["0f"], "wrong": []}
+        labels.give(store, GivenLabel(item_id="cat", stage=stage, input_hash=input_hash, value=value, at=NIGHT))
+    write(store, tmp_path / f"items{suffix}")
+    rows = {row["id"]: row["labels"] for row in read(tmp_path / f"items{suffix}")}
+    said = {id_: json.loads(text) if isinstance(text, str) else text or {} for id_, text in rows.items()}
+    assert said == {"cat": {"extract_text": "full"}, "dog": {}, "bad": {}, "new": {}}
 
 
 @SUFFIXES

@@ -17,6 +17,7 @@ from repli.tasks.runtime.call_slots import CallSlots
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.batch import Batch, Lookup
 from repli.tasks.sources.locate import Content, Place
+from repli.tasks.sources.web import FurtherTries, TransientError
 from repli.tasks.storage import breakers
 from repli.tasks.storage.database import Database
 from tests.support.origins import Origin, origins
@@ -95,6 +96,19 @@ def test_one_request_of_all_batches_finds_out_whether_an_error_passes(reader: Re
         for page in pages(dead, 12):
             reader.read(page)
         assert dead.requests == BREAKER.failures + 2
+
+
+def test_a_late_answer_of_a_server_that_has_died_since_allows_no_further_tries() -> None:
+    """A request that was sent before the one that failed says nothing about the time after it."""
+    tries, deadline = FurtherTries(), time.monotonic() + 60
+    late, failing = tries.of("https://shop.example", deadline), tries.of("https://shop.example", deadline)
+    with late, pytest.raises(TransientError), failing as is_allowed:
+        assert is_allowed()
+        raise TransientError("it answered 503")
+    with tries.of("https://shop.example", deadline) as is_allowed:
+        assert not is_allowed()
+    with tries.of("https://shop.example", deadline) as is_allowed:
+        assert is_allowed(), "a request that was sent since has been answered"
 
 
 def test_an_origin_that_refuses_connections_is_left_alone(reader: Reader) -> None:

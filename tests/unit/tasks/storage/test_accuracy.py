@@ -81,6 +81,15 @@ def test_an_item_that_fails_later_has_none(database: Database, filled: str) -> N
     assert accuracies(database)["sure"] is None
 
 
+def test_an_item_that_could_not_be_stored_before_has_one(database: Database, registered: Callable[..., str]) -> None:
+    """What its results come to: that `store` had failed says nothing about them."""
+    run_id = registered("sure")
+    save(database, "sure", **SURE)
+    save(database, "sure", "store", status=Status.FAILED, confidence=0.0)
+    store_at(database, run_id, {"sure": Decimal(1)})
+    assert accuracies(database) == {"sure": 0.8}
+
+
 def test_an_item_whose_record_changed_has_none(database: Database, filled: str, registered: Callable[..., str]) -> None:
     """Until it is stored again."""
     registered(Item(id="sure", name="Another"))
@@ -96,7 +105,7 @@ def test_items_that_another_pipeline_takes_up_have_none(database: Database, fill
 def test_a_drill_replaces_the_rates(database: Database, filled: str) -> None:
     """Of the rungs of whose answers people know the truth; items that are stored and that will be go by it."""
     assert rates(database) == {}
-    keep_drill(database, 0, gpu=measured(0.4, 0.8), cpu=measured(None, 0.5, answered=0))
+    keep_drill(database, 0, gpu=measured(0.4, 0.8), cpu=measured(0.1, 0.5, answered=0))
     assert refresh_expected_accuracy(database) == 1
     assert accuracies(database) == {"sure": 0.36, "less": 0.45, "none": 0.0, "pending": None}
     store_at(database, filled, {"pending": Decimal(1)})

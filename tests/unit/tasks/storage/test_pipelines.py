@@ -501,7 +501,7 @@ class TestQuery:
             (
                 "query_input=str",
                 "return [repli.Embedding('other', [1, 0])]",
-                "the space meaning:1 is not searched: its",
+                "0 of 5 items are in the space of the present model; 5 in the older one meaning:1, which is ",
             ),
             ("", "", "no vector search: the stage meaning does not say how to embed a query; give it a `query_input`"),
             ("unknown=3", "", "no vector search: pipeline 'searched:pipeline': "),
