@@ -106,6 +106,7 @@ class TestQueue:
             ("b", "LOW"),
         ]
         assert queue.claimed("me", gaps=OUTDATED) == ["d", "a", "b"]
+        assert [entry.as_json()["outdated"] for entry in queue.entries().values()] == [[], [STAGE], [STAGE], [STAGE]]
 
     def test_only_the_stage_that_is_named(self, queue: Queue) -> None:
         """With the results whose version is not known, which are left alone otherwise."""
