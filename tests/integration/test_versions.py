@@ -88,7 +88,8 @@ def test_a_new_text_model_is_told_and_cured_through_a_kill(shop: Shop, new_model
     status = shop.json("status", **renewed)
     assert (status["outdated"], status["unknown_version"]) == ({"embed_text": ITEMS}, {})
     page = " ".join(shop.repli("status", **renewed).stdout.split())
-    assert f"{ITEMS} of embed_text.text_and_label, by {OLD}; `repli reprocess --outdated` makes them anew" in page
+    assert f"{ITEMS} of embed_text.text_and_label, by {OLD}, now new " in page
+    assert "; `repli reprocess --outdated` makes them anew" in page
     again = " ".join(shop.repli("run", manifest, **renewed).stdout.split())
     assert f"{ITEMS} of embed_text.text_and_label, by {OLD}" in again
     assert shop.json("queue", **renewed)["queued"] == 0

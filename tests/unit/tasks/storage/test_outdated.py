@@ -82,7 +82,7 @@ class TestTally:
         assert outdated.tally(queue.database, PRESENT).notes == []
         serve(queue, "a", "b", version="1")
         [note] = outdated.tally(queue.database, PRESENT).notes
-        assert f"2 of {STAGE}.gpu, by 1" in note
+        assert f"2 of {STAGE}.gpu, by 1, now 2; " in note
         assert "`repli reprocess --outdated`" in note
         for number, item_id in enumerate("abcdefg"):
             serve(queue, item_id, version=f"0.{number}")
