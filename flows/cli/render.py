@@ -108,6 +108,8 @@ def queue_page(tally: QueueTally, entries: Sequence[Entry]) -> RenderableType:
         state = entry.state + (f" until {entry.claimed_until:%H:%M:%S}" if entry.state == CLAIMED else "")
         if entry.waits_for:
             state += f"\nfor {_short(', '.join(entry.waits_for), 60)}"
+        if entry.outdated:
+            state += f"\nolder {_short(', '.join(entry.outdated), 60)}"
         not_before = f"{entry.not_before:%Y-%m-%d %H:%M:%S}"
         cells = (entry.priority.name, quality, state, str(entry.tries), not_before)
         table.add_row(Text(_short(entry.item_id, 40)), *cells)

@@ -293,7 +293,12 @@ def _save(
         for result in finished
         if result.status.is_terminal
     ]
-    discard = [work.previous for work in works if work.discard_existing]
+    new = {result.item_id: result for result in terminal}
+    discard = [
+        work.previous
+        for work in works
+        if work.discard_existing or ((result := new.get(work.item_id)) and _renews(result, work.previous))
+    ]
     unchanged = [result for result in finished if not result.status.is_terminal]
     basis = Basis(
         states={id_: work.state for id_, work in by_item.items()},
@@ -320,7 +325,10 @@ def _worse(works: Sequence[_ItemWork], saved: Sequence[StepResult]) -> list[Step
     return [
         result
         for result in saved
-        if result.status.is_terminal and result.item_id in kept and result.rank < kept[result.item_id].rank
+        if result.status.is_terminal
+        and result.item_id in kept
+        and result.rank < kept[result.item_id].rank
+        and not _renews(result, kept[result.item_id])
     ]
 
 
@@ -390,4 +398,10 @@ def _build_report(stage: str, finished: Sequence[StepResult], previous: Mapping[
 
 def _is_better(result: StepResult, previous: StepResult) -> bool:
     is_to_replace = previous.is_stale or previous.is_outdated
-    return result.rank > previous.rank or (is_to_replace and result.rank == previous.rank)
+    is_as_good = is_to_replace and result.rank == previous.rank
+    return result.rank > previous.rank or is_as_good or _renews(result, previous)
+
+
+def _renews(result: StepResult, previous: StepResult) -> bool:
+    """Return whether the rung of an outdated result has served again. Its penalty may have been changed since."""
+    return previous.is_outdated and previous.rung is not None and result.rung == previous.rung

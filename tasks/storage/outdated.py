@@ -33,6 +33,7 @@ class VersionCount:
     stage: str
     rung: str
     version: str | None
+    present: str
     items: int
 
 
@@ -48,7 +49,10 @@ class OutdatedTally:
         """Return one line on the results by older versions; none where there are none."""
         if not self.older:
             return []
-        parts = [f"{one.items} of {one.stage}.{one.rung}, by {one.version}" for one in self.older[:MOST_LISTED]]
+        parts = [
+            f"{one.items} of {one.stage}.{one.rung}, by {one.version}, now {one.present}"
+            for one in self.older[:MOST_LISTED]
+        ]
         more = [f"and {len(self.older) - MOST_LISTED} more"] if len(self.older) > MOST_LISTED else []
         listed = "; ".join([*parts, *more])
         remedy = "`repli reprocess --outdated` makes them anew"
@@ -81,7 +85,7 @@ def tally(database: Database, versions: Versions) -> OutdatedTally:
     """
     with database.read() as connection:
         older = [_count(connection, *one) for one in _older(connection, versions)]
-        unknown = [_count(connection, stage, rung, None) for stage, rung, _ in _rungs(versions)]
+        unknown = [_count(connection, stage, rung, None, present) for stage, rung, present in _rungs(versions)]
     return OutdatedTally(older=older, unknown=[one for one in unknown if one.items])
 
 
@@ -93,12 +97,12 @@ def _rungs(versions: Versions) -> Iterator[tuple[str, str, str]]:
                 yield stage, rung, version
 
 
-def _older(connection: sa.Connection, versions: Versions) -> Iterator[tuple[str, str, str]]:
-    """Yield the stage, rung and version of the results that are by an older version."""
+def _older(connection: sa.Connection, versions: Versions) -> Iterator[tuple[str, str, str, str]]:
+    """Yield stage, rung, version and present version of the results that are by an older version."""
     for stage, rung, present in _rungs(versions):
         for version in _versions_of(connection, stage, rung):
             if version != present:
-                yield stage, rung, version
+                yield stage, rung, version, present
 
 
 def _versions_of(connection: sa.Connection, stage: str, rung: str) -> Iterator[str]:
@@ -111,9 +115,10 @@ def _versions_of(connection: sa.Connection, stage: str, rung: str) -> Iterator[s
         version = connection.scalar(query.where(c.rung_version > version))
 
 
-def _count(connection: sa.Connection, stage: str, rung: str, version: str | None) -> VersionCount:
+def _count(connection: sa.Connection, stage: str, rung: str, version: str | None, present: str) -> VersionCount:
     query = sa.select(sa.func.count()).select_from(step_results).where(*_is_by(stage, rung, version))
-    return VersionCount(stage=stage, rung=rung, version=version, items=connection.scalar(query) or 0)
+    count = connection.scalar(query) or 0
+    return VersionCount(stage=stage, rung=rung, version=version, present=present, items=count)
 
 
 def _is_by(stage: str, rung: str, version: str | None) -> tuple[sa.ColumnElement[bool], ...]:

@@ -88,7 +88,8 @@ def test_a_new_text_model_is_told_and_cured_through_a_kill(shop: Shop, new_model
     status = shop.json("status", **renewed)
     assert (status["outdated"], status["unknown_version"]) == ({"embed_text": ITEMS}, {})
     page = " ".join(shop.repli("status", **renewed).stdout.split())
-    assert f"{ITEMS} of embed_text.text_and_label, by {OLD}; `repli reprocess --outdated` makes them anew" in page
+    assert f"{ITEMS} of embed_text.text_and_label, by {OLD}, now new " in page
+    assert "; `repli reprocess --outdated` makes them anew" in page
     again = " ".join(shop.repli("run", manifest, **renewed).stdout.split())
     assert f"{ITEMS} of embed_text.text_and_label, by {OLD}" in again
     assert shop.json("queue", **renewed)["queued"] == 0
@@ -144,6 +145,21 @@ def test_a_model_that_cannot_serve_leaves_the_old_results(shop: Shop, new_model:
         shop.repli("breakers", "reset", name)
     assert shop.json("reprocess", "--outdated", "embed_text", **renewed)["upgraded"] == ITEMS
     assert shop.json("status", **renewed)["outdated"] == {}
+
+
+def test_a_store_of_an_older_repli_is_not_said_to_be_outdated(shop: Shop, new_model: Path, tmp_path: Path) -> None:
+    """Its versions are unknown: they are counted apart, and made anew only where their stage is named."""
+    assert shop.json("run", write_items(tmp_path / "items.jsonl"))["stored"] == ITEMS
+    with shop.store.write() as connection:
+        connection.execute(sa.update(step_results).values(rung_version=None))
+    renewed = {"REPLI_TEXT_MODEL": str(new_model)}
+    status = shop.json("status", **renewed)
+    assert (status["outdated"], status["unknown_version"]["embed_text"]) == ({}, ITEMS)
+    assert "other versions" not in shop.repli("status", **renewed).stdout
+    assert shop.json("reprocess", "--outdated", **renewed)["claimed"] == 0
+    done = shop.json("reprocess", "--outdated", "embed_text", **renewed)
+    assert (done["claimed"], done["upgraded"], done["calls"]["embed_text"]) == (ITEMS, ITEMS, ITEMS)
+    assert "embed_text" not in shop.json("status", **renewed)["unknown_version"]
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,7 @@ SCENARIO = (
     Act("refresh without the model", EnrichRun(NEW, frozenset({GPU, MODEL}), refresh=True), NEW),
     Act("reprocess a few without the model", ReprocessRun(frozenset({MODEL}), limit=2), NEW),
     Act("reprocess the rest", ReprocessRun(), NEW),
+    Act("reprocess labels of an older version", ReprocessRun(version="2"), NEW),
 )
 
 
@@ -244,6 +245,7 @@ SHORT_SCENARIO = (
     Act("new items without the accelerator", EnrichRun(FEW, frozenset({GPU, UNTOLD})), FEW),
     Act("a record has changed", EnrichRun(FEW_NEW, frozenset({GPU})), FEW_NEW),
     Act("reprocess without the model", ReprocessRun(frozenset({MODEL})), FEW_NEW),
+    Act("reprocess labels of an older version", ReprocessRun(version="2"), FEW_NEW),
 )
 """The same for tests that have to be quick."""
 

@@ -60,7 +60,8 @@ class StoredItem:
     @property
     def is_settled(self) -> bool:
         """Whether it is stored, and every result answers to the present ones."""
-        return self.state == "stored" and not any(result.is_stale for result in self.results.values())
+        unsettled = [result for result in self.results.values() if result.is_stale or result.is_outdated]
+        return self.state == "stored" and not unsettled
 
     @property
     def is_finished(self) -> bool:

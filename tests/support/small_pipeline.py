@@ -36,7 +36,7 @@ from repli.tasks.fallback.policy import RetryPolicy
 from repli.tasks.items import Embedding, Item, ItemState, Label, Text
 from repli.tasks.pipeline import Pipeline, Stage, store
 from repli.tasks.settings import Settings
-from repli.tasks.storage import catalogue, runs
+from repli.tasks.storage import catalogue, outdated, runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
 from repli.tasks.storage.retry.claims import Claim
@@ -88,8 +88,10 @@ def possible_texts(item: Item) -> set[str]:
     return {text_of(item.name, label, rung) for label, rung in product(labels, RUNGS[TEXT])}
 
 
-def pipeline(down: Collection[str] = ()) -> Pipeline:
-    """The pipeline, while these rungs are `down`. An item whose id is among them is not told."""
+def pipeline(down: Collection[str] = (), version: str = "1") -> Pipeline:
+    """The pipeline, while these rungs are `down`, the labels' rungs of this version. An item whose id is among them is
+    not told.
+    """
 
     def label(rung: str, image: str) -> Any:
         if image == BROKEN:
@@ -107,6 +109,8 @@ def pipeline(down: Collection[str] = ()) -> Pipeline:
 
     def stage(name: str, answer: Callable[[str, Any], Any], input_of: Callable[[ItemState], Any]) -> Stage:
         rungs = [_rung(name, rung, penalty, answer, down) for rung, penalty in RUNGS[name].items()]
+        if name == LABEL:
+            rungs = [replace(rung, version=version) for rung in rungs]
         return stage_of(Chain(name, *rungs), input_of, produces=PRODUCES[name])
 
     def told(state: ItemState) -> Sequence[str]:
@@ -176,14 +180,20 @@ class EnrichRun:
 
 @dataclass(frozen=True)
 class ReprocessRun:
-    """A run of `reprocess`, as the flow has it: first what was not stored, then what may be improved."""
+    """A run of `reprocess`, as the flow has it: first what was not stored, then what may be improved.
+
+    Of another `version` than the first it makes the labels anew, as with ``--outdated``.
+    """
 
     down: frozenset[str] = frozenset()
     limit: int | None = None
+    version: str = "1"
 
     def __call__(self, database: Database) -> str:
         """Do it; the run's id."""
         run_id = _begin(database, runs.REPROCESS, "the retry queue")
+        if self.version != "1":
+            outdated.enqueue(database, {LABEL: dict.fromkeys(RUNGS[LABEL], self.version)})
         improvable = {target.stage for target in targets(self.down, NAMES[:-1])}
         options = RunOptions(run_id=run_id, upgrade=Upgrade(holder=run_id, stages=frozenset(improvable)))
         left = self.limit or 1000
@@ -195,7 +205,7 @@ class ReprocessRun:
         return run_id
 
     def _process(self, database: Database, taken: Sequence[Claim], options: RunOptions) -> None:
-        reports = _through(database, [claim.item_id for claim in taken], options, self.down)
+        reports = _through(database, [claim.item_id for claim in taken], options, self.down, self.version)
         tried = {item_id for report in reports for item_id in report.tried}
         claims.settle(database, options.run_id, options.run_id, taken, tried, RETRY)
 
@@ -216,10 +226,10 @@ def _end(database: Database, run_id: str) -> None:
 
 
 def _through(
-    database: Database, item_ids: Sequence[str], options: RunOptions, down: Collection[str]
+    database: Database, item_ids: Sequence[str], options: RunOptions, down: Collection[str], version: str = "1"
 ) -> list[StageReport]:
     """Take a batch through all stages."""
-    declared = pipeline(down)
+    declared = pipeline(down, version)
     url = database.url.render_as_string(hide_password=False)
     settings = Settings(home=Path("no-home"), database_url=url, retry=RETRY)
     within = replace(runtime(), now=lambda: datetime.now(UTC))

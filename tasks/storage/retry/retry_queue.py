@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from repli.tasks.fallback import Status
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
-from repli.tasks.storage.retry.needs import Needs, Result, encode, needs_of, needs_store
+from repli.tasks.storage.retry.needs import Needs, Result, decode, encode, needs_of, needs_store
 from repli.tasks.storage.schema import is_ready, items, order_of_quality, retry_queue, step_results
 
 IDS_PER_STATEMENT = 10_000
@@ -55,7 +55,11 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One item in the queue. `waits_for`: the breakers of keys that keep better rungs from serving it."""
+    """One item in the queue.
+
+    `waits_for`: the breakers of keys that keep better rungs from serving it. `outdated`: the stages whose results are
+    to be made anew by the present version of their rung.
+    """
 
     item_id: str
     priority: Priority
@@ -66,6 +70,7 @@ class Entry:
     state: str
     claimed_until: datetime | None
     waits_for: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -78,6 +83,7 @@ class Entry:
             "not_before": self.not_before.isoformat(),
             "claimed_until": self.claimed_until and self.claimed_until.isoformat(),
             "waits_for": list(self.waits_for),
+            "outdated": list(self.outdated),
         }
 
 
@@ -314,7 +320,7 @@ def entries(database: Database, limit: int) -> list[Entry]:
     c = retry_queue.c
     with database.read() as connection:
         shown = _shown_state(database_time(connection)).label("shown_state")
-        columns = c.item_id, c.priority, c.quality, c.enqueued_at, c.tries, c.state, c.due_at, shown
+        columns = c.item_id, c.priority, c.quality, c.enqueued_at, c.tries, c.state, c.due_at, c.needs, shown
         query = sa.select(*columns).order_by(c.state == PARKED, *CLAIM_ORDER)
         rows = connection.execute(query.limit(limit)).all()
         waits = _waits_of(connection, [row.item_id for row in rows])
@@ -329,6 +335,7 @@ def entries(database: Database, limit: int) -> list[Entry]:
             state=row.shown_state,
             claimed_until=row.due_at if row.shown_state == CLAIMED else None,
             waits_for=tuple(waits[row.item_id]),
+            outdated=tuple(stage for stage, need in decode(row.needs).items() if need.is_outdated),
         )
         for row in rows
     ]

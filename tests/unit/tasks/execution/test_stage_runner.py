@@ -384,6 +384,7 @@ class Rungs:
         self.on_call: Callable[[], object] = lambda: None
         self.breaker = Breaker(scope="fleet")
         self.version = "1"
+        self.penalties: Sequence[str] = ("1", "0.9", "0.8")
         self._after = after
         self._names = rungs
         self._skip = skip
@@ -402,7 +403,7 @@ class Rungs:
                     time_limit_s=60,
                     version=self.version,
                 )
-                for rung, penalty in zip(self._names, ("1", "0.9", "0.8"), strict=False)
+                for rung, penalty in zip(self._names, self.penalties, strict=False)
             ]
             skip = [Skip(penalty=self._skip)] if self._skip else []
             chain: Chain[Any, Any, StageContext] = Chain(self.name, *declared, *skip)
@@ -740,6 +741,20 @@ class TestVersions:
         label, _ = two.run(upgrade=["label"])
         assert sorted(label.upgraded) == [*IDS]
         assert [two.kept("label", id_).value for id_ in IDS] == ["dog", "new", "new"]
+
+    def test_the_same_rung_takes_its_place_whatever_its_penalty_is_by_now(self, two: Two) -> None:
+        """A policy that trusts the rung less makes no older result of it better than a newer one."""
+        two.label.serve_all(guess="old")
+        two.run()
+        store_at(two.database, two.run_id, dict.fromkeys(IDS, Decimal("0.9")))
+        two.label.version, two.label.penalties = "2", ("1", "0.6")
+        enqueue_outdated(two.database, {"label": {"guess": "2"}})
+        two.claim("me")
+        two.label.serve_all(guess="new")
+        label, _ = two.run(upgrade=["label"])
+        assert (gains(label), label.worse) == (([*IDS], [*IDS]), 0)
+        kept = two.kept("label")
+        assert (kept.value, kept.penalty, kept.rung_version, kept.is_outdated) == ("new", Decimal("0.6"), "2", False)
 
     def test_a_process_keeps_the_version_that_it_began_with(self, two: Two, tmp_path: Path) -> None:
         """A model's file that is replaced meanwhile is not the one that this process has loaded."""

@@ -82,7 +82,7 @@ class TestTally:
         assert outdated.tally(queue.database, PRESENT).notes == []
         serve(queue, "a", "b", version="1")
         [note] = outdated.tally(queue.database, PRESENT).notes
-        assert f"2 of {STAGE}.gpu, by 1" in note
+        assert f"2 of {STAGE}.gpu, by 1, now 2; " in note
         assert "`repli reprocess --outdated`" in note
         for number, item_id in enumerate("abcdefg"):
             serve(queue, item_id, version=f"0.{number}")
@@ -106,6 +106,7 @@ class TestQueue:
             ("b", "LOW"),
         ]
         assert queue.claimed("me", gaps=OUTDATED) == ["d", "a", "b"]
+        assert [entry.as_json()["outdated"] for entry in queue.entries().values()] == [[], [STAGE], [STAGE], [STAGE]]
 
     def test_only_the_stage_that_is_named(self, queue: Queue) -> None:
         """With the results whose version is not known, which are left alone otherwise."""

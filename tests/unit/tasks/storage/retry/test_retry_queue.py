@@ -351,6 +351,7 @@ class TestLookingOn:
             "not_before": entry.not_before.isoformat(),
             "claimed_until": entry.claimed_until.isoformat(),
             "waits_for": [],
+            "outdated": [],
         }
         assert entry.as_json()["not_before"].endswith("+00:00")
 
