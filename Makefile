@@ -33,6 +33,7 @@ bench: campaigns
 	$(BIN)/python -m tests.benchmarks.breakers
 	$(BIN)/python -m tests.benchmarks.outage
 	$(BIN)/python -m tests.benchmarks.api_down
+	$(BIN)/python -m tests.benchmarks.good_origin
 	$(BIN)/python -m tests.benchmarks.kill_reprocess
 	$(BIN)/python -m tests.benchmarks.side_by_side
 	$(BIN)/python -m tests.benchmarks.earned
