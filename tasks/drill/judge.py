@@ -274,7 +274,8 @@ class _StageJudge:
                 None if is_distinguished else "it does not distinguish a skip by policy from a skip after failures",
             )
         )
-        return replace(verdict, reason=reason, is_reached=is_empty, items=len(forced))
+        items = sum(result.item_id in self._sampled for result in forced)
+        return replace(verdict, reason=reason, is_reached=is_empty, items=items)
 
     def _why_not_covered(self, rung: str) -> str:
         """Return why the rung cannot run here, or '' if it can. See the module's docstring."""

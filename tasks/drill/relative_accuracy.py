@@ -3,9 +3,10 @@
 Where both rungs agree they are right or wrong together, so a few disagreements decide: people say which of the two is
 right. With A the share of items on which both agree, r the share of those on which they are right, and b and c the
 shares of all items on which the rung alone and the primary alone are right, the relative accuracy is
-(A r + b) / (A r + c). Its interval is the Bayesian one of a multinomial sample with a Jeffreys-like prior: as good as
-the score interval of Nam and Blackwelder (2002) where every disagreement is answered, and defined where only some are.
-`tests/unit/tasks/drill/test_relative_accuracy.py` checks its coverage on simulated drills with known truth.
+(A r + b) / (A r + c). Its interval is the central Bayesian one of a multinomial sample with Jeffreys' prior (Brown, Cai
+and DasGupta 2001, for one proportion), because that is defined too where only some disagreements are answered, or none
+is of some kind. `tests/unit/tasks/drill/test_relative_accuracy.py` checks its coverage on simulated drills with known
+truth.
 """
 
 from __future__ import annotations

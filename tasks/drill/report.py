@@ -15,39 +15,29 @@ from repli.tasks.storage.drills import Drill
 def rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
     """Return a table row for each rung, with the columns of `HEADERS`.
 
-    Verdict and agreement include the value of the report `before` if it differs. The last column is the reason of the
-    verdict, or the note on a rung that passed.
+    Verdict and accuracy include the value of the report `before` if it differs. The accuracy says what it rests on; the
+    mere agreement stands where nothing else is known. The last column is the reason of the verdict, or the note on a
+    rung that passed.
     """
     earlier = {(rung["stage"], rung["rung"]): rung for rung in (before or {}).get("rungs", [])}
     return [_row(rung, earlier.get((rung["stage"], rung["rung"]))) for rung in report["rungs"]]
 
 
-HEADERS = (
-    "rung",
-    "verdict",
-    "items",
-    "agreement (95 %)",
-    "relative accuracy (95 %)",
-    "s per item",
-    "penalty → justified",
-    "why",
-)
+HEADERS = ("rung", "verdict", "items", "relative accuracy (95 %)", "s per item", "penalty → justified", "why")
 
 
 def _row(rung: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[str, ...]:
-    agreement = "" if rung["agreement"] is None else f"{rung['agreement']:.2f}"
-    if rung["interval"]:
-        agreement += f" ({rung['interval'][0]:.2f}–{rung['interval'][1]:.2f})"
-    if before and before["agreement"] is not None and before["agreement"] != rung["agreement"]:
-        agreement += f", was {before['agreement']:.2f}"
+    measured = relative_accuracy(rung) or _agreement(rung)
+    was = (relative_accuracy(before) or _agreement(before)).partition(" ")[0] if before else ""
+    if was and was != measured.partition(" ")[0]:
+        measured += f", was {was}"
     verdict = readable(rung["verdict"])
     if before and before["verdict"] != rung["verdict"]:
         verdict += f", was {readable(before['verdict'])}"
     seconds = "" if rung["seconds_per_item"] is None else f"{rung['seconds_per_item']:.3f}"
     justified = "" if rung["penalty_justified"] is None else f" → {rung['penalty_justified']:g}"
     name, why = f"{rung['stage']}.{rung['rung']}", rung["reason"] or rung["note"]
-    penalty = f"{rung['penalty']:g}{justified}"
-    return name, verdict, str(rung["items"]), agreement, relative_accuracy(rung), seconds, penalty, why
+    return name, verdict, str(rung["items"]), measured, seconds, f"{rung['penalty']:g}{justified}", why
 
 
 def relative_accuracy(rung: Mapping[str, Any]) -> str:
@@ -57,8 +47,15 @@ def relative_accuracy(rung: Mapping[str, Any]) -> str:
     """
     if rung["relative_accuracy"] is None or rung["basis"] == Basis.AGREEMENT:
         return ""
-    low, high = rung["relative_interval"]
-    return f"{rung['relative_accuracy']:.2f} ({low:.2f}–{high:.2f}), by {rung['basis']}"
+    return f"{_measured(rung['relative_accuracy'], rung['relative_interval'])}, {rung['basis']}"
+
+
+def _agreement(rung: Mapping[str, Any]) -> str:
+    return "" if rung["agreement"] is None else f"{_measured(rung['agreement'], rung['interval'])}, agreement"
+
+
+def _measured(value: float, ends: Sequence[float] | None) -> str:
+    return f"{value:.2f}" + (f" ({ends[0]:.2f}–{ends[1]:.2f})" if ends else "")
 
 
 def questions_line(report: Mapping[str, Any]) -> str:

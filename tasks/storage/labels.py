@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,17 +88,6 @@ def latest_items(database: Database, stages: Collection[str], limit: int) -> lis
     )
     with database.read() as connection:
         return list(connection.scalars(query))
-
-
-@retried
-def counts(database: Database) -> dict[str, int]:
-    """Return the number of labels of each stage that has any."""
-    query = sa.select(labels.c.stage, sa.func.count()).group_by(labels.c.stage)
-    found: dict[str, int] = defaultdict(int)
-    with database.read() as connection:
-        for stage, count in connection.execute(query):
-            found[stage] = count
-    return dict(found)
 
 
 @retried

@@ -137,13 +137,13 @@ def test_people_answer_and_two_drills_propose_a_penalty(
     """A drill asks about the items on which rungs disagree. Once they are answered the next drill measures by that,
     the one after it proposes a penalty, and Prefect hears of it. Nothing changes by itself."""
     (tmp_path / "disputed.py").write_text(DISPUTED)
-    lines = [json.dumps({"id": f"item {number}", "name": f"Thing {number}", "text": "x"}) for number in range(30)]
+    lines = [json.dumps({"id": f"item {number}", "name": f"Thing {number}", "text": "x"}) for number in range(80)]
     (tmp_path / "items.jsonl").write_text("\n".join(lines))
     shop = Shop(preloaded, home, tmp_path)
     shop.json("run", "items.jsonl", "--pipeline", "disputed:pipeline")
 
     def small() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        report = shop.json("drill", "--sample", "20")
+        report = shop.json("drill", "--sample", "60")
         return next(rung for rung in report["rungs"] if rung["rung"] == "small"), report["proposals"]
 
     measured, proposed = small()

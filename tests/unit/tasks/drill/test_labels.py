@@ -234,4 +234,4 @@ def test_a_wrong_answer_says_what_is_meant(shop: Shop) -> None:
         shop.label("nobody", "tench")
     with pytest.raises(RepliError, match="the latest drill asks nothing about read of the item 'i59'"):
         shop.label("i59", "good", "read")
-    assert labels.counts(shop.database) == {}
+    assert labels.of_items(shop.database, shop.ids) == {}
