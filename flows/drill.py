@@ -38,7 +38,7 @@ from repli.tasks.storage.views.sample import stratified
 
 SAMPLE = 200
 MAX_LABELLED = 200
-"""Items beyond the sample that people labelled, the latest ones, whose labels a drill uses again."""
+"""Items beyond the sample that people labelled for a stage, the latest ones, whose labels its drill uses again."""
 RESTART_LIMIT_S = 10.0
 """Seconds to wait for a worker that died. A nanny restarts its worker sooner."""
 
@@ -70,13 +70,13 @@ def _drill_all(database: Database, item_ids: Sequence[str], settings: Settings, 
     primaries = {chain.stage: chain.primary.name for chain in pipeline.chains}
     routing = Routing(client, database, forced=primaries)  # breakers are ignored
     workers = max(1, len(routing.workers()))
-    labelled = labels.latest_items(database, pipeline.names, MAX_LABELLED)
 
     def submit(stage: Stage) -> StageDrill:
         with suppress(TimeoutError):  # go on with the workers that there are
             client.wait_for_workers(workers, timeout=RESTART_LIMIT_S)
         wanted = dict(routing.resources_for(stage))
         with dask.annotate(resources=wanted) if wanted else nullcontext():
+            labelled = labels.latest_items(database, [stage.name], MAX_LABELLED)
             return drill_stage.submit(stage.name, item_ids, settings, labelled)
 
     rungs: list[RungVerdict] = []

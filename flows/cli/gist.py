@@ -36,11 +36,16 @@ def gist(view: ItemView) -> Table:
             table.add_row(asset, place)
     for stage, value in _others(view):
         table.add_row(stage, _plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-    quality = Text("none: not stored") if view.quality is None else Text(f"{view.quality:g}", colour(view.quality))
-    table.add_row("quality", quality)
-    if view.expected_accuracy is not None:
-        table.add_row("expected accuracy", Text(f"{view.expected_accuracy:.2f}"))
+    table.add_row("quality", _scores(view))
     return table
+
+
+def _scores(view: ItemView) -> Text:
+    """Return the quality in its colour, and the expected accuracy."""
+    if view.quality is None:
+        return Text("none: not stored")
+    accuracy = "" if view.expected_accuracy is None else f" · expected accuracy {view.expected_accuracy:.2f}"
+    return Text.assemble((f"{view.quality:g}", colour(view.quality)), accuracy)
 
 
 def _label(result: StepResult) -> Text:

@@ -9,6 +9,7 @@ import streamlit as st
 from repli.flows.dashboard import charts
 from repli.flows.dashboard.elements import show_caption, show_notice
 from repli.flows.dashboard.markup import Cell, badge, format_time, item_link, notice, quality_badge, table, time_cell
+from repli.tasks.drill.labelling import questions_of_latest
 from repli.tasks.drill.proposals import describe
 from repli.tasks.drill.report import relative_accuracy
 from repli.tasks.drill.verdict import FAILED, readable
@@ -40,7 +41,7 @@ POSITION_COLOURS = {
 def overview_page(settings: Settings) -> None:
     """Show the whole store, and keep the page up to date."""
     try:
-        stats = _cached_stats(settings)
+        stats, waiting = _cached_stats(settings), _waiting_questions(settings)
     except RepliError as error:
         show_notice(error)
         return
@@ -63,7 +64,7 @@ def overview_page(settings: Settings) -> None:
     show_stages(stats)
     show_breakers(stats)
     show_queue(stats)
-    show_drills(stats)
+    show_drills(stats, waiting)
     show_lowest(stats)
 
 
@@ -72,6 +73,13 @@ def _cached_stats(settings: Settings) -> DashboardStats:
     """Return the stats of the store of these settings."""
     database = open_read_only(settings.database_url)
     return collect_stats(database, store_pipeline(settings, database))
+
+
+@st.cache_data(ttl=CACHE_TTL_S, show_spinner=False, max_entries=4)
+def _waiting_questions(settings: Settings) -> int:
+    """Return the number of open questions of the last drill."""
+    found = questions_of_latest(open_read_only(settings.database_url))
+    return len(found.questions) - found.answered if found else 0
 
 
 def show_counts(stats: DashboardStats) -> None:
@@ -197,8 +205,8 @@ def show_queue(stats: DashboardStats) -> None:
     st.html(table("queue", ("next items", "priority", "quality", "state", "tries", "not before"), rows))
 
 
-def show_drills(stats: DashboardStats) -> None:
-    """Show the rungs of the last drill, and the verdicts of earlier ones."""
+def show_drills(stats: DashboardStats, waiting: int) -> None:
+    """Show the rungs of the last drill, its `waiting` questions and its proposals, and the verdicts of earlier ones."""
     st.subheader("Drills", anchor=False)
     if not stats.drills:
         show_caption("No drill yet; run one with `repli drill`.")
@@ -226,8 +234,9 @@ def show_drills(stats: DashboardStats) -> None:
     st.html(table("drills", ("finished", "verdict", "rungs reached", "failures", "not covered"), rows))
     for proposal in last.report["proposals"]:
         st.html(notice(describe(proposal)))
-    if asked := len(last.report["questions"]):
-        st.html(f'<a class="repli-back" id="repli-questions" href="?{QUESTIONS}=1">Decide {asked} disagreements →</a>')
+    if last.report["questions"]:
+        text = f"Decide {waiting} disagreements →" if waiting else "All disagreements are decided →"
+        st.html(f'<a class="repli-back" id="repli-questions" href="?{QUESTIONS}=1">{text}</a>')
     rungs = [
         (
             f"{one['stage']}.{one['rung']}",

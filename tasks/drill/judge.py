@@ -16,14 +16,13 @@ If the primary has no answers, nothing can be compared with them: agreement and 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from repli.tasks.drill.answer_checks import AnswerChecks, answers_of
 from repli.tasks.drill.answers import is_right as is_right_answer
 from repli.tasks.drill.answers import key_of
-from repli.tasks.drill.calibration import guesses, underconfident
 from repli.tasks.drill.exercise import StageExercise
 from repli.tasks.drill.interval import interval
 from repli.tasks.drill.questions import Question, ask
@@ -32,7 +31,6 @@ from repli.tasks.drill.shadow import shadow
 from repli.tasks.drill.verdict import RuleVerdict, RungVerdict, StageVerdict, first_reason
 from repli.tasks.fallback import (
     SKIP,
-    AnyRung,
     AttemptOutcome,
     Incompatible,
     OutOfMemory,
@@ -49,14 +47,10 @@ from repli.tasks.storage import labels
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.labels import GivenLabel
 
-MIN_ITEMS_FOR_CONSTANT = 5
-"""Items with one answer in common from which on a rung is suspected of answering all inputs the same."""
 MIN_SERVED_SHARE = 0.5
 """The share of the primary's items that a fallback must serve or decline."""
 MIN_PENALTY = 0.01
 """The lowest penalty that a relative accuracy can justify: 0 is not a penalty."""
-SIGNIFICANCE = 0.05
-"""The p-value below which a difference counts as real."""
 
 
 def judge_stage(
@@ -106,10 +100,14 @@ class _StageJudge:
             for id_, input_hash in exercise.hashes.items()
             if (label := given.get((id_, exercise.stage.name, input_hash or "")))
         }
-        self._pairs: dict[str, dict[str, Pair]] = {}
         self._stage = exercise.stage
         self._chain = exercise.chain
-        self._primary = _answers(exercise.results[self._chain.primary.name].forced, self._chain.primary.name)
+        self._checks = AnswerChecks(exercise)
+        self._primary = answers_of(exercise.results[self._chain.primary.name].forced, self._chain.primary.name)
+        fallbacks = [rung.name for rung in self._chain.rungs[1:]]
+        self._answers = {name: answers_of(exercise.results[name].forced, name) for name in fallbacks}
+        self._scores = {name: self._agreements(answers) for name, answers in self._answers.items()}
+        self._pairs = {name: self._pair(name) for name in fallbacks}
 
     def judge_rung(self, rung: str) -> RungVerdict:
         """Return the verdict on a rung, by its own answers and their agreement with the primary's."""
@@ -152,19 +150,18 @@ class _StageJudge:
         self, verdict: RungVerdict, forced: Sequence[StepResult], walked: Sequence[StepResult]
     ) -> RungVerdict:
         rung = self._exercise.rung(verdict.rung)
-        answers = _answers(forced, rung.name)
+        answers = answers_of(forced, rung.name)
         declined = _declined(forced, rung.name)
         is_primary = rung.name == self._chain.primary.name
-        scores = {} if is_primary else self._scores(answers)
-        agreements = [score for id_, score in scores.items() if id_ in self._sampled]
+        agreements = [score for id_, score in self._scores.get(rung.name, {}).items() if id_ in self._sampled]
         agreement = fmean(agreements) if agreements else None
         ends = interval(agreements) if agreements else None
-        pairs = self._pairs[rung.name] = self._pair(answers, scores)
+        pairs = self._pairs.get(rung.name, {})
         measured = measure(
             list(pairs.values()),
             Estimate(value=agreement, low=ends[0], high=ends[1]) if agreement is not None and ends else None,
         )
-        is_walked = bool(_answers(walked, rung.name) or _declined(walked, rung.name))
+        is_walked = bool(answers_of(walked, rung.name) or _declined(walked, rung.name))
         is_answered = bool(answers or declined)
         reason = first_reason(
             (
@@ -173,11 +170,11 @@ class _StageJudge:
                 None if is_answered else f"it served none of {len(forced)} items: {_first_error(forced, rung.name)}",
                 None if is_walked else "it was not reached when every better rung failed",
                 self._check_served_share(rung.name, answers.keys() | declined, forced),
-                self._check_constant(rung.name, answers),
-                self._check_space(answers, rung.name),
-                self._check_slips(answers) if agreements else None,
-                self._check_mistakes(rung, answers) if agreements else None,
-                self._check_confidences(rung.name),
+                self._checks.check_constant(rung.name, answers),
+                self._checks.check_space(answers, rung.name),
+                self._checks.check_slips(answers) if agreements else None,
+                self._checks.check_mistakes(rung, answers) if agreements else None,
+                self._checks.check_confidences(rung.name),
             )
         )
         seconds = [attempt.seconds for r in answers.values() for attempt in r.attempts if attempt.rung == rung.name]
@@ -219,11 +216,11 @@ class _StageJudge:
         sampled = {
             rung: {id_: pair for id_, pair in pairs.items() if pair.is_sampled} for rung, pairs in self._pairs.items()
         }
-        answers = {rung: _answers(self._exercise.results[rung].forced, rung) for rung in self._pairs}
+        answers = {self._chain.primary.name: self._primary, **self._answers}
         exercise = self._exercise
         return ask(self._pipeline, self._stage.name, kind, exercise.states, exercise.hashes, answers, sampled)
 
-    def _scores(self, answers: Mapping[str, StepResult]) -> dict[str, float]:
+    def _agreements(self, answers: Mapping[str, StepResult]) -> dict[str, float]:
         """Return the agreement with the primary of each item that both serve; empty where it cannot be told.
 
         Items that are not of the sample have one only where people can say who is right.
@@ -236,9 +233,15 @@ class _StageJudge:
         found = self._stage.comparison.agreement(*values)
         return dict(zip(common, found, strict=True)) if found else {}
 
-    def _pair(self, answers: Mapping[str, StepResult], scores: Mapping[str, float]) -> dict[str, Pair]:
+    def _pair(self, rung: str) -> dict[str, Pair]:
         """Return the pair of answers to each item that has an agreement, with what people say of them."""
-        comparison = self._stage.comparison
+        same_from, answers = self._stage.comparison.same_from, self._answers[rung]
+        elsewhere = {
+            id_
+            for other, scores in self._scores.items()
+            for id_, score in scores.items()
+            if other != rung and score < same_from
+        }
 
         def is_right(result: StepResult) -> bool | None:
             given = self._given.get(result.item_id)
@@ -246,14 +249,15 @@ class _StageJudge:
 
         return {
             id_: Pair(
-                is_same=score >= comparison.same_from,
+                is_same=score >= same_from,
                 confidence=answers[id_].confidence or 0.0,
                 primary_confidence=self._primary[id_].confidence or 0.0,
                 is_right=is_right(answers[id_]),
                 is_primary_right=is_right(self._primary[id_]),
                 is_sampled=id_ in self._sampled,
+                is_disputed_elsewhere=id_ in elsewhere,
             )
-            for id_, score in scores.items()
+            for id_, score in self._scores[rung].items()
         }
 
     def _judge_skip(
@@ -296,108 +300,6 @@ class _StageJudge:
             return None
         share = f"{len(common)} of the {len(self._primary)} items that the primary serves"
         return f"it served or declined {share}: {_first_error(forced, rung)}"
-
-    def _check_constant(self, rung: str, answers: Mapping[str, StepResult]) -> str | None:
-        """Return why the rung seems to ignore its input, or None.
-
-        One answer for the whole sample can be right, for example if all names name one class. So the rung is called
-        with an input that is unlike the sample. If the stage cannot make such an input, the primary must distinguish
-        the items.
-        """
-        key, unrelated_input = self._stage.comparison.key, self._stage.comparison.unrelated_input
-        if key is None:
-            return None
-        if unrelated_input:
-            suspects = answers
-        else:
-            suspects = {id_: answers[id_] for id_ in self._primary if id_ in answers}
-            if len({key(self._primary[id_].value) for id_ in suspects}) < 2:
-                return None
-        given = {key(answer.value) for answer in suspects.values()}
-        if len(suspects) < MIN_ITEMS_FOR_CONSTANT or len(given) > 1:
-            return None
-        if unrelated_input:
-            first = self._exercise.inputs[0]
-            unrelated = replace(first, input=unrelated_input(first.input, self._exercise.context))
-            unrelated_answers = _answers(self._exercise.force(rung, [unrelated]), rung)
-            if {key(answer.value) for answer in unrelated_answers.values()} != given:
-                return None
-        return f"it gave the same answer for all {len(suspects)} items"
-
-    def _check_space(self, answers: Mapping[str, StepResult], rung: str) -> str | None:
-        space = self._stage.comparison.space
-        if space is None:
-            return None
-        spaces = Counter(space(answer.value) for answer in answers.values())
-        stored = {step.value["space"] for step in self._exercise.stored.values() if step.rung == rung and step.value}
-        if len(spaces) > 1:
-            return f"its vectors are of several spaces: {', '.join(sorted(spaces))}"
-        if stored - set(spaces):
-            return (
-                f"its vectors are of the space {', '.join(spaces)}, those in the store of {', '.join(sorted(stored))}"
-            )
-        return None
-
-    def _check_slips(self, answers: Mapping[str, StepResult]) -> str | None:
-        """Return which typical mistake the rung's answers seem to have, or None: see `Comparison.slips`."""
-        is_same = self._stage.comparison.is_same
-        pairs = [(result.value, answers[id_].value) for id_, result in self._primary.items() if id_ in answers]
-        for name, is_same_undone in self._stage.comparison.slips.items():
-            changed = [is_same_undone(*pair) for pair in pairs if is_same_undone(*pair) != is_same(*pair)]
-            if _is_nearer(changed):
-                return f"it seems to make a mistake: {name} brings it nearer to the primary on {_changes(changed)}"
-        return None
-
-    def _check_confidences(self, rung: str) -> str | None:
-        """Return why the rung's confidences seem too low, by the items on which it agrees with another; or None."""
-        if self._stage.comparison.question != "label":
-            return None
-        guessed = {
-            name: guesses(self._exercise.results[name].forced, name) for name in self._chain.rung_names if name != SKIP
-        }
-        return underconfident(guessed.pop(rung), guessed)
-
-    def _check_mistakes(self, rung: AnyRung, answers: Mapping[str, StepResult]) -> str | None:
-        """Return which typical mistake the rung seems to make, or None.
-
-        Each mistake is made on purpose with the rung's inputs. If that increases the agreement with the primary, the
-        rung makes the mistake itself.
-        """
-        is_same, primary = self._stage.comparison.is_same, self._primary
-        inputs = [one for one in self._exercise.inputs if one.item_id in answers and one.item_id in primary]
-        for name, make_mistake in self._stage.comparison.mistakes.items():
-            mistaken = [replace(one, input=make_mistake(one.input, self._exercise.context)) for one in inputs]
-            mistaken_answers = _answers(self._exercise.force(rung.name, mistaken), rung.name)
-            changed = [
-                is_same(primary[id_].value, answer.value)
-                for id_, answer in mistaken_answers.items()
-                if is_same(primary[id_].value, answer.value) != is_same(primary[id_].value, answers[id_].value)
-            ]
-            if _is_nearer(changed):
-                return f"it seems to make a mistake: {name} brings it nearer to the primary on {_changes(changed)}"
-        return None
-
-
-def _is_nearer(changed: Sequence[bool]) -> bool:
-    """Return whether undoing a mistake brings a rung nearer to the primary: McNemar's exact test (1947).
-
-    Args:
-        changed: of each item whose agreement changes, whether the two agree then.
-    """
-    from scipy import stats
-
-    if not changed:
-        return False
-    return bool(stats.binomtest(sum(changed), len(changed), alternative="greater").pvalue < SIGNIFICANCE)
-
-
-def _changes(changed: Sequence[bool]) -> str:
-    return f"{sum(changed)} of the {len(changed)} items whose agreement changes"
-
-
-def _answers(results: Sequence[StepResult], rung: str) -> dict[str, StepResult]:
-    """Return the results that the rung served, by item."""
-    return {result.item_id: result for result in results if result.rung == rung}
 
 
 def _declined(results: Sequence[StepResult], rung: str) -> set[str]:

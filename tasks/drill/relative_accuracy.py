@@ -10,6 +10,7 @@ the score interval of Nam and Blackwelder (2002) where every disagreement is ans
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,6 +53,7 @@ class Pair:
         is_primary_right: the primary's, as people say; None where nobody has.
         is_sampled: the item is one of the random sample, and not one that was added because people labelled it. Only
             sampled items tell how often the rungs agree.
+        is_disputed_elsewhere: another rung disagrees with the primary too. People are asked about more of such items.
     """
 
     is_same: bool
@@ -60,6 +62,7 @@ class Pair:
     is_right: bool | None = None
     is_primary_right: bool | None = None
     is_sampled: bool = True
+    is_disputed_elsewhere: bool = False
 
     @property
     def is_answered(self) -> bool:
@@ -116,14 +119,16 @@ def measure(pairs: Sequence[Pair], agreement: Estimate | None = None) -> Measure
 
 def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
     """Return the measurement by the answers to the disagreements."""
-    cells = dict.fromkeys(product((True, False), repeat=2), 0)
+    cells = dict.fromkeys(product((True, False), repeat=2), 0.0)
+    weights = _weights(pairs)
     right = wrong = 0
     for pair in pairs:
         if pair.is_answered and not pair.is_same:
-            cells[bool(pair.is_right), bool(pair.is_primary_right)] += 1
+            cells[bool(pair.is_right), bool(pair.is_primary_right)] += weights[pair.is_disputed_elsewhere]
         elif pair.is_answered and pair.is_sampled:
             right, wrong = right + bool(pair.is_right), wrong + (not pair.is_right)
     agreed = sum(pair.is_same for pair in sampled)
+    mean_confidence, rung_weight = _mean_confidences(sampled)
     counts = Counts(
         agreed=agreed,
         disagreed=len(sampled) - agreed,
@@ -133,7 +138,8 @@ def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
         neither=cells[False, False],
         agreed_right=right,
         agreed_wrong=wrong,
-        mean_confidence=fmean(_confidences(sampled)),
+        mean_confidence=mean_confidence,
+        rung_weight=rung_weight,
     )
     relative, accuracy, primary = estimate(counts)
     answered = sum(pair.is_answered for pair in pairs)
@@ -142,20 +148,34 @@ def _by_answers(pairs: Sequence[Pair], sampled: Sequence[Pair]) -> Measurement:
     )
 
 
-def _confidences(sampled: Sequence[Pair]) -> list[float]:
-    """Return the confidences of both, or of the one whose confidences are of a model; of the primary if neither's.
+def _weights(pairs: Sequence[Pair]) -> dict[bool, float]:
+    """Return the weight of an answered disagreement, by whether it is disputed elsewhere; 1 where all are answered.
 
-    Those of a rung with a wrong temperature are left out.
+    So each kind counts as it is among the disagreements of the sample, and not as it is among those that were asked
+    about. All weights together are what the answers are worth: Kish's effective size of a weighted sample.
+    """
+    sampled = Counter(pair.is_disputed_elsewhere for pair in pairs if not pair.is_same and pair.is_sampled)
+    answered = Counter(pair.is_disputed_elsewhere for pair in pairs if not pair.is_same and pair.is_answered)
+    if sum(sampled[kind] for kind in answered) == 0:
+        return dict.fromkeys((True, False), 1.0)
+    weights = {kind: sampled[kind] / count for kind, count in answered.items()}
+    total = sum(weights[kind] * count for kind, count in answered.items())
+    squares = sum(weights[kind] ** 2 * count for kind, count in answered.items())
+    return {kind: weight * total / squares for kind, weight in weights.items()}
+
+
+def _mean_confidences(sampled: Sequence[Pair]) -> tuple[float, float]:
+    """Return the mean confidence of the rungs whose confidences are a model's, and the rung's weight in it.
+
+    Those of a rung with a wrong temperature are left out. Where neither has a model, the primary's counts.
     """
     primary, rung = [pair.primary_confidence for pair in sampled], [pair.confidence for pair in sampled]
-    of_agreed = [pair.primary_confidence for pair in sampled if pair.is_same]
-    of_agreed_by_rung = [pair.confidence for pair in sampled if pair.is_same]
-    measured = [
-        confidences
-        for confidences, own, other in ((primary, of_agreed, of_agreed_by_rung), (rung, of_agreed_by_rung, of_agreed))
-        if has_confidences(confidences) and not are_too_low(own, other)
-    ]
-    return [confidence for confidences in measured or [primary] for confidence in confidences]
+    agreed = [pair.primary_confidence for pair in sampled if pair.is_same]
+    agreed_by_rung = [pair.confidence for pair in sampled if pair.is_same]
+    has_primary = has_confidences(primary) and not are_too_low(agreed, agreed_by_rung)
+    has_rung = has_confidences(rung) and not are_too_low(agreed_by_rung, agreed)
+    weight = 0.5 if has_primary and has_rung else float(has_rung)
+    return weight * fmean(rung) + (1 - weight) * fmean(primary), weight
 
 
 def _by_confidences(sampled: Sequence[Pair]) -> Estimate:
@@ -178,20 +198,22 @@ class Counts:
 
     Args:
         agreed, disagreed: the items of the sample by whether both rungs agree.
-        both, rung_alone, primary_alone, neither: the answered disagreements, by whose answer is right.
+        both, rung_alone, primary_alone, neither: the answered disagreements, weighed, by whose answer is right.
         agreed_right, agreed_wrong: the agreed items that people labelled.
-        mean_confidence: the mean of the two rungs' accuracies on the sample, by their confidences.
+        mean_confidence: the mean of the two rungs' accuracies on the sample, by their confidences, in which the rung's
+            has the weight `rung_weight`.
     """
 
     agreed: int
     disagreed: int
-    both: int = 0
-    rung_alone: int
-    primary_alone: int
-    neither: int
+    both: float = 0.0
+    rung_alone: float
+    primary_alone: float
+    neither: float
     agreed_right: int = 0
     agreed_wrong: int = 0
     mean_confidence: float
+    rung_weight: float = 0.5
 
 
 def estimate(counts: Counts, draws: int = DRAWS) -> tuple[Estimate, Estimate, Estimate]:
@@ -213,13 +235,14 @@ def estimate(counts: Counts, draws: int = DRAWS) -> tuple[Estimate, Estimate, Es
     confidence = random.normal(counts.mean_confidence, CALIBRATION_ERROR, draws)
     by_labels = random.beta(counts.agreed_right + CELL_PRIOR, counts.agreed_wrong + CELL_PRIOR, draws)
     labelled = counts.agreed_right + counts.agreed_wrong
-    rung, primary = _accuracies(drawn, share, confidence, by_labels, labelled)
+    rung, primary = _accuracies(drawn, share, confidence, by_labels, labelled, counts.rung_weight)
     [of_rung], [of_primary] = _accuracies(
         (now / max(1.0, now.sum()))[:, None],
         np.array([counts.agreed / (counts.agreed + counts.disagreed)]),
         np.array([counts.mean_confidence]),
         np.array([counts.agreed_right / max(1, labelled)]),
         labelled,
+        counts.rung_weight,
     )
     ratio = of_rung / of_primary if of_primary else 1.0
     return (
@@ -235,6 +258,7 @@ def _accuracies(
     confidence: npt.NDArray[np.float64],
     by_labels: npt.NDArray[np.float64],
     labelled: int,
+    rung_weight: float,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the accuracies of the rung and of the primary.
 
@@ -244,6 +268,7 @@ def _accuracies(
     Args:
         cells: the shares of the disagreements on which both, the rung, the primary, or neither is right.
         agreed: the share of items on which both agree.
+        confidence: the mean of both accuracies, in which the rung's has the weight `rung_weight`.
         by_labels: the share of right answers among the `labelled` agreed items.
     """
     import numpy as np
@@ -251,7 +276,8 @@ def _accuracies(
     both, alone, primary_alone, _ = cells
     other = 1 - agreed
     rung_rate, primary_rate = both + alone, both + primary_alone
-    rate = (confidence - other * (rung_rate + primary_rate) / 2) / np.maximum(agreed, 1e-9)
+    of_disagreed = rung_weight * rung_rate + (1 - rung_weight) * primary_rate
+    rate = (confidence - other * of_disagreed) / np.maximum(agreed, 1e-9)
     of_confidences = (CALIBRATION_ERROR / np.maximum(agreed, 0.05)) ** 2
     of_labels = 0.2 / max(1, labelled)
     weight = of_confidences / (of_confidences + of_labels) if labelled else 0.0

@@ -31,8 +31,8 @@ class Rate:
         mean_confidence: the mean confidence of the same answers; None where the rung's confidence is the rate itself.
 
     Example:
-        >>> Rate(value=0.6, interval=(0.5, 0.7), items=100, source="a drill", mean_confidence=0.8).factor
-        0.75
+        >>> Rate(value=0.5, interval=(0.4, 0.6), items=100, source="a drill", mean_confidence=0.8).factor
+        0.625
     """
 
     value: float
@@ -73,7 +73,7 @@ def expected_accuracy(results: Iterable[StepResult], factors: Mapping[str, float
     results = list(results)
     if any(result.status is Status.FAILED for result in results):
         return None
-    return round(math.prod(_of_result(result, factors) for result in results), _DIGITS)
+    return round(math.prod((_of_result(result, factors) for result in results), start=1.0), _DIGITS)
 
 
 def _of_result(result: StepResult, factors: Mapping[str, float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -52,6 +52,17 @@ def _insert(database: Database, row: Mapping[str, Any]) -> None:
         connection.execute(
             insert.on_conflict_do_nothing(index_elements=[drills.c.id])
         )  # an earlier try may have been committed
+
+
+def forget_items(connection: sa.Connection, item_ids: Collection[str]) -> None:
+    """Remove the questions about these items, which show how their names and texts begin, from all reports."""
+    ids = set(item_ids)
+    for id_, report in connection.execute(sa.select(drills.c.id, drills.c.report)).all():
+        asked = report.get("questions", [])
+        kept = [question for question in asked if question["item_id"] not in ids]
+        if len(kept) < len(asked):
+            update = sa.update(drills).where(drills.c.id == id_)
+            connection.execute(update.values(report={**report, "questions": kept}))
 
 
 @retried

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from repli.tasks.fallback import StoreError
 from repli.tasks.items import INLINE
+from repli.tasks.storage import drills
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.outages import retried
@@ -118,5 +119,6 @@ def _delete_rows(database: Database, ids: Sequence[str]) -> int:
         present = lock_items(connection, ids)
         for table in (labels, documents, step_results, retry_queue, retries, run_items, incoming):
             connection.execute(sa.delete(table).where(table.c.item_id.in_(ids)))
+        drills.forget_items(connection, ids)
         connection.execute(sa.delete(items).where(items.c.id.in_(ids)))
     return len(present)

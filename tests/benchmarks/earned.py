@@ -13,7 +13,9 @@ each fallback. Then it prints, for each rung and for whole items, what was claim
   product of the stages does not count.
 
 The photos are few (20, in variants that are not independent), and the layouts of the pages are made up: other photos
-and pages have other figures. Nothing in Repli is fitted to these.
+and pages have other figures. Repli's temperatures and rates were measured on others; its thresholds, and what `cpu`
+counts after `gpu` has declined, on other variants of these photos. Half of the names that `rules` goes by lie, by
+construction, and a vector of a text that was lost is not right either: read their lines so.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import time
@@ -57,12 +58,16 @@ def test_a_whole_outage_is_stored_at_exactly_072(repli: Repli, tmp_path: Path, h
     summary = json.loads(done.stdout)
     assert summary["quality"] == {"0.72": 40}
     assert summary["mean_quality"] == 0.72
+    assert 0 < summary["mean_expected_accuracy"] < 0.25, "a hashed vector is right in a quarter"
+    assert sum(summary["expected_accuracy"].values()) == 40
     assert (summary["items"], summary["stored"], summary["failed"], summary["degraded"]) == (40, 40, 0, 40)
     assert summary["rungs"]["classify_image"] == {"cpu": 40}
     assert summary["rungs"]["embed_text"] == {"hashed": 40}
 
     shown = json.loads(repli("show", "item-7", "--json").stdout)
     assert shown["quality"] == 0.72
+    confidences = [step["confidence"] for step in shown["stages"].values() if step["confidence"] is not None]
+    assert shown["expected_accuracy"] == pytest.approx(math.prod(confidences), abs=1e-4)
     assert shown["degraded"] == ["classify_image", "embed_text"]
     classified = shown["stages"]["classify_image"]
     assert classified["error"]["type"] == "OutOfMemory"
@@ -73,6 +78,7 @@ def test_a_whole_outage_is_stored_at_exactly_072(repli: Repli, tmp_path: Path, h
 
     status = json.loads(repli("status", "--json").stdout)
     assert status["mean_quality"] == 0.72
+    assert (status["mean_expected_accuracy"], status["rates"]) == (summary["mean_expected_accuracy"], {})
 
     settings = Settings.from_environment({"REPLI_HOME": str(home)})
     for mode in Mode:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, expect
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.websocket import websocket_connect
 
 from repli.tasks.drill.questions import Question, Said
 from repli.tasks.drill.verdict import DrillVerdict
@@ -39,6 +40,14 @@ PATIENCE_S = 60
 SHOWN = 30_000
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 IDS = ("fish", "bird", "page")
+PROPOSAL = {
+    "rung": "classify_image.cpu",
+    "declared": 0.9,
+    "proposed": 0.97,
+    "relative_accuracy": 1.0,
+    "relative_interval": [0.97, 1.03],
+    "set": "Enrichment Policy: chains.classify_image.cpu = 0.97",
+}
 HOSTILE = "[tench](javascript:alert(1)) **now**"
 
 
@@ -74,7 +83,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
         question(database, "bird", "classify_image", [("gpu", HOSTILE), ("cpu", "hen")], tells=0.8),
         question(database, "page", "extract_text", [("full", "All that there is"), ("plain", "Menu. All")], tells=0.7),
     ]
-    drills.keep(database, None, NOW, NOW, DrillVerdict(sample=3, rungs=[], rules=[], questions=asked).as_json())
+    verdict = DrillVerdict(sample=3, rungs=[], rules=[], questions=asked, proposals=[PROPOSAL])
+    drills.keep(database, None, NOW, NOW, verdict.as_json())
     port = free_port()
     lax = {"STREAMLIT_SERVER_ENABLE_CORS": "false", "STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION": "false"}
     process = subprocess.Popen(
@@ -134,7 +144,12 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
     """By a candidate, by a label that no rung said, by the rung of a text; a wrong label says what is meant."""
     with open_page() as page:
         page.goto(served.url)
-        page.locator("#repli-questions").click(timeout=SHOWN)
+        link = page.locator("#repli-questions")
+        expect(link).to_have_text("Decide 3 disagreements →", timeout=SHOWN)
+        expect(page.locator(".repli-notice")).to_contain_text(
+            "block Enrichment Policy: chains.classify_image.cpu = 0.97"
+        )
+        link.click()
         asked_about(page, "fish")
         expect(page.locator('[data-testid="stImage"] img')).to_be_visible(timeout=SHOWN)
         click(page, "goldfish")
@@ -154,6 +169,8 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
         asked_about(page, "page")
         click(page, "full")
         expect(page.get_by_text("All 3 questions are answered.")).to_be_visible(timeout=SHOWN)
+        page.goto(served.url)
+        expect(link).to_have_text("All disagreements are decided →", timeout=SHOWN)
     said = served.labels()
     assert said["bird"] == {"label": "ostrich"}
     assert said["page"]["rungs"] == ["full"]
@@ -166,15 +183,19 @@ def test_no_address_answers_and_no_other_site(served: Served) -> None:
         page.goto(served.at(questions="1", item_id="fish", answer="tench", label="tench"))
         asked_about(page, "fish")
     assert served.labels() == {}
-    stream = f"{served.url.replace('http', 'ws')}_stcore/stream"
+    assert connects(served, served.url.rstrip("/")) == HTTPStatus.SWITCHING_PROTOCOLS
+    assert connects(served, "http://shop.example") == HTTPStatus.FORBIDDEN
 
-    async def connect(origin: str) -> None:
-        request = HTTPRequest(stream, headers={"Origin": origin}, connect_timeout=PATIENCE_S)
-        (await websocket_connect(request)).close()
 
-    asyncio.run(connect(served.url.rstrip("/")))
-    with pytest.raises(HTTPClientError, match="403"):
-        asyncio.run(connect("http://shop.example"))
+def connects(served: Served, origin: str) -> int:
+    """The answer to a page of this origin that asks for the connection that carries clicks."""
+    connection = HTTPConnection(str(urlsplit(served.url).netloc), timeout=PATIENCE_S)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": b64encode(bytes(16)).decode()}
+    with closing(connection):
+        connection.request("GET", "/_stcore/stream", headers={**upgrade, **key, "Origin": origin})
+        with connection.getresponse() as answer:
+            return answer.status
 
 
 def test_a_question_about_a_forgotten_item_is_put_off(served: Served) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import pytest
@@ -23,6 +24,7 @@ from repli.tasks.storage.schema import breaker_failures, breakers, items, retry_
 from tests.support.command_line import Repli, write_manifest
 from tests.support.default_pipeline import CHAINS, STAGES
 from tests.support.prefect_api import events
+from tests.support.preloaded import Preloaded, Shop
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,7 +49,8 @@ def test_a_drill_passes_and_another_fails(
     assert report["not_covered"] == []
     assert [(rung["stage"], rung["rung"]) for rung in report["rungs"]] == declared
     asked = {"stage", "rung", "verdict", "reason", "note", "agreement", "interval", "seconds_per_item"}
-    assert all(asked | {"penalty", "penalty_justified"} <= rung.keys() for rung in report["rungs"])
+    asked |= {"penalty", "penalty_justified", "relative_accuracy", "relative_interval", "basis"}
+    assert all(asked <= rung.keys() for rung in report["rungs"])
 
     shown = quick_repli("drill", "--sample", "6", REPLI_GPU_DEVICE="", COLUMNS="240")
     assert shown.returncode == 0, shown.stderr
@@ -108,6 +111,65 @@ def test_a_drill_passes_on_what_there_is(quick_repli: Repli, tmp_path: Path) -> 
     report = json.loads(quick_repli("drill", "--json", *other).stdout)
     assert report["verdict"] == "passed"
     assert report["not_covered"] == [f"classify_image.{rung}" for rung in ("gpu", "cpu", "rules", "skip")]
+
+
+DISPUTED = """
+import repli
+
+look = repli.Stage("look", input=lambda item: item.name, produces=repli.Label)
+
+@look.rung(time_limit_s=5, per_item=True)
+def large(name):
+    return repli.Label("tench", vocabulary="imagenet-1k")
+
+@look.rung(time_limit_s=5, per_item=True, penalty="0.9")
+def small(name):
+    return repli.Label("hen" if int(name.split()[-1]) % 2 else "tench", vocabulary="imagenet-1k")
+
+look.skip(penalty="0.7")
+pipeline = repli.Pipeline([look])
+"""
+
+
+def test_people_answer_and_two_drills_propose_a_penalty(
+    preloaded: Preloaded, home: Path, store: Database, standing: dict[str, str], tmp_path: Path
+) -> None:
+    """A drill asks about the items on which rungs disagree. Once they are answered the next drill measures by that,
+    the one after it proposes a penalty, and Prefect hears of it. Nothing changes by itself."""
+    (tmp_path / "disputed.py").write_text(DISPUTED)
+    lines = [json.dumps({"id": f"item {number}", "name": f"Thing {number}", "text": "x"}) for number in range(30)]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    shop = Shop(preloaded, home, tmp_path)
+    shop.json("run", "items.jsonl", "--pipeline", "disputed:pipeline")
+
+    def small() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        report = shop.json("drill", "--sample", "20")
+        return next(rung for rung in report["rungs"] if rung["rung"] == "small"), report["proposals"]
+
+    measured, proposed = small()
+    assert (measured["basis"], measured["answered"], proposed) == ("agreement", 0, [])
+    asked = shop.json("drill", "--questions")
+    assert 0 < len(asked["questions"]) == asked["asked"] <= 20
+    for question in asked["questions"]:
+        said = shop.json("label", question["item_id"], "TENCH")
+        assert said == {"item": question["item_id"], "stage": "look", "value": "tench"}
+    assert shop.json("drill", "--questions")["answered"] == asked["asked"]
+
+    measured, proposed = small()
+    assert (measured["basis"], proposed) == ("answers", [])
+    assert measured["answered"] >= asked["asked"]
+    assert measured["relative_interval"][0] < 0.5 < measured["relative_interval"][1] < 0.9
+    _, [proposal] = small()
+    assert (proposal["rung"], proposal["declared"]) == ("look.small", 0.9)
+    assert 0.5 < proposal["proposed"] < 0.9
+    assert proposal["set"] == f"Enrichment Policy: chains.look.small = {proposal['proposed']:g}"
+    [told] = events(standing, "repli.penalty.proposed", lambda payload: payload["rung"] == "look.small")
+    assert told["payload"] == proposal
+    assert told["resource"]["prefect.resource.id"] == "repli.penalty.look.small"
+    shown = shop.begin("drill", "--sample", "6", COLUMNS="240").done()
+    assert "look.small: the penalty 0.9 lies outside the relative accuracy" in shown.stdout
+    with store.read() as connection:
+        assert set(connection.scalars(sa.select(items.c.quality))) == {1.0}
 
 
 def killing(stage: str, killer: str) -> StageVerdict:

@@ -118,6 +118,28 @@ def test_labelled_items_of_earlier_drills_decide_and_do_not_count_as_disagreemen
     assert few.relative.value == pytest.approx(1 - 10 / 200 / 0.85, abs=0.03)
 
 
+def test_what_was_asked_about_more_often_does_not_count_for_more() -> None:
+    """Of 10 items that another rung disputes too all are answered, of 30 others only 10: these count three times."""
+    elsewhere = [replace(RUNG_RIGHT, is_disputed_elsewhere=True)] * 10
+    told = measured([*[SAME] * 60, *elsewhere, *[PRIMARY_RIGHT] * 10, *[OPEN] * 20])
+    assert told.accuracy
+    assert told.primary_accuracy
+    assert told.primary_accuracy.value - told.accuracy.value == pytest.approx((30 - 10) / 100, abs=0.03)
+    everything = measured([*[SAME] * 60, *elsewhere, *[PRIMARY_RIGHT] * 30])
+    assert width(everything.relative) < width(told.relative)
+
+
+def test_the_confidence_of_a_rung_without_a_model_does_not_count() -> None:
+    """Rules say 0.5 of everything. The primary's confidence of 0.8 is its own accuracy, not the mean of both."""
+    pairs = [SAME] * 60 + [PRIMARY_RIGHT] * 32 + [NEITHER_RIGHT] * 8
+    own = [replace(pair, confidence=0.5, primary_confidence=0.8 + n / 1e5) for n, pair in enumerate(pairs)]
+    told = measure(own)
+    assert told
+    assert told.primary_accuracy
+    assert told.primary_accuracy.value == pytest.approx(0.8, abs=0.01)
+    assert told.relative.value == pytest.approx(0.6, abs=0.01)
+
+
 def test_without_answers_it_rests_on_confidences() -> None:
     """The ratio of the mean confidences, and it says so; no accuracy is claimed."""
     told = measured([SAME] * 100)

@@ -60,7 +60,7 @@ def count_semaphores(keys: int) -> int:
     del slot
     for _ in range(50):
         gc.collect()
-        if not (left := sum(isinstance(thing, Semaphore) for thing in gc.get_objects())):
+        if not (left := sum(type(thing) is Semaphore for thing in gc.get_objects())):
             break
         time.sleep(0.1)
     return left

@@ -91,6 +91,7 @@ def test_a_line_has_all_that_is_known(store: Database, tmp_path: Path) -> None:
     assert (cat["document"], cat["image"], cat["attributes"]) == ("It purrs.", "cat.png", {"colour": "grey"})
     assert np.array_equal(np.asarray(cat["vector"], dtype=np.float32), VECTOR)
     assert cat["degraded"] == ["classify_image"]
+    assert [lines[id_]["expected_accuracy"] for id_ in ("cat", "bad", "new")] == [0.5, None, None]
     classified = cat["stages"]["classify_image"]
     assert (classified["status"], classified["rung"], classified["value"]["label"]) == ("degraded", "cpu", "tabby")
     assert [attempt["outcome"] for attempt in classified["attempts"]] == ["failed", "served"]
@@ -116,7 +117,7 @@ def test_a_row_has_all_that_is_known(store: Database, tmp_path: Path) -> None:
     cat = rows["cat"]
     assert (cat["text"], cat["label"], cat["vector_space"]) == ("It purrs.", "tabby", "model:1")
     assert cat["vector"] == VECTOR.tolist()
-    assert (cat["quality"], cat["degraded"]) == (0.9, ["classify_image"])
+    assert (cat["quality"], cat["expected_accuracy"], cat["degraded"]) == (0.9, 0.5, ["classify_image"])
     assert {name.removeprefix("classify_image_"): cat[name] for name in cat if name.startswith("classify_image")} == {
         "status": "degraded",
         "rung": "cpu",

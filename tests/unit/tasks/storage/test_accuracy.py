@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from repli.tasks.drill.relative_accuracy import Estimate
+from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
 from repli.tasks.fallback import Rate, Status, StepResult
 from repli.tasks.items import Item
 from repli.tasks.storage import accuracy, counts, drills, pipelines, results
@@ -113,6 +115,18 @@ def test_a_drill_replaces_the_rates(database: Database, filled: str) -> None:
     source = "the drill of 2026-11-23 03:00 UTC"
     gpu = Rate(value=0.4, interval=(0.3, 0.5), items=20, source=source, mean_confidence=0.8)
     assert rates(database) == {"classify_image.gpu": gpu}
+
+
+def test_the_report_of_a_drill_is_read(database: Database, filled: str) -> None:
+    """As `repli drill --json` has it."""
+    accuracy = Estimate(value=0.4, low=0.3, high=0.5)
+    gpu = RungVerdict(stage="classify_image", rung="gpu", accuracy=accuracy, mean_confidence=0.8, answered=20)
+    cpu = RungVerdict(stage="classify_image", rung="cpu", mean_confidence=0.6)
+    report = DrillVerdict(sample=200, rungs=[gpu, cpu], rules=[], problems=[]).as_json()
+    drills.keep(database, None, NOW, NOW, report)
+    refresh_expected_accuracy(database)
+    assert accuracies(database) == {"sure": 0.36, "less": 0.45, "none": 0.0, "pending": None}
+    assert rates(database)["classify_image.gpu"].interval == (0.3, 0.5)
 
 
 def test_the_latest_drill_counts(database: Database, filled: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,17 @@ from repli.tasks.items import Item
 from repli.tasks.search import Mode, Query, search
 from repli.tasks.settings import Settings
 from repli.tasks.sources.manifest.records import content_name
-from repli.tasks.storage import catalogue, results, runs
+from repli.tasks.storage import catalogue, drills, labels, results, runs
 from repli.tasks.storage.blobs import Blobs, keep_contents
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.forget import Forgotten, forget
+from repli.tasks.storage.labels import GivenLabel
 from repli.tasks.storage.schema import metadata
 from tests.support import files
 from tests.support.in_process import enrich
 
 PICTURE = files.png()
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
 OWN, SHARED = "A lighthouse on the northern cape.", "A harbour with three boats."
 
 
@@ -73,9 +76,14 @@ def test_nothing_of_it_is_left(here: Settings, database: Database, source: Path)
     for sha256 in (own, shared):
         (cache / sha256[:2]).mkdir(parents=True, exist_ok=True)
         (cache / sha256[:2] / f"{sha256}-320").write_bytes(b"reduced")
-    assert "step_results" in rows_that_name(database, "goes")
+    asked = [{"item_id": id_, "text": text} for id_, text in (("goes", "A lighthouse"), ("stays", "A harbour"))]
+    report = {"verdict": "passed", "rungs": [], "questions": asked}
+    drills.keep(database, None, NOW, NOW, report)
+    labels.give(database, GivenLabel(item_id="goes", stage="look", input_hash="a", value={"label": "tower"}, at=NOW))
+    assert {"step_results", "labels", "drills"} <= set(rows_that_name(database, "goes"))
     assert forgotten(here, "goes") == Forgotten(items=1, blobs=1)
     assert rows_that_name(database, "goes", own, "lighthouse", "own.txt") == []
+    assert drills.latest(database, 1)[0].report["questions"] == asked[1:]
     assert not Blobs(here.blobs).path(own).exists()
     assert Blobs(here.blobs).read(shared) == PICTURE
     assert [path.name for path in cache.rglob("*-*")] == [f"{shared}-320"]
