@@ -147,7 +147,7 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
         embedded = _query_vectors(text, spaces(database), settings, database)
         vectors, notes = {**embedded.present, **embedded.older}, [*embedded.notes]
         covered = _coverage(embedded, neighbours.sizes(database))
-        notes += _notes_on(covered, embedded.stage)
+        notes += _notes_on(covered, embedded.stage) or ([] if notes else _notes_on_unsearched(covered))
         if not (words or vectors):
             raise RepliError(_explain_no_search(database, text, notes))
     min_cosine = neighbours.ANY_COSINE
@@ -163,6 +163,7 @@ def search(settings: Settings, database: Database, query: Query) -> SearchResult
         min_cosine=min_cosine,
         rank_by=query.rank_by,
     )
+    covered = [replace(one, is_searched=one.space in vectors) for one in covered]
     return SearchResult(query=query, hits=hits, notes=notes, spaces=covered)
 
 
@@ -275,6 +276,12 @@ def _notes_on(covered: Sequence[SpaceCoverage], stage: str) -> list[str]:
     parts = [f"{present:,} of {total:,} items are in the space of the present model"]
     parts += [f"{one.items:,} in the older one {one.space}, {_how_searched(one)}" for one in older]
     return [f"{'; '.join(parts)}; `repli reprocess --outdated {stage}` makes their vectors anew"]
+
+
+def _notes_on_unsearched(covered: Sequence[SpaceCoverage]) -> list[str]:
+    """Return the spaces of which it is not known whether the next run has them, and whose model is not here."""
+    unsearched = [one for one in covered if one.is_present is None and not one.is_searched]
+    return [f"the space {one.space} is not searched: its model is not the one in use here" for one in unsearched]
 
 
 def _how_searched(one: SpaceCoverage) -> str:

@@ -20,6 +20,7 @@ from repli.tasks.models import torchvision_ops
 from repli.tasks.models.word_hashing import HASHED_SPACE
 from repli.tasks.search import MAX_LIMIT, Mode, Query, RankBy, SearchResult, search
 from repli.tasks.settings import ModelSettings, Settings
+from repli.tasks.storage import runs
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.schema import documents
 from repli.tasks.storage.search.query import BEGIN, END, Hit
@@ -318,3 +319,17 @@ class TestOlderSpaces:
         assert found.notes == []
         assert all(one.is_present for one in found.spaces)
         assert search(*store, Query(text="cloth", mode=Mode.KEYWORD)).spaces == []
+
+    def test_a_model_of_a_block_is_no_older_one(self, store: tuple[Settings, Database], tmp_path: Path) -> None:
+        """Commands do not read the block, so that its space is not searched; but it is the one of the next run."""
+        settings, database = copy_of(store, tmp_path, renamed="mini:api:384-dimensions-l2")
+        options = {"text_model": "https://models.example/v1#mini", "text_model_of_block": True}
+        runs.start(database, "flow", "items.jsonl", options, database.now())
+        found = search(settings, database, Query(text="cloth thread"))
+        [note] = found.notes
+        assert note.startswith("the space mini:api:384-dimensions-l2 is not searched: its model is not")
+        assert [(one.items, one.is_present, one.is_searched) for one in found.spaces] == [
+            (3, None, False),
+            (1, True, True),
+        ]
+        assert found.hits[0].id == "loom"
