@@ -166,7 +166,7 @@ def test_people_answer_and_two_drills_propose_a_penalty(
     [told] = events(standing, "repli.penalty.proposed", lambda payload: payload["rung"] == "look.small")
     assert told["payload"] == proposal
     assert told["resource"]["prefect.resource.id"] == "repli.penalty.look.small"
-    shown = shop.begin("drill", "--sample", "6", COLUMNS="240").done()
+    shown = shop.begin("drill", "--sample", "60", COLUMNS="240").done()
     assert "look.small: the penalty 0.9 lies outside the relative accuracy" in shown.stdout
     with store.read() as connection:
         assert set(connection.scalars(sa.select(items.c.quality))) == {1.0}

@@ -57,13 +57,12 @@ def read_table(file: BinaryIO, columns: Sequence[str], shown: str) -> Iterator[R
 
 @contextmanager
 def _opened(file: BinaryIO, shown: str) -> Iterator[pq.ParquetFile]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with file, _seekable(file) as seekable:
             yield pq.ParquetFile(seekable)
-    except (pa.ArrowException, OSError, EOFError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001  what is damaged decides which: names that are no UTF-8 raise another
         raise UsageError(f"{shown} is not a readable Parquet file ({error}); write it again") from None
 
 

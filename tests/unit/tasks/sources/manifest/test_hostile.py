@@ -60,6 +60,13 @@ def test_a_changed_manifest_is_read_or_refused(suffix: str, data: st.DataObject)
         assert item.id.encode()
 
 
+def test_a_table_whose_names_cannot_be_read_is_refused() -> None:
+    """They are stored as UTF-8, and a byte of them was changed."""
+    damaged = GOOD[".parquet"].replace(b"name", b"n\x80me")
+    assert damaged != GOOD[".parquet"]
+    assert read(".parquet", damaged) == []
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet", ".parquet.gz"])
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=300))
