@@ -27,6 +27,7 @@ from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
 
 MAX_WORKERS = 8
+WORKER_START = "repli.tasks.execution.worker_start"
 HASH_SEED = "6640"
 """The seed that distributed's nannies give to all workers."""
 MEMORY_PER_WORKER = 3 * 1024**3  # torch, timm, sentence-transformers and Great Expectations, with room for a batch
@@ -135,8 +136,9 @@ def dask_cluster(settings: Settings, batches: int | None = None) -> Iterator[str
     with dask.config.set(_dask_options(len(options))):
         # On loopback only: a client that reaches a worker can run any code there.
         loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        of_all = {**loopback, "nthreads": 1, "preload": [WORKER_START]}
         workers = {
-            number: {"cls": Nanny, "options": {**loopback, "nthreads": 1, "name": f"worker-{number}", **own}}
+            number: {"cls": Nanny, "options": {**of_all, "name": f"worker-{number}", **own}}
             for number, own in enumerate(options)
         }
         scheduler = {"cls": Scheduler, "options": {**loopback, "port": 0}}
@@ -204,11 +206,7 @@ def preload_workers(settings: Settings, batches: int | None = None) -> None:
 
 
 def _warm_up(local: Any, settings: Settings) -> None:
-    """Make every worker import its modules, and start to load its models, while the server starts.
-
-    The task thread of the worker imports, so that the first task comes after it and not in the middle of it. It does
-    not wait for the models, whose loads may hang.
-    """
+    """Make every worker begin with its models while the server starts. It does not wait for them: they may hang."""
     from distributed import Client, fire_and_forget
 
     from repli.tasks.execution.warm_up import warm_up

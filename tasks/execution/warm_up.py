@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from repli.tasks.runtime.imports import without_collections
+from repli.tasks.execution.run_pipeline import pipeline_of
+from repli.tasks.fallback import RepliError
 from repli.tasks.runtime.timeline import timed, worker
 from repli.tasks.settings import Settings
 
@@ -15,11 +16,6 @@ def warm_up(settings: Settings) -> None:
     """
     if settings.pipeline is None:
         return
-    with timed(worker(), "import Prefect and the stages"), without_collections():
-        import repli.tasks.execution.stage_task  # noqa: F401  every task needs it
-        from repli.tasks.execution.run_pipeline import pipeline_of
-        from repli.tasks.fallback import RepliError
-
     try:
         for stage in pipeline_of(settings).stages:
             with timed(worker(), f"warm up {stage.name}"):

@@ -215,8 +215,8 @@ def test_postgresql_is_gone_for_longer_than_a_run_waits(postgres: Postgres, begi
     run = begin(postgres.url)
     run.wait_until_stored(0.3)
     stored = run.stored()
-    postgres.stop()
     stopped_at = time.monotonic()
+    postgres.stop()
     assert run.done() == 1
     waited_s = time.monotonic() - stopped_at
     errors = run.errors()
