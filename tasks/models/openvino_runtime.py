@@ -6,6 +6,7 @@ event at each import.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 import threading
@@ -60,10 +61,18 @@ class OpenvinoNetwork:
         request = self._compiled.create_infer_request()  # of its own: another thread's call may still be running
         try:
             result: npt.NDArray[np.float32] = request.infer(list(inputs))[0]
-        except RuntimeError:  # with the part of its memory that it did get, a smaller call may not fit either
+        except (RuntimeError, MemoryError):  # with the part of its memory that it did get, a smaller call may not fit
             self._compiled.release_memory()
+            _give_memory_back()
             raise
         return result
+
+
+def _give_memory_back() -> None:
+    """Give freed memory back to the system: the C library of a worker keeps it otherwise, and what is mapped may not
+    fit beside it."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it
+        trim(0)
 
 
 def convert(

@@ -119,6 +119,11 @@ def test_what_openvino_cannot_convert_runs_on_torch(tmp_path: Path, caplog: pyte
     assert "odd.pt' runs on torch: OpenVINO cannot run it" in record.getMessage()
 
 
+AS_IN_A_WORKER = {
+    "OMP_NUM_THREADS": "2",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+}
 SCARCE = """
 import resource, sys
 from pathlib import Path
@@ -129,7 +134,7 @@ model = image_classifier.load(sys.argv[1], "cpu", "openvino")
 images = [np.zeros((224, 224, 3), np.uint8)] * 32
 model.classify(images[:1])
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-# 32 pictures want more than 256 MiB, 16 fit into 128, one into 16.
+# 32 pictures want more than 256 MiB.
 resource.setrlimit(resource.RLIMIT_AS, (used + 160 * 2**20, -1))
 served = 0
 while not served and images:
@@ -138,14 +143,15 @@ while not served and images:
     except OutOfMemory as error:
         print(error)
         images = images[: len(images) // 2]
-print(0 < served < 32, "torch" in sys.modules, sys.modules["openvino_telemetry"])
+print(served < 32, "torch" in sys.modules, sys.modules["openvino_telemetry"])
 """
 
 
-def test_too_many_pictures_are_out_of_memory_and_fewer_still_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that the chain splits the batch. In the process that finds the network torch is not imported."""
+def test_too_many_pictures_are_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the chain splits the batch, whatever OpenVINO raises, for every size that does not fit. In most runs 8 fit
+    then, in some not even one: what the library keeps of a failed call differs. In the process that finds the network
+    torch is not imported.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the cache of all tests keeps the networks used last
     image_classifier.load.__wrapped__(LITE0, "cpu", "openvino")
     done = subprocess.run(
@@ -154,8 +160,7 @@ def test_too_many_pictures_are_out_of_memory_and_fewer_still_fit(
         text=True,
         check=False,
         timeout=120,
-        # With one arena: each further one, which threads get when they meet, reserves 64 MiB of the limit.
-        env={**os.environ, "OMP_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "1"},
+        env={**os.environ, **AS_IN_A_WORKER, "MALLOC_ARENA_MAX": "1"},  # each further one reserves 64 MiB of the limit
     )
     first, *_, last = done.stdout.splitlines() or [done.stderr]
     assert first == "32 images on cpu do not fit in memory", done.stderr
