@@ -148,9 +148,9 @@ print(served < 32, "torch" in sys.modules, sys.modules["openvino_telemetry"])
 
 
 def test_too_many_pictures_are_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the chain splits the batch, whatever OpenVINO raises, for every size that does not fit. In most runs 8 fit
-    then, in some not even one: what the library keeps of a failed call differs. In the process that finds the network
-    torch is not imported.
+    """So that the chain splits the batch, whatever OpenVINO raises, for every size that does not fit. In most runs 8
+    fit then, in some not even one: what the library keeps of a failed call differs. In the process that finds the
+    network torch is not imported.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the cache of all tests keeps the networks used last
     image_classifier.load.__wrapped__(LITE0, "cpu", "openvino")
