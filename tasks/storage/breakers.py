@@ -160,6 +160,13 @@ def held_back(
     return frozenset(not_closed.keys() - set(due[:probes]))
 
 
+def not_closed(connection: sa.Connection) -> list[Key]:
+    """Return the keys and places whose breakers let no calls through, or single ones; an override of all is no key."""
+    is_listed = breakers.c.place != FLEET, breakers.c.position.not_in(_CLOSED)
+    rows = connection.execute(sa.select(breakers.c.name, breakers.c.place).where(*is_listed))
+    return [Key(row.name, row.place) for row in rows]
+
+
 @retried
 def apply(database: Database, breaker: Breaker, key: Key, event: Event, *, clock: Clock = database_time) -> Change:
     """Apply `event` to a breaker and save its new state, failures and move.

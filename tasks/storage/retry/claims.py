@@ -15,8 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Position
 from repli.tasks.fallback.policy import RetryPolicy
+from repli.tasks.storage import breakers
 from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.outages import retried
 from repli.tasks.storage.retry import retries as outcomes
@@ -32,7 +32,7 @@ from repli.tasks.storage.retry.retry_queue import (
     review,
     select_for_update,
 )
-from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, breakers, is_ready, items, retries, retry_queue
+from repli.tasks.storage.schema import BEFORE_EVERY_QUALITY, is_ready, items, retries, retry_queue
 
 READY_AT_ONCE = 5000
 """Items that are made ready in one transaction."""
@@ -209,8 +209,8 @@ def settle(
 
     An item that is still wanted goes back into the queue. Each time it was `tried` and is no better, its delay grows;
     after `policy.tries` such tries it is parked, unless it waits for a key whose breaker is not closed: then the key
-    is to blame, and not the item. Items that another run has since claimed or stored are skipped, so
-    that no item counts as upgraded twice.
+    is to blame, and not the item. Items that another run has since claimed or stored are skipped, so that no item
+    counts as upgraded twice.
 
     Args:
         run_id: the run under which the holder stores items.
@@ -222,11 +222,12 @@ def settle(
         lock_items(connection, list(quality_before))
         review(database, connection, list(quality_before), policy.below)
         now = database_time(connection)
-        down = _breakers_that_are_not_closed(connection)
+        rows = [row for row in _rows_to_settle(connection, list(quality_before)) if _belongs_to(row, holder, run_id)]
+        is_any_tired = any((row.tries or 0) + 1 >= policy.tries for row in rows)
+        not_closed = breakers.not_closed(connection) if is_any_tired else ()
+        down = frozenset(digest(str(key)) for key in not_closed)
         settlements = [
-            _settlement(row, quality_before[row.id], row.id in tried, row.id in refused, policy, down)
-            for row in _rows_to_settle(connection, list(quality_before))
-            if _belongs_to(row, holder, run_id)
+            _settlement(row, quality_before[row.id], row.id in tried, row.id in refused, policy, down) for row in rows
         ]
         _requeue(connection, [one for one in settlements if one.is_queued], now, policy)
         _record_outcomes(database, connection, run_id, settlements, now)
@@ -242,13 +243,6 @@ def _rows_to_settle(connection: sa.Connection, item_ids: Sequence[str]) -> Seque
         .where(items.c.id.in_(item_ids))
         .order_by(items.c.id)
     ).all()
-
-
-def _breakers_that_are_not_closed(connection: sa.Connection) -> frozenset[str]:
-    """Return the digests of the breakers at one place or of one key that let no calls through, or single ones."""
-    is_not_closed = breakers.c.place != "", breakers.c.position.not_in([Position.CLOSED, Position.FORCED_CLOSED])
-    rows = connection.execute(sa.select(breakers.c.name, breakers.c.place).where(*is_not_closed))
-    return frozenset(digest(f"{row.name}@{row.place}") for row in rows)
 
 
 def _belongs_to(row: sa.Row[Any], holder: str, run_id: str) -> bool:
