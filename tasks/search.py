@@ -56,9 +56,7 @@ class Mode(StrEnum):
         Raises:
             UsageError: There is no such mode; the message lists the modes.
         """
-        if name not in set(cls):
-            raise UsageError(f"--mode {name[:40]!r}: choose from {', '.join(cls)}")
-        return cls(name)
+        return store.parse_choice(cls, name, "--mode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

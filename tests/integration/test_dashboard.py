@@ -6,14 +6,12 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
-from urllib.request import urlopen
 
 import pytest
 import sqlalchemy as sa
@@ -27,7 +25,7 @@ from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import retry_queue
 from repli.tasks.storage.views import lookup
-from tests.support.browser import open_page, picture
+from tests.support.browser import open_page, picture, wait_for_dashboard
 from tests.support.command_line import Repli, command, environment
 from tests.support.dashboard_store import GPU, HOSTILE_ID, HOSTILE_NAME, HOSTILE_TEXT, PHOTO, make
 from tests.support.default_pipeline import STAGE_NAMES, STORED, declared_breakers
@@ -63,24 +61,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )
     url = f"http://127.0.0.1:{port}/"
     try:
-        wait_for(url, process)
+        wait_for_dashboard(url, process)
         yield Served(url, database, Blobs(folder / "home" / "blobs"))
     finally:
         process.send_signal(signal.SIGINT)
         ended = process.wait(PATIENCE_S)
     assert ended == 0
     database.engine.dispose()
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urlopen(f"{url}_stcore/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the dashboard did not come up; its exit status is {process.poll()}")
 
 
 @contextmanager

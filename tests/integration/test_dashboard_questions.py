@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +14,6 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
-from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -27,7 +25,7 @@ from repli.tasks.settings import Settings
 from repli.tasks.storage import drills, labels, results
 from repli.tasks.storage.database import Database
 from tests.support import files
-from tests.support.browser import open_page
+from tests.support.browser import open_page, wait_for_dashboard
 from tests.support.command_line import command, environment
 from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import enrich
@@ -94,7 +92,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     )
     url = f"http://127.0.0.1:{port}/"
     try:
-        wait_for(url, process)
+        wait_for_dashboard(url, process)
         yield Served(url, database)
     finally:
         process.send_signal(signal.SIGINT)
@@ -117,17 +115,6 @@ def question(database: Database, item_id: str, stage: str, said: list[tuple[str,
         image=None,
         document=None,
     )
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urlopen(f"{url}_stcore/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the dashboard did not come up; its exit status is {process.poll()}")
 
 
 def asked_about(page: Page, item_id: str) -> None:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 WIDTH, HEIGHT = 1180, 1000
 SECONDS = 1000.0
+COMES_UP_WITHIN_S = 60
 DRAWN_AFTER = 2 * SECONDS
+
+
+def wait_for_dashboard(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the dashboard of this process answers; fail if it ends before."""
+    deadline = time.monotonic() + COMES_UP_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urlopen(f"{url}_stcore/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the dashboard did not come up; its exit status is {process.poll()}")
 
 
 @contextmanager

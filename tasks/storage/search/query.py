@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -47,6 +47,16 @@ WEIGHTS = {"name": 4.0, "label": 1.0, "text": 1.0}
 Vectors = Mapping[str, Vector]
 
 
+E = TypeVar("E", bound=StrEnum)
+
+
+def parse_choice(choices: type[E], name: str, option: str) -> E:
+    """Return the choice of this name, or raise a UsageError that names the option and lists the choices."""
+    if name not in set(choices):
+        raise UsageError(f"{option} {name[:40]!r}: choose from {', '.join(choices)}")
+    return choices(name)
+
+
 class RankBy(StrEnum):
     """The score of an item that weighs its relevance."""
 
@@ -60,9 +70,7 @@ class RankBy(StrEnum):
         Raises:
             UsageError: There is no such score; the message lists the scores.
         """
-        if name not in set(cls):
-            raise UsageError(f"--rank-by {name[:40]!r}: choose from {', '.join(cls)}")
-        return cls(name)
+        return parse_choice(cls, name, "--rank-by")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
