@@ -153,7 +153,7 @@ def dask_cluster(settings: Settings, batches: int | None = None) -> Iterator[str
 
 def _dask_options(workers: int) -> dict[str, Any]:
     # C libraries read these once, so they are set before a worker starts.
-    environ = {**_KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, processors_of_machine() // workers))}
+    environ = {**KEEP_MEMORY, "OMP_NUM_THREADS": str(max(1, processors_of_machine() // workers))}
     options: dict[str, Any] = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environ.items()}
     # The flow handles a worker's death itself, with smaller batches: Dask must not retry the same task first.
     options["distributed.scheduler.allowed-failures"] = 0
@@ -260,4 +260,4 @@ def _room() -> int:
 
 # By default Dask's workers return freed memory at once, so that every forward pass of a model faults its pages in
 # again: an image took 50 ms, and 19 ms where the C library keeps the memory (1 thread, efficientnet_lite0).
-_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3), "MALLOC_MMAP_THRESHOLD_": str(1024**3)}
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(4 * 1024**3), "MALLOC_MMAP_THRESHOLD_": str(1024**3)}

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from repli.flows.server.dask_cluster import KEEP_MEMORY
 from repli.tasks.items import Label
 from repli.tasks.models import image_classifier, torchvision_ops
 from tests.support.files import png
@@ -119,11 +120,7 @@ def test_what_openvino_cannot_convert_runs_on_torch(tmp_path: Path, caplog: pyte
     assert "odd.pt' runs on torch: OpenVINO cannot run it" in record.getMessage()
 
 
-AS_IN_A_WORKER = {
-    "OMP_NUM_THREADS": "2",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-}
+AS_IN_A_WORKER = {**KEEP_MEMORY, "OMP_NUM_THREADS": "2"}
 SCARCE = """
 import resource, sys
 from pathlib import Path
