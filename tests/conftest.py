@@ -48,6 +48,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
     return ByFolder(config, log)
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Fail a test that leaves this process, and so what later tests start, with other variables than it found."""
+    before = dict(os.environ)
+    yield
+    left = dict(os.environ.items() ^ before.items())
+    left.pop("PYTEST_CURRENT_TEST", None)
+    assert not left, f"variables were changed: {', '.join(sorted(left))}"
+
+
 @pytest.fixture(scope="session")
 def server_logs() -> ServerLogs:
     """The logs of all servers of this session whose folders were named to it."""

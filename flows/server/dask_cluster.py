@@ -133,7 +133,8 @@ def dask_cluster(settings: Settings, batches: int | None = None) -> Iterator[str
     from distributed import Nanny, Scheduler, SpecCluster
 
     options = worker_options(settings, batches)
-    with dask.config.set(_dask_options(len(options))):
+    # A nanny sets the variables of its worker in this process too, and would go by them in the next run as well.
+    with dask.config.set(_dask_options(len(options))), environment(_worker_variables(len(options))):
         # On loopback only: a client that reaches a worker can run any code there.
         loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
         of_all = {**loopback, "nthreads": 1, "preload": [WORKER_START]}
@@ -165,6 +166,15 @@ def _dask_options(workers: int) -> dict[str, Any]:
     return options
 
 
+def _worker_variables(workers: int) -> dict[str, str]:
+    """Return the variables that a nanny sets before it starts its worker, if this process has no others."""
+    import dask.config
+
+    with dask.config.set(_dask_options(workers)):
+        configured = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))  # the block's end changes the mapping
+    return {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+
+
 def _stage_imports(settings: Settings) -> str:
     """Return the modules that the stages of the run's pipeline need, separated by commas; '' without a pipeline."""
     if settings.pipeline is None:
@@ -188,13 +198,9 @@ def preload_workers(settings: Settings, batches: int | None = None) -> None:
         return
     from multiprocessing import forkserver, resource_tracker
 
-    import dask.config
-
     modules = _stage_imports(settings)
     # As a nanny does before it starts a worker: C libraries read them once, and all workers hash alike.
-    with dask.config.set(_dask_options(len(worker_options(settings, batches)))):
-        configured = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))  # the block's end changes the mapping
-    variables = {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+    variables = _worker_variables(len(worker_options(settings, batches)))
     forkserver.set_forkserver_preload(["repli.flows.server.worker_imports"])
     resource_tracker.ensure_running()  # first: its start unblocks the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from repli.tasks.storage.runs import Progress, latest
 from tests.support.prefect_api import Deployments
 from tests.support.serving import until
 from tests.support.slow_batches import Slow
+from tests.support.stopwatch import Stopwatch
 from tests.support.terminal import ESCAPE, OnTerminal, alive_after, processes_of
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 CONTINUES = "repli: interrupted; what is finished is stored, the same command continues from there"
 BEGINS_AGAIN = "repli: interrupted; the same command begins again"
 ENDS_WITHIN_S = 2.0
+REGULAR = re.compile(r"\(\d+ s\)$|^enriching: ")
 PHASES = [
     "starting the Prefect server",
     r"starting \d+ workers?",
@@ -41,10 +44,10 @@ def interrupt(terminal: OnTerminal, slow: Slow, presses: int = 1) -> int:
     """Press Ctrl-C; the exit status. It ends in time, and so does all that it started."""
     until(lambda: len(processes_of(slow.home)) > 1, otherwise="there is nothing to end")
     family = processes_of(slow.home)
-    began = time.monotonic()
-    terminal.type_ctrl_c(presses)
-    status = terminal.read_to_its_end()
-    assert time.monotonic() - began < ENDS_WITHIN_S
+    with Stopwatch() as stopwatch:
+        terminal.type_ctrl_c(presses)
+        status = terminal.read_to_its_end()
+    assert stopwatch.seconds < ENDS_WITHIN_S
     assert alive_after([*family, *processes_of(slow.home)], seconds=ENDS_WITHIN_S) == []
     return status
 
@@ -57,7 +60,10 @@ def said_by(terminal: OnTerminal) -> list[str]:
 def test_a_catalogue_of_one_batch_has_a_bar_that_moves(slow: Slow) -> None:
     """The start says what it does, one phase after the other; then each stage moves the bar, and there is a rate long
     before an item is stored. Under `NO_COLOR`."""
+    slow.set_held(True)
     with OnTerminal(slow.command("run"), {**slow.environment, "NO_COLOR": "1"}) as terminal:
+        terminal.read_until("33%")
+        slow.set_held(False)
         assert terminal.read_to_its_end() == 0
     frames = "\n".join(terminal.frames())
     places = [found.start() for phase in PHASES if (found := re.search(phase, frames))]
@@ -72,26 +78,37 @@ def test_a_catalogue_of_one_batch_has_a_bar_that_moves(slow: Slow) -> None:
     assert list(Progress.from_json(run.progress).stages) == ["first", "second", "store"]
 
 
-def test_without_a_terminal_there_is_a_line_every_ten_seconds(tmp_path: Path) -> None:
-    """On stderr, without escape codes; stdout has the document alone. What was done before counts as done."""
-    slow = Slow(tmp_path / "items", seconds=12)
+def test_without_a_terminal_there_is_a_line_every_ten_seconds(slow: Slow) -> None:
+    """On stderr, without escape codes; stdout has the document alone."""
+    slow.set_held(True)
+    lines: list[str] = []
+    seen_at: list[float] = []
     begun = time.monotonic()
-    done = subprocess.run(
-        slow.command("run", "--json"), env=slow.environment, capture_output=True, text=True, check=True
-    )
+    with subprocess.Popen(
+        slow.command("run", "--json"), env=slow.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        with Stopwatch() as stopwatch:
+            while len(seen_at) < 3 or not lines[-1].startswith("enriching: 33% · 0/4 items · first 4 · second–store 0"):
+                lines.append(process.stderr.readline())
+                assert lines[-1], f"it ended: {lines}"
+                if REGULAR.search(lines[-1]):
+                    seen_at.append(stopwatch.seconds)
+        slow.set_held(False)
+        out, err = process.communicate(timeout=200)
     took = time.monotonic() - begun
-    assert json.loads(done.stdout)["stored"] == 4
-    assert ESCAPE not in done.stderr
-    lines = done.stderr.splitlines()
-    regular = [line for line in lines if re.search(r"\(\d+ s\)$|^enriching: ", line)]
-    assert took / 10 - 2 <= len(regular) <= took / 10 + 1
-    assert any(line.startswith("enriching: 33% · 0/4 items · first 4 · second–store 0 · ") for line in lines)
+    assert (process.returncode, json.loads(out)["stored"]) == (0, 4)
+    lines += err.splitlines()
+    assert ESCAPE not in "".join(lines)
+    assert max(later - earlier for earlier, later in pairwise(seen_at)) < 12
+    assert sum(bool(REGULAR.search(line)) for line in lines) <= took / 10 + 1
 
 
 @pytest.mark.parametrize("presses", [1, 3])
 @pytest.mark.parametrize("moment", ["starting the Prefect", "1 worker", "waiting for", "starting the run", "first 4"])
 def test_ctrl_c_is_one_line_at_every_phase(slow: Slow, moment: str, presses: int) -> None:
     """One line, status 130, and within two seconds nothing is left of it; pressed again and again too."""
+    slow.set_held(True)
     with OnTerminal(slow.command("run"), slow.environment) as terminal:
         terminal.read_until(moment)
         assert interrupt(terminal, slow, presses) == 130
@@ -110,9 +127,11 @@ def test_ctrl_c_at_the_end_adds_nothing_to_the_report(slow: Slow) -> None:
 
 def test_a_run_that_was_interrupted_continues(slow: Slow) -> None:
     """The first stage is not done again; what an earlier run did counts as done on the bar."""
+    slow.set_held(True)
     with OnTerminal(slow.command("run"), slow.environment) as terminal:
         terminal.read_until("first 4")
         assert interrupt(terminal, slow) == 130
+    slow.set_held(False)
     done = subprocess.run(
         slow.command("run", "--json"), env=slow.environment, capture_output=True, text=True, check=True
     )
@@ -128,6 +147,7 @@ def test_reprocess_gives_its_claims_back(slow: Slow) -> None:
     slow.set_down(True)
     subprocess.run(slow.command("run"), env=slow.environment, check=True, capture_output=True)
     slow.set_down(False)
+    slow.set_held(True)
     store = Database(f"sqlite:///{slow.home / 'repli.db'}")
     with OnTerminal(slow.command("reprocess"), slow.environment) as terminal:
         terminal.read_until("loading the models")
@@ -135,6 +155,7 @@ def test_reprocess_gives_its_claims_back(slow: Slow) -> None:
         assert interrupt(terminal, slow) == 130
     assert said_by(terminal) == [CONTINUES]
     assert retry_queue.tally(store).as_json()["claimed"] == 0
+    slow.set_held(False)
     again = subprocess.run(
         slow.command("reprocess", "--json"), env=slow.environment, capture_output=True, text=True, check=True
     )
@@ -144,6 +165,7 @@ def test_reprocess_gives_its_claims_back(slow: Slow) -> None:
 def test_a_drill_says_what_it_does_and_ends_as_quickly(slow: Slow) -> None:
     """It has no items to count; its stages are counted."""
     subprocess.run(slow.command("run"), env=slow.environment, check=True, capture_output=True)
+    slow.set_held(True)
     with OnTerminal(slow.command("drill"), slow.environment) as terminal:
         terminal.read_until("drilling 3 stages")
         assert interrupt(terminal, slow) == 130
@@ -154,6 +176,7 @@ def test_a_drill_says_what_it_does_and_ends_as_quickly(slow: Slow) -> None:
 
 def test_a_standing_server_is_told(slow: Slow, standing_server: dict[str, str]) -> None:
     """Its flow run is *Crashed* at once, and not after minutes without a heartbeat."""
+    slow.set_held(True)
     server = Deployments(standing_server["PREFECT_API_URL"])
     before = {run["id"] for run in server.flow_runs("enrich")}
     environ = {**slow.environment, **standing_server, "DO_NOT_TRACK": "1"}  # else Prefect tells once that it does

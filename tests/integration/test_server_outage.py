@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.prefect_api import ask
-from tests.support.server_outage import SlowRun, standing_server
+from tests.support.server_outage import BATCH, SlowRun, standing_server
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -21,8 +21,7 @@ MOMENTS: dict[str, Callable[[SlowRun], bool]] = {
     "start": SlowRun.server_answers,
     "first task": lambda run: run.run() is not None,
     "amid": lambda run: run.stored() >= ITEMS // 3,
-    "last items": lambda run: run.stored() >= ITEMS * 3 // 4,
-    "end": SlowRun.is_finished,
+    "last items": lambda run: run.stored() == ITEMS - BATCH,
 }
 
 
@@ -30,13 +29,13 @@ MOMENTS: dict[str, Callable[[SlowRun], bool]] = {
     "moment", [pytest.param(name, marks=[pytest.mark.campaign] if name != "amid" else []) for name in MOMENTS]
 )
 def test_a_private_server_that_is_killed_costs_nothing_but_records(tmp_path: Path, moment: str) -> None:
-    """It is started again where the run needs it still, and the run ends as completed with nothing on stderr."""
+    """It is started again, and the run ends as completed with nothing on stderr."""
     run = SlowRun(tmp_path, ITEMS)
     run.until(lambda: MOMENTS[moment](run))
     killed = run.server()
     run.kill_server()
-    if moment != "end":  # that run may have sent its last record
-        run.until(lambda: (server := run.server()) is not None and server != killed)
+    run.until(lambda: (server := run.server()) is not None and server != killed)
+    run.release()
     status, report, stderr = run.end(ENDS_WITHIN_S)
     assert (status, stderr, report.get("stored")) == (0, "", ITEMS)
     ended = run.run()
@@ -48,12 +47,27 @@ def test_a_private_server_that_is_killed_costs_nothing_but_records(tmp_path: Pat
 
 
 @pytest.mark.campaign
+def test_a_private_server_that_is_killed_at_the_end_costs_nothing_but_records(tmp_path: Path) -> None:
+    """Every item is stored, and the run waits for its server to take the report: it hangs, so that the run cannot end
+    before it is killed."""
+    run = SlowRun(tmp_path, ITEMS)
+    run.until(lambda: MOMENTS["last items"](run))
+    run.suspend_server()
+    run.release()
+    run.until(run.is_finished)
+    run.kill_server()
+    status, report, stderr = run.end(ENDS_WITHIN_S)
+    assert (status, stderr, report.get("stored")) == (0, "", ITEMS)
+
+
+@pytest.mark.campaign
 def test_a_standing_server_that_hangs_costs_nothing_but_records(tmp_path: Path) -> None:
     """The items are stored while it hangs, and the flow run ends as completed once it goes on."""
     with standing_server(tmp_path / "server") as server:
         run = SlowRun(tmp_path, ITEMS, PREFECT_API_URL=server.api_url)
         run.until(lambda: MOMENTS["amid"](run))
         server.stop()
+        run.release()
         run.until(lambda: run.stored() == ITEMS)
         server.go_on()
         status, report, stderr = run.end(ENDS_WITHIN_S)
@@ -71,6 +85,7 @@ def test_a_standing_server_that_is_gone_costs_nothing_but_records(tmp_path: Path
         run = SlowRun(tmp_path, ITEMS, PREFECT_API_URL=server.api_url)
         run.until(lambda: MOMENTS["amid"](run))
         server.kill()
+        run.release()
         status, report, stderr = run.end(ENDS_WITHIN_S)
         assert (status, stderr, report["stored"]) == (0, "", ITEMS)
         ended = run.run()

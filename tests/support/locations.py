@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Sequence
 from typing import Any
 
 from distributed import Client, Scheduler
@@ -11,12 +14,19 @@ NAME = "whereabouts"
 
 
 class Whereabouts(SchedulerPlugin):
-    """Remembers the stage of each task that ended well, and the tags of the worker that it ran on."""
+    """Remembers the stage of each task that ended well, and the tags of the worker that it ran on.
+
+    Args:
+        suspends: processes on the scheduler's machine that are stopped as soon as a task ended so.
+        after: its stage and tags.
+    """
 
     name = NAME
 
-    def __init__(self) -> None:
+    def __init__(self, suspends: Sequence[int] = (), after: tuple[str, str] | None = None) -> None:
         self.seen: list[tuple[str, str]] = []
+        self._suspends = list(suspends)
+        self._after = after
 
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -28,6 +38,8 @@ class Whereabouts(SchedulerPlugin):
             if "stage" in parameters:
                 tags = self._scheduler.workers[kwargs["worker"]].resources
                 self.seen.append((parameters["stage"], " ".join(sorted(tags))))
+                while self._suspends and self.seen[-1] == self._after:
+                    os.kill(self._suspends.pop(), signal.SIGSTOP)
 
 
 def seen(client: Client) -> list[tuple[str, str]]:

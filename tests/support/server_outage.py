@@ -22,9 +22,10 @@ from tests.support.command_line import command, environment, write_manifest
 from tests.support.prefect_api import free_port
 from tests.support.progress_lines import without_progress
 from tests.support.serving import until
+from tests.support.slow_pipeline import HELD
 
 PIPELINE = "tests.support.slow_pipeline:pipeline"
-BATCH = "4"
+BATCH = 4
 STARTS_WITHIN_S = 240.0
 """A dozen seconds where nobody else uses the machine."""
 _SERVER = "repli.flows.server.prefect_process"
@@ -40,19 +41,25 @@ def process_of_server(command_pid: int) -> psutil.Process | None:
 
 
 class SlowRun:
-    """One `repli run` of the slow pipeline, with its output in files."""
+    """One `repli run` of the slow pipeline, with its output in files.
+
+    Its last batch is not done before `release`, so that the run cannot end before a test has disturbed it.
+    """
 
     def __init__(self, folder: Path, count: int, *options: str, home: Path | None = None, **variables: str) -> None:
         self.items = count
         self.store = Database(f"sqlite:///{folder / 'store.db'}")
         self.store.migrate()
+        url = str(self.store.engine.url)
         manifest = write_manifest(folder / "items", count, with_image=lambda number: False)
         self._out, self._err = folder / "out", folder / "err"
-        wanted = ("--json", "--batch-size", BATCH, "--pipeline", PIPELINE, "--database", str(self.store.engine.url))
+        self._held = folder / "held"
+        self._held.write_text(f"Thing number {count - 1}", encoding="utf-8")
+        wanted = ("--json", "--pipeline", PIPELINE, "--batch-size", str(BATCH), "--database", url)
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 command("run", manifest, *wanted, *options),
-                env={**environment(home or folder / "home"), **variables},
+                env={**environment(home or folder / "home"), HELD: str(self._held), **variables},
                 stdout=out,
                 stderr=err,
             )
@@ -61,6 +68,10 @@ class SlowRun:
         """Return once the condition is true. The run has not ended before."""
         until(lambda: condition() or self.process.poll() is not None, within_s=STARTS_WITHIN_S)
         assert self.process.poll() is None, self._err.read_text()
+
+    def release(self) -> None:
+        """Let the last batch be done."""
+        self._held.unlink()
 
     def stored(self) -> int:
         with self.store.read() as connection:
@@ -84,6 +95,12 @@ class SlowRun:
     def server_answers(self) -> bool:
         server = self.server()
         return server is not None and answers(f"http://127.0.0.1:{server.cmdline()[-1]}/api")
+
+    def suspend_server(self) -> None:
+        """Make its private server hang."""
+        server = self.server()
+        assert server
+        server.suspend()
 
     def kill_server(self) -> None:
         server = self.server()

@@ -18,6 +18,7 @@ import psutil
 
 ESCAPE = "\x1b"
 LIMIT_S = 200.0
+LOOK_EVERY_S = 0.05
 
 
 class OnTerminal:
@@ -106,10 +107,14 @@ class OnTerminal:
 
 
 def alive_after(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Those that are alive this long after the call. The dead ones that wait for init to note it are not."""
-    deadline = time.monotonic() + seconds
-    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """Those that are alive this long after the call. The dead ones that wait for init to note it are not.
+
+    Looks are counted, and not seconds: a machine that stands still meanwhile gives nothing the time to end.
+    """
+    looks = round(seconds / LOOK_EVERY_S)
+    while (alive := [process for process in processes if _is_alive(process)]) and looks:
+        time.sleep(LOOK_EVERY_S)
+        looks -= 1
     return alive
 
 

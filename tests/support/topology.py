@@ -9,8 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from distributed import Client
+
+LEAVE_ENVIRONMENT: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
+"""Dask's setting under which a nanny does not set the variables of its worker in its own process, that of the tests."""
 
 
 class Topology:

@@ -25,14 +25,14 @@ from tests.support.default_pipeline import STAGE_NAMES
 from tests.support.locations import Whereabouts, seen
 from tests.support.prefect_api import ENDED, Deployments, ask, free_port
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1200)]
 
 Standing = tuple[Native, dict[str, str]]
 ITEMS = 8
 """More than the window holds, each a batch: there is something left to classify when the worker dies."""
 
 
-def until(condition: Callable[[], Any], within_s: float = 120) -> Any:
+def until(condition: Callable[[], Any], within_s: float = 300) -> Any:
     """What the condition gives once that is true."""
     deadline = time.monotonic() + within_s
     while not (found := condition()):
@@ -70,7 +70,7 @@ def test_schedules_fire(standing_form: Standing, tmp_path: Path) -> None:
     server.ask(f"deployments/{server.deployment('enrich')['id']}", {"parameters": nightly}, method="PATCH")
     for name in ("enrich", "reprocess", "drill"):
         server.fire_soon(name)
-    ended = {name: until(partial(server.fired, name, ()), 240)[0]["state"] for name in ("enrich", "reprocess", "drill")}
+    ended = {name: until(partial(server.fired, name, ()), 400)[0]["state"] for name in ("enrich", "reprocess", "drill")}
     assert (ended["enrich"]["type"], ended["reprocess"]["type"]) == ("COMPLETED", "COMPLETED"), ended
     assert "18 of 18 rungs reached" in ended["drill"]["message"]
     assert status(environment)["stored"] == 4
@@ -83,15 +83,16 @@ def test_schedules_fire(standing_form: Standing, tmp_path: Path) -> None:
 )
 def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing, tmp_path: Path) -> None:
     """Through the work pool: classification runs on the worker tagged `GPU`, everything else on the others; that worker
-    is killed with its nanny, and the run completes on the others."""
+    is killed with its nanny, and the run completes on the others. It is stopped before, so that it does no more."""
     native, environment = standing_form
     manifest = write_manifest(tmp_path / "items", ITEMS)
     with Client(environment["REPLI_DASK_ADDRESS"], set_as_default=False) as client:
         client.wait_for_workers(3, timeout=60)
-        client.register_plugin(Whereabouts())
         workers = client.scheduler_info(n_workers=-1)["workers"]
         [with_device] = [address for address, worker in workers.items() if "GPU" in worker["resources"]]
         pid = client.run(os.getpid, workers=[with_device])[with_device]
+        nanny = psutil.Process(pid).ppid()
+        client.register_plugin(Whereabouts(suspends=[pid, nanny], after=("classify_image", "GPU")))
 
         deployment = ask(environment, "deployments/name/enrich/enrich")
         parameters = {"source": str(manifest), "batch_size": 1}
@@ -106,9 +107,8 @@ def test_enrich_as_a_deployment_survives_the_gpu_worker(standing_form: Standing,
             return found if ("classify_image", "GPU") in found else []
 
         before = until(classified)
-        for process in (psutil.Process(pid).parent(), psutil.Process(pid)):
-            assert process
-            process.kill()
+        for process in (nanny, pid):
+            os.kill(process, signal.SIGKILL)
         ended = until(lambda: state() if state().get("type") in ENDED else None)
         after = seen(client)[len(before) :]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import dask.config
 import pytest
 from distributed import LocalCluster
 from prefect import flow, tags, task
@@ -15,6 +16,7 @@ from prefect.states import Completed
 
 from repli.tasks.execution import task_runner
 from repli.tasks.execution.task_runner import StageTaskRunner
+from tests.support.topology import LEAVE_ENVIRONMENT
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,10 @@ def address(server: dict[str, str]) -> Iterator[str]:
         "dashboard_address": "127.0.0.1:0",
         "env": {"PREFECT_API_URL": "http://[::1]:9/api"},
     }
-    with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
+    with (
+        dask.config.set(LEAVE_ENVIRONMENT),
+        LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster,
+    ):
         yield cluster.scheduler_address
 
 
