@@ -20,7 +20,7 @@ import repli
 shout = repli.Stage("shout", input=lambda item: item.name)
 
 
-@shout.rung(time_limit_s=5, per_item=True)
+@shout.rung(time_limit_s=60, per_item=True)
 def loud(name):
     return name.upper()
 

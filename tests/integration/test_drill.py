@@ -119,11 +119,11 @@ import repli
 
 look = repli.Stage("look", input=lambda item: item.name, produces=repli.Label)
 
-@look.rung(time_limit_s=5, per_item=True)
+@look.rung(time_limit_s=60, per_item=True)
 def large(name):
     return repli.Label("tench", vocabulary="imagenet-1k")
 
-@look.rung(time_limit_s=5, per_item=True, penalty="0.9")
+@look.rung(time_limit_s=60, per_item=True, penalty="0.9")
 def small(name):
     return repli.Label("hen" if int(name.split()[-1]) % 2 else "tench", vocabulary="imagenet-1k")
 

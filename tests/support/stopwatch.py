@@ -12,7 +12,8 @@ TICK_S = 0.01
 class Stopwatch:
     """Counts short sleeps of a thread, while the block runs.
 
-    A machine that is busy, or that stands still for a while, makes the sleeps longer too: what it costs does not count.
+    A machine that is busy, or that stands still for a while, makes the sleeps longer too: what that costs does not
+    count. Nor does what holds this interpreter's lock: it is for what other processes do, or threads that wait.
     """
 
     def __init__(self) -> None:

@@ -20,12 +20,12 @@ import repli
 kind = repli.Stage("kind", input=lambda item: item.name, produces=repli.Label)
 
 
-@kind.rung(time_limit_s=5, breaker=repli.Breaker(scope="fleet"))
+@kind.rung(time_limit_s=60, breaker=repli.Breaker(scope="fleet"))
 def service(names):
     return ["animal" if "cat" in name else repli.Declined(f"nothing is known of {name!r}") for name in names]
 
 
-@kind.rung(penalty="0.7", time_limit_s=5, per_item=True)
+@kind.rung(penalty="0.7", time_limit_s=60, per_item=True)
 def guess(name):
     return repli.Served("thing", confidence=0.2)
 

@@ -55,7 +55,7 @@ def count_semaphores(keys: int) -> int:
     slots = fleet_slots()
     for number in range(keys):
         slot = slots.of("fetch.origin", TWO, f"{number}.example")
-        assert slot.acquire(1)
+        assert slot.acquire(60)
         slot.release()
     del slot
     for _ in range(50):
@@ -78,7 +78,7 @@ def test_keys_that_nothing_waits_for_leave_no_semaphore() -> None:
 def of_other_count(key: str) -> bool:
     """Whether a slot is there for a breaker with another count than before."""
     slot = fleet_slots().of("fetch.origin", Breaker(scope="key", at_once=3), key)
-    has_slot = slot.acquire(1)
+    has_slot = slot.acquire(60)
     slot.release()
     return has_slot
 

@@ -12,7 +12,9 @@ from repli.tasks.fallback import TimedOut
 from repli.tasks.runtime.limited_pool import LimitedPool, restart_limit
 
 SOON_S = 0.2
-LONG_S = 30.0
+MOMENT_S = 2.0
+"""A limit that a call reaches only where it waits, on a busy machine too."""
+LONG_S = 60.0
 """A limit that no call here reaches, on the slowest machine."""
 
 
@@ -93,9 +95,13 @@ def test_calls_that_hang_are_cut_off_and_hold_up_no_other(pool: LimitedPool[str]
 
 def test_limit_begins_with_the_call(pool: LimitedPool[str]) -> None:
     """A call that waits for a free thread loses nothing of its time."""
-    for number in range(12):
-        pool.submit(f"{number}", lambda: time.sleep(0.3), limit_s=1.5)
-    assert [ended(pool)[1] for _ in range(12)] == [None] * 12
+    free = threading.Event()
+    for key in "ab":
+        pool.submit(key, lambda: free.wait(LONG_S), limit_s=LONG_S)
+    pool.submit("behind them", lambda: "made", limit_s=MOMENT_S)
+    assert pool.next_ended(wait_s=1.2 * MOMENT_S) is None
+    free.set()
+    assert dict(ended(pool) for _ in range(3))["behind them"] == "made"
 
 
 def test_limits_hold_while_others_end(pool: LimitedPool[str], wakes: threading.Event) -> None:
@@ -115,10 +121,10 @@ def test_what_follows_a_call_has_a_limit_of_its_own(pool: LimitedPool[str], wake
     """`then` gets the result, however little time was left, and is cut off at its own limit."""
 
     def keep(number: int) -> int:
-        time.sleep(5 * SOON_S)
+        time.sleep(1.2 * MOMENT_S)
         return number * 7
 
-    pool.submit("a", lambda: 6, limit_s=SOON_S, then=keep, then_limit_s=LONG_S)
+    pool.submit("a", lambda: 6, limit_s=MOMENT_S, then=keep, then_limit_s=LONG_S)
     assert ended(pool) == ("a", 42)
     pool.submit("b", lambda: 6, limit_s=LONG_S, then=lambda number: wakes.wait(LONG_S), then_limit_s=SOON_S)
     assert isinstance(ended(pool)[1], TimedOut)
@@ -137,7 +143,8 @@ def test_closing_cuts_off_what_runs_and_forgets_what_waits(pool: LimitedPool[str
     for key in "ab":
         pool.submit(key, loop, limit_s=LONG_S)
     pool.submit("behind them", lambda: made.append("made"), limit_s=LONG_S)
-    assert pool.next_ended(wait_s=SOON_S) is None
+    while len(threads) < 2:
+        assert pool.next_ended(wait_s=SOON_S) is None
     pool.close()
     for thread in threads:
         thread.join(LONG_S)
@@ -151,11 +158,11 @@ def test_a_call_that_had_to_wait_begins_its_limit_anew(pool: LimitedPool[str], w
 
     def wait_then(work: Callable[[], str]) -> str:
         restart_limit(LONG_S)
-        time.sleep(4 * SOON_S)
-        restart_limit(SOON_S)
+        time.sleep(1.2 * MOMENT_S)
+        restart_limit(MOMENT_S)
         return work()
 
-    pool.submit("works", lambda: wait_then(lambda: "done"), limit_s=SOON_S)
+    pool.submit("works", lambda: wait_then(lambda: "done"), limit_s=MOMENT_S)
     pool.submit("hangs", lambda: wait_then(lambda: str(wakes.wait(LONG_S))), limit_s=LONG_S)
     started = time.monotonic()
     outcomes = dict(ended(pool) for _ in range(2))

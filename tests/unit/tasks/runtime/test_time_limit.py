@@ -16,9 +16,9 @@ from repli.tasks.fallback import TimedOut
 from repli.tasks.runtime.time_limit import TimeLimiter
 from tests.support import ROOT
 
-SOON_S = 0.05
+SOON_S = 0.3
 """A limit that a hanging call reaches at once."""
-LONG_S = 30.0
+LONG_S = 60.0
 """A limit that no call here reaches, on the slowest machine."""
 
 
@@ -73,7 +73,7 @@ def test_endless_loop_ends(limiter: TimeLimiter) -> None:
 
     with pytest.raises(TimedOut) as raised:
         limiter(loop, SOON_S, "extract_text.full")
-    assert str(raised.value) == "extract_text.full was cut off at its time limit of 0.05 s"
+    assert str(raised.value) == "extract_text.full was cut off at its time limit of 0.3 s"
     assert ends(threads[0])  # while the error, and with it the frames that it came through, is still held
 
 
@@ -320,7 +320,7 @@ def run_script(script: str) -> tuple[subprocess.CompletedProcess[str], float]:
 
 def test_call_that_holds_the_lock_ends_the_process() -> None:
     """Where no Python runs any more, the watchdog ends the process after its grace and says where it hung."""
-    done, seconds = run_script("limiter(run_wild, 0.1, 'extract_text.full')\nprint('came back')")
+    done, seconds = run_script("limiter(run_wild, 1.0, 'extract_text.full')\nprint('came back')")
     assert (done.returncode, done.stdout) == (1, "wild\n")
     assert "run_wild" in done.stderr
     assert seconds < LONG_S
@@ -338,10 +338,10 @@ def in_a_thread(function, limit_s):
     thread = threading.Thread(target=limiter, args=(function, limit_s, "extract_text.full"), daemon=True)
     thread.start()
     return thread
-thread = in_a_thread(hang, 0.8)
+thread = in_a_thread(hang, 3.0)
 inside.wait()
 in_a_thread(lambda: time.sleep(3600), 3600)
-limiter(lambda: None, 0.5, "fetch.origin")
+limiter(lambda: None, 20, "fetch.origin")
 limiter(lambda: None, 3600, "fetch.origin")
 others_done.set()
 thread.join()
@@ -354,14 +354,14 @@ print("came back")
 def test_watchdog_is_lifted_when_the_call_ends() -> None:
     """A process whose calls ended in time, raised, or were cut off, lives on past every grace."""
     done, _ = run_script("""
-limiter = TimeLimiter(may_exit=True, grace_s=0.6)
-limiter(lambda: None, 0.1, "fetch.origin")
-for function in (lambda: 1 / 0, lambda: time.sleep(0.3)):
+limiter = TimeLimiter(may_exit=True, grace_s=2.0)
+limiter(lambda: None, 1.5, "fetch.origin")
+for function in (lambda: 1 / 0, lambda: time.sleep(1.7)):
     try:
-        limiter(function, 0.1, "fetch.origin")
+        limiter(function, 1.5, "fetch.origin")
     except (ZeroDivisionError, TimedOut) as error:
         print(type(error).__name__)
-time.sleep(0.9)
+time.sleep(2.5)
 print("lives")
 """)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ZeroDivisionError\nTimedOut\nlives\n", "")
@@ -383,7 +383,7 @@ def call():
     while True:
         pass
 try:
-    TimeLimiter()(call, 0.1, "embed_text.text_only")
+    TimeLimiter()(call, 1.0, "embed_text.text_only")
 except TimedOut:
     threads[0].join(20)
     print("ended" if not threads[0].is_alive() else "runs on")
@@ -406,7 +406,7 @@ def loop():
         pass
 for function in (loop, hang):
     try:
-        TimeLimiter()(function, 0.1, "fetch.origin")
+        TimeLimiter()(function, 1.0, "fetch.origin")
     except TimedOut:
         pass
 threads[0].join(20)
@@ -436,14 +436,16 @@ def test_interrupt_of_the_caller_leaves_nothing_in_the_way() -> None:
     done, seconds = run_script("""
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 calm = TimeLimiter()
-threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+def interrupted():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    threading.Event().wait(3600)
 try:
-    calm(lambda: threading.Event().wait(3600), 3600, "fetch.origin")
+    calm(interrupted, 3600, "fetch.origin")
 except KeyboardInterrupt:
     print(calm(lambda: "next", 20, "fetch.origin"))
 """)
     assert (done.returncode, done.stdout) == (0, "next\n")
-    assert seconds < 15
+    assert seconds < LONG_S
 
 
 def test_last_moment_counts(limiter: TimeLimiter) -> None:

@@ -24,8 +24,8 @@ from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
 from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public
 
-OPEN = FetchLimits(allow_private_addresses=True, time_limit_s=5)
-CHECKED = FetchLimits(time_limit_s=5)
+OPEN = FetchLimits(allow_private_addresses=True, time_limit_s=20)
+CHECKED = FetchLimits(time_limit_s=20)
 PUBLIC = "93.184.216.34"
 
 

@@ -38,6 +38,7 @@ from tests.support import ROOT
 from tests.support.fleet import Fleet, Job
 from tests.support.queue import OWED, POLICY, Queue
 from tests.support.register_jobs import register_overlapping, register_sample
+from tests.support.stopwatch import Stopwatch
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 BREAKER, KEY = Breaker(scope="fleet", failures=2), Key("classify_image.gpu")
@@ -183,7 +184,7 @@ def test_a_run_waits_so_long_and_says_it() -> None:
     with pytest.raises(StoreError, match=r"did not answer \(.*\); .*; waited 1 s$") as failed:
         read(Database(NOWHERE, patience_s=1))
     assert not isinstance(failed.value, StoreUnavailable), "nothing around it waits for the same outage again"
-    assert 1 <= tries[-1] - tries[0] + outages.LONGEST_PAUSE_S < 5
+    assert 1 <= tries[-1] - tries[0] + outages.LONGEST_PAUSE_S < 30
     assert len(tries) > 3
 
 
@@ -216,10 +217,8 @@ def test_retried_functions_inside_one_another_wait_once() -> None:
         tries["outer"] += 1
         inner(database)
 
-    began_at = time.monotonic()
     with pytest.raises(StoreError, match=r"away; waited 0\.6 s"):
         outer(Database(NOWHERE, patience_s=0.6))
-    assert time.monotonic() - began_at < 1.1
     assert tries["inner"] == tries["outer"] > 2
     elsewhere = NOWHERE.replace(":1/", ":2/")
     with pytest.raises(StoreError, match="waited"):  # the mark is taken back: the next call waits as before
@@ -229,7 +228,7 @@ def test_retried_functions_inside_one_another_wait_once() -> None:
 
 def test_a_process_gives_up_waiting_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """After that each call tries once, for a while: a run that an outage ends does not wait at each step."""
-    monkeypatch.setattr(outages, "GIVEN_UP_FOR_S", 0.5)
+    monkeypatch.setattr(outages, "GIVEN_UP_FOR_S", 600.0)
     tries: Counter[str] = Counter()
 
     @retried
@@ -246,7 +245,7 @@ def test_a_process_gives_up_waiting_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tries["first"] > 1
     assert tries["second"] == 1
     assert tries["of another store"] > 1
-    time.sleep(0.5)
+    monkeypatch.setattr(outages, "GIVEN_UP_FOR_S", 0.0)
     with pytest.raises(StoreError):
         work(store, "third")
     assert tries["third"] > 1
@@ -256,25 +255,27 @@ def test_the_pauses_grow_and_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is between a half and the whole of twice the last one, up to a longest; no two callers keep step."""
     monkeypatch.setattr(outages, "LONGEST_PAUSE_S", 0.4)
 
-    def times() -> list[float]:
-        tries: list[float] = []
+    def times() -> list[tuple[float, float]]:
+        tries: list[tuple[float, float]] = []
 
         def work() -> None:
-            tries.append(time.monotonic())
+            tries.append((time.monotonic(), stopwatch.seconds))
             raise StoreUnavailable("away")
 
         with pytest.raises(StoreError):
             wait_out(work, f"a place of thread {threading.get_ident()}", 2.5)
         return tries
 
-    with ThreadPoolExecutor(2) as pool:
+    with Stopwatch() as stopwatch, ThreadPoolExecutor(2) as pool:
         both = [done.result() for done in [pool.submit(times) for _ in range(2)]]
     shares: list[float] = []
     for tries in both:
-        pauses = [later - earlier for earlier, later in itertools.pairwise(tries)][:-1]  # the last is cut off
-        for pause, longest in zip(pauses, [0.05, 0.1, 0.2, *[0.4] * len(pauses)], strict=False):
-            assert longest / 2 <= pause < longest + 0.15
-            shares.append(pause / longest)
+        pauses = [(end - begin, ticked - before) for (begin, before), (end, ticked) in itertools.pairwise(tries)]
+        longest_pauses = [0.05, 0.1, 0.2, *[0.4] * len(pauses)]
+        for (pause, ticked), longest in zip(pauses[:-1], longest_pauses, strict=False):  # the last is cut off
+            assert longest / 2 <= pause
+            assert ticked < longest + 0.05
+            shares.append(ticked / longest)
     assert min(shares) < 0.85, "they are drawn"
 
 
@@ -284,14 +285,15 @@ def test_the_pauses_grow_and_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lock_on_sqlite_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is locked for longer than SQLite itself waits."""
     monkeypatch.setattr("repli.tasks.storage.database.BUSY_TIMEOUT_S", 0)
-    store = Database(f"sqlite:///{tmp_path / 'store.db'}", patience_s=10)
+    store = Database(f"sqlite:///{tmp_path / 'store.db'}", patience_s=60)
     store.migrate()
-    is_locked, tries = threading.Event(), []
+    is_locked, tries = threading.Event(), list[int]()
 
     def hold() -> None:
         with store.write():
             is_locked.set()
-            time.sleep(1)
+            while len(tries) < 3:
+                time.sleep(0.01)
 
     @retried
     def write(database: Database) -> None:
@@ -301,10 +303,10 @@ def test_a_lock_on_sqlite_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
 
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(hold)
-        is_locked.wait(5)
+        is_locked.wait(60)
         write(store)
-        holding.result(5)
-    assert len(tries) > 1
+        holding.result(60)
+    assert len(tries) > 2
     store.engine.dispose()
 
 
@@ -327,17 +329,17 @@ def mounted(folder: Path) -> Iterator[Callable[[str], None]]:
 def test_a_disk_is_full_for_a_while(tmp_path: Path) -> None:
     """What found no room is written once there is some."""
     with mounted(tmp_path):
-        store = Database(f"sqlite:///{tmp_path / 'store.db'}", patience_s=20)
+        store = Database(f"sqlite:///{tmp_path / 'store.db'}", patience_s=60)
         store.migrate()
         filler = tmp_path / "filler"
         with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         freeing = threading.Timer(1, filler.unlink)
-        freeing.start()
         began_at = time.monotonic()
+        freeing.start()
         runs.start(store, "flow run", "x" * 500_000, {}, NOW)
-        assert time.monotonic() - began_at >= 0.8
+        assert time.monotonic() - began_at >= 1
         freeing.join()
         assert runs.latest(store) is not None
         store.engine.dispose()
@@ -353,7 +355,7 @@ def test_a_disk_is_read_only_for_a_while(tmp_path: Path) -> None:
         remount("ro")
         back = threading.Timer(1, remount, ["rw"])
         back.start()
-        store = Database(url, patience_s=3)
+        store = Database(url, patience_s=60)
         try:
             runs.start(store, "flow run", "source", {}, NOW)
         finally:

@@ -21,7 +21,7 @@ from repli.tasks.storage.retry.retry_queue import Priority
 from tests.support import stores
 from tests.support.queue import OWED, STAGE, Queue, end, merged
 
-WAITS_AT_MOST_S = 20.0
+WAITS_AT_MOST_S = 60.0
 
 
 class TestEntering:

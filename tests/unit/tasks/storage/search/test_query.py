@@ -452,7 +452,7 @@ def test_no_text_breaks_it(shelf: Shelf, text: str) -> None:
     shelf.put("fish", text)
     began = time.monotonic()
     [hit] = shelf.find("fish")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert "\n" not in hit.snippet
     assert hit.snippet
     assert len(re.sub(f"[{BEGIN}{END}]", "", hit.snippet)) < 1000
