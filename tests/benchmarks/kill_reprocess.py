@@ -47,7 +47,7 @@ WITHIN_S = 0.5
 KILLED_AT_WORK = 0.9
 """Of the kills, at least this part has to fall while the run is at work."""
 BATCH = 2
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from repli.tasks.storage.search.query import search
 from tests.benchmarks.kill_reprocess import ITEMS_PER_KILL, campaign
 from tests.support.preloaded import Preloaded, Shop
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
 
 KILLS = 6
 

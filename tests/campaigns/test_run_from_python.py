@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command_line import environment
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.campaign]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.campaign]
 
 SCRIPT = """
 import json

@@ -20,7 +20,7 @@ from tests.support.slow_batches import Slow
 from tests.support.stopwatch import Stopwatch
 from tests.support.terminal import ESCAPE, OnTerminal, alive_after, processes_of
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
 
 CONTINUES = "repli: interrupted; what is finished is stored, the same command continues from there"
 BEGINS_AGAIN = "repli: interrupted; the same command begins again"

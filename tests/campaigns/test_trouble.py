@@ -8,7 +8,7 @@ import pytest
 
 from tests.benchmarks.trouble import campaign
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1200)]
 
 RUNS = 5
 

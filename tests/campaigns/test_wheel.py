@@ -15,7 +15,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.command_line import environment, write_manifest
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

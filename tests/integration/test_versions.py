@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -58,11 +57,15 @@ def is_halfway(shop: Shop) -> bool:
     return 0 < versions(shop)[OLD] < ITEMS
 
 
-def kill_when(command: Command, is_time: Callable[[], bool]) -> None:
-    while not is_time():
+def kill_halfway(shop: Shop, command: Command) -> None:
+    """Kill a command once some items are of the new model; it cannot write while one looks."""
+    is_killed = False
+    while not is_killed:
         assert not command.has_ended(), "it ended before it could be killed"
         time.sleep(0.01)
-    command.kill()
+        with shop.store.write():
+            if is_killed := is_halfway(shop):
+                command.kill()
 
 
 def expire_claims(shop: Shop) -> None:
@@ -101,7 +104,7 @@ def test_a_new_text_model_is_told_and_cured_through_a_kill(shop: Shop, new_model
     assert (len(meanwhile["hits"]), spaces(meanwhile)) == (ITEMS, [(ITEMS, False, True)])
 
     order = ("reprocess", "--outdated", "--batch-size", "4")
-    kill_when(shop.begin(*order, **renewed), lambda: is_halfway(shop))
+    kill_halfway(shop, shop.begin(*order, **renewed))
     halfway = shop.json("status", **renewed)
     assert 0 < halfway["outdated"]["embed_text"] < ITEMS
     found = shop.json(*query, **renewed)

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 WIDTH, HEIGHT = 1180, 1000
 SECONDS = 1000.0
-COMES_UP_WITHIN_S = 60
+COMES_UP_WITHIN_S = 120
 DRAWN_AFTER = 2 * SECONDS
 
 
@@ -25,7 +25,7 @@ def wait_for_dashboard(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + COMES_UP_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urlopen(f"{url}_stcore/health", timeout=5):
+            with urlopen(f"{url}_stcore/health", timeout=20):
                 return
         except OSError:
             time.sleep(0.2)
@@ -42,7 +42,8 @@ def open_page() -> Iterator[Page]:
         # Its sandbox refuses root, which containers often are. All that is shown is our own.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.set_default_timeout(30 * SECONDS)
+        page.set_default_timeout(COMES_UP_WITHIN_S * SECONDS)
+        expect.set_options(timeout=COMES_UP_WITHIN_S * SECONDS)  # otherwise five seconds
         yield page
         browser.close()
 

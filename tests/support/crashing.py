@@ -29,7 +29,7 @@ from tests.support.small_pipeline import BROKEN, GPU, MODEL, EnrichRun, Reproces
 from tests.support.stores import delete_all
 
 PATIENCE_S = 60.0
-ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 200.0
 BLOCKED_AFTER_S = 0.1
 """Seconds after which a run that has not ended beside a stopped one waits for a lock of that."""
 

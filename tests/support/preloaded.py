@@ -31,7 +31,7 @@ PRELOADED = (
     "repli.flows.cli.render",
     "matplotlib.figure",
 )
-ENDS_WITHIN_S = 150.0
+ENDS_WITHIN_S = 250.0
 LOOK_EVERY_S = 0.01
 
 
@@ -102,7 +102,7 @@ class Command:
     def kill(self) -> None:
         """`kill -9` of the whole group. Nothing of it lives when this returns."""
         os.killpg(self._pid, signal.SIGKILL)
-        assert self.has_ended(10)
+        assert self.has_ended(60)
 
     def done(self) -> subprocess.CompletedProcess[str]:
         """How it ended, once it has."""

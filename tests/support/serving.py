@@ -21,7 +21,7 @@ READY = "Ctrl-C stops it"
 ENDS_WITHIN_S = 10.0
 OUTLIVES_AT_MOST_S = 2.0
 KILLED_ENDS_WITHIN_S = 60.0
-"""After `kill -9` each process notices by itself that the others are gone."""
+"""After `kill -9`, or by itself: each process notices that the others are gone."""
 
 
 class Serving(Deployments):
@@ -97,7 +97,7 @@ class Serving(Deployments):
 
     def ended(self) -> tuple[int, str]:
         """Its exit status and what it said last, once it has ended by itself."""
-        said, _ = self._process.communicate(timeout=ENDS_WITHIN_S)
+        said, _ = self._process.communicate(timeout=KILLED_ENDS_WITHIN_S)
         return self._process.returncode, said
 
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str, list[psutil.Process]]:
@@ -112,7 +112,7 @@ class Serving(Deployments):
         return self._process.returncode, said, alive
 
 
-def until(condition: Callable[[], Any], within_s: float = 90.0, otherwise: str = "it does not come to be") -> Any:
+def until(condition: Callable[[], Any], within_s: float = 200.0, otherwise: str = "it does not come to be") -> Any:
     """What the condition gives once that is true."""
     deadline = time.monotonic() + within_s
     while not (found := condition()):

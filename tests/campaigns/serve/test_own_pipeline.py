@@ -12,7 +12,7 @@ from tests.support.prefect_api import ENDED
 from tests.support.server_logs import ServerLogs
 from tests.support.serving import Serving, until
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.campaign]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.campaign]
 
 KINDS = """
 import repli

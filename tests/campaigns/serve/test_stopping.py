@@ -19,7 +19,7 @@ from tests.support.prefect_api import free_port
 from tests.support.serving import ENDS_WITHIN_S, OUTLIVES_AT_MOST_S, READY, Serving, until
 from tests.support.terminal import alive_after
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1200)]
 
 
 PHASES = ("starting ", "waiting for the Prefect server", "registering blocks and deployments")

@@ -20,7 +20,7 @@ from tests.support import stress_jobs
 from tests.support.fleet import GO, READY, Fleet
 from tests.support.stress_jobs import Work
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
 
 IDS = tuple(f"item {number:02}" for number in range(30))
 SECONDS = 12.0

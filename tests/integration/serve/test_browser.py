@@ -11,7 +11,7 @@ from tests.support.browser import SECONDS, open_page, picture
 from tests.support.command_line import write_manifest
 from tests.support.serving import Serving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def parameter(page: Page, title: str) -> Locator:
@@ -47,7 +47,7 @@ def test_a_run_from_the_form_to_its_report(served: Serving, tmp_path_factory: py
 
         page.get_by_role("button", name="View run").first.dispatch_event("click")  # it slides in, and covers itself
         state = page.locator(".page-heading").get_by_text("Degraded", exact=True)
-        expect(state).to_be_visible(timeout=90 * SECONDS)
+        expect(state).to_be_visible(timeout=300 * SECONDS)
         page.reload()
         report = page.get_by_text("enrich-report", exact=True)
         page.get_by_text("Artifacts", exact=True).click()
