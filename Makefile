@@ -9,10 +9,11 @@ HOME_OF_DEMO ?= .repli/demo
 demo: install
 	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli demo
 
+# Three processes on two cores: the tests wait for a third of their time.
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
-# Whole clusters, killed in the midst of their work. CI runs these too.
+# Whole clusters, killed in the midst of their work: half an hour on two cores, so CI leaves them out.
 campaigns: install
 	$(BIN)/python -m pytest -m campaign -n 2
 

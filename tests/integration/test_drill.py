@@ -181,6 +181,7 @@ def killing(stage: str, killer: str) -> StageVerdict:
     return [RungVerdict(stage=stage, rung="primary")], []
 
 
+@pytest.mark.campaign
 def test_a_stage_that_kills_its_worker_is_blamed_alone() -> None:
     """All stages wait on one worker, which one of them kills. Begun again, each alone, the others are drilled."""
     with (

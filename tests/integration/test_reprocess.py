@@ -480,6 +480,7 @@ def test_a_rung_that_does_not_go_with_another_is_named(
     assert {row["rung"] for key, row in steps_of(shop.store).items() if key[1] == "embed_text"} == {"text_and_label"}
 
 
+@pytest.mark.campaign
 def test_items_that_nothing_mends_do_not_keep_the_others_waiting(preloaded: Preloaded, tmp_path: Path) -> None:
     """Thirty pictures that no model can open are first in line; those behind them are whole after one run."""
     shop = Shop(preloaded, tmp_path / "home")
@@ -495,6 +496,7 @@ def test_items_that_nothing_mends_do_not_keep_the_others_waiting(preloaded: Prel
     assert {quality for item_id, quality in after.items() if item_id not in broken} == {1.0}
 
 
+@pytest.mark.campaign
 def test_items_that_are_barred_do_not_keep_the_others_waiting(preloaded: Preloaded, tmp_path: Path) -> None:
     """Labels by `rules` bar 24 items from a better vector while the models are held back: they are left where they are,
     and what comes after them is whole."""
@@ -515,6 +517,7 @@ def test_items_that_are_barred_do_not_keep_the_others_waiting(preloaded: Preload
     assert set(qualities(shop.store).values()) == {1.0}
 
 
+@pytest.mark.campaign
 def test_runs_side_by_side_share_the_work(preloaded: Preloaded, tmp_path: Path) -> None:
     """Two `reprocess`, an `enrich` of other items and one that refreshes some of the same, which asks for no claim: no
     item is done by both `reprocess`, and nothing is left."""

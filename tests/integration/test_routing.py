@@ -161,6 +161,7 @@ def test_the_only_worker_with_the_tag_dies_and_nothing_waits_for_it(
     assert last.stages["classify_image"].status.is_done
 
 
+@pytest.mark.campaign
 def test_a_report_that_dies_with_its_worker_is_made_again(small: Topology) -> None:
     """A task is over, and while its report is on the way the worker dies: nothing waits for a worker like it."""
     worker = small.add_worker("--resources", "GPU=1", place="1")

@@ -25,9 +25,8 @@ MOMENTS: dict[str, Callable[[SlowRun], bool]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "moment", [pytest.param(name, marks=[pytest.mark.campaign] if name != "amid" else []) for name in MOMENTS]
-)
+@pytest.mark.campaign
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_private_server_that_is_killed_costs_nothing_but_records(tmp_path: Path, moment: str) -> None:
     """It is started again, and the run ends as completed with nothing on stderr."""
     run = SlowRun(tmp_path, ITEMS)

@@ -21,10 +21,18 @@ ENDS_WITHIN_S = 30
 @pytest.mark.parametrize(
     ("server", "told"),
     [
-        (nullcontext(nobody()), "did not answer (Connection refused); check that it runs, and correct PREFECT_API_URL"),
-        (mute_server(), "did not answer within 10 s; check that it runs, and correct PREFECT_API_URL or unset it"),
+        pytest.param(
+            nullcontext(nobody()),
+            "did not answer (Connection refused); check that it runs, and correct PREFECT_API_URL",
+            id="refused",
+        ),
+        pytest.param(
+            mute_server(),
+            "did not answer within 10 s; check that it runs, and correct PREFECT_API_URL or unset it",
+            id="mute",
+            marks=pytest.mark.campaign,
+        ),
     ],
-    ids=["refused", "mute"],
 )
 def test_a_run_ends_at_once_in_one_line(
     repli: Repli, tmp_path: Path, server: AbstractContextManager[str], told: str

@@ -80,6 +80,7 @@ def spaces(found: Any) -> list[tuple[int, bool, bool]]:
     return sorted((one["items"], one["is_present"], one["is_searched"]) for one in found["spaces"])
 
 
+@pytest.mark.campaign
 def test_a_new_text_model_is_told_and_cured_through_a_kill(shop: Shop, new_model: Path, tmp_path: Path) -> None:
     """Status, the report of a run, search and `reprocess --outdated`, before, halfway and after."""
     manifest = write_items(tmp_path / "items.jsonl")

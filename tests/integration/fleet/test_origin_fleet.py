@@ -36,7 +36,9 @@ def read(fleet: Fleet, database: Database, workers: int, served: Sequence[Origin
     return fleet.do(database, read_pages, [{"pages": pages, "time_limit_s": LIMIT_S}] * workers)
 
 
-@pytest.mark.parametrize("workers", [1, 8, 32])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.campaign), 8, pytest.param(32, marks=pytest.mark.campaign)]
+)
 def test_servers_that_are_down_are_asked_a_bounded_number_of_times(
     database: Database, fleet: Fleet, workers: int
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_template_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["prefect.db"]
 
 
+@pytest.mark.campaign
 def test_prefects_own_migrations_make_it(tmp_path: Path) -> None:
     """The first home migrates, and the second copies: the same schema and revision, and no row of a run in either."""
     cache, first, second = tmp_path / "cache", tmp_path / "first", tmp_path / "second"

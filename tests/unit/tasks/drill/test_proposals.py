@@ -78,7 +78,9 @@ def test_the_number_is_an_improvement_wherever_the_truth_lies(
             assert abs(found - wanted) <= abs(declared - wanted) + 1e-9
 
 
-@pytest.mark.parametrize("drills", [1, 2], ids=["same answers", "other answers"])
+@pytest.mark.parametrize(
+    "drills", [pytest.param(1, id="same answers"), pytest.param(2, id="other answers", marks=pytest.mark.campaign)]
+)
 def test_a_proposal_never_moves_away_from_the_truth(drills: int) -> None:
     """Of a thousand simulated pairs of drills with any declared penalty; and a penalty that is far off is found. The
     second drill may have answers of its own, or use those of the first again."""

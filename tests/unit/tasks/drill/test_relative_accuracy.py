@@ -52,6 +52,7 @@ def test_the_interval_from_answers_covers_the_truth_of_a_thousand_drills() -> No
     assert 0.93 <= covered / DRILLS <= 0.97
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     "truth",
     [

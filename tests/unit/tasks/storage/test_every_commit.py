@@ -18,6 +18,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     database.engine.dispose()
 
 
+@pytest.mark.campaign
 def test_a_run_may_be_killed_at_every_commit(scenario: Scenario) -> None:
     positions = scenario.positions()
     broken = [problem for act, number in positions for problem in scenario.kill(act, number, Place.COMMITTED)]
