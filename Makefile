@@ -64,4 +64,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .repli
+	rm -rf $(VENV) .repli build
