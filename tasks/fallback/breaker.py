@@ -1,7 +1,7 @@
 """Circuit breaker state machine: pure, no clock and no I/O.
 
 ``step(breaker, state, event, now) -> (state, decision)``: the caller supplies the time and stores the state. `MOVES`
-lists every move and its cause; the README's diagram is generated from it.
+lists every move and its cause; the diagram in docs/concepts/breakers.md is generated from it.
 
 While **closed**, calls go through, and N failures within a window open the breaker; a batch of which nothing is served
 is one failure. While **open**, calls are refused until the cool-down ends. Then the breaker is **half-open**: one

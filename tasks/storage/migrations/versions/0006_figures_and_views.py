@@ -1,6 +1,6 @@
 """The quality of the store at the end of each run, an index to count items by, and views for other tools.
 
-The README documents the views, so their columns are an outside form: they may gain some, and lose none.
+docs/reference/sql-views.md has the views, so their columns are an outside form: they may gain some, and lose none.
 """
 
 import sqlalchemy as sa

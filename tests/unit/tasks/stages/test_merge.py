@@ -56,7 +56,7 @@ MAY_MERGE = partial(merge, PIPELINE.rules)
 
 
 def is_forbidden(way: Mapping[str, str | None]) -> bool:
-    """The two rules of the README, by hand."""
+    """The two rules of docs/concepts/rules.md, by hand."""
     is_poisoned = way["classify_image"] in {"rules", SKIP} and way["embed_text"] == "text_and_label"
     return is_poisoned or (way["extract_text"] in {"name_only", SKIP} and way["embed_text"] == "hashed")
 

@@ -111,25 +111,25 @@ def test_repli_steps_has_a_row_an_item_and_stage(database: Database, registered:
     )
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "sql-views.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("view", ["repli_items", "repli_steps"])
-def test_the_readme_has_every_column(database: Database, view: str) -> None:
-    """The tables of the README name the columns that the views have, and no others."""
-    documented = README.split(f"`{view}`, a row", 1)[1].split("\n\n")[1]
+def test_the_page_has_every_column(database: Database, view: str) -> None:
+    """The tables of the page name the columns that the views have, and no others."""
+    documented = PAGE.split(f"`{view}`, a row", 1)[1].split("\n\n")[1]
     names = [name for row in documented.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     with database.read() as connection:
         assert sorted(names) == sorted(connection.execute(sa.text(f"SELECT * FROM {view}")).keys())
 
 
-def test_the_query_of_the_readme_runs(database: Database, registered: Callable[..., str]) -> None:
+def test_the_query_of_the_page_runs(database: Database, registered: Callable[..., str]) -> None:
     """It says what costs the most quality."""
     registered("cat", "dog", "cow")
     less = {"status": Status.DEGRADED, "error": GONE}
     results.save(database, [step(id_, "classify_image", rung="cpu", **less) for id_ in ("cat", "dog")])
     results.save(database, [step("cow", "embed_text", rung="hashed", **less)])
-    query = README.split("```sql\n")[1].split("```")[0]
+    query = PAGE.split("```sql\n")[1].split("```")[0]
     assert [tuple(row.values()) for row in rows(database, query)] == [
         ("classify_image", "cpu", "OutOfMemory", 2),
         ("embed_text", "hashed", "OutOfMemory", 1),
