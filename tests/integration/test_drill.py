@@ -27,7 +27,7 @@ from tests.support.prefect_api import events
 from tests.support.preloaded import Preloaded, Shop
 from tests.support.topology import LEAVE_ENVIRONMENT
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.campaign
