@@ -41,8 +41,8 @@ TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/inte
 """Folders whose tests share what is dear to start."""
 
 
-SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-"""Variables that pytest and torch set in this process."""
+SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "__DASK_PARENT_PID"}
+"""Variables that pytest, torch and Dask set in their process."""
 
 
 class ByFolder(LoadScopeScheduling):
