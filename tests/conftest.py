@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from xdist.scheduler import LoadScopeScheduling
@@ -32,12 +33,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What is made once per user and machine is made once for the tests, and leaves what the user has alone.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "user")
 
+# A machine that is busy for a while makes no example slow, nor their making.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
+
 TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/integration/serve", "tests/campaigns/infra")
 """Folders whose tests share what is dear to start."""
 
 
-SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-"""Variables that pytest and torch set in this process."""
+SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "__DASK_PARENT_PID"}
+"""Variables that pytest, torch and Dask set in their process."""
 
 
 class ByFolder(LoadScopeScheduling):

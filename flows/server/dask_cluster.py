@@ -167,12 +167,13 @@ def _dask_options(workers: int) -> dict[str, Any]:
 
 
 def _worker_variables(workers: int) -> dict[str, str]:
-    """Return the variables that a nanny sets before it starts its worker, if this process has no others."""
+    """Return the variables that a nanny sets before it starts its worker, most if this process has no others."""
     import dask.config
 
     with dask.config.set(_dask_options(workers)):
         configured = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))  # the block's end changes the mapping
-    return {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+    variables = {name: os.environ.get(name, str(value)) for name, value in configured.items() if value is not None}
+    return {**variables, "PYTHONHASHSEED": HASH_SEED}
 
 
 def _stage_imports(settings: Settings) -> str:
@@ -205,7 +206,7 @@ def preload_workers(settings: Settings, batches: int | None = None) -> None:
     resource_tracker.ensure_running()  # first: its start unblocks the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with environment({"PYTHONHASHSEED": HASH_SEED, STAGE_IMPORTS: modules, **variables}):
+        with environment({STAGE_IMPORTS: modules, **variables}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -27,7 +27,7 @@ from tests.support.default_pipeline import STAGE_NAMES
 from tests.support.preloaded import Preloaded, Shop
 from tests.support.progress_lines import without_progress
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 SECRET = "hunter2-kept-to-itself"
 KINDS = ("item-store", "enrichment-policy", "repli-cluster", "repli-text-model")

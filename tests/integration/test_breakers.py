@@ -11,7 +11,7 @@ import pytest
 from tests.support.command_line import Repli, write_manifest
 from tests.support.prefect_api import ask, events
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 GPU = "classify_image.gpu"
 

@@ -22,7 +22,7 @@ from repli.tasks.storage.database import Database
 from tests.support.command_line import Repli, command, environment, write_manifest
 
 # A server and workers that a test starts for itself take half a minute on two cores.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 FULL_OUTAGE = ("classify_image.gpu=oom", "embed_text.text_and_label=error", "embed_text.text_only=error")
 

@@ -67,12 +67,16 @@ def test_a_worker_has_the_environment_of_its_cluster(tmp_path: Path) -> None:
 
 
 START_FORK_SERVER = """
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from repli.flows.server.dask_cluster import preload_workers
 from repli.tasks.settings import Settings
 preload_workers(Settings.from_environment(), batches=1)
-print(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/environ").read_text().replace("\\0", "\\n"))
+process = Path(f"/proc/{forkserver._forkserver._forkserver_pid}")
+while (process / "cmdline").read_text() == Path("/proc/self/cmdline").read_text():
+    time.sleep(0.01)  # it is a fork of this process until then
+print((process / "environ").read_text().replace("\\0", "\\n"))
 """
 
 

@@ -32,7 +32,7 @@ from tests.support.in_process import enrich
 from tests.support.prefect_api import free_port
 
 pytest.importorskip("streamlit", reason="the extra `dashboard` is not installed")
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PATIENCE_S = 60
 SHOWN = 30_000

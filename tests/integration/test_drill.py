@@ -25,9 +25,9 @@ from tests.support.command_line import Repli, write_manifest
 from tests.support.default_pipeline import CHAINS, STAGES
 from tests.support.prefect_api import events
 from tests.support.preloaded import Preloaded, Shop
-from tests.support.topology import LEAVE_ENVIRONMENT
+from tests.support.topology import environment_kept
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.campaign
@@ -185,7 +185,8 @@ def killing(stage: str, killer: str) -> StageVerdict:
 def test_a_stage_that_kills_its_worker_is_blamed_alone() -> None:
     """All stages wait on one worker, which one of them kills. Begun again, each alone, the others are drilled."""
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0, **LEAVE_ENVIRONMENT}),
+        environment_kept(),
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -11,7 +11,7 @@ import pytest
 from tests.support.command_line import Repli, command, environment
 from tests.support.photos import clear_photo
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ROWS = (
     'Nr;Titel;"Beschreibung";Bild',

@@ -26,9 +26,12 @@ from repli.tasks.storage.views import lookup
 from tests.integration.test_breakers import ask
 from tests.support.command_line import write_manifest
 from tests.support.default_pipeline import STAGE_NAMES, STORED
+from tests.support.prefect_api import Deployments
 from tests.support.preloaded import Preloaded, Shop
+from tests.support.serving import until
+from tests.support.stores import hold_open
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 OUTAGE = ("classify_image.gpu=error", "embed_text.text_and_label=error", "embed_text.text_only=error")
 BREAKERS = tuple(fault.partition("=")[0] for fault in OUTAGE)
@@ -113,6 +116,7 @@ def night(preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory) -> Nig
         stored.append(qualities(shop.store))
 
     run = shop.json("run", manifest, "--batch-size", "3", *faults(OUTAGE))  # five batches open a breaker
+    hold_open(shop.store)
     look()
     beside_open_breakers = shop.repli("reprocess")
     assert beside_open_breakers.returncode == 0, beside_open_breakers.stderr
@@ -518,17 +522,28 @@ def test_items_that_are_barred_do_not_keep_the_others_waiting(preloaded: Preload
 
 
 @pytest.mark.campaign
-def test_runs_side_by_side_share_the_work(preloaded: Preloaded, tmp_path: Path) -> None:
+def test_runs_side_by_side_share_the_work(
+    preloaded: Preloaded, tmp_path: Path, standing_server: dict[str, str]
+) -> None:
     """Two `reprocess`, an `enrich` of other items and one that refreshes some of the same, which asks for no claim: no
-    item is done by both `reprocess`, and nothing is left."""
+    item is done by both `reprocess`, and nothing is left. Neither of the two claims anything before both have begun."""
     shop = Shop(preloaded, tmp_path / "home")
     manifest = write_manifest(tmp_path / "items", 24)
     shop.json("run", manifest, *FORCED_DOWN)
     queued = set(qualities(shop.store))
     others = tmp_path / "others.jsonl"
     others.write_text("".join(json.dumps({"id": f"new-{n}", "name": f"New thing {n}"}) + "\n" for n in range(16)))
+    server = Deployments(standing_server["PREFECT_API_URL"])
+
+    def running() -> set[str]:
+        return {run["id"] for run in server.flow_runs("reprocess") if run["state_type"] == "RUNNING"}
+
+    before = running()  # a run that was killed is among them
+    with shop.store.write():
+        both = [shop.begin("reprocess", "--batch-size", "8", "--json") for _ in range(2)]
+        until(lambda: len(running() - before) == 2)
     begun = [
-        *(shop.begin("reprocess", "--batch-size", "8", "--json") for _ in range(2)),
+        *both,
         shop.begin("run", others, "--batch-size", "4", "--json"),
         shop.begin("run", manifest, "--limit", "6", "--refresh", "--batch-size", "2", "--json"),
     ]

@@ -32,7 +32,7 @@ from tests.support.locations import Whereabouts, seen
 from tests.support.stopwatch import Stopwatch
 from tests.support.topology import Topology, topology
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 STAGE = PIPELINE.stage("classify_image")
 GPU = "classify_image.gpu"

@@ -16,7 +16,7 @@ from tests.support.command_line import write_manifest
 from tests.support.embeddings_server import KEY, EmbeddingsServer, serving
 from tests.support.preloaded import Preloaded, Shop
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ITEMS = 40
 NAME = "embed_text.text_and_label"

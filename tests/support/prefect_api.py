@@ -66,11 +66,11 @@ class Deployments:
         return [run for run in self.ask("flow_runs/filter", wanted) if run["auto_scheduled"]]
 
     def fire_soon(self, name: str) -> None:
-        """Change the deployment's one schedule so that it fires once, 70 to 130 seconds from now: the scheduler may
-        take 60 to see the change."""
+        """Change the deployment's one schedule so that it fires once, 100 to 160 seconds from now: the scheduler may
+        take 60 to see the change, and longer where it is busy."""
         deployment = self.deployment(name)
         [schedule] = deployment["schedules"]
-        when = datetime.now(UTC) + timedelta(seconds=130)
+        when = datetime.now(UTC) + timedelta(seconds=160)
         cron = {"cron": f"{when.minute} {when.hour} * * *", "timezone": "UTC"}
         path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
         self.ask(path, {"active": True, "schedule": cron}, method="PATCH")

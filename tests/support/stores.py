@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
-from repli.tasks.fallback import Status, StepError, StepResult
+from repli.tasks.fallback import Position, Status, StepError, StepResult
 from repli.tasks.items import Stored
 from repli.tasks.storage import pipelines, results
-from repli.tasks.storage.database import Database
+from repli.tasks.storage.database import Database, database_time
 from repli.tasks.storage.pipelines import StoredPipeline
-from repli.tasks.storage.schema import metadata
+from repli.tasks.storage.schema import breakers, metadata
 from tests.support.default_pipeline import STORED
 
 
@@ -84,3 +84,10 @@ def commits_fail(database: Database) -> Iterator[None]:
     with pytest.raises(KeyboardInterrupt):
         yield
     sa.event.remove(database.engine, "commit", die)
+
+
+def hold_open(database: Database) -> None:
+    """As if no time passed for the breakers that are open: a slow machine takes longer than their first cool-down."""
+    with database.write() as connection:
+        later = database_time(connection) + timedelta(hours=1)
+        connection.execute(sa.update(breakers).where(breakers.c.position == Position.OPEN).values(probe_at=later))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from distributed import Client
-
-LEAVE_ENVIRONMENT: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
-"""Dask's setting under which a nanny does not set the variables of its worker in its own process, that of the tests."""
 
 
 class Topology:
@@ -54,6 +51,18 @@ class Topology:
         )
         self._stack.callback(process.kill)
         return process
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Restore the variables of this process after the block: Dask's nannies set those of their workers in it."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

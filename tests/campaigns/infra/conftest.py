@@ -22,8 +22,9 @@ from repli.tasks.fallback import RepliError
 from tests.support import ROOT
 from tests.support.prefect_api import free_port
 from tests.support.server_logs import ServerLogs
+from tests.support.terminal import alive_after
 
-STOPS_WITHIN_S = 60
+STOPS_WITHIN_S = 200
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -90,7 +91,7 @@ class Native:
         """The same, where it ends by itself."""
         out, _ = self.process.communicate(timeout=STOPS_WITHIN_S)
         self.printed += out.splitlines(keepends=True)
-        return self.process.returncode, [process for process in started if process.is_running()]
+        return self.process.returncode, alive_after(started, seconds=1)
 
     def kill(self) -> None:
         """End it, whatever state it is in."""

@@ -28,11 +28,11 @@ except SystemExit as ended:
 """
 
 
-def end(status: str, ending: str) -> subprocess.Popen[str]:
+def end(status: str, ending: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     program = PROGRAM.format(status=status, ending=ENDINGS[ending])
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered
+        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, env=buffered
     )
 
 
@@ -51,12 +51,13 @@ def test_a_process_ends_as_python_ends_it(status: str) -> None:
 def test_a_reader_that_is_gone_is_told_as_python_tells_it() -> None:
     """Status 120, and a message: output was lost."""
     ends = {}
+    reader, writer = os.pipe()
+    os.close(reader)
     for ending in ENDINGS:
-        with end("0", ending) as process:
-            assert process.stdout
-            process.stdout.close()
+        with end("0", ending, writer) as process:
             assert process.stderr
             ends[ending] = process.stderr.read(), process.wait(60)
+    os.close(writer)
     assert ends["end_process"] == ends["Python"]
     assert ends["Python"][1] == 120
     assert "BrokenPipeError" in ends["Python"][0]

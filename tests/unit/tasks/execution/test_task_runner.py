@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import dask.config
 import pytest
 from distributed import LocalCluster
 from prefect import flow, tags, task
@@ -16,7 +15,7 @@ from prefect.states import Completed
 
 from repli.tasks.execution import task_runner
 from repli.tasks.execution.task_runner import StageTaskRunner
-from tests.support.topology import LEAVE_ENVIRONMENT
+from tests.support.topology import environment_kept
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,7 @@ def address(server: dict[str, str]) -> Iterator[str]:
         "dashboard_address": "127.0.0.1:0",
         "env": {"PREFECT_API_URL": "http://[::1]:9/api"},
     }
-    with (
-        dask.config.set(LEAVE_ENVIRONMENT),
-        LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster,
-    ):
+    with environment_kept(), LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
         yield cluster.scheduler_address
 
 

@@ -174,7 +174,7 @@ def listening(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(60)
 @pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("path", "message"),
