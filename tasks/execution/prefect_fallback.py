@@ -33,7 +33,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.fallback.breaker_client import without_breakers
 from repli.tasks.pipeline.declaration import refused_in_place
-from repli.tasks.pipeline.rung_functions import run_of
+from repli.tasks.pipeline.rung_functions import own_copy, run_of
 from repli.tasks.pipeline.stage import name_of_function
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
@@ -138,7 +138,7 @@ def _check_parameters(stage: str, function: Callable[..., Any], primary: Callabl
 
 def _spread(function: Callable[..., Any]) -> Callable[[_Call], Any]:
     def call(arguments: _Call) -> Any:
-        return function(*arguments.args, **arguments.kwargs)
+        return function(*map(own_copy, arguments.args), **own_copy(dict(arguments.kwargs)))
 
     return call
 

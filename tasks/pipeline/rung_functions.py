@@ -39,7 +39,8 @@ def run_of(
         _check_takes_batch(function, name)
 
     def call(argument: Any, context: Any) -> Any:
-        return function(argument, context) if takes_context else function(argument)
+        own = own_copy(argument)
+        return function(own, context) if takes_context else function(own)
 
     def outcome_of(answer: Any) -> Outcome[Any]:
         if isinstance(answer, Failed):
@@ -78,6 +79,13 @@ def run_of(
     run: Run = run_each if per_item else run_stream if inspect.isgeneratorfunction(function) else run_batch
     run.takes_context = takes_context  # type: ignore[attr-defined]  # for `Stage.try_on`
     return run
+
+
+def own_copy(value: Any) -> Any:
+    """Return a value whose lists and dicts are its own: a rung that changes its input changes that of no other call."""
+    if type(value) is dict:
+        return {key: own_copy(inner) for key, inner in value.items()}
+    return [own_copy(inner) for inner in value] if type(value) is list else value
 
 
 def _answers(answered: Any, wanted: int, name: str) -> list[Any]:

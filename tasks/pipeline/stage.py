@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
-from repli.tasks.fallback import AnyChain, AnyRung, Breaker, Chain, Outcome, Rung, RungError, Skip, StepResult
+from repli.tasks.fallback import (
+    AnyChain,
+    AnyRung,
+    Breaker,
+    Chain,
+    Outcome,
+    Rung,
+    RungError,
+    Skip,
+    StepError,
+    StepResult,
+)
 from repli.tasks.fallback.chain import FIRST_VERSION
 from repli.tasks.items import Embedding, Label
 from repli.tasks.pipeline.constant_answers import check_not_constant
@@ -269,7 +280,7 @@ class Stage:
             except ValueError:
                 raise
             except Exception as error:
-                raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
+                raise ValueError(f"its check raised {StepError.of(error).line}") from error
             if answer is False:  # a check that returns whether the value is valid would let all values pass
                 raise ValueError("its check returned False; raise ValueError with the reason")
 

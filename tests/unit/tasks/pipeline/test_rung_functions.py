@@ -60,6 +60,22 @@ class TestCalled:
         assert outcomes(rung, inputs=inputs) == [Served("b"), Served("a")]
         assert inputs == ("a", "b")
 
+    @pytest.mark.parametrize("per_item", [True, False])
+    def test_what_it_changes_in_its_input_it_changes_for_itself(self, per_item: bool) -> None:
+        """A second call, of another rung or of half a batch, gets what the stage has made."""
+
+        def change(value: Any) -> Any:
+            value["tags"].append("x")
+            return value.pop("kind")
+
+        def rung(given: Any) -> Any:
+            return change(given) if per_item else [change(one) for one in given]
+
+        inputs: list[Any] = [{"kind": "lamp", "tags": []}]
+        for _ in range(2):
+            assert outcomes(rung, per_item=per_item, inputs=inputs) == [Served("lamp")]
+        assert inputs == [{"kind": "lamp", "tags": []}]
+
     def test_with_the_context(self) -> None:
         """A second parameter without a default gets it, whatever its name is."""
 
