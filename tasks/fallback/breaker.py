@@ -133,6 +133,8 @@ class Breaker:
             raise ValueError(f"a breaker's scope must be 'host', 'fleet' or 'key', not {self.scope!r}")
         if self.scope != "key" and (self.key or self.at_once != 4 or self.per_second):
             raise ValueError(f"key, at_once and per_second go with scope='key', not with scope={self.scope!r}")
+        if not (self.key is None or callable(self.key)):
+            raise ValueError(f"a breaker's key is a {type(self.key).__name__}, not a function of an input")
         if self.at_once < 1 or (self.per_second is not None and not 0 < self.per_second < inf):
             raise ValueError("a key's calls at once must be at least 1, and its calls per second above 0")
         if self.failures < 1:

@@ -36,7 +36,8 @@ from repli.tasks.storage.results import Basis
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+LONGEST_NAME = 60
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names stand in commands (`STAGE.RUNG=KIND`), in columns of an export and in the store's columns of 64 characters."""
 
 
@@ -257,7 +258,7 @@ class Stage:
             inputs: what a rung takes, one for each item; None gives `not_applicable`.
 
         Raises:
-            UsageError: `inputs` is one string.
+            UsageError: `inputs` is no list.
         """
         return try_on(self.chain, inputs)
 
@@ -311,4 +312,6 @@ def checked_name(name: Any, what: str) -> str:
     """Return the name of a stage or rung, or raise ValueError where it cannot be one."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ValueError(f"{what} {name!r}: a name begins with a letter and has letters, digits and underscores")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{what} {name!r}: a name has at most {LONGEST_NAME} characters")
     return name
