@@ -18,7 +18,7 @@ given back, forced states) and interlock-cb (one leased probe for all workers).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -124,7 +124,7 @@ class Breaker:
     open_for_s: float = 60.0
     open_for_at_most_s: float = 900.0
     lease_s: float = 60.0
-    key: Callable[[Any], str] | None = None
+    key: Callable[[Any], str] | None = field(default=None, repr=False)  # the repr of a function differs by process
     at_once: int = 4
     per_second: float | None = None
 

@@ -230,7 +230,8 @@ class Stage:
     def functions(self) -> list[Callable[..., Any]]:
         """Return the functions that the stage is made of."""
         rungs = [getattr(rung.run, "__wrapped__", rung.run) for rung in self.chain.rungs]
-        own: list[Callable[..., Any] | None] = [self.input, self.query_input, self._check, *rungs]
+        keys = [rung.breaker.key for rung in self.chain.rungs if rung.breaker]
+        own: list[Callable[..., Any] | None] = [self.input, self.query_input, self._check, *rungs, *keys]
         return [function for function in own if function is not None]
 
     def version_of(self, rung: str, models: ModelSettings) -> str | None:
