@@ -70,9 +70,9 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class InlineText:
-    """A text that is declared as such: whatever it looks like, it is no path and no URI."""
+    """What a manifest declares as a text: whatever it looks like, it is no path and no URI."""
 
-    text: str
+    text: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,8 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
             what to do.
     """
     if isinstance(value, InlineText):
+        if not isinstance(value.text, str):
+            raise InvalidItem(f"the manifest's text is of type {type(value.text).__name__}; write it as a string")
         return _text_content(value.text, limits)
     if not isinstance(value, str):
         wanted = "text, a path or a URI" if may_be_text else "a path or a URI"

@@ -367,3 +367,10 @@ def test_passwords_are_hidden(uri: str, shown: str) -> None:
     assert hide_password(uri) == shown
     assert place(uri).uri == place(uri).declared == shown
     assert "hush" not in repr(place(uri))
+
+
+@pytest.mark.parametrize("value", [7, ["one", "two"], {"en": "one"}, True])
+def test_a_text_of_another_type_is_named_as_the_text(folder: Path, value: Any) -> None:
+    """Not as a document, which the manifest may not have at all."""
+    with pytest.raises(InvalidItem, match=rf"^the manifest's text is of type {type(value).__name__}; write it as a"):
+        locate(InlineText(value), str(folder), LIMITS, may_be_text=True)
