@@ -11,6 +11,7 @@ from repli.tasks.sources.locate import Content
 from repli.tasks.text.encoding import decode, find_charset
 from repli.tasks.text.html_text import begins_as_html
 from repli.tasks.text.readable import check_is_text
+from repli.tasks.text.xml_text import begins_as_xml
 
 SNIFFED_BYTES = 1024
 """The bytes at the start that tell a media type, as for browsers (https://mimesniff.spec.whatwg.org)."""
@@ -97,7 +98,7 @@ def _type_of_text(content: Content) -> str | None:
         return None
     if begins_as_html(text):
         return "text/html"
-    return "application/xml" if text.lstrip("\ufeff \t\r\n").startswith("<?xml") else "text/plain"
+    return "application/xml" if begins_as_xml(text) else "text/plain"
 
 
 def _sniff_media_type(start: bytes) -> str | None:

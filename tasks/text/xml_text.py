@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from repli.tasks.text.html_text import all_text, has_markup
+from repli.tasks.text.html_text import all_text, begins_as_html, has_markup
+
+_BEFORE_XML = "\ufeff \t\r\n"
+
+
+def begins_as_xml(text: str) -> bool:
+    """Return whether the text says that it is XML, and not a page of it."""
+    return text.lstrip(_BEFORE_XML).startswith("<?xml") and not begins_as_html(text)
 
 
 def text_of_xml(markup: str) -> str:
@@ -18,7 +25,7 @@ def text_of_xml(markup: str) -> str:
     # No entity is replaced by a file, an address, or a million copies of itself.
     parser = etree.XMLParser(encoding="utf-8", resolve_entities=False, no_network=True, remove_comments=True)
     try:
-        root = etree.fromstring(markup.lstrip("\ufeff \t\r\n").encode("utf-8", "replace"), parser)
+        root = etree.fromstring(markup.lstrip(_BEFORE_XML).encode("utf-8", "replace"), parser)
     except etree.XMLSyntaxError:
         return all_text(markup) or ""
     if etree.QName(root).localname == "html":
