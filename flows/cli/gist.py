@@ -95,7 +95,9 @@ def _others(view: ItemView) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(text: str, longest: int = 300) -> Text:
-    return Text(shorten(_printable(text), longest, placeholder=" …") or _printable(text)[:longest])
+    line = _printable(text)
+    begin = shorten(line, longest, placeholder=" …")
+    return Text(begin if begin != "…" else f"{line[:longest]} …")  # of a text without blanks, shorten leaves nothing
 
 
 def _printable(text: str) -> str:

@@ -278,6 +278,8 @@ def breakers_page(views: Sequence[BreakerView], *, show_all: bool = False) -> Re
             f"{len(state.failures)} of {view.breaker.failures}",
             Text("\n".join([*details, *([_short(state.why, 100)] if state.why else [])])),
         )
+    if not views and hidden:
+        return Text(f"All breakers are closed. Not shown: {hidden} closed keys that failed lately (--all).")
     if not views:
         return Text("The pipeline declares no breaker.")
     hint = "Times are UTC. `repli breakers open|close NAME` forces a state, `reset NAME` removes it."

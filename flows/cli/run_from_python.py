@@ -57,6 +57,9 @@ def run(
     """
     if not (pipeline is None or isinstance(pipeline, str)):
         raise UsageError("pipeline: give its name, such as 'translate:pipeline': the workers import it by that")
+    for name, specs in (("force", force), ("faults", faults)):
+        if isinstance(specs, str):
+            raise UsageError(f"{name}: give a list, such as [{specs!r}]")
     settings = resolve_settings(database, dask, batch_size, pipeline)
     chosen = run_commands.choose_pipeline(settings)
     request = RunRequest(

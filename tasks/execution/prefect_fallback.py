@@ -6,7 +6,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -33,7 +33,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.fallback.breaker_client import without_breakers
 from repli.tasks.pipeline.declaration import refused_in_place
-from repli.tasks.pipeline.rung_functions import run_of
+from repli.tasks.pipeline.rung_functions import own_copy, run_of
 from repli.tasks.pipeline.stage import name_of_function
 from repli.tasks.runtime.process import process_runtime
 from repli.tasks.settings import Settings
@@ -70,7 +70,8 @@ def fallback(
         fallbacks: the other rungs, best first, each with its penalty, such as `"0.8"`. They have the task's parameters.
         time_limit_s: seconds after which one call of a rung is cut off.
         skip: the penalty of giving up. None: the task is required.
-        breaker: the settings of a breaker for each rung, shared by all processes that use the store.
+        breaker: the settings of a breaker for each rung, shared by all processes that use the store. Its `key` is a
+            function of what the task takes.
         store: the URL of the store that keeps the breakers; by default, that of the environment. Not used without a
             breaker.
 
@@ -117,7 +118,18 @@ def _rung(
     if inspect.isgeneratorfunction(plain):
         raise ValueError(f"{stage}.{name} is a generator; return a list, so that an error in it is seen in the rung")
     called = run_of(_spread(function), f"{stage}.{name}", per_item=True, convert=lambda value: value, takes_none=True)
-    return Rung(name, called, penalty=str(penalty), time_limit_s=time_limit_s, per_item=True, breaker=breaker)
+    return Rung(
+        name, called, penalty=str(penalty), time_limit_s=time_limit_s, per_item=True, breaker=_of_arguments(breaker)
+    )
+
+
+def _of_arguments(breaker: Breaker | None) -> Breaker | None:
+    """Return the breaker with a key that is told by the arguments of a call of the task."""
+    if not isinstance(breaker, Breaker) or breaker.scope != "key":
+        return breaker
+    if breaker.key is None:
+        raise ValueError("a task's breaker of scope 'key' needs key=..., a function of what the task takes")
+    return replace(breaker, key=_spread(breaker.key))
 
 
 def _check_parameters(stage: str, function: Callable[..., Any], primary: Callable[..., Any]) -> None:
@@ -138,7 +150,7 @@ def _check_parameters(stage: str, function: Callable[..., Any], primary: Callabl
 
 def _spread(function: Callable[..., Any]) -> Callable[[_Call], Any]:
     def call(arguments: _Call) -> Any:
-        return function(*arguments.args, **arguments.kwargs)
+        return function(*map(own_copy, arguments.args), **own_copy(dict(arguments.kwargs)))
 
     return call
 

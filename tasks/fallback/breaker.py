@@ -18,7 +18,7 @@ given back, forced states) and interlock-cb (one leased probe for all workers).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -124,7 +124,7 @@ class Breaker:
     open_for_s: float = 60.0
     open_for_at_most_s: float = 900.0
     lease_s: float = 60.0
-    key: Callable[[Any], str] | None = None
+    key: Callable[[Any], str] | None = field(default=None, repr=False)  # the repr of a function differs by process
     at_once: int = 4
     per_second: float | None = None
 
@@ -133,6 +133,8 @@ class Breaker:
             raise ValueError(f"a breaker's scope must be 'host', 'fleet' or 'key', not {self.scope!r}")
         if self.scope != "key" and (self.key or self.at_once != 4 or self.per_second):
             raise ValueError(f"key, at_once and per_second go with scope='key', not with scope={self.scope!r}")
+        if not (self.key is None or callable(self.key)):
+            raise ValueError(f"a breaker's key is a {type(self.key).__name__}, not a function of an input")
         if self.at_once < 1 or (self.per_second is not None and not 0 < self.per_second < inf):
             raise ValueError("a key's calls at once must be at least 1, and its calls per second above 0")
         if self.failures < 1:

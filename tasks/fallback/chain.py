@@ -99,6 +99,9 @@ class Rung(Generic[I, V, C]):
             raise ValueError(
                 f"rung {self.name}: breaker is a {type(self.breaker).__name__}; write breaker=Breaker(scope=...)"
             )
+        if not isinstance(self.resources, Mapping):
+            kind = type(self.resources).__name__
+            raise ValueError(f'rung {self.name}: resources is a {kind}; write resources={{"GPU": 1}}')
         if not (self.version.strip() and self.version.isprintable() and len(self.version) <= LONGEST_VERSION):
             raise ValueError(
                 f"rung {self.name}: the version must be a number or a line of at most {LONGEST_VERSION} characters, "

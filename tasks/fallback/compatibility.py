@@ -43,6 +43,10 @@ class Rule:
     forbids: str
     because: str
 
+    def __post_init__(self) -> None:
+        if isinstance(self.rungs, str):
+            raise ValueError(f"a rule takes a set of rungs, not a str; write {{{self.rungs!r}}}")
+
     @property
     def forbidden_stage(self) -> str:
         """Return the stage of the forbidden rung."""

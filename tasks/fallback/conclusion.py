@@ -99,8 +99,15 @@ def _attempt_that_counts(earlier: Attempt | None, later: Attempt) -> Attempt:
 
 
 def _first_error(attempts: Sequence[Attempt]) -> StepError | None:
-    """Return why the best rung did not serve."""
-    return next((one.error for one in attempts if one.error and one.outcome is not AttemptOutcome.SERVED), None)
+    """Return why the best rung did not serve: that it had no input, as far as a rung has told."""
+    missed = [one.error for one in attempts if one.error and one.outcome is not AttemptOutcome.SERVED]
+    return _no_input(attempts) or next(iter(missed), None)
+
+
+def _no_input(attempts: Sequence[Attempt]) -> StepError | None:
+    """Return the error of a rung for which an earlier stage left no input: it is that of all rungs that need one."""
+    errors = (one.error for one in attempts if _is_declined(one) and one.error)
+    return next((error for error in errors if error.type == NoInput.__name__), None)
 
 
 def _was_declined(attempts: Sequence[Attempt]) -> bool:
@@ -109,9 +116,9 @@ def _was_declined(attempts: Sequence[Attempt]) -> bool:
 
 
 def _can_improve(attempts: Sequence[Attempt]) -> bool:
-    """Return whether a rung did not serve that may later: one that declined will decline again."""
-    no_gain = {AttemptOutcome.SERVED, AttemptOutcome.DECLINED}
-    return any(one.error and one.outcome not in no_gain for one in attempts)
+    """Return whether a rung did not serve that may later: one that declined, or lacks the input, will decline again."""
+    missed = {one.outcome for one in attempts if one.error} - {AttemptOutcome.SERVED, AttemptOutcome.DECLINED}
+    return AttemptOutcome.FAILED in missed if _no_input(attempts) else bool(missed)
 
 
 def _is_invalid(attempts: Sequence[Attempt]) -> bool:
@@ -138,6 +145,10 @@ def _reason(chain: AnyChain, attempts: Sequence[Attempt]) -> StepError | None:
     no_reason = {declined, AttemptOutcome.FORCED_PAST}
     out_of_reach = [one for one in missed if one.outcome not in no_reason and one.rung not in devices]
     unsure = [attempt.error for attempt in missed if attempt.outcome is declined and attempt.error]
-    if unsure and not (failed or out_of_reach) and unsure[0].type != NoInput.__name__:
+    if failed or out_of_reach:
+        return [*failed, *out_of_reach][0].error
+    if no_input := _no_input(attempts):
+        return no_input
+    if unsure:
         return replace(unsure[0], message=f"no rung was sure; {unsure[0].message}")
-    return next((attempt.error for attempt in [*failed, *out_of_reach, *missed]), None)
+    return next((attempt.error for attempt in missed), None)

@@ -56,6 +56,15 @@ def with_keys(error: E, keys: Iterable[str], *, breaker: str = "") -> E:
     return error
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an error of any class on one line; the name of its type where it has none."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception as problem:  # noqa: BLE001  a class of somebody else's may raise anything here
+        message = f"its message cannot be read ({type(problem).__name__})"
+    return message or type(error).__name__
+
+
 class RepliError(Exception):
     """Root of the error tree.
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from repli.tasks.fallback.errors import Declined, InvalidItem, breaker_of, keys_of
+from repli.tasks.fallback.errors import Declined, InvalidItem, breaker_of, keys_of, message_of
 from repli.tasks.fallback.status import Status, check_move
 
 SKIP = "skip"
@@ -43,11 +43,10 @@ class StepError:
 
         The message is put on one line and cut at 2,000 characters; an empty one is replaced by the type's name.
         """
-        message = " ".join(str(error).split()) or type(error).__name__
         is_final = isinstance(error, Declined | InvalidItem)
         return cls(
             type=type(error).__name__,
-            message=message[:2000],
+            message=message_of(error)[:2000],
             retryable=not is_final,
             keys=keys_of(error),
             breaker=breaker_of(error),

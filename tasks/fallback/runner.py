@@ -14,7 +14,7 @@ from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBrea
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
 from repli.tasks.fallback.conclusion import conclude
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
-from repli.tasks.fallback.errors import BadAnswer, Incompatible, ItemError, NotHere, RungError, Unavailable
+from repli.tasks.fallback.errors import BadAnswer, Incompatible, ItemError, NotHere, RungError, Unavailable, message_of
 from repli.tasks.fallback.faults import Fault, inject
 from repli.tasks.fallback.keyed_calls import KeyedCalls, Slot, SlotOf, waited_for, without_slots
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
@@ -358,7 +358,7 @@ def _by_key(
         try:
             key = breaker.key(item.input) if breaker.key else ""
         except Exception as error:  # noqa: BLE001  a function of the pipeline, called with input that it may not expect
-            why = ItemError(f"{name}: its breaker's key cannot be told ({type(error).__name__}: {error})")
+            why = ItemError(f"{name}: its breaker's key cannot be told ({StepError.of(error).line})")
             result.outcomes[item.item_id], result.seconds[item.item_id] = Failed.because(why), 0.0
         else:
             groups.setdefault(short_key(str(key)), []).append(item)
@@ -406,7 +406,7 @@ def _run_rung(
             outcomes = rung.call([item.input for item in inputs], context, name=name, answers=answers)
         except Unavailable as error:
             if runtime.lacks(rung.resources):
-                raise NotHere(str(error)) from error
+                raise NotHere(message_of(error)) from error
             raise
         failed = [outcome for outcome in outcomes if isinstance(outcome, Failed) and outcome.is_unavailable]
         if len(failed) == len(outcomes) and failed and runtime.lacks(rung.resources):

@@ -55,6 +55,7 @@ from repli.tasks.fallback.errors import (
     StoreError,
     TimedOut,
     Unavailable,
+    message_of,
 )
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome
 from repli.tasks.fallback.result import StepError
@@ -253,7 +254,7 @@ class _Calls(Generic[I, V]):
 
     def record_error(self, chunk: list[ChainInput[I]], error: Exception) -> None:
         if isinstance(error, ItemError) and len(chunk) > 1:  # of one of them: the others have no error of their own
-            what = f"{self.name} raised {type(error).__name__} ({error}) in a call with {len(chunk)} items"
+            what = f"{self.name} raised {type(error).__name__} ({message_of(error)}) in a call with {len(chunk)} items"
             error = BadAnswer(f"{what}; put it in the list of answers, in the item's place, or set per_item")
             self.fail(chunk, error)
             self.count_failure(Failed.because(error), halves=_halves(chunk))

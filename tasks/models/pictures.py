@@ -166,16 +166,20 @@ _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 def _to_8_bits(image: Any) -> Any:
     """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white.
 
-    A value that is declared transparent becomes white. Values of 32 bits are scaled between their 1st and 99th
-    percentile, so that one hot pixel does not turn the others black.
+    A value that is declared transparent becomes white. Values of 16 bits are scaled by as many bits as they need, since
+    cameras and scanners write 10, 12 or 14. Values of 32 bits are scaled between their 1st and 99th percentile, so that
+    one hot pixel does not turn the others black.
     """
     import numpy as np
     from PIL import Image
 
     raw = np.asarray(image, dtype=np.float32)
     pixels = np.nan_to_num(raw)
+    transparent = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
+        shown = raw[raw != transparent] if isinstance(transparent, int) else raw
+        bits = max(8, int(shown.max(initial=0)).bit_length())
+        low, high = 0.0, float(2**bits - 1)
     else:
         finite = raw[np.isfinite(raw)]
         finite = finite if finite.size else np.zeros(1, dtype=np.float32)
@@ -183,6 +187,6 @@ def _to_8_bits(image: Any) -> Any:
         if low >= high:
             low, high = float(finite.min()), float(finite.max())
     scaled = ((np.clip(pixels, low, high) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
-    if isinstance(transparent := image.info.get("transparency"), int):
+    if isinstance(transparent, int):
         scaled[raw == transparent] = 255
     return Image.fromarray(scaled)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from repli.tasks.fallback import Breaker, ItemError, Rule, Rules, UsageError
+from repli.tasks.fallback import Breaker, ItemError, Rule, Rules, StepError, UsageError
 from repli.tasks.fallback.chain import breakers_of
 from repli.tasks.fallback.policy import NO_OVERRIDES, Policy
 from repli.tasks.items import STORE, Embedding, ItemState
@@ -148,7 +148,7 @@ class Pipeline:
         except ItemError:
             raise
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
+            why = StepError.of(error).line
             raise ItemError(f"the input of {name} cannot be made ({why}); correct the stage's `input`") from error
 
     def described(self, name: str) -> StoredPipeline:

@@ -13,6 +13,8 @@ from repli.tasks.json_values import as_json
 
 MAX_SPACE_CHARACTERS = 255
 """The width of the store's column."""
+LARGEST_NUMBER = 2**63
+"""The number from which on SQLite keeps a value that is one number as a float."""
 UNIT_TOLERANCE = 1e-3
 """How far the length of an embedding may be from 1: float32 rounds."""
 
@@ -77,6 +79,8 @@ def check_json(value: Any) -> None:
         json.dumps(as_json(value), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the answer has no JSON form ({error}); return strings, numbers, lists and dicts") from None
+    if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+        raise ValueError("the answer is a number of more than 64 bits, which the store would round; return it as text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from repli.tasks.fallback import Failed, ItemError, Outcome, Served
+from repli.tasks.fallback import Failed, ItemError, Outcome, RungError, Served, StepError
 from repli.tasks.fallback.errors import BadAnswer
+from repli.tasks.runtime.time_limit import CutOff
 
 Run = Callable[[Sequence[Any], Any], Sequence[Outcome[Any]] | Iterator[tuple[int, Outcome[Any]]]]
 """A rung as a chain calls it: with a batch of inputs and the context."""
@@ -39,7 +41,9 @@ def run_of(
         _check_takes_batch(function, name)
 
     def call(argument: Any, context: Any) -> Any:
-        return function(argument, context) if takes_context else function(argument)
+        own = own_copy(argument)
+        with _no_end_of_process(name):
+            return function(own, context) if takes_context else function(own)
 
     def outcome_of(answer: Any) -> Outcome[Any]:
         if isinstance(answer, Failed):
@@ -70,7 +74,8 @@ def run_of(
     @wraps(function)
     def run_stream(inputs: Sequence[Any], context: Any) -> Iterator[tuple[int, Outcome[Any]]]:
         open_positions = set(range(len(inputs)))
-        for answered in call(list(inputs), context):
+        answers = iter(call(list(inputs), context))
+        while (answered := _next(answers, name)) is not _END:
             position, answer = _position_and_answer(answered, open_positions, name)
             open_positions.remove(position)
             yield position, outcome_of(answer)
@@ -78,6 +83,36 @@ def run_of(
     run: Run = run_each if per_item else run_stream if inspect.isgeneratorfunction(function) else run_batch
     run.takes_context = takes_context  # type: ignore[attr-defined]  # for `Stage.try_on`
     return run
+
+
+@contextmanager
+def _no_end_of_process(name: str) -> Iterator[None]:
+    """Raise what is no `Exception` as one: neither `sys.exit` in a rung nor a cancelled task of asyncio ends a worker.
+
+    Raises:
+        RungError: The block raised such an error. That a call is cut off at its time limit is raised as it is.
+    """
+    try:
+        yield
+    except (Exception, CutOff):
+        raise
+    except BaseException as error:
+        raise RungError(f"{name} raised {StepError.of(error).line}, which is no Exception") from error
+
+
+def _next(answers: Iterator[Any], name: str) -> Any:
+    with _no_end_of_process(name):
+        return next(answers, _END)
+
+
+_END = object()
+
+
+def own_copy(value: Any) -> Any:
+    """Return a value whose lists and dicts are its own: a rung that changes its input changes that of no other call."""
+    if type(value) is dict:
+        return {key: own_copy(inner) for key, inner in value.items()}
+    return [own_copy(inner) for inner in value] if type(value) is list else value
 
 
 def _answers(answered: Any, wanted: int, name: str) -> list[Any]:
@@ -90,7 +125,8 @@ def _answers(answered: Any, wanted: int, name: str) -> list[Any]:
     has_no_order = isinstance(answered, Mapping | AbstractSet)
     if has_no_order or isinstance(answered, str | bytes) or not isinstance(answered, Iterable):
         raise BadAnswer(f"{name} returned a {type(answered).__name__}; return a list with {one_each}, or set per_item")
-    answers = list(answered)
+    with _no_end_of_process(name):
+        answers = list(answered)
     if len(answers) != wanted:
         raise BadAnswer(f"{name} returned {len(answers)} answers for {wanted} items; return {one_each}")
     return answers

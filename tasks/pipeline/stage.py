@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from repli.tasks.comparison.metrics import Comparison
-from repli.tasks.fallback import AnyChain, AnyRung, Breaker, Chain, Outcome, Rung, RungError, Skip, StepResult
+from repli.tasks.fallback import (
+    AnyChain,
+    AnyRung,
+    Breaker,
+    Chain,
+    Outcome,
+    Rung,
+    RungError,
+    Skip,
+    StepError,
+    StepResult,
+)
 from repli.tasks.fallback.chain import FIRST_VERSION
 from repli.tasks.items import Embedding, Label
 from repli.tasks.pipeline.constant_answers import check_not_constant
@@ -25,7 +36,8 @@ from repli.tasks.storage.results import Basis
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+LONGEST_NAME = 60
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names stand in commands (`STAGE.RUNG=KIND`), in columns of an export and in the store's columns of 64 characters."""
 
 
@@ -218,7 +230,8 @@ class Stage:
     def functions(self) -> list[Callable[..., Any]]:
         """Return the functions that the stage is made of."""
         rungs = [getattr(rung.run, "__wrapped__", rung.run) for rung in self.chain.rungs]
-        own: list[Callable[..., Any] | None] = [self.input, self.query_input, self._check, *rungs]
+        keys = [rung.breaker.key for rung in self.chain.rungs if rung.breaker]
+        own: list[Callable[..., Any] | None] = [self.input, self.query_input, self._check, *rungs, *keys]
         return [function for function in own if function is not None]
 
     def version_of(self, rung: str, models: ModelSettings) -> str | None:
@@ -246,7 +259,7 @@ class Stage:
             inputs: what a rung takes, one for each item; None gives `not_applicable`.
 
         Raises:
-            UsageError: `inputs` is one string.
+            UsageError: `inputs` is no list.
         """
         return try_on(self.chain, inputs)
 
@@ -269,7 +282,7 @@ class Stage:
             except ValueError:
                 raise
             except Exception as error:
-                raise ValueError(f"its check raised {type(error).__name__}: {error}") from error
+                raise ValueError(f"its check raised {StepError.of(error).line}") from error
             if answer is False:  # a check that returns whether the value is valid would let all values pass
                 raise ValueError("its check returned False; raise ValueError with the reason")
 
@@ -300,4 +313,6 @@ def checked_name(name: Any, what: str) -> str:
     """Return the name of a stage or rung, or raise ValueError where it cannot be one."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ValueError(f"{what} {name!r}: a name begins with a letter and has letters, digits and underscores")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{what} {name!r}: a name has at most {LONGEST_NAME} characters")
     return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -67,7 +67,7 @@ class Trial(tuple[StepResult, ...]):
 
 def try_on(chain: AnyChain, inputs: Sequence[Any]) -> Trial:
     """Return the result of each input; see `Stage.try_on`. Ids are the positions of the inputs, from 1."""
-    if isinstance(inputs, str | bytes):
+    if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
         raise UsageError("try_on takes a list of inputs, one for each item; write try_on([...])")
     given = {str(number): value for number, value in enumerate(inputs, 1)}
     to_run = [ChainInput(id_, value) for id_, value in given.items() if value is not None]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from repli.tasks.fallback.errors import message_of
+
 FATAL_MESSAGES = (
     "device-side assert triggered",  # cudaErrorAssert, 710
     "illegal memory access was encountered",  # cudaErrorIllegalAddress, 700
@@ -36,7 +38,7 @@ def is_fatal(error: BaseException) -> bool:
         >>> is_fatal(RuntimeError("CUDA out of memory"))
         False
     """
-    return any(_is_fatal_message(str(cause)) for cause in _chain_of(error))
+    return any(_is_fatal_message(message_of(cause)) for cause in _chain_of(error))
 
 
 def _is_fatal_message(message: str) -> bool:

@@ -39,7 +39,7 @@ RAISE_AGAIN_S = 0.5
 """Seconds after which a call that was cut off and runs on is cut off again: longer than most calls take to clean up."""
 
 
-class _CutOff(BaseException):
+class CutOff(BaseException):
     """The exception that is raised in a thread at its limit. Not an `Exception`, so that no rung catches it."""
 
 
@@ -47,7 +47,7 @@ Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
 class Cutter:
-    """Raises `_CutOff` in one thread, until that thread has begun to end: its id may then be another thread's."""
+    """Raises `CutOff` in one thread, until that thread has begun to end: its id may then be another thread's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,12 +55,12 @@ class Cutter:
         self._was_cut = False
 
     def cut(self, thread: threading.Thread) -> None:
-        """Raise `_CutOff` at the thread's next line of Python."""
+        """Raise `CutOff` at the thread's next line of Python."""
         if self._lock.acquire(timeout=RAISE_AGAIN_S):
             try:
                 if not self._is_closed and thread.ident:
                     self._was_cut = True
-                    _raise_in(thread.ident, _CutOff)
+                    _raise_in(thread.ident, CutOff)
             finally:
                 self._lock.release()
 
@@ -69,7 +69,7 @@ class Cutter:
         """Run what the thread runs, end it at a cut, and prevent further cuts. Entered in the thread itself."""
         try:
             yield
-        except _CutOff:
+        except CutOff:
             pass
         finally:
             self._close()
@@ -83,11 +83,11 @@ class Cutter:
                 if self._was_cut:
                     # A cut may be on its way. One more takes its place, and is waited for: where it is only taken back,
                     # the interpreter looks for it for ever, at each loop of each thread (seen in CPython 3.11).
-                    _raise_in(threading.get_ident(), _CutOff)
+                    _raise_in(threading.get_ident(), CutOff)
                     while True:
                         pass
                 is_over = True
-            except _CutOff:
+            except CutOff:
                 is_over = self._is_closed
 
 
@@ -131,7 +131,7 @@ def _run_jobs(jobs: Jobs, cutter: Cutter) -> None:
             del job  # it holds the result, which may be large
 
 
-class _CutOffCalls:
+class CutOffCalls:
     """The calls of this process that were cut off and have not ended. Each is cut off again until it ends."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class _CutOffCalls:
                 cutter.cut(thread)
 
 
-_CUT_OFF_CALLS = _CutOffCalls()
+_CUT_OFF_CALLS = CutOffCalls()
 
 
 def cut_off(thread: threading.Thread, cutter: Cutter) -> None:

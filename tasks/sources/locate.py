@@ -24,6 +24,7 @@ from repli.tasks.fallback import InvalidItem, ItemError
 from repli.tasks.items import clean_text
 from repli.tasks.settings import FetchLimits
 from repli.tasks.text.html_text import has_markup
+from repli.tasks.text.xml_text import begins_as_xml
 
 WEB_SCHEMES = frozenset({"http", "https"})
 DRIVERS: Mapping[str, str] = {
@@ -49,13 +50,14 @@ _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[^,;\s]+)*
 _CHARSET = re.compile(r";charset=([^;]+)", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
 _DOCUMENT_SUFFIX = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)$", re.IGNORECASE)
+_SUFFIX_AND_QUERY = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)[?#]\S*$", re.IGNORECASE)
 _FILE_SUFFIX = re.compile(
     r"[^./]\.(docx?|odt|rtf|epub|tex|rst|log|csv|tsv|jsonl?|xlsx?|ods|pptx?|odp|ps|djvu|mht|mhtml|eml|msg|ya?ml|"
     r"jpe?g|png|gif|webp|tiff?|bmp|svg|avif|heic|zip|gz)$",
     re.IGNORECASE,
 )
 _ANY_SUFFIX = re.compile(r"[^./]\.[a-z][a-z0-9]{0,7}$", re.IGNORECASE)
-_PATH_START = re.compile(r"\.{0,2}/")
+_PATH_START = re.compile(r"\A\.{0,2}/")
 _WEB_ADDRESS = re.compile(r"(?:www(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}/)\S*$", re.IGNORECASE)
 
 
@@ -70,9 +72,9 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class InlineText:
-    """A text that is declared as such: whatever it looks like, it is no path and no URI."""
+    """What a manifest declares as a text: whatever it looks like, it is no path and no URI."""
 
-    text: str
+    text: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
             what to do.
     """
     if isinstance(value, InlineText):
+        if not isinstance(value.text, str):
+            raise InvalidItem(f"the manifest's text is of type {type(value.text).__name__}; write it as a string")
         return _text_content(value.text, limits)
     if not isinstance(value, str):
         wanted = "text, a path or a URI" if may_be_text else "a path or a URI"
@@ -157,7 +161,8 @@ def locate(value: Any, folder: str, limits: FetchLimits, *, may_be_text: bool) -
 def _text_content(text: str, limits: FetchLimits) -> Content:
     content = clean_text(text).encode()
     check_size(len(content), "the text", limits)
-    return Content(content, "text/html" if has_markup(text) else "text/plain", "utf-8")
+    media_type = "application/xml" if begins_as_xml(text) else "text/html" if has_markup(text) else "text/plain"
+    return Content(content, media_type, "utf-8")
 
 
 def hide_password(uri: str) -> str:
@@ -326,14 +331,14 @@ def _locate_file(path: str, declared: str, folder: str, limits: FetchLimits) -> 
 
 
 def _looks_like_path(line: str, folder: str) -> bool:
-    if len(line) > MAX_PATH_CHARACTERS:
+    if len(line) > MAX_PATH_CHARACTERS or "://" in line:  # a sentence with an address in it
         return False
     if _DOCUMENT_SUFFIX.search(line) or os.path.isfile(f"{folder or '.'}/{line}"):  # noqa: PTH113  Path.is_file raises
         return True
     if len(line.split()) != 1:
         return False
     has_path = bool(_ANY_SUFFIX.search(line)) and "/" in line and not _WEB_ADDRESS.match(line)
-    return has_path or bool(_FILE_SUFFIX.search(line) or _PATH_START.match(line))
+    return has_path or any(pattern.search(line) for pattern in (_FILE_SUFFIX, _PATH_START, _SUFFIX_AND_QUERY))
 
 
 def _check_characters(text: str) -> None:

@@ -11,6 +11,7 @@ from repli.tasks.sources.locate import Content
 from repli.tasks.text.encoding import decode, find_charset
 from repli.tasks.text.html_text import begins_as_html
 from repli.tasks.text.readable import check_is_text
+from repli.tasks.text.xml_text import begins_as_xml
 
 SNIFFED_BYTES = 1024
 """The bytes at the start that tell a media type, as for browsers (https://mimesniff.spec.whatwg.org)."""
@@ -18,7 +19,8 @@ JUDGED_BYTES = 64 * 1024
 """The bytes at the start of a file without a type that must be readable for it to be text."""
 
 _UNKNOWN = "application/octet-stream"
-_MARKUP = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_MARKUP = _PAGES | {"application/xml", "text/xml"}
 _TEXT = frozenset(
     {"application/json", "application/javascript", "application/yaml", "application/toml", "application/sql"}
 )
@@ -44,6 +46,11 @@ def is_markup(media_type: str) -> bool:
     return media_type in _MARKUP or bool(_APPLICATION_OF_XML.fullmatch(media_type))
 
 
+def is_xml(media_type: str) -> bool:
+    """Return whether a media type is XML that is no page."""
+    return is_markup(media_type) and media_type not in _PAGES
+
+
 def is_text(media_type: str) -> bool:
     """Return whether a media type is text, so that it has an encoding."""
     return (
@@ -56,8 +63,8 @@ def media_type_of(content: Content, name: str) -> str:
 
     The signature of the bytes comes first, then the declared type, then the suffix of the name, since wrongly named
     files are common, and so are servers that declare everything as octet-stream. Where the suffix says nothing, or only
-    which program opens the file, as `.texi` or `.bat` do, bytes that can be read as text are text, or HTML where they
-    begin with a tag.
+    which program opens the file, as `.texi` or `.bat` do, bytes that can be read as text are text, HTML where they
+    begin with a tag, or XML where they say so.
     """
     if sniffed := _sniff_media_type(content.data[:SNIFFED_BYTES]):
         return sniffed
@@ -89,7 +96,9 @@ def _type_of_text(content: Content) -> str | None:
         check_is_text(text, "it")
     except Declined:
         return None
-    return "text/html" if begins_as_html(text) else "text/plain"
+    if begins_as_html(text):
+        return "text/html"
+    return "application/xml" if begins_as_xml(text) else "text/plain"
 
 
 def _sniff_media_type(start: bytes) -> str | None:

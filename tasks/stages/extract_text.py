@@ -12,7 +12,7 @@ from repli.tasks.comparison.metrics import TEXTS
 from repli.tasks.fallback import Declined, ItemError, NoInput, Outcome, RungError, Served, each
 from repli.tasks.items import Asset, Assets, Text, clean_text
 from repli.tasks.pipeline import EnrichedItem, Stage, StageContext, StageHooks
-from repli.tasks.sources.media_type import is_markup, is_text
+from repli.tasks.sources.media_type import is_markup, is_text, is_xml
 from repli.tasks.stages.rates import RATES
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.text.encoding import decode, find_charset
@@ -20,6 +20,7 @@ from repli.tasks.text.html_text import all_text, has_markup, is_page, main_conte
 from repli.tasks.text.pdf import by_pypdf
 from repli.tasks.text.pdfium import by_pdfium
 from repli.tasks.text.readable import check_is_text
+from repli.tasks.text.xml_text import text_of_xml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ STAGE = Stage(
 
 @STAGE.rung(time_limit_s=20, per_item=True)
 def full(document: Document, context: StageContext) -> Served[Text]:
-    """Extract the main content: trafilatura for HTML, PDFium for PDF; plain text is only decoded."""
+    """Extract the main content: trafilatura for HTML, PDFium for PDF. Of XML it is all text; plain text is decoded."""
     return _text(document, context, main_content, by_pdfium, of_page=RATES["extract_text.full"].value)
 
 
@@ -114,7 +115,9 @@ def _text(
     confidence = RATES["extract_text.full"].value if is_pdf else 1.0
     try:
         text = from_pdf(content) if is_pdf else _decoded(content, document.asset)
-        if is_markup(media_type):
+        if is_xml(media_type):
+            text = text_of_xml(text)
+        elif is_markup(media_type):
             check_is_text(text, "the page", needs_words=False)  # before a parser drops what cannot be read
             confidence = of_page if is_page(text) else 1.0
             text = from_html(text) or ""

@@ -74,7 +74,7 @@ def fetch_input(item: EnrichedItem) -> Declared | None:
         for column, value in {"document": item.document, "image": item.image}.items()
     }
     if declared["document"] is None and (text := _none_if_blank(item.text)) is not None:
-        declared["document"] = InlineText(text) if isinstance(text, str) else text
+        declared["document"] = InlineText(text)
     if declared["document"] is None and declared["image"] is None:
         return None
     return Declared(document=declared["document"], image=declared["image"], folder=record.folder)

@@ -65,7 +65,7 @@ def _placeholders(item: Item) -> list[Violation]:
 
     No expectation of Great Expectations, each of which costs a batch 15 ms.
     """
-    declared = {"document": item.document, "text": item.text, "image": item.image}
+    declared = {"name": item.name, "document": item.document, "text": item.text, "image": item.image}
     return [
         Violation(expectation="expect_value_to_be_no_placeholder", column=column, value=value)
         for column, value in declared.items()

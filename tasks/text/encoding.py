@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import webencodings
 
 from repli.tasks.fallback import Declined
+from repli.tasks.text.misread import is_misread
 
 SURE_FROM = 0.1
 """The detector's confidence below which a text is declined, unless windows-1252 reads the same.
@@ -75,6 +76,9 @@ _DETECTABLE = {
 """What the detector may answer, with its name here: the web's encodings without the rarest, which cost more than they
 find."""
 
+_ONE_BYTE = frozenset(
+    charset for charset in _DETECTABLE.values() if charset.startswith(("windows-125", "iso-8859-", "koi8-", "x-mac-"))
+)
 _BREAKS = frozenset(" \t\r\n、。，．,.!?！？")
 _CONTROLS = re.compile(rb"[\0-\x08\x0b\x0e-\x1f]")
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
@@ -189,10 +193,22 @@ def _detect(content: bytes) -> _Guess | None:
     text = decode(start, charset)
     if charset.startswith(("utf-16", "utf-32")) and not _has_breaks(text):
         return None
+    if charset in _OTHER_ORDER and _in_common(turned := decode(start, _OTHER_ORDER[charset])) > _in_common(text):
+        charset, text = _OTHER_ORDER[charset], turned
     is_default = _is_mostly_ascii(text) and text == decode(start, "windows-1252")
     if confidence < SURE_FROM and is_default:
-        return _Guess(charset="windows-1252", confidence=confidence, is_sure=True)
-    return _Guess(charset=charset, confidence=confidence, is_sure=confidence >= SURE_FROM)
+        charset = "windows-1252"
+    is_sure = (confidence >= SURE_FROM or is_default) and not (charset in _ONE_BYTE and is_misread(text, charset))
+    return _Guess(charset=charset, confidence=confidence, is_sure=is_sure)
+
+
+def _in_common(text: str) -> int:
+    """Count characters that many texts have, which are none or rare ones in the other order of the bytes."""
+    return len(_COMMON.findall(text))
+
+
+_COMMON = re.compile("[ -~\r\n\u3001\u3002\u3040-\u30ff\uff00-\uffef]")
+_OTHER_ORDER = {"utf-16le": "utf-16be", "utf-16be": "utf-16le"}
 
 
 def _has_breaks(text: str) -> bool:

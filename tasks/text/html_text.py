@@ -16,6 +16,7 @@ _BEFORE_MARKUP = r"\A\ufeff?\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
 _BEGINS_WITH_TAG = re.compile(rf"{_BEFORE_MARKUP}(?:<!doctype\s+html|{_START_TAG})", re.IGNORECASE | re.DOTALL)
 _HAS_TAG = re.compile(rf"</(?:{_TAGS})\s*>|<(?:br|hr|img)(?:\s[^<>]*+|/)?>", re.IGNORECASE)
 _HAS_REFERENCE = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z]{2,}\d*);", re.IGNORECASE)
+_BEFORE_FIRST_TAG = re.compile(_BEFORE_MARKUP, re.DOTALL | re.IGNORECASE)
 _PAGE = re.compile(r"<(?:html|body|article|main)[\s>]", re.IGNORECASE)
 
 
@@ -37,14 +38,29 @@ def is_page(markup: str) -> bool:
 def main_content(markup: str) -> str | None:
     """Return the main content of a page, without its navigation and footer; None where there is none.
 
-    A fragment is main content as a whole.
+    A fragment is main content as a whole. What is shown only where scripts are switched off is no content: mostly it
+    asks to switch them on.
     """
     import trafilatura
 
     if not is_page(markup):
         return all_text(markup)
-    text: str | None = trafilatura.extract(markup, include_comments=False, include_tables=True)
+    tree = trafilatura.load_html(_beginning_as_html(markup))
+    if tree is None:
+        return None
+    for node in list(tree.iter("noscript")):
+        node.drop_tree()
+    text: str | None = trafilatura.extract(tree, include_comments=False, include_tables=True)
     return text
+
+
+def _beginning_as_html(markup: str) -> str:
+    """Return a page with a mark of HTML in its first characters, where trafilatura looks for one."""
+    page = _BEFORE_FIRST_TAG.sub("", markup)
+    return page if "html" in page[:_LOOKED_AT].lower() else f"<!doctype html>\n{page}"
+
+
+_LOOKED_AT = 50
 
 
 def all_text(markup: str) -> str | None:

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from repli.tasks.text.misread import MAX_STRANGE, count_strange, words_beyond_ascii
 
 DAMAGED = "repli-damaged"
 """The error handler that decodes each byte that is none of the encoding as a lone surrogate."""
 CHUNK_BYTES = 1 << 20
 MAX_LETTERS = 100_000
 """The characters beyond ASCII that are looked at to tell windows-1252 from other encodings of one byte a letter."""
-MAX_STRANGE = 0.1
-"""The share of strange characters above which a text is not windows-1252. Sentences in 13 languages of western Europe
-have none of them. Read as windows-1252 by mistake, Polish and Romanian in windows-1250 have 0.27 to 0.45, Japanese,
-Chinese and Korean 0.12 to 0.38, French and German of old Macs and of DOS 0.42 to 0.60, Cyrillic, Greek, Hebrew and
-Arabic 0.96 and more (0.25 in code page 866). Czech, Hungarian, Turkish and Lithuanian (0 to 0.06) are not told apart:
-that is why the detected encoding is always told (tests/unit/tasks/sources/manifest/test_csv_encoding.py)."""
-
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -119,46 +113,13 @@ class _Sample:
 
     def add(self, chunk: bytes) -> None:
         if self._seen < MAX_LETTERS:
-            words = _WORD.findall(chunk.decode("cp1252", errors=DAMAGED))
-            for word in (word for word in words if not word.isascii()):
+            for word in words_beyond_ascii(chunk.decode("cp1252", errors=DAMAGED)):
                 self._seen += len(_NOT_ASCII.findall(word))
-                self._strange += _count_strange(word)
+                self._strange += count_strange(word)
 
     def is_windows_1252(self) -> bool:
         """Return whether few characters are strange in a text of a language that windows-1252 is for."""
         return self._strange <= MAX_STRANGE * self._seen
-
-
-_WORD = re.compile(r"[^\t-\r\x1c- !-/:-@\[-`{-~]+")
-"""A run without ASCII white space and punctuation."""
-_BETWEEN_LETTERS = frozenset("’‘–—·\xadªº°´")
-_OUTER = frozenset("“”„‚’‘«»‹›–—…•·©®™°ºª¡¿€£¥§¶±×÷½¼¾²³¹µ¢†‡‰´¨¯¸\xa0\xad")
-
-
-def _count_strange(word: str) -> int:
-    """Count the characters of a word that windows-1252 text of western Europe does not have there.
-
-    Three letters with accents in a row; a symbol amid letters; a capital with an accent after a small letter; a byte
-    that is none.
-    """
-    strange = 0
-    run: list[str] = []
-    for place, letter in enumerate(word):
-        before, after = word[place - 1 : place], word[place + 1 : place + 2]
-        is_accented = letter > "\x7f" and letter.isalpha() and letter not in _OUTER
-        if is_accented:
-            run.append(letter)
-            strange += letter.isupper() and before.islower()
-        else:
-            strange += len(run) if len(run) > 2 else 0
-            run = []
-        if "\udc00" <= letter <= "\udcff":
-            strange += 1
-        elif letter > "\x7f" and not is_accented and before.isalpha() and after.isalpha():
-            strange += letter not in _BETWEEN_LETTERS
-        elif letter > "\x7f" and not is_accented and letter not in _OUTER:
-            strange += unicodedata.category(letter)[0] not in "PZ"
-    return strange + (len(run) if len(run) > 2 else 0)
 
 
 def damage_in(text: str) -> int | None:

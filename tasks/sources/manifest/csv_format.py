@@ -22,11 +22,17 @@ _SEPARATOR_LINE = re.compile(r"sep=(?P<delimiter>[^\r\n])\r?\n?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvFormat:
-    """How a CSV is written. `has_separator_line`: its first line is `sep=` and not its header."""
+    """How a CSV is written.
+
+    Args:
+        has_separator_line: Its first line is `sep=` and not its header.
+        has_blanks_after_delimiter: Blanks before a cell, and before the quotes around it, are no part of it.
+    """
 
     encoding: Encoding
     delimiter: str
     has_separator_line: bool = False
+    has_blanks_after_delimiter: bool = False
 
     def explained(self, shown: str) -> str:
         """Return what was found out, in one line, and the options that correct it."""
@@ -60,7 +66,12 @@ def find_format(open_file: Callable[[], BinaryIO], options: ManifestOptions, usu
     if not delimiter:
         expected = {*FIELDS, *(column.strip().casefold() for column in options.columns.values())}
         delimiter = find_delimiter(start, expected, usual)
-    return CsvFormat(encoding=encoding, delimiter=delimiter, has_separator_line=bool(separator))
+    return CsvFormat(
+        encoding=encoding,
+        delimiter=delimiter,
+        has_separator_line=bool(separator),
+        has_blanks_after_delimiter=_has_blanks(start, delimiter),
+    )
 
 
 def find_delimiter(start: str, expected: set[str], usual: str) -> str:
@@ -90,6 +101,20 @@ def _fitness(start: str, delimiter: str, expected: set[str]) -> tuple[int, float
     return (len(columns & expected), alike / len(others) if others else 1.0, len(header))
 
 
+def has_cells(row: Sequence[str]) -> bool:
+    """Return whether a row has a cell that is not empty. Spreadsheets write rows of delimiters below a table."""
+    return any(map(str.strip, row))
+
+
+def _has_blanks(start: str, delimiter: str) -> bool:
+    """Return whether a blank follows each delimiter of the header."""
+    try:
+        header = next(iter(_records(start, delimiter)), [])
+    except csv.Error:
+        return False
+    return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+
+
 def _records(start: str, delimiter: str) -> Sequence[Sequence[str]]:
     read = csv.reader(io.StringIO(start, newline=""), delimiter=delimiter)
-    return [record for record in islice(read, 1 + SAMPLE_RECORDS) if record]
+    return list(islice(filter(has_cells, read), 1 + SAMPLE_RECORDS))

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from repli.tasks.fallback import UsageError
 from repli.tasks.sources.manifest.csv_encoding import DAMAGED
-from repli.tasks.sources.manifest.csv_format import CsvFormat
+from repli.tasks.sources.manifest.csv_format import CsvFormat, has_cells
 from repli.tasks.sources.manifest.options import DELIMITERS
 from repli.tasks.sources.manifest.records import Record
 
@@ -28,7 +28,7 @@ def read_header(file: BinaryIO, written: CsvFormat, shown: str) -> list[str]:
 
 
 def read_rows(file: BinaryIO, written: CsvFormat, columns: Sequence[str], shown: str) -> Iterator[Record]:
-    """Yield the records after the header. An empty cell is None.
+    """Yield the records after the header. An empty cell is None, and a row without any other is a blank line.
 
     Args:
         columns: The columns, a different name each, in the order of the header.
@@ -47,11 +47,13 @@ def read_rows(file: BinaryIO, written: CsvFormat, columns: Sequence[str], shown:
                 continue
             if row is None:
                 return
+            while len(row) > len(columns) and not row[-1].strip():  # delimiters at the end, as spreadsheets write them
+                row.pop()
             if len(row) > len(columns):
                 delimiter = DELIMITERS.get(written.delimiter, repr(written.delimiter))
                 problem = f"has more fields than the first line; quote the fields that contain {delimiter}"
                 yield Record(number=number, problem=problem)
-            elif row:
+            elif has_cells(row):
                 values = {name: value or None for name, value in zip(columns, row, strict=False)}
                 yield Record(number=number, values=values)
 
@@ -65,13 +67,15 @@ def _header(lines: _Lines, written: CsvFormat, shown: str) -> list[str]:
     if written.has_separator_line:
         next(lines)
     try:
-        return next(_reader(lines, written), [])
+        return next(filter(has_cells, _reader(lines, written)), [])
     except csv.Error as error:
         raise UsageError(f"the first line of {shown} is not CSV ({error}); correct it") from None
 
 
 def _reader(lines: Iterable[str], written: CsvFormat) -> Iterator[list[str]]:
-    return csv.reader(lines, delimiter=written.delimiter, strict=True)
+    return csv.reader(
+        lines, delimiter=written.delimiter, skipinitialspace=written.has_blanks_after_delimiter, strict=True
+    )
 
 
 class _Lines(Iterator[str]):

@@ -22,8 +22,11 @@ from repli.tasks.sources.manifest.jsonl import keys_of, read_jsonl
 from repli.tasks.sources.manifest.options import ManifestOptions
 from repli.tasks.sources.manifest.parquet import read_schema, read_table
 from repli.tasks.sources.manifest.records import Record, RecordReader
+from repli.tasks.sources.manifest.signatures import check_is_text_file
 
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+FOLDER = ""
+PARQUET = ".parquet"
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", PARQUET)
 GZIP = ".gz"
 
 
@@ -63,6 +66,8 @@ def open_manifest(source: Path, options: ManifestOptions = ManifestOptions()) ->
     suffix = _check(source)
     shown = f"the manifest {source}"
     try:
+        if suffix not in {FOLDER, PARQUET}:
+            check_is_text_file(_open_file(source), shown, is_unpacked=_is_gzip(source))
         present, notes, records = _openers[suffix](source, options, shown)
         if next(records(), None) is None:
             raise UsageError(f"{shown} holds no items; add some, or name another")
@@ -83,13 +88,15 @@ _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def _broken(source: Path, error: Exception) -> UsageError:
+    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
+        return UsageError(f"the manifest {source} is not gzip data; take {GZIP} off its name")
     return UsageError(f"the manifest {source} is damaged gzip data ({error}); copy it again")
 
 
 def _check(source: Path) -> str:
-    """Return the suffix that says how to read a manifest; '' for a directory."""
+    """Return the suffix that says how to read a manifest; `FOLDER` for a directory."""
     if source.is_dir():
-        return ""
+        return FOLDER
     if not source.exists():
         raise UsageError(
             f"there is no manifest {source}; name a JSONL, CSV, TSV or Parquet file, a directory of images, or - for "
@@ -104,12 +111,16 @@ def _check(source: Path) -> str:
 
 
 def _suffix(source: Path) -> str:
-    path = source.with_suffix("") if source.suffix.lower() == GZIP else source
+    path = source.with_suffix("") if _is_gzip(source) else source
     return path.suffix.lower()
 
 
+def _is_gzip(source: Path) -> bool:
+    return source.suffix.lower() == GZIP
+
+
 def _open_file(source: Path) -> BinaryIO:
-    if source.suffix.lower() == GZIP:
+    if _is_gzip(source):
         return cast(BinaryIO, gzip.open(source, "rb"))
     return source.open("rb")
 
@@ -153,10 +164,10 @@ def _open_folder(source: Path, options: ManifestOptions, shown: str) -> _Opened:
 
 
 _openers: dict[str, Callable[[Path, ManifestOptions, str], _Opened]] = {
-    "": _open_folder,
+    FOLDER: _open_folder,
     ".jsonl": _open_jsonl,
     ".ndjson": _open_jsonl,
     ".csv": _open_csv,
     ".tsv": _open_csv,
-    ".parquet": _open_parquet,
+    PARQUET: _open_parquet,
 }

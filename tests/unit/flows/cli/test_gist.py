@@ -19,7 +19,8 @@ LINES = """\
 {"id": "lost", "name": "Lost", "document": "gone.txt", "image": "lost.png"}
 {"id": "bare", "name": "Bare"}
 {"id": "nameless"}
-"""
+{"id": "long", "name": "Long", "image": "LONG.png"}
+""".replace("LONG", "l" * 220)
 
 
 def beginning(settings: Settings, folder: Path, item_id: str) -> list[str]:
@@ -75,3 +76,10 @@ def test_an_item_of_a_name_alone(settings: Settings, folder: Path) -> None:
 def test_an_item_that_failed(settings: Settings, folder: Path) -> None:
     """Its later stages have not run."""
     assert beginning(settings, folder, "nameless")[-1] == "quality  none: not stored"
+
+
+def test_a_long_address_is_cut(settings: Settings, folder: Path) -> None:
+    """It has no blanks to be cut at, and was left out as a whole."""
+    page = " ".join(beginning(settings, folder, "long"))
+    shown = re.search(r"image +([l ]+) … ?\(not fetched\)", page)
+    assert shown and shown[1].count("l") == 200

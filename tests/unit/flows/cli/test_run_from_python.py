@@ -19,12 +19,14 @@ from tests.support.own_pipeline import stage_by
         ({"pipeline": Pipeline([stage_by("own")])}, "pipeline: give its name, such as 'translate:pipeline'"),
         ({"pipeline": "no_such_module:pipeline"}, "pipeline 'no_such_module:pipeline': there is no module"),
         ({"force": ["fetch=gpu"]}, "fetch has no rung 'gpu'"),
+        ({"force": "fetch=skip"}, "force: give a list, such as ['fetch=skip']"),
+        ({"faults": "fetch.origin=oom"}, "faults: give a list, such as ['fetch.origin=oom']"),
         ({"faults": ["fetch.origin=fire"]}, "choose from oom"),
         ({"batch_size": 0}, "--batch-size 0: a batch holds at least 1 item"),
         ({"database": "mysql://here"}, "is neither sqlite:///FILE nor postgresql://"),
         ({}, "there is no "),
     ],
-    ids=["a pipeline", "its name", "a rung", "a fault", "a size", "a database", "a source"],
+    ids=["a pipeline", "its name", "a rung", "one rung", "one fault", "a fault", "a size", "a database", "a source"],
 )
 def test_a_wrong_argument_is_refused(
     options: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

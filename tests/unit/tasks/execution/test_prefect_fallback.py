@@ -133,6 +133,13 @@ WRONG = {
         """,
         "rung service: breaker is a str; write breaker=Breaker(scope=...)",
     ),
+    "a breaker of keys without a key": (
+        """
+        @repli.fallback({}, time_limit_s=5, breaker=repli.Breaker(scope="key"))  # refused
+        def service(name): ...
+        """,
+        "a task's breaker of scope 'key' needs key=..., a function of what the task takes",
+    ),
 }
 
 
@@ -481,6 +488,28 @@ class TestBreaker:
             raise repli.Unavailable(DOWN)
 
         return service
+
+    def test_a_key_is_told_by_what_the_task_takes(self, server: dict[str, str], tmp_path: Path) -> None:
+        """One account that is down is no longer called, and the others are."""
+        calls: list[str] = []
+
+        def dictionary(name: str, *, account: str) -> str:
+            return "chat"
+
+        by_account = repli.Breaker(scope="key", key=lambda name, *, account: account, failures=1)
+
+        @repli.fallback(
+            {dictionary: "0.8"}, time_limit_s=30, breaker=by_account, store=f"sqlite:///{tmp_path / 'breakers.db'}"
+        )
+        def service(name: str, *, account: str) -> str:
+            calls.append(account)
+            if account == "down":
+                raise repli.Unavailable(DOWN)
+            return "le chat"
+
+        rungs = [service("cat", account=account).rung for account in ("down", "down", "up", "down", "up")]
+        assert rungs == ["dictionary", "dictionary", "service", "dictionary", "service"]
+        assert calls == ["down", "up", "up"]
 
     def test_it_is_shared_through_the_store(self, server: dict[str, str], tmp_path: Path) -> None:
         """Another process, of another flow, does not call what failed here; the move of the breaker is logged."""

@@ -309,6 +309,8 @@ class TestVersion:
     def test_it_is_the_same_in_every_process(self) -> None:
         """An equal declaration has an equal digest, whatever the functions' objects are."""
         assert self.changed().version == self.changed().version
+        by_name = [self.changed(breaker=repli.Breaker(scope="key", key=lambda text: str(text))) for _ in range(2)]
+        assert by_name[0].version == by_name[1].version, "the repr of a function has its address"
 
     @pytest.mark.parametrize(
         "options",

@@ -610,6 +610,7 @@ DURATIONS = ("within_s", "open_for_s", "open_for_at_most_s", "lease_s")
     ("how", "problem"),
     [
         ({"scope": "global"}, "a breaker's scope must be 'host', 'fleet' or 'key', not 'global'"),
+        ({"scope": "key", "key": "id"}, "a breaker's key is a str, not a function of an input"),
         ({"failures": 0}, "at least 1 failure, not 0"),
         ({"failures": -1}, "at least 1 failure, not -1"),
         ({"within_s": 0}, "window, cool-downs and lease must be above 0 s and at most a year"),

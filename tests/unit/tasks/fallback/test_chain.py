@@ -82,6 +82,12 @@ def test_rung_has_no_breaker_unless_declared() -> None:
     assert rung("cpu").probe_limit_s == 60
 
 
+def test_rung_takes_resources_with_their_amounts() -> None:
+    """A list of names would fail only where a batch is sent to a worker."""
+    with pytest.raises(ValueError, match=r'rung gpu: resources is a list; write resources=\{"GPU": 1\}'):
+        Rung("gpu", run, time_limit_s=60, resources=["GPU"])  # type: ignore[arg-type]
+
+
 def test_rung_cannot_be_called_skip() -> None:
     """There is one skip, and it calls nothing."""
     with pytest.raises(ValueError, match=r"end the chain with Skip"):

@@ -85,6 +85,11 @@ class TestRefused:
         assert str(refused.value).startswith(f"rule {bad}: ")
         assert fault in str(refused.value)
 
+    def test_one_name_is_no_set_of_rungs(self) -> None:
+        """Its letters would be, and `ski` would be in it."""
+        with pytest.raises(ValueError, match=r"a rule takes a set of rungs, not a str; write \{'skip'\}"):
+            Rule("look", "skip", forbids="embed.with_label", because="x")
+
     def test_a_required_stage_left_without_a_rung(self) -> None:
         """By one way through the stages before it: the message says which, and by which rules."""
         first = rule("read", "plain", SKIP, forbids="store.database")

@@ -87,6 +87,25 @@ def test_a_rung_is_less_sure_where_a_better_one_was_not(attempt: Attempt, confid
     assert (result.rung, result.confidence) == ("b", confidence)
 
 
+NO_INPUT = missed("b", NoInput("the picture was not fetched"), AttemptOutcome.DECLINED)
+
+
+@pytest.mark.parametrize("serves", ["c", "skip"])
+@pytest.mark.parametrize(
+    ("best", "retryable"), [(AWAY, False), (REFUSED, False), (missed("a", TimedOut("a hung")), True)]
+)
+def test_an_input_that_is_missing_is_the_reason(best: Attempt, retryable: bool, serves: str) -> None:
+    """And not the device that is not here, which would have nothing to look at either. A rung that hung may serve."""
+    device = replace(RUNGS[0], resources={"GPU": 1})
+    chain = Chain("s", device, RUNGS[1], Rung("c", _serve_none, penalty="0.8", time_limit_s=1), Skip(penalty="0.7"))
+    answer = Served("by name", 0.3) if serves == "c" else None
+    trail = (best, NO_INPUT, served(serves))
+    given = {"run_id": "night", "finished_at": NOW, "is_policy": False}
+    result = conclude(chain, ChainInput("x", 1), trail, answer, **given)
+    expected = best.error if retryable and serves == "skip" else NO_INPUT.error
+    assert (result.rung, result.error, result.retryable) == (serves, expected, retryable)
+
+
 @pytest.mark.parametrize("factor", [0, 1.1, -1, float("nan"), "0.5"])
 def test_a_factor_after_a_decline_is_a_share(factor: Any) -> None:
     """Above 0, and at most 1."""

@@ -35,6 +35,7 @@ from repli.tasks.fallback import (
 )
 from repli.tasks.fallback.splitting import RungResult
 from repli.tasks.fallback.status import can_move
+from repli.tasks.pipeline import Stage
 from tests.support.fakes import NIGHT
 
 KEYS = "item_id stage status value confidence rung penalty error retryable is_stale attempts run_id finished_at".split()  # noqa: SIM905  as section 3 writes them
@@ -213,3 +214,29 @@ def test_every_value_pickles(value: Any, protocol: int) -> None:
     """A value that went to another process and back is equal to what it was."""
     assert pickle.loads(pickle.dumps(value, protocol)) == value
     assert copy.deepcopy(value) == value
+
+
+class _Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_an_error_whose_message_cannot_be_made_is_a_reason_all_the_same() -> None:
+    """It must not end the run: it is raised where the chain has caught the error already."""
+    assert StepError.of(_Speechless()).line == "_Speechless: its message cannot be read (RuntimeError)"
+
+
+def raising(value: Any) -> Any:
+    raise _Speechless
+
+
+@pytest.mark.parametrize(("rung", "check"), [(raising, None), (str.upper, raising)])
+def test_an_error_without_words_is_a_reason_in_a_chain(rung: Any, check: Any) -> None:
+    """A rung of one's own and a check may raise it."""
+    stage = Stage("s", input=str, check=check)
+    stage.rung(time_limit_s=5, per_item=True)(rung)
+    stage.skip(penalty="0.5")
+    [result] = stage.try_on(["a"])
+    assert result.status is Status.SKIPPED
+    assert result.error is not None
+    assert "its message cannot be read" in result.error.message

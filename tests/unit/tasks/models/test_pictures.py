@@ -134,6 +134,24 @@ def test_a_transparent_value_of_a_grey_picture_is_white() -> None:
     assert 126 < pixels.mean() < 129
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_a_grey_picture_of_16_bits_has_as_many_as_it_needs(bits: int) -> None:
+    """Cameras write 10 to 14 of them; by the scale of all 16 such a picture is black, whatever it shows."""
+    ramp = np.linspace(0, 2**bits - 1, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = np.asarray(open_image(files.encoded(Image.fromarray(ramp))))[..., 0]
+    assert (pixels[0, 0], pixels[-1, -1]) == (0, 255)
+    assert 126 < pixels.mean() < 129
+
+
+def test_a_transparent_value_does_not_darken_the_others() -> None:
+    """It is no part of what the picture shows."""
+    values = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    values[0] = 65535
+    pixels = np.asarray(open_image(files.encoded(Image.fromarray(values), transparency=65535)))[..., 0]
+    assert (pixels[0, 0], pixels[-1, -1]) == (255, 255)
+    assert 126 < pixels[1:].mean() < 131
+
+
 @pytest.mark.parametrize("hot", [1e9, -1e9, np.inf, np.nan])
 def test_a_hot_pixel_leaves_the_others_as_they_are(hot: float) -> None:
     """A picture of floats is scaled by what most of its pixels are."""

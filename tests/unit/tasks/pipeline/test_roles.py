@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from repli.tasks.items import ROLES, Asset, Assets, Embedding, Guess, Label, Text
-from repli.tasks.pipeline.roles import name_of, role_of
+from repli.tasks.pipeline.roles import check_json, name_of, role_of
 
 PICTURE = Asset(uri="a.png", sha256="0" * 64, size=1, media_type="image/png", source="origin")
 
@@ -189,6 +189,13 @@ class TestAnyValue:
         reason = refused(None, answer)
         assert reason.startswith("the answer has no JSON form (")
         assert reason.endswith("); return strings, numbers, lists and dicts")
+
+    def test_a_number_that_the_store_would_round(self) -> None:
+        """SQLite keeps 64 bits of a value that is one number. Within a list all digits stay."""
+        for number in (2**63, -(10**30)):
+            assert refused(None, number).startswith("the answer is a number of more than 64 bits")
+        for answer in (2**63 - 1, -(2**62), [10**30]):
+            check_json(answer)
 
     def test_what_contains_itself(self) -> None:
         """It is refused, and does not run for ever."""

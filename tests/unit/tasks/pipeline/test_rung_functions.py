@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from repli.tasks.fallback import (
     ItemError,
     Outcome,
     OutOfMemory,
+    RungError,
     Served,
     TimedOut,
     Unavailable,
@@ -22,6 +24,7 @@ from repli.tasks.fallback import (
 from repli.tasks.fallback.errors import BadAnswer
 from repli.tasks.pipeline import Stage
 from repli.tasks.pipeline.rung_functions import run_of
+from repli.tasks.runtime.time_limit import CutOff
 from tests.support.own_pipeline import stage_by
 
 INPUTS = ["a", "b", "c"]
@@ -59,6 +62,51 @@ class TestCalled:
         inputs = ("a", "b")
         assert outcomes(rung, inputs=inputs) == [Served("b"), Served("a")]
         assert inputs == ("a", "b")
+
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("late")], ids=repr)
+    @pytest.mark.parametrize("how", ["item", "batch", "lazy", "stream"])
+    def test_what_would_end_the_process_is_an_error_of_the_rung(self, error: BaseException, how: str) -> None:
+        """`sys.exit` in a library killed its worker, once for each try."""
+
+        def raising(given: Any) -> Any:
+            raise error
+
+        def lazy(given: Any) -> Any:
+            return map(raising, given)
+
+        def stream(given: Any) -> Any:
+            yield 0, "first"
+            raise error
+
+        rung = {"item": raising, "batch": raising, "lazy": lazy, "stream": stream}[how]
+        message = rf"stage.rung raised {type(error).__name__}: .*, which is no Exception"
+        with pytest.raises(RungError, match=message):
+            list(outcomes(rung, per_item=how == "item"))
+
+    def test_a_call_that_is_cut_off_ends(self) -> None:
+        """Its thread must not go on."""
+
+        def cut(given: Any) -> Any:
+            raise CutOff
+
+        with pytest.raises(CutOff):
+            outcomes(cut)
+
+    @pytest.mark.parametrize("per_item", [True, False])
+    def test_what_it_changes_in_its_input_it_changes_for_itself(self, per_item: bool) -> None:
+        """A second call, of another rung or of half a batch, gets what the stage has made."""
+
+        def change(value: Any) -> Any:
+            value["tags"].append("x")
+            return value.pop("kind")
+
+        def rung(given: Any) -> Any:
+            return change(given) if per_item else [change(one) for one in given]
+
+        inputs: list[Any] = [{"kind": "lamp", "tags": []}]
+        for _ in range(2):
+            assert outcomes(rung, per_item=per_item, inputs=inputs) == [Served("lamp")]
+        assert inputs == [{"kind": "lamp", "tags": []}]
 
     def test_with_the_context(self) -> None:
         """A second parameter without a default gets it, whatever its name is."""

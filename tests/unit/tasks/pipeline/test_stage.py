@@ -27,7 +27,7 @@ WRONG_STAGES = {
         """
         repli.Stage("s" * 61, input=len)  # refused
         """,
-        f"stage '{'s' * 61}': a name begins with a letter and has letters, digits and underscores",
+        f"stage '{'s' * 61}': a name has at most 60 characters",
     ),
     "no name": (
         """

@@ -96,9 +96,9 @@ def test_nothing_to_do_calls_nothing() -> None:
     assert str(stage.try_on([])) == "status  rung  value  confidence  penalty  reason"
 
 
-@pytest.mark.parametrize("text", ["cat", b"cat"])
-def test_one_text_is_no_list_of_inputs(text: Any) -> None:
-    """Its letters are not what was meant."""
+@pytest.mark.parametrize("text", ["cat", b"cat", 5, None])
+def test_one_value_is_no_list_of_inputs(text: Any) -> None:
+    """The letters of a text are not what was meant."""
     with pytest.raises(
         UsageError, match=r"^try_on takes a list of inputs, one for each item; write try_on\(\[...\]\)$"
     ):

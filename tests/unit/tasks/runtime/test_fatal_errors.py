@@ -32,3 +32,13 @@ def test_a_sticky_error_is_fatal(message: str) -> None:
 def test_any_other_error_is_not(error: Exception) -> None:
     """Neither what the next call may not meet, nor words that no device has said."""
     assert not is_fatal(error)
+
+
+def test_an_error_without_words_is_not_fatal() -> None:
+    """Its class is anybody's, and may raise where its message is asked for."""
+
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    assert not is_fatal(Speechless())

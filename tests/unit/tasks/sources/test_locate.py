@@ -61,6 +61,9 @@ def content(value: str, folder: Path | str = "", limits: FetchLimits = LIMITS, *
         "U.S.A",
         "ASP.NET",
         "socket.io",
+        "The manual is at https://shop.test/manual.pdf",
+        "#1",
+        "why.html? no",
     ],
 )
 def test_what_is_text(folder: Path, text: str) -> None:
@@ -84,6 +87,8 @@ def test_what_is_text(folder: Path, text: str) -> None:
         "./x",
         "/x",
         "  x.xml ",
+        "x.html#part",
+        "pages/x.pdf?page=2",
     ],
 )
 def test_what_is_a_path(folder: Path, path: str) -> None:
@@ -367,3 +372,18 @@ def test_passwords_are_hidden(uri: str, shown: str) -> None:
     assert hide_password(uri) == shown
     assert place(uri).uri == place(uri).declared == shown
     assert "hush" not in repr(place(uri))
+
+
+@pytest.mark.parametrize("value", [7, ["one", "two"], {"en": "one"}, True])
+def test_a_text_of_another_type_is_named_as_the_text(folder: Path, value: Any) -> None:
+    """Not as a document, which the manifest may not have at all."""
+    with pytest.raises(InvalidItem, match=rf"^the manifest's text is of type {type(value).__name__}; write it as a"):
+        locate(InlineText(value), str(folder), LIMITS, may_be_text=True)
+
+
+def test_xml_in_a_cell_is_xml(folder: Path) -> None:
+    """Its tags are no words; a page that begins as XML is a page."""
+    xml = '<?xml version="1.0"?><lamp><name>Brass</name></lamp>'
+    assert content(xml, folder, may_be_text=True).media_type == "application/xml"
+    page = '<?xml version="1.0"?><html><body>A lamp</body></html>'
+    assert content(page, folder, may_be_text=True).media_type == "text/html"

@@ -34,6 +34,7 @@ SOFT: list[tuple[Item, str, str, Any]] = [
     (Item(id="i", name="n", document=7), "in_set", "document", "int"),
     (Item(id="i", name="n", image=["a.png"]), "in_set", "image", "list"),
     (Item(id="i", name="n", text=7), "in_set", "text", "int"),
+    (Item(id="i", name="nan"), "placeholder", "name", "nan"),
     (Item(id="i", name="n", document="N/A"), "placeholder", "document", "N/A"),
     (Item(id="i", name="n", image=" None "), "placeholder", "image", " None "),
     (Item(id="i", name="n", text="-"), "placeholder", "text", "-"),

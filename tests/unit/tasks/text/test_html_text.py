@@ -81,3 +81,27 @@ def test_tags_of_each_form_begin_a_page(tag: str) -> None:
     """With and without attributes, and closed at once."""
     assert begins_as_html(tag + "A lamp")
     assert not begins_as_html(tag[:-1])
+
+
+NOTHING_BUT_SCRIPT = (
+    "<html><head><title>Shop</title></head><body>"
+    "<noscript>You need to enable JavaScript to run this app.</noscript>{}<div id=root></div></body></html>"
+)
+
+
+def test_a_page_for_scripts_has_no_text() -> None:
+    """What it shows without scripts is no text of the item; what else it shows is."""
+    assert not main_content(NOTHING_BUT_SCRIPT.format(""))
+    assert not all_text(NOTHING_BUT_SCRIPT.format(""))
+    assert main_content(NOTHING_BUT_SCRIPT.format("<p>A brass lamp.</p>")) == "A brass lamp."
+
+
+@pytest.mark.parametrize(
+    "before", ["", "<!-- saved by a browser from the address of the page, which is long -->", " " * 60, "\ufeff\n"]
+)
+@pytest.mark.parametrize(
+    "around", ["<!doctype html><html><body>{}</body></html>", "<body>{}</body>", "<main>{}</main>"]
+)
+def test_what_stands_before_a_page_costs_no_text(before: str, around: str) -> None:
+    """trafilatura takes a page for one by its first 50 characters."""
+    assert main_content(before + around.format("<p>A brass lamp.</p>")) == "A brass lamp."

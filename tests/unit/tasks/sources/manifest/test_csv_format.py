@@ -107,7 +107,7 @@ def test_a_header_in_any_case_with_blanks(path: Path) -> None:
     """`ID, Name` is what people write."""
     path.write_text("ID, Name , Price\na, Lamp,3\n")
     [item] = items_of(path)
-    assert (item.id, item.name, item.attributes) == ("a", " Lamp", {"Price": "3"})
+    assert (item.id, item.name, item.attributes) == ("a", "Lamp", {"Price": "3"})
 
 
 def test_a_column_that_is_there_twice_is_said(path: Path) -> None:
@@ -126,5 +126,30 @@ def test_a_cut_off_gzip_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is damaged gzip data \(.*\); copy it again"):
         items_of(path)
     path.write_bytes(b"id,name\na,b\n")
-    with pytest.raises(UsageError, match="is damaged gzip data"):
+    with pytest.raises(UsageError, match=r"is not gzip data; take \.gz off its name"):
         items_of(path)
+
+
+@pytest.mark.parametrize("blank", ["", ";;", " ; ;", "; ;;;"])
+def test_a_row_without_a_cell_is_a_blank_line(path: Path, blank: str) -> None:
+    """Spreadsheets write such rows above and below a table; each would be an item that failed."""
+    path.write_text(f"{blank}\nid;name;text\na;Lamp;one\n{blank}\nb;Mug\n{blank}\n;Jug;two\n")
+    first, second, bad = items_of(path)
+    assert [(item.id, item.name, item.text) for item in (first, second)] == [("a", "Lamp", "one"), ("b", "Mug", None)]
+    assert bad.problem == "line 7 of items.csv has no id; give it one"
+
+
+def test_delimiters_at_the_end_of_a_row_are_no_fields(path: Path) -> None:
+    """They hold nothing; a field too many that holds something is said."""
+    path.write_text("id,name\na,Lamp,\nb,Mug,, ,\nc,Jug,3\n")
+    *good, bad = items_of(path)
+    assert [(item.id, item.name, item.problem) for item in good] == [("a", "Lamp", None), ("b", "Mug", None)]
+    assert (bad.problem or "").startswith("line 4 of items.csv has more fields than the first line")
+
+
+def test_blanks_after_each_delimiter_are_no_part_of_a_cell(path: Path) -> None:
+    """Quotes after a blank are quotes then. Where the header has no blanks, those of a cell are its own."""
+    path.write_text('id, name, text\na, "Lamp, brass", "two\nlines"\nb, Mug, x\n')
+    assert [(item.name, item.text) for item in items_of(path)] == [("Lamp, brass", "two\nlines"), ("Mug", "x")]
+    path.write_text("id,name,text\na, Lamp, x\n")
+    assert [(item.name, item.text) for item in items_of(path)] == [(" Lamp", " x")]

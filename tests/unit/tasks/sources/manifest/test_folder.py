@@ -33,3 +33,20 @@ def test_a_folder_of_images_alone_has_no_note(tmp_path: Path) -> None:
     """There is nothing to say."""
     (tmp_path / "a.png").write_bytes(b"x")
     assert explain_passed_over(tmp_path) == []
+
+
+def test_hidden_files_and_links_to_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+    """What macOS and photo programs keep beside photos is no item, and no folder is left out unsaid."""
+    source = tmp_path / "photos"
+    for name in ("photos/.cache", "photos/more", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("a.png", "._a.png", ".DS_Store", ".cache/b.png", "more/c.png", "notes.txt"):
+        (source / name).write_bytes(b"x")
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "d.png").symlink_to("a.png")
+    assert [record.values["id"] for record in read_images(source)] == ["a.png", "d.png", "more/c.png"]
+    assert explain_passed_over(source) == [
+        "1 file is passed over, since no decoder reads its suffix: 1 .txt",
+        "3 hidden files and folders are passed over",
+        "1 link to a folder is not followed; name that folder itself",
+    ]

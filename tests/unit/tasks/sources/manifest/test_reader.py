@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,43 @@ def test_paths_may_start_in_another_folder(tmp_path: Path) -> None:
     path.write_bytes(b'{"id": "a", "name": "Lamp"}')
     [item] = open_manifest(path, ManifestOptions.parse(folder="/somewhere")).items()
     assert item.folder == "/somewhere"
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("items.csv", "id,name\na,Lamp\n")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", gzip.compress(b"id,name\na,Lamp\n"), "is gzip data; add .gz to its name, or unpack it"),
+        ("a.csv", zipped(), "is a ZIP file, as .xlsx is; unpack it, or save the table as CSV"),
+        ("a.jsonl", zipped(), "is a ZIP file, as .xlsx is; unpack it, or save the table as CSV"),
+        ("a.tsv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Office file, as .xls is; save the table as CSV"),
+        ("a.ndjson", b"PAR1\x15\x04", "is a Parquet file; name it .parquet"),
+        (
+            "a.csv",
+            b"\n<!DOCTYPE html><title>404</title>",
+            "is a page of HTML, such as an error or a log-in; download it",
+        ),
+        ("a.jsonl", b"SQLite format 3\0", "is an SQLite database; export its table as CSV"),
+        ("a.csv", b"%PDF-1.7\n", "is a PDF; write its table as CSV"),
+        (
+            "a.csv.gz",
+            gzip.compress(gzip.compress(b"id,name\n")),
+            "is gzip data within gzip data; unpack it, and name it",
+        ),
+        ("a.jsonl.gz", gzip.compress(zipped()), "is a ZIP file, as .xlsx is within gzip data; unpack it, and name it"),
+        ("a.jsonl.gz", b'{"id": "a", "name": "Lamp"}', "is not gzip data; take .gz off its name"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """Before anything starts, and with what it is: its bytes are no columns, and no thousand items that failed."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        open_manifest(path)
+    assert str(refused.value).startswith(f"the manifest {path} {message}")
