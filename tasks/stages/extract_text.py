@@ -55,13 +55,13 @@ STAGE = Stage(
 )
 
 
-@STAGE.rung(time_limit_s=20, per_item=True)
+@STAGE.rung(time_limit_s=20, per_item=True, version=2)
 def full(document: Document, context: StageContext) -> Served[Text]:
     """Extract the main content: trafilatura for HTML, PDFium for PDF; plain text is only decoded."""
     return _text(document, context, main_content, by_pdfium, of_page=of_main_content)
 
 
-@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True)
+@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True, version=2)
 def plain(document: Document, context: StageContext) -> Served[Text]:
     """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
     return _text(document, context, all_text, by_pypdf, of_page=of_all_text)
