@@ -17,6 +17,7 @@ from repli.tasks.stages.rates import RATES
 from repli.tasks.storage.blobs import Blobs
 from repli.tasks.text.encoding import decode, find_charset
 from repli.tasks.text.html_text import all_text, has_markup, is_page, main_content
+from repli.tasks.text.main_text_share import OF_ARTICLES, of_all_text, of_main_content
 from repli.tasks.text.pdf import by_pypdf
 from repli.tasks.text.pdfium import by_pdfium
 from repli.tasks.text.readable import check_is_text
@@ -55,16 +56,16 @@ STAGE = Stage(
 )
 
 
-@STAGE.rung(time_limit_s=20, per_item=True)
+@STAGE.rung(time_limit_s=20, per_item=True, version=2)
 def full(document: Document, context: StageContext) -> Served[Text]:
     """Extract the main content: trafilatura for HTML, PDFium for PDF. Of XML it is all text; plain text is decoded."""
-    return _text(document, context, main_content, by_pdfium, of_page=RATES["extract_text.full"].value)
+    return _text(document, context, main_content, by_pdfium, of_page=of_main_content)
 
 
-@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True)
+@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True, version=2)
 def plain(document: Document, context: StageContext) -> Served[Text]:
     """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
-    return _text(document, context, all_text, by_pypdf, of_page=RATES["extract_text.plain"].value)
+    return _text(document, context, all_text, by_pypdf, of_page=of_all_text)
 
 
 @STAGE.rung(penalty="0.85", time_limit_s=20)
@@ -87,15 +88,15 @@ def _text(
     from_html: Callable[[str], str | None],
     from_pdf: Callable[[bytes], str],
     *,
-    of_page: float,
+    of_page: Callable[[str, str], float],
 ) -> Served[Text]:
     """Return the text of a document, with the confidence that it is the document's main text, and all of it.
 
     A plain text is, and so is a fragment of HTML. Of a PDF both rungs return all text, running heads included; no
-    public set of them was measured, and the rate of pages that were stripped of such stands in.
+    public set of them was measured, and the rate of articles that were stripped of such stands in.
 
     Args:
-        of_page: the confidence for the text of a page of HTML.
+        of_page: returns the confidence for the text of a page of HTML, given the page and the text.
     """
     if document.asset is None:
         raise NoInput("the document was not fetched; see the error of the fetch stage")
@@ -112,15 +113,15 @@ def _text(
     if not (is_text(media_type) or media_type == "application/pdf"):
         raise Declined(f"{where} is {media_type}, which is not supported; convert it to HTML, PDF or plain text")
     is_pdf = media_type == "application/pdf"
-    confidence = RATES["extract_text.full"].value if is_pdf else 1.0
+    confidence = OF_ARTICLES if is_pdf else 1.0
     try:
         text = from_pdf(content) if is_pdf else _decoded(content, document.asset)
         if is_xml(media_type):
             text = text_of_xml(text)
         elif is_markup(media_type):
             check_is_text(text, "the page", needs_words=False)  # before a parser drops what cannot be read
-            confidence = of_page if is_page(text) else 1.0
-            text = from_html(text) or ""
+            page, text = text, from_html(text) or ""
+            confidence = of_page(page, text) if is_page(page) else 1.0
     except RungError:
         raise
     except Exception as error:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborHTMLParser
 
 _TAGS = (
     "a abbr address article aside b blockquote body br center code dd del details div dl dt em fieldset figcaption "
@@ -18,6 +22,10 @@ _HAS_TAG = re.compile(rf"</(?:{_TAGS})\s*>|<(?:br|hr|img)(?:\s[^<>]*+|/)?>", re.
 _HAS_REFERENCE = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z]{2,}\d*);", re.IGNORECASE)
 _BEFORE_FIRST_TAG = re.compile(_BEFORE_MARKUP, re.DOTALL | re.IGNORECASE)
 _PAGE = re.compile(r"<(?:html|body|article|main)[\s>]", re.IGNORECASE)
+_META = re.compile(r"<meta\s[^<>]*+>", re.IGNORECASE)
+_SCHEMA_ARTICLE = re.compile(
+    r"""(?:"@type"\s*+:\s*+\[?\s*+"|itemtype=["']https?://schema\.org/)\w*(?:Article|BlogPosting)["']""", re.IGNORECASE
+)
 
 
 def begins_as_html(text: str) -> bool:
@@ -65,11 +73,7 @@ _LOOKED_AT = 50
 
 def all_text(markup: str) -> str | None:
     """Return all text that a page shows, a line for each block; None where there is none."""
-    from selectolax.lexbor import LexborHTMLParser
-
-    tree = LexborHTMLParser(markup)
-    for node in tree.css("script, style, noscript, template"):
-        node.decompose()
+    tree = _shown(markup)
     if tree.body is None:
         return None
     for node in tree.body.css(_BLOCKS):
@@ -79,6 +83,32 @@ def all_text(markup: str) -> str | None:
         node.insert_after(" ")
     lines = (" ".join(line.split()) for line in tree.body.text().split(_BREAK))
     return "\n".join(line for line in lines if line)
+
+
+def text_outside_links(markup: str) -> str:
+    """Return what a page shows and does not link, in no form for a reader. What is no main text is mostly links."""
+    tree = _shown(markup)
+    if tree.body is None:
+        return ""
+    for node in tree.body.css("a"):
+        node.decompose()
+    return tree.body.text(separator=" ")
+
+
+def says_article(markup: str) -> bool:
+    """Return whether a page says that it is an article, by Open Graph or schema.org."""
+    metas = (meta.lower() for meta in _META.findall(markup))
+    return any("og:type" in meta and "article" in meta for meta in metas) or bool(_SCHEMA_ARTICLE.search(markup))
+
+
+def _shown(markup: str) -> LexborHTMLParser:
+    """Return the tree of a page, without what it does not show."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(markup)
+    for node in tree.css("script, style, noscript, template"):
+        node.decompose()
+    return tree
 
 
 _BREAK = "\x00"  # the parser replaces it where the page itself has one

@@ -320,7 +320,7 @@ class TestPixels:
     def test_a_strip_is_cut_before_it_is_scaled(self, context: StageContext) -> None:
         """What the model sees has its own size, whatever the shape of the file."""
         classifier = image_classifier.load(context.settings.models.image_cpu, "cpu")
-        shapes = {classifier.prepare(content).shape for content in odd_files().values()}
+        shapes = {classifier.prepare(content).pixels.shape for content in odd_files().values()}
         assert len(shapes) == 1
 
 

@@ -1,4 +1,4 @@
-"""The confidences of rungs that cannot tell their answers apart: their measured rates."""
+"""The confidences of texts, and of rungs that cannot tell their answers apart: their measured rates."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import pytest
 from repli.tasks.fallback import StepResult
 from repli.tasks.settings import Settings
 from repli.tasks.stages.rates import RATES
+from repli.tasks.text.main_text_share import OF_ARTICLES
 from tests.support.default_pipeline import CHAINS
 from tests.support.files import pdf, png
 from tests.support.in_process import enrich
 
-PAGE = "<html><body><article><p>A harp is plucked by hand, and has many strings.</p></article></body></html>"
+TEXT = "A harp is plucked by hand, and has many strings."
+PAGE = f"<html><body><nav><a href='/'>Harps</a></nav><article><p>{TEXT}</p></article></body></html>"
 FILES = {
     "page.html": PAGE.encode(),
-    "part.html": b"<p>A harp is plucked by hand, and has many strings.</p>",
-    "plain.txt": b"A harp is plucked by hand, and has many strings.",
-    "report.pdf": pdf("A harp is plucked by hand, and has many strings."),
+    "part.html": f"<p>{TEXT}</p>".encode(),
+    "plain.txt": TEXT.encode(),
+    "report.pdf": pdf(TEXT),
 }
 
 
@@ -42,14 +44,15 @@ def test_of_a_page_the_main_text_is_a_guess(settings: Settings, tmp_path: Path, 
     record = f'{{"id": "harp", "name": "harp", "document": "{name}"}}'
     step = results(settings, tmp_path, record, {"extract_text": rung})["extract_text"]
     assert step.rung == rung
-    full = RATES["extract_text.full"].value
-    wanted = {"page.html": RATES[f"extract_text.{rung}"].value, "report.pdf": full}
-    assert step.confidence == wanted.get(name, 1.0)
+    outside = len(TEXT.replace(" ", ""))
+    of_page = {"full": OF_ARTICLES, "plain": OF_ARTICLES * outside / (outside + len("Harps"))}
+    wanted = {"page.html": of_page[rung], "report.pdf": OF_ARTICLES}
+    assert step.confidence == pytest.approx(wanted.get(name, 1.0), abs=1e-4)
 
 
 def test_the_text_of_the_manifest_is_right(settings: Settings, tmp_path: Path) -> None:
     """Whatever rung reads it."""
-    record = '{"id": "harp", "name": "harp", "text": "A harp is plucked by hand, and has many strings."}'
+    record = f'{{"id": "harp", "name": "harp", "text": "{TEXT}"}}'
     step = results(settings, tmp_path, record, {"extract_text": "plain"})["extract_text"]
     assert (step.rung, step.confidence) == ("plain", 1.0)
 
