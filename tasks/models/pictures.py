@@ -163,11 +163,15 @@ def open_image(content: bytes, *, at_least: int | None = None) -> Any:
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
+_BLACK_ON_16_BITS = 12
+"""Values of so few bits are at most a sixteenth of white."""
+
+
 def _to_8_bits(image: Any) -> Any:
     """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white.
 
-    A value that is declared transparent becomes white. Values of 16 bits are scaled by as many bits as they need, since
-    cameras and scanners write 10, 12 or 14. Values of 32 bits are scaled between their 1st and 99th percentile, so that
+    A value that is declared transparent becomes white. Values of 16 bits that need at most 12 are scaled by as many as
+    they need: cameras and scanners write 10 or 12, which are black on the scale of 16. Values of 32 bits are scaled between their 1st and 99th percentile, so that
     one hot pixel does not turn the others black.
     """
     import numpy as np
@@ -178,8 +182,8 @@ def _to_8_bits(image: Any) -> Any:
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         shown = raw[raw != transparent] if isinstance(transparent, int) else raw
-        bits = max(8, int(shown.max(initial=0)).bit_length())
-        low, high = 0.0, float(2**bits - 1)
+        bits = int(shown.max(initial=0)).bit_length()
+        low, high = 0.0, float(2 ** (max(8, bits) if bits <= _BLACK_ON_16_BITS else 16) - 1)
     else:
         finite = raw[np.isfinite(raw)]
         finite = finite if finite.size else np.zeros(1, dtype=np.float32)
