@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
+from contextlib import suppress
 
 from repli.tasks.fallback import RepliError
 
 LOOPBACK = "127.0.0.1"
+FIRST_PORT, PORTS = 20_000, 10_000
+"""The ports that servers of one run listen on."""
 
 
 def check_port_is_free(port: int, remedy: str) -> None:
@@ -26,8 +30,17 @@ def check_port_is_free(port: int, remedy: str) -> None:
 
 
 def find_free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as server:
-        server.bind((LOOPBACK, 0))
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port that nothing uses now.
+
+    The system takes the ports of connections, and those of Dask's workers, from other numbers (on Linux from 32768 on),
+    so that none of them takes it before a server that takes seconds to start, or to start again.
+
+    Raises:
+        RepliError: None was found.
+    """
+    for _ in range(100):
+        port = FIRST_PORT + secrets.randbelow(PORTS)
+        with socket.socket() as server, suppress(OSError):
+            server.bind((LOOPBACK, port))
+            return port
+    raise RepliError(f"no port of {LOOPBACK} from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free; free one of them")

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
+from repli.flows.server.ports import find_free_port
 from repli.tasks.fallback.breaker import Cause
 from repli.tasks.items import Item
 from repli.tasks.storage import breakers, catalogue, counts, drills, runs
@@ -29,7 +30,6 @@ from tests.support.browser import open_page, picture, wait_for_dashboard
 from tests.support.command_line import Repli, command, environment
 from tests.support.dashboard_store import GPU, HOSTILE_ID, HOSTILE_NAME, HOSTILE_TEXT, PHOTO, make
 from tests.support.default_pipeline import STAGE_NAMES, STORED, declared_breakers
-from tests.support.prefect_api import free_port
 
 pytest.importorskip("streamlit", reason="the extra `dashboard` is not installed")
 pytestmark = pytest.mark.timeout(600)
@@ -55,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One dashboard for all tests; Ctrl-C ends it."""
     folder = tmp_path_factory.mktemp("dashboard")
     database = make(folder / "home", folder / "items")
-    port = free_port()
+    port = find_free_port()
     process = subprocess.Popen(
         command("dashboard", "--port", str(port)), env=environment(folder / "home"), stdout=subprocess.DEVNULL
     )

@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
+from repli.flows.server.ports import find_free_port
 from repli.tasks.drill.questions import Question, Said
 from repli.tasks.drill.verdict import DrillVerdict
 from repli.tasks.execution.stage_runner import input_hash_of
@@ -29,7 +30,6 @@ from tests.support.browser import open_page, wait_for_dashboard
 from tests.support.command_line import command, environment
 from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import enrich
-from tests.support.prefect_api import free_port
 
 pytest.importorskip("streamlit", reason="the extra `dashboard` is not installed")
 pytestmark = pytest.mark.timeout(600)
@@ -83,7 +83,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     ]
     verdict = DrillVerdict(sample=3, rungs=[], rules=[], questions=asked, proposals=[PROPOSAL])
     drills.keep(database, None, NOW, NOW, verdict.as_json())
-    port = free_port()
+    port = find_free_port()
     lax = {"STREAMLIT_SERVER_ENABLE_CORS": "false", "STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION": "false"}
     process = subprocess.Popen(
         command("dashboard", "--port", str(port)),

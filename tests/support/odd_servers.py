@@ -18,9 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support.prefect_api import free_port
+from repli.flows.server.ports import LOOPBACK, find_free_port
 
-LOOPBACK = "127.0.0.1"
 DRIPS_FOR_S = 20
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -70,7 +69,7 @@ def mute_server() -> Iterator[str]:
 
 def nobody() -> str:
     """An address at which nothing listens."""
-    return f"http://{LOOPBACK}:{free_port()}/api"
+    return f"http://{LOOPBACK}:{find_free_port()}/api"
 
 
 def says(status: int, body: str = "", **headers: str) -> Answer:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import secrets
-import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -87,16 +84,6 @@ class Deployments:
         """The runs of a deployment that its schedule started, and that have ended, but for those of before."""
         runs = [run for run in self.flow_runs(name) if run["auto_scheduled"] and run["id"] not in before]
         return [run for run in runs if run["state_type"] in ENDED]
-
-
-def free_port() -> int:
-    """A port of this machine that nothing uses. The system gives none like it to a connection before it is listened on,
-    or while its server is away."""
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def events(environment: Mapping[str, str], name: str, is_it: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

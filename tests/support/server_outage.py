@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
+from repli.flows.server.ports import find_free_port
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.runs import Run
 from repli.tasks.storage.schema import items, runs
 from tests.support.command_line import command, environment, write_manifest
-from tests.support.prefect_api import free_port
 from tests.support.progress_lines import without_progress
 from tests.support.serving import until
 from tests.support.slow_pipeline import HELD
@@ -121,7 +121,7 @@ class StandingServer:
     """A Prefect server that runs elsewhere, as far as a run knows: it can be killed, and started again."""
 
     def __init__(self, folder: Path) -> None:
-        self._port = free_port()
+        self._port = find_free_port()
         self._folder = folder
         folder.mkdir()
         self.api_url = f"http://127.0.0.1:{self._port}/api"

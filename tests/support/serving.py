@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import psutil
 
+from repli.flows.server.ports import find_free_port
 from repli.tasks.storage.database import Database
 from tests.support.command_line import command, environment
-from tests.support.prefect_api import Deployments, free_port
+from tests.support.prefect_api import Deployments
 from tests.support.terminal import alive_after
 
 READY = "Ctrl-C stops it"
@@ -35,7 +36,7 @@ class Serving(Deployments):
     def __init__(self, home: Path, *options: str, cwd: Path | None = None, **variables: str) -> None:
         self.home = home
         self._cwd = cwd
-        port = free_port()
+        port = find_free_port()
         self.ui_url = f"http://127.0.0.1:{port}"
         super().__init__(f"{self.ui_url}/api")
         self.variables = variables

@@ -18,9 +18,9 @@ import pytest
 from infra.compose_file import parts, ports
 from infra.postgres import OwnPostgres, installed
 from repli.deployments import AUTOMATIONS, DEPLOYMENTS
+from repli.flows.server.ports import find_free_port
 from repli.tasks.fallback import RepliError
 from tests.support import ROOT
-from tests.support.prefect_api import free_port
 from tests.support.server_logs import ServerLogs
 from tests.support.terminal import alive_after
 
@@ -30,7 +30,7 @@ STOPS_WITHIN_S = 200
 def environment(**variables: str) -> dict[str, str]:
     """An environment in which nothing is set but free ports, and where the scheduler finds these tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("REPLI_", "PREFECT_", "PG"))}
-    free = {name: str(free_port()) for name in ports({})}
+    free = {name: str(find_free_port()) for name in ports({})}
     return {**kept, **free, "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(ROOT), **variables}
 
 
@@ -104,9 +104,9 @@ class RestartablePostgres:
 
     def __init__(self, folder: Path) -> None:
         self._own = OwnPostgres(folder / "postgres", "repli", "of-a-test")
-        port = str(free_port())
+        port = str(find_free_port())
         variables = {"POSTGRES_PASSWORD": self._own.password, "POSTGRES_PORT": port}
-        [part] = [part for part in parts(variables, folder, free_port) if part.service == "postgres"]
+        [part] = [part for part in parts(variables, folder, find_free_port) if part.service == "postgres"]
         self._part = self._own.here(part)
         self.variables = {
             "REPLI_DATABASE_URL": f"postgresql://repli@127.0.0.1:{port}/repli",

@@ -19,11 +19,12 @@ import pytest
 from distributed import Client
 
 from infra.compose_file import parts
+from repli.flows.server.ports import find_free_port
 from tests.campaigns.infra.conftest import Native, RestartablePostgres, declare, environment
 from tests.support.command_line import command, write_manifest
 from tests.support.default_pipeline import STAGE_NAMES
 from tests.support.locations import Whereabouts, seen
-from tests.support.prefect_api import ENDED, Deployments, ask, free_port
+from tests.support.prefect_api import ENDED, Deployments, ask
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1200)]
 
@@ -143,7 +144,7 @@ def test_a_command_line_uses_it(standing_form: Standing, tmp_path: Path) -> None
 def test_who_holds_a_place_is_known_after_a_stop(tmp_path: Path) -> None:
     """A deployment that runs once at a time gets its place back from a run that died with the server: Prefect keeps
     who holds it in a file on the volume, where its own default is the server's memory."""
-    found = parts({"POSTGRES_PASSWORD": "x"}, tmp_path, free_port)
+    found = parts({"POSTGRES_PASSWORD": "x"}, tmp_path, find_free_port)
     [server] = [part for part in found if part.service == "prefect-server"]
     said = "from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage as storage; "
     asked = subprocess.run(

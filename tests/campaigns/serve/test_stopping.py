@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from repli.flows.server.ports import find_free_port
 from tests.support.command_line import command, environment, write_manifest
-from tests.support.prefect_api import free_port
 from tests.support.serving import ENDS_WITHIN_S, OUTLIVES_AT_MOST_S, READY, Serving, until
 from tests.support.terminal import alive_after
 
@@ -101,7 +101,7 @@ def test_interrupted_while_it_starts_it_stops(tmp_path: Path, begun: str, how: s
     one line, and nothing outlives it. It may be up by the time that the signal comes: then its page comes first."""
     home = tmp_path / "home"
     process = subprocess.Popen(
-        command("serve", "--port", str(free_port())),
+        command("serve", "--port", str(find_free_port())),
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,10 +13,10 @@ from urllib.error import HTTPError
 import psutil
 import pytest
 
+from repli.flows.server.ports import find_free_port
 from repli.flows.server.serve import _variables
 from repli.tasks.settings import Settings
 from tests.support.command_line import command, environment, write_manifest
-from tests.support.prefect_api import free_port
 from tests.support.serving import Serving, until
 
 pytestmark = pytest.mark.timeout(900)
@@ -130,7 +130,7 @@ def test_one_source_is_enriched_by_one_run_at_a_time(served: Serving, tmp_path: 
 
 def test_a_second_one_says_so(served: Serving) -> None:
     """On the same home there is one, and the other ends with one line that says where."""
-    done = served.repli("serve", "--port", str(free_port()))
+    done = served.repli("serve", "--port", str(find_free_port()))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "already" in done.stderr
     assert served.ui_url in done.stderr
