@@ -354,7 +354,7 @@ class TestModels:
             else:
                 assert outcome.is_declined
                 found = re.fullmatch(
-                    r"best guess \S.* at (0\.\d\d), below the threshold of (\S+)", outcome.error.message
+                    r"best guess \S.* at (0\.\d{2,3}), below the threshold of (\S+)", outcome.error.message
                 )
                 assert found
                 assert float(found[1]) <= float(found[2]) == THRESHOLDS[rung]
