@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from repli.tasks.drill.calibration import guesses, underconfident
+from repli.tasks.drill.calibration import guesses, overconfident, underconfident
 from repli.tasks.drill.exercise import StageExercise
 from repli.tasks.fallback import SKIP, AnyRung, StepResult
 
@@ -80,7 +80,7 @@ class AnswerChecks:
         return None
 
     def check_confidences(self, rung: str) -> str | None:
-        """Return why the rung's confidences seem too low, by the items on which it agrees with another; or None."""
+        """Return why the rung's confidences seem too low or too high, beside those of another; or None."""
         if self._stage.comparison.question != "label":
             return None
         guessed = {
@@ -88,7 +88,8 @@ class AnswerChecks:
             for name in self._exercise.chain.rung_names
             if name != SKIP
         }
-        return underconfident(guessed.pop(rung), guessed)
+        own = guessed.pop(rung)
+        return underconfident(own, guessed) or overconfident(own, guessed)
 
     def check_mistakes(self, rung: AnyRung, answers: Mapping[str, StepResult]) -> str | None:
         """Return which typical mistake the rung seems to make, or None.

@@ -222,8 +222,9 @@ def _sure(answer: Label, confidence: float, threshold: float) -> Outcome[Label]:
     """Return the answer if its confidence reaches the threshold of its model; else the rung declines."""
     if confidence >= threshold:
         return Served(answer, confidence)
+    digits = 2 if confidence >= 0.1 else 3  # a drill compares confidences, also where all are close to 0
     return Failed.because(
-        Declined(f"best guess {answer.label} at {confidence:.2f}, below the threshold of {threshold:g}")
+        Declined(f"best guess {answer.label} at {confidence:.{digits}f}, below the threshold of {threshold:g}")
     )
 
 

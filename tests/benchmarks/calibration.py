@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -35,6 +36,23 @@ def bands(pairs: Sequence[Pair], count: int = 10) -> list[Band]:
 def calibration_error(pairs: Sequence[Pair], count: int = 10) -> float:
     """Return the expected calibration error: the mean distance of claim and event by band, weighted by size."""
     return sum(band.count * abs(band.claimed - band.happened) for band in bands(pairs, count)) / len(pairs)
+
+
+def calibration_interval(pairs: Sequence[Pair], sources: Sequence[int], draws: int = 300) -> tuple[float, float]:
+    """Return the 95 % interval of the calibration error, by drawing the sources again and again (bootstrap).
+
+    Args:
+        sources: what each pair is a variant of. Those of one source are drawn together.
+    """
+    by_source: dict[int, list[Pair]] = {}
+    for pair, source in zip(pairs, sources, strict=True):
+        by_source.setdefault(source, []).append(pair)
+    draw, members = random.Random(0), list(by_source.values())
+    errors = sorted(
+        calibration_error([pair for drawn in draw.choices(members, k=len(members)) for pair in drawn])
+        for _ in range(draws)
+    )
+    return errors[round(0.025 * (draws - 1))], errors[round(0.975 * (draws - 1))]
 
 
 def auroc(pairs: Sequence[Pair]) -> float:

@@ -9,13 +9,13 @@ each fallback. Then it prints, for each rung and for whole items, what was claim
 * A text is right to the degree of its F1 of words against the main text; in yes and no: from 0.8 on.
 * A vector is right if it is the nearest, of 50 of its space, to the sentence that the article begins with, without the
   words of its title; the page leaves that sentence out. Only articles are taken whose whole text is the nearest: what
-  the text model cannot find at all says nothing about a fallback. A text that was lost costs the vector, too, which the
-  product of the stages does not count.
+  the text model cannot find at all says nothing about a fallback.
 
 The photos are few (20, in variants that are not independent), and the layouts of the pages are made up: other photos
 and pages have other figures. Repli's temperatures and rates were measured on others; its thresholds, and what `cpu`
 counts after `gpu` has declined, on other variants of these photos. Half of the names that `rules` goes by lie, by
-construction, and a vector of a text that was lost is not right either: read their lines so.
+construction: read its line so. Vectors are counted where the text is right, since what they claim is to be multiplied
+with what the text claims.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ from tests.benchmarks.calibration import (
     auroc,
     bands,
     calibration_error,
+    calibration_interval,
     is_monotone,
     precision_and_coverage,
 )
@@ -163,8 +164,9 @@ def print_models() -> None:
     draw = random.Random(SEED)
     taken = [(variant(file, draw), classes) for file, classes in photos() for _ in range(20)]
     print(f"{len(taken)} photos, by the models themselves\n")
-    print("| model | right | says | calibration error | threshold | precision | coverage |")
+    print("| model | right | says | calibration error (95 % interval) | threshold | precision | coverage |")
     print("|---|---|---|---|---|---|---|")
+    sources = [number for number in range(len(photos())) for _ in range(20)]
     for rung, source in (("gpu", ModelSettings().image_gpu), ("cpu", ModelSettings().image_cpu)):
         classifier = image_classifier.load(source, "cpu")
         answers = classifier.classify([classifier.prepare(content) for content, _ in taken])
@@ -175,7 +177,7 @@ def print_models() -> None:
         says, right = (fmean(values) for values in zip(*pairs, strict=True))
         precision, coverage = precision_and_coverage(pairs, classifier.threshold)
         print(
-            f"| `{rung}` | {right:.3f} | {says:.3f} | {calibration_error(pairs):.3f} | {classifier.threshold:g} "
+            f"| `{rung}` | {right:.3f} | {says:.3f} | {_error(pairs, sources)} | {classifier.threshold:g} "
             f"| {precision:.3f} | {coverage:.3f} |",
             flush=True,
         )
@@ -299,17 +301,25 @@ def _rightness(view: ItemView, truth: Truth, *, is_found: bool) -> dict[str, flo
 
 
 def print_rungs(outcomes: Sequence[Outcome]) -> None:
-    """Print, by rung, what it claims and how right it is."""
+    """Print, by rung, what it claims and how right it is: a vector, of a text that is right."""
     by_rung: dict[str, list[Pair]] = defaultdict(list)
     for outcome in outcomes:
         for stage, right in outcome.rightness.items():
+            if stage == "embed_text" and outcome.rightness["extract_text"] < RIGHT_FROM:
+                continue
             result = outcome.view.stages[stage]
             by_rung[f"{stage}.{result.rung}"].append((result.confidence or 0.0, right))
     print(f"\n{len(outcomes)} items, by rung\n")
-    print("| rung | answers | says | right | calibration error |\n|---|---|---|---|---|")
+    print("| rung | answers | says | right | calibration error (95 % interval) |\n|---|---|---|---|---|")
     for rung, pairs in sorted(by_rung.items()):
         says, right = (fmean(values) for values in zip(*pairs, strict=True))
-        print(f"| `{rung}` | {len(pairs)} | {says:.3f} | {right:.3f} | {calibration_error(pairs):.3f} |")
+        print(f"| `{rung}` | {len(pairs)} | {says:.3f} | {right:.3f} | {_error(pairs, range(len(pairs)))} |")
+
+
+def _error(pairs: Sequence[Pair], sources: Sequence[int]) -> str:
+    """Return the calibration error with its interval: some is there by chance, more where sources are few."""
+    low, high = calibration_interval(pairs, sources)
+    return f"{calibration_error(pairs):.3f} ({low:.3f} to {high:.3f})"
 
 
 def print_items(outcomes: Sequence[Outcome]) -> None:

@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from tests.benchmarks.calibration import auroc, bands, calibration_error, is_monotone, precision_and_coverage
+from tests.benchmarks.calibration import (
+    auroc,
+    bands,
+    calibration_error,
+    calibration_interval,
+    is_monotone,
+    precision_and_coverage,
+)
 
 THREE = [(0.95, 1.0), (0.95, 0.0), (0.05, 0.0), (1.0, 1.0)]
 
@@ -32,6 +39,18 @@ def test_claims_that_are_true_have_no_error() -> None:
     assert calibration_error(list(zip(claims, events, strict=True))) < 0.01
     doubled = [(2 * claim, event) for claim, event in zip(claims, events, strict=True)]
     assert calibration_error(doubled) == pytest.approx(0.25, abs=0.01)
+
+
+def test_variants_of_one_source_are_drawn_together() -> None:
+    """200 true claims of 10 sources tell less than 200 of as many; those of one source are all the same draw."""
+    draw = random.Random(2)
+    truths = [float(draw.random() < 0.5) for _ in range(10)]
+    pairs = [(0.5, truth) for truth in truths for _ in range(20)]
+    apart, together = (
+        calibration_interval(pairs, sources) for sources in (range(200), [number // 20 for number in range(200)])
+    )
+    assert together[1] > apart[1] > calibration_error(pairs)
+    assert calibration_interval(pairs, [0] * 200) == pytest.approx((calibration_error(pairs),) * 2)
 
 
 def test_auroc_counts_pairs() -> None:

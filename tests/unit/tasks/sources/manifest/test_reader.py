@@ -108,7 +108,7 @@ def zipped() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", gzip.compress(b"id,name\na,Lamp\n"), "is gzip data; add .gz to its name, or unpack it"),
+        ("a.csv", gzip.compress(b"id,name\na,Lamp\n", mtime=0), "is gzip data; add .gz to its name, or unpack it"),
         ("a.csv", zipped(), "is a ZIP file, as .xlsx is; unpack it, or save the table as CSV"),
         ("a.jsonl", zipped(), "is a ZIP file, as .xlsx is; unpack it, or save the table as CSV"),
         ("a.tsv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Office file, as .xls is; save the table as CSV"),
@@ -122,10 +122,10 @@ def zipped() -> bytes:
         ("a.csv", b"%PDF-1.7\n", "is a PDF; write its table as CSV"),
         (
             "a.csv.gz",
-            gzip.compress(gzip.compress(b"id,name\n")),
+            gzip.compress(gzip.compress(b"id,name\n", mtime=0), mtime=0),
             "is gzip data within gzip data; unpack it, and name it",
         ),
-        ("a.jsonl.gz", gzip.compress(zipped()), "is a ZIP file, as .xlsx is within gzip data; unpack it, and name it"),
+        ("a.jsonl.gz", gzip.compress(zipped(), mtime=0), "is a ZIP file, as .xlsx is within gzip data; unpack it, and name it"),
         ("a.jsonl.gz", b'{"id": "a", "name": "Lamp"}', "is not gzip data; take .gz off its name"),
     ],
 )
