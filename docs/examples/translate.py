@@ -17,10 +17,10 @@ def dictionary(name: str) -> str:
     return WORDS[name]
 
 
-WORDS = {"cat": "chat", "dog": "chien"}
+WORDS = {"Cat": "Chat", "Dog": "Chien"}
 translate.skip(penalty="0.7")
 
 pipeline = repli.default_pipeline.insert(translate, after="extract_text")
 
 if __name__ == "__main__":
-    print(translate.try_on(["cat", "axolotl"]))
+    print(translate.try_on(["Cat", "Axolotl"]))

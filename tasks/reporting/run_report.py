@@ -67,7 +67,7 @@ class Report:
             f"{tally.failed} failed",
         ]
         if declined := sum(tally.declined.values()):
-            parts.append(f"{declined} answers declined")
+            parts.append(f"{declined} declined by a rung")
         if tally.pending:
             parts.append(f"{tally.pending} pending")
         if self.queue.waiting:

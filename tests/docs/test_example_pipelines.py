@@ -289,7 +289,7 @@ def test_translate_is_a_stage_among_the_default_ones(shop: Shop, tmp_path: Path)
     document = "It has whiskers and a tail, and lives in many houses of this town."
     manifest = tmp_path / "animals.jsonl"
     manifest.write_text(
-        "\n".join(json.dumps({"id": name, "name": name, "document": document}) for name in ("cat", "axolotl"))
+        "\n".join(json.dumps({"id": name.lower(), "name": name, "document": document}) for name in ("Cat", "Axolotl"))
     )
     forced = ("--force", "classify_image=rules", "--force", "embed_text=hashed")
     report = shop.json("run", manifest, "--pipeline", "translate:pipeline", *forced)
@@ -297,7 +297,7 @@ def test_translate_is_a_stage_among_the_default_ones(shop: Shop, tmp_path: Path)
     assert list(report["stages"]) == stages
     assert report["rungs"]["translate"] == {"dictionary": 1, "skip": 1}
     cat, axolotl = shop.json("show", "cat"), shop.json("show", "axolotl")
-    assert cat["stages"]["translate"]["value"] == "chat"
+    assert cat["stages"]["translate"]["value"] == "Chat"
     assert cat["stages"]["translate"]["error"]["message"] == "the translation service is not configured"
     assert cat["quality"] == pytest.approx(0.8 * 0.8)
     assert axolotl["stages"]["translate"]["status"] == "skipped"

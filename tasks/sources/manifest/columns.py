@@ -100,7 +100,7 @@ def explain_contents(columns: Columns, present: Sequence[str], shown: str) -> li
     meant = _suggestions(CONTENTS, columns.by_field, present)
     if not columns.has_contents:
         wanted = f"; if these are meant, give {_as_options(meant)}" if meant else f"; its columns: {_listed(present)}"
-        return [f"{shown} has neither document, text nor image, so the items are their names and no more{wanted}"]
+        return [f"{shown} has neither document, text nor image, which the default pipeline reads{wanted}"]
     if "image" in meant:
         return [f"{shown} has no column 'image'; if this is meant, give {_as_options({'image': meant['image']})}"]
     return []

@@ -222,12 +222,17 @@ def settle(
         lock_items(connection, list(quality_before))
         review(database, connection, list(quality_before), policy.below)
         now = database_time(connection)
-        rows = [row for row in _rows_to_settle(connection, list(quality_before)) if _belongs_to(row, holder, run_id)]
+        rows = [
+            row
+            for row in _rows_to_settle(connection, list(quality_before))
+            if _belongs_to(row, holder, run_id, quality_before[row.id])
+        ]
         is_any_tired = any((row.tries or 0) + 1 >= policy.tries for row in rows)
         not_closed = breakers.not_closed(connection) if is_any_tired else ()
         down = frozenset(digest(str(key)) for key in not_closed)
         settlements = [
-            _settlement(row, quality_before[row.id], row.id in tried, row.id in refused, policy, down) for row in rows
+            _settlement(row, run_id, quality_before[row.id], row.id in tried, row.id in refused, policy, down)
+            for row in rows
         ]
         _requeue(connection, [one for one in settlements if one.is_queued], now, policy)
         _record_outcomes(database, connection, run_id, settlements, now)
@@ -245,11 +250,14 @@ def _rows_to_settle(connection: sa.Connection, item_ids: Sequence[str]) -> Seque
     ).all()
 
 
-def _belongs_to(row: sa.Row[Any], holder: str, run_id: str) -> bool:
-    """Return whether the item is the holder's to settle: not claimed, nor finished, by another run meanwhile."""
+def _belongs_to(row: sa.Row[Any], holder: str, run_id: str, quality_before: float | None) -> bool:
+    """Return whether the item is the holder's to settle: not claimed, nor upgraded, by another run meanwhile.
+
+    An item may leave the queue as it was: a better rung has declined it, so no retry can help.
+    """
     if row.is_queued:
         return bool(row.holder == holder)
-    return not _is_finished(row) or row.run_id == run_id
+    return not _is_finished(row) or row.run_id == run_id or bool(row.quality == quality_before)
 
 
 def _is_finished(row: sa.Row[Any]) -> bool:
@@ -258,6 +266,7 @@ def _is_finished(row: sa.Row[Any]) -> bool:
 
 def _settlement(
     row: sa.Row[Any],
+    run_id: str,
     quality_before: float | None,
     is_tried: bool,
     is_refused: bool,
@@ -266,7 +275,7 @@ def _settlement(
 ) -> _Settlement:
     """Decide the outcome of one item: upgraded, unchanged or parked."""
     has_gained = row.state == "stored" and (quality_before is None or row.quality > quality_before)
-    is_upgraded = _is_finished(row) or has_gained
+    is_upgraded = has_gained or (_is_finished(row) and row.run_id == run_id)
     tries = 0 if is_upgraded else (row.tries or 0) + is_tried
     needs = decode(row.needs) if row.is_queued else {}
     is_due_to_key = any(not need.waits_for.isdisjoint(down) for need in needs.values())

@@ -130,7 +130,7 @@ class TestContents:
         """With the columns."""
         [note] = self.notes("id", "name", "price")
         assert note == (
-            f"{SHOWN} has neither document, text nor image, so the items are their names and no more; its columns: "
+            f"{SHOWN} has neither document, text nor image, which the default pipeline reads; its columns: "
             "id, name, price"
         )
 

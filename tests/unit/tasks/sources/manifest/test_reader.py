@@ -38,8 +38,8 @@ def test_a_manifest_of_names_alone_says_so(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_bytes(LINES)
     [note] = open_manifest(path, ManifestOptions.parse(["name=Title"])).notes
-    assert note.endswith("neither document, text nor image, so the items are their names and no more; if these are "
-                         "meant, give --column image=image_url")  # fmt: skip
+    assert note.endswith("neither document, text nor image, which the default pipeline reads; if these are meant, "
+                         "give --column image=image_url")  # fmt: skip
 
 
 def test_lines_without_any_record_are_items_that_failed(tmp_path: Path) -> None:

@@ -398,6 +398,14 @@ class TestSettling:
         assert queue.outcomes(queue.settle("first", late)) == {}
         assert queue.outcomes(mending) == {"a": "upgraded"}
 
+    def test_an_item_that_no_retry_can_help_is_unchanged(self, queue: Queue) -> None:
+        """A better rung declined it: it leaves the queue as it was, and is counted all the same."""
+        queue.store("a")
+        taken = queue.claim("first")
+        queue.store("a", retryable=False)
+        assert queue.outcomes(queue.settle("first", taken)) == {"a": "unchanged"}
+        assert queue.entries() == {}
+
     def test_what_is_whole_again_is_upgraded(self, queue: Queue) -> None:
         """At the quality that it had, which was not the truth about it; tries in vain count as others do."""
         queue.outdate("a", "b")
