@@ -101,7 +101,7 @@ def test_paths_may_start_in_another_folder(tmp_path: Path) -> None:
 def zipped() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("items.csv", "id,name\na,Lamp\n")
+        archive.writestr(zipfile.ZipInfo("items.csv"), "id,name\na,Lamp\n")
     return file.getvalue()
 
 
@@ -125,7 +125,11 @@ def zipped() -> bytes:
             gzip.compress(gzip.compress(b"id,name\n", mtime=0), mtime=0),
             "is gzip data within gzip data; unpack it, and name it",
         ),
-        ("a.jsonl.gz", gzip.compress(zipped(), mtime=0), "is a ZIP file, as .xlsx is within gzip data; unpack it, and name it"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(zipped(), mtime=0),
+            "is a ZIP file, as .xlsx is within gzip data; unpack it, and name it",
+        ),
         ("a.jsonl.gz", b'{"id": "a", "name": "Lamp"}', "is not gzip data; take .gz off its name"),
     ],
 )
