@@ -48,7 +48,7 @@ def quality_now(tally: Tally) -> Any:
         y=alt.Y("items:Q", title="items", axis=alt.Axis(tickMinStep=1, format=",d")),
         tooltip=["quality:N", alt.Tooltip("items:Q", format=",d")],
     )
-    bars_chart = base.mark_bar(size=36).encode(color=alt.Color("colour:N", scale=None))
+    bars_chart = base.mark_bar().encode(color=alt.Color("colour:N", scale=None))
     labels = base.mark_text(dy=-7, fontSize=12).encode(text=alt.Text("items:Q", format=",d"))
     return _chart(bars_chart + labels)
 

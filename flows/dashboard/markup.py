@@ -26,16 +26,16 @@ STYLE = """
 .repli-table { overflow-x: auto; }
 .repli-table table { border-collapse: collapse; width: 100%; font-size: 0.875rem; }
 .repli-table th { text-align: left; font-weight: 600; opacity: 0.7; border: 0; }
-.repli-table th, .repli-table td { padding: 0.3rem 0.75rem 0.3rem 0; border: 0; vertical-align: top; }
+.repli-table th, .repli-table td { padding: 0.3rem 0.5rem 0.3rem 0; border: 0; vertical-align: top; }
 .repli-table tr { border: 0; border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
 .repli-table td.number, .repli-table th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.repli-table td:first-child { min-width: 8.5rem; }
+.repli-table td:first-child { min-width: 7rem; }
 .repli-table a, .repli-hit a, .repli-back { color: #1c7ed6; text-decoration: none; }
 [data-stale="true"] { opacity: 1 !important; } /* no fading at each refresh */
 .stMainBlockContainer { padding-top: 2.5rem; }
 .repli-table td { overflow-wrap: break-word; max-width: 32rem; }
 .repli-time { white-space: nowrap; }
-.repli-table td:last-child:not(:first-child) { overflow-wrap: anywhere; }
+.repli-table td:last-child:not(:first-child) { overflow-wrap: anywhere; min-width: 7rem; }
 .repli-badge { border-radius: 0.75rem; padding: 0.05rem 0.55rem; color: #fff; font-size: 0.8rem; white-space: nowrap; }
 .repli-chip { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 0.75rem; padding: 0 0.5rem;
   font-size: 0.8rem; white-space: nowrap; }

@@ -26,6 +26,8 @@ REFRESH_S = 4
 """Seconds after which an open page reads the store again."""
 CACHE_TTL_S = 2
 """Visitors share stats that are at most this many seconds old."""
+TILES_IN_A_ROW = 5
+"""A number of three decimals is cut off in a narrower tile."""
 MAX_BREAKERS = 100
 """The most breakers that the page lists."""
 POSITION_COLOURS = {
@@ -46,21 +48,20 @@ def overview_page(settings: Settings) -> None:
         show_notice(error)
         return
     show_counts(stats)
-    left, middle, right = st.columns(3)
+    left, right = st.columns(2)
     with left:
         st.subheader("Quality now", anchor=False)
         if stats.tally.items:
             st.altair_chart(charts.quality_now(stats.tally))
-    with middle:
+    with right:
         st.subheader("Expected accuracy now", anchor=False)
         if stats.tally.expected_accuracy:
             st.altair_chart(charts.accuracy_now(stats.tally))
-    with right:
-        st.subheader("Quality at the end of each run", anchor=False)
-        if stats.quality_over_time:
-            st.altair_chart(charts.quality_over_time(stats.quality_over_time))
-        else:
-            show_caption("No run has ended yet.")
+    st.subheader("Quality at the end of each run", anchor=False)
+    if stats.quality_over_time:
+        st.altair_chart(charts.quality_over_time(stats.quality_over_time))
+    else:
+        show_caption("No run has ended yet.")
     show_stages(stats)
     show_breakers(stats)
     show_queue(stats)
@@ -97,8 +98,10 @@ def show_counts(stats: DashboardStats) -> None:
         "mean quality": "–" if mean is None else f"{mean:.3f}",
         "expected accuracy": "–" if accuracy is None else f"{accuracy:.3f}",
     }
-    for column, (name, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
-        column.metric(name, value)
+    names = list(tiles)
+    for first in range(0, len(names), TILES_IN_A_ROW):
+        for column, name in zip(st.columns(TILES_IN_A_ROW), names[first:], strict=False):
+            column.metric(name, tiles[name])
     if stats.is_running:
         st.progress((tally.stored + tally.failed) / max(1, tally.items))
     show_caption(f"{_last_run(stats)} · as of {format_time(stats.at)} UTC")

@@ -36,6 +36,9 @@ pytestmark = pytest.mark.timeout(600)
 
 PATIENCE_S = 60
 REFRESHED = 30_000
+CUT_OFF = """tiles => tiles.flatMap(tile => [...tile.querySelectorAll('*')])
+    .filter(part => part.clientWidth > 0 && part.scrollWidth > part.clientWidth).map(part => part.textContent)"""
+"""What of the tiles is cut off, since its tile is too narrow."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,10 @@ def test_the_whole_store_is_shown(served: Served) -> None:
             "expected accuracy": f"{tally.mean_expected_accuracy:.3f}",
             "declined": str(sum(tally.declined.values())),
         }
+        assert page.get_by_test_id("stMetric").evaluate_all(CUT_OFF) == []
         assert tally.failed > 0 < tally.degraded < tally.stored
         page.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] svg.marks').length === 7")
-        picture(page, "dashboard", height=1750)
+        picture(page, "dashboard", height=2150)
         order = ("pending", "succeeded", "degraded", "skipped", "not_applicable", "failed", "not_reached")
         assert any("not_reached" in counts for counts in tally.shown_stages.values())
         for stage, *numbers, rungs in rows(page, "stages"):
