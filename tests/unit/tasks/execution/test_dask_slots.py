@@ -42,7 +42,7 @@ def hold(key: str) -> tuple[int, str]:
 def test_workers_count_their_calls_together() -> None:
     """Of two workers with four threads each, two calls of a key run at once, in threads of their tasks."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=4, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         held = client.gather(client.map(hold, ["shop.example"] * 12, pure=False))
@@ -69,7 +69,7 @@ def count_semaphores(keys: int) -> int:
 def test_keys_that_nothing_waits_for_leave_no_semaphore() -> None:
     """Each would refresh its leases every few seconds, for ever."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         assert client.submit(count_semaphores, 20).result() == 0
@@ -86,7 +86,7 @@ def of_other_count(key: str) -> bool:
 def test_another_count_may_come_with_the_next_run() -> None:
     """A scheduler that outlives a run, and its policy, refuses no call."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         client.submit(hold, "shop.example").result()
