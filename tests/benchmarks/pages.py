@@ -2,8 +2,6 @@
 
 Twelve layouts: what stands around an article, in which tags, and before or after it, differs from page to page as it
 does from site to site. Teasers and comments are sentences of other articles, so that words alone do not give them away.
-As of 1,355 public articles (those of `repli.tasks.text.main_text_share`), four of five pages say that they are one, and
-links have a fifth of the characters. A shop and a forum do not say so.
 Besides: the same articles as PDF, with a running head and numbers of pages, and as plain text.
 """
 
@@ -64,8 +62,6 @@ def page(title: str, paragraphs: Sequence[str], others: Sequence[str], layout: i
 
 
 LAYOUTS = 12
-SAY_ARTICLE = 0.8
-SUBSECTIONS = 4
 
 
 def f1(text: str, gold: str) -> float:
@@ -85,16 +81,8 @@ class _Parts:
 
     @property
     def head(self) -> str:
-        kind = "article" if self._draw.random() < SAY_ARTICLE else "website"
-        return self._head(f'<meta property="og:type" content="{kind}">')
-
-    @property
-    def head_of_no_article(self) -> str:
-        return self._head("")
-
-    def _head(self, meta: str) -> str:
         return (
-            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{meta}<title>{self.title} | Example</title>'
+            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{self.title} | Example</title>'
             "<style>body { margin: auto }</style><script>var page = {};</script></head>"
         )
 
@@ -102,16 +90,8 @@ class _Parts:
         return "\n".join(f"<{tag}>{paragraph}</{tag}>" for paragraph in self.paragraphs)
 
     def links(self, count: int) -> str:
-        """Return a menu of so many sections, each with a menu of its own."""
-        sections = (f"<li>{self._link(name)}{self._submenu(name)}</li>" for name in self._draw.sample(_SECTIONS, count))
-        return f"<ul>{''.join(sections)}</ul>"
-
-    def _submenu(self, section: str) -> str:
-        chosen = self._draw.sample(_SECTIONS, SUBSECTIONS)
-        return "<ul>" + "".join(f"<li>{self._link(f'{section} and {name.lower()}')}</li>" for name in chosen) + "</ul>"
-
-    def _link(self, name: str) -> str:
-        return f'<a href="/{name.lower().replace(" ", "-")}">{name}</a>'
+        chosen = self._draw.sample(_SECTIONS, count)
+        return "<ul>" + "".join(f'<li><a href="/{name.lower()}">{name}</a></li>' for name in chosen) + "</ul>"
 
     def small_print(self, count: int = 1) -> str:
         return " ".join(f"<p>{text}</p>" for text in self._draw.sample(_SMALL_PRINT, count))
@@ -179,9 +159,8 @@ def _plain_boxes(p: _Parts) -> str:
 
 def _shop(p: _Parts) -> str:
     return (
-        f'{p.head_of_no_article}<body><header>{p.links(6)}<form><input placeholder="Search"></form></header><main>'
-        f'<h1>{p.title}</h1><p class="price">12.90 <button>Add to cart</button></p>'
-        f'<div class="description">{p.body()}</div>'
+        f'{p.head}<body><header>{p.links(6)}<form><input placeholder="Search"></form></header><main><h1>{p.title}</h1>'
+        f'<p class="price">12.90 <button>Add to cart</button></p><div class="description">{p.body()}</div>'
         f'<h3>Customers also bought</h3>{p.teasers(4)}<div class="delivery">{p.small_print(2)}</div></main></body>'
         "</html>"
     )
@@ -213,9 +192,8 @@ def _breaks(p: _Parts) -> str:
 
 def _forum(p: _Parts) -> str:
     return (
-        f'{p.head_of_no_article}<body><nav>{p.links(5)}</nav><div class="thread"><h1>{p.title}</h1>'
-        f'<div class="post first">{p.body()}</div>{p.comments(10)}</div><footer>{p.small_print()}</footer></body>'
-        "</html>"
+        f'{p.head}<body><nav>{p.links(5)}</nav><div class="thread"><h1>{p.title}</h1><div class="post first">{p.body()}'
+        f"</div>{p.comments(10)}</div><footer>{p.small_print()}</footer></body></html>"
     )
 
 
