@@ -74,9 +74,10 @@ from repli.flows.server.dask_cluster import preload_workers
 from repli.tasks.settings import Settings
 preload_workers(Settings.from_environment(), batches=1)
 process = Path(f"/proc/{forkserver._forkserver._forkserver_pid}")
-while (process / "cmdline").read_text() == Path("/proc/self/cmdline").read_text():
-    time.sleep(0.01)  # it is a fork of this process until then
-print((process / "environ").read_text().replace("\\0", "\\n"))
+own = Path("/proc/self/cmdline").read_text()
+while (process / "cmdline").read_text() in {"", own} or not (variables := (process / "environ").read_text()):
+    time.sleep(0.01)  # it is a fork of this process, and then for a moment has neither
+print(variables.replace("\\0", "\\n"))
 """
 
 
