@@ -171,8 +171,8 @@ def _to_8_bits(image: Any) -> Any:
     """Scale a grey image of 16 or 32 bits per pixel to 8. Pillow's own conversion turns all values above 255 white.
 
     A value that is declared transparent becomes white. Values of 16 bits that need at most 12 are scaled by as many as
-    they need: cameras and scanners write 10 or 12, which are black on the scale of 16. Values of 32 bits are scaled between their 1st and 99th percentile, so that
-    one hot pixel does not turn the others black.
+    they need: cameras and scanners write 10 or 12, which are black on the scale of 16. Values of 32 bits are scaled
+    between their 1st and 99th percentile, so that one hot pixel does not turn the others black.
     """
     import numpy as np
     from PIL import Image
