@@ -37,29 +37,46 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
-TOGETHER = ("tests/unit/tasks/storage", "tests/unit/tasks/fallback", "tests/integration/serve", "tests/campaigns/infra")
-"""Folders whose tests share what is dear to start."""
-
+ON_THE_STANDING_SERVER = tuple(
+    f"tests/integration/test_{name}.py"
+    for name in (
+        *("blocks", "breakers", "cli", "dispatch", "drill", "manifests", "origins", "prefect_yaml", "reprocess"),
+        *("routing", "text_api", "versions"),
+    )
+)
+TOGETHER = (
+    (*ON_THE_STANDING_SERVER, "tests/docs/test_example_pipelines.py"),
+    ("tests/unit/tasks/storage",),
+    ("tests/unit/tasks/fallback",),
+    ("tests/integration/serve",),
+    ("tests/campaigns/infra",),
+)
+"""Files and folders whose tests share what is dear to start. Those that take the longest come first."""
 
 GUARDED = ("REPLI_", "PREFECT_", "DASK_", "MALLOC_", "OMP_", "PYTHON", "XDG_")
 """What variables begin with that a test may not leave behind. Libraries set others as they are imported."""
 
 
-class ByFolder(LoadScopeScheduling):
-    """For `pytest -n`: one process has all tests of a folder in `TOGETHER`, the others go by file."""
+class Together(LoadScopeScheduling):
+    """For `pytest -n`: one process has all tests of a row of `TOGETHER`, the others go by file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+        row = _row_of(nodeid)
+        return TOGETHER[row][0] if row < len(TOGETHER) else nodeid.partition("::")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
-    return ByFolder(config, log)
+def _row_of(nodeid: str) -> int:
+    """The row of `TOGETHER` that has a test; the number of rows if none has it."""
+    return next((row for row, paths in enumerate(TOGETHER) if nodeid.startswith(paths)), len(TOGETHER))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the folder that takes one process the longest: at the end the other processes would wait for it."""
-    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER[0]))
+    """Begin with what takes one process the longest: at the end the other processes would wait for it."""
+    items.sort(key=lambda item: _row_of(item.nodeid))
 
 
 @pytest.fixture(autouse=True)

@@ -106,7 +106,7 @@ def nightly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory, nightly: Path, server_logs: ServerLogs) -> Iterator[Serving]:
-    """One on a fresh home, where whatever is not whole is queued."""
+    """One on a fresh home, where whatever is not whole is queued. Tests of other packages get it too: none ends it."""
     server_logs.watch(home := tmp_path_factory.mktemp("served"))
     with Serving(home, "--nightly", str(nightly), REPLI_RETRY_BELOW="1") as serving:
         yield serving

@@ -118,18 +118,19 @@ def test_interrupted_while_it_starts_it_stops(tmp_path: Path, begun: str, how: s
     assert all(line.startswith(PHASES) for line in err.splitlines())
 
 
-def test_killed_or_interrupted_it_leaves_nothing_behind(served: Serving, nightly: Path, tmp_path: Path) -> None:
+def test_killed_or_interrupted_it_leaves_nothing_behind(nightly: Path, tmp_path: Path) -> None:
     """In the midst of a run. After `kill -9` the next one on the same home says of the run that it was cut off, and
     runs that source again; then Ctrl-C. It is of another version, so that all is declared anew; schedules stay as they
     were, and it says so."""
-    reprocess = served.deployment("reprocess")
-    [often] = reprocess["schedules"]
-    served.ask(f"deployments/{reprocess['id']}/schedules/{often['id']}", {"active": False}, method="PATCH")
-    served.ask("variables/name/repli_declared", method="DELETE")
     manifest = write_manifest(tmp_path / "items", 60)
-    cut_off = midway(served, manifest)
-    status, _, alive = served.end(signal.SIGKILL)
-    assert (status, alive) == (-signal.SIGKILL, [])
+    with Serving(tmp_path / "home", "--nightly", str(nightly), REPLI_RETRY_BELOW="1") as served:
+        reprocess = served.deployment("reprocess")
+        [often] = reprocess["schedules"]
+        served.ask(f"deployments/{reprocess['id']}/schedules/{often['id']}", {"active": False}, method="PATCH")
+        served.ask("variables/name/repli_declared", method="DELETE")
+        cut_off = midway(served, manifest)
+        status, _, alive = served.end(signal.SIGKILL)
+        assert (status, alive) == (-signal.SIGKILL, [])
     with closing(sqlite3.connect(served.home / "prefect" / "prefect.db")) as database:  # as versions before 0.2 had it
         database.execute("UPDATE deployment SET entrypoint = 'flows.' || name || '.' || name, parameters = '{}'")
         source = json.dumps({"source": str(nightly)})
