@@ -149,6 +149,7 @@ def test_a_click_answers_and_the_next_question_is_asked(served: Served) -> None:
         another.fill("ostrisch")
         click(page, "Keep it")
         expect(page.locator(".repli-notice")).to_contain_text("did you mean ostrich", timeout=SHOWN)
+        expect(another).to_have_count(1, timeout=SHOWN)
         another.fill("Ostrich")
         click(page, "Keep it")
         asked_about(page, "page")
