@@ -15,8 +15,12 @@ any other exception         single items are tried; once one of them is answered
 
 **Bad item or broken rung** is judged by the batch. A batch of which something is served is no failure of the rung,
 whatever else failed: its items did. A batch of which nothing is served is one failure for the breaker, recorded when it
-ends; a rung that does not answer is given up after `GIVE_UP_AFTER` failed calls. Where items failed by themselves alone
-(`ItemError`, `Declined`), or the rung is `NotHere`, or the batch was cancelled, nothing is recorded.
+ends. Where items failed by themselves alone (`ItemError`, `Declined`), or the rung is `NotHere`, or the batch was
+cancelled, nothing is recorded.
+
+**A rung is given up** for the rest of the batch after `GIVE_UP_AFTER` failed calls in a row, all but the first with
+single items from all over the batch. Once a call has answered, it takes as many failures in a row before the rung is in
+doubt again: a rung that breaks in the midst of a batch costs it twice as many calls.
 
 Each call needs a permit of the breaker: once the breaker refuses, the waiting items are not served. A probe carries one
 item, drawn from those that come next: if it were always the first, one bad item could fail every probe. It is judged by
@@ -24,8 +28,9 @@ itself, and the rest of the batch is called once it has been served.
 
 A dead dependency is therefore called in as many batches as open its breaker, and in those that are under way then. Such
 a batch costs one call where the rung says `Unavailable`, or where it has one item; two where each call ends at the time
-limit; five where the rung raises anything else. With a breaker of five failures these are at most 5, 10 or 25 calls
-with one worker, 12, 24 or 60 with 8 that begin at once, and 36, 72 or 180 with 32.
+limit; five where the rung raises anything else, and ten if it has served some of the batch before. With a breaker
+of five failures these are at most 5, 10 or 25 calls with one worker, 12, 24 or 60 with 8 that begin at once, and 36, 72
+or 180 with 32.
 
 While a call gives no answer for `SLOW_AFTER_S`, the items that have one are let go, and so are those that wait.
 
@@ -68,13 +73,15 @@ SLOW_AFTER_S = 3.0
 GROW_AFTER = 4
 """Calls at the working size that must return before it doubles."""
 GIVE_UP_AFTER = 5
-"""Failed calls of one batch, with none that answered, after which the rung is given up: the call of the whole batch,
-and four of single items. So up to three bad items, wherever they are, do not make a rung look broken."""
-TIMEOUT_WEIGHT = 3
-"""Failed calls that one time-out counts as, because it costs the whole limit: two of them give the rung up."""
+"""Failed calls in a row after which a rung in doubt is given up: the call of the whole batch, and four of single items.
+So up to three bad items, wherever they are, do not make a rung look broken."""
+TIMEOUTS_TO_GIVE_UP = 2
+"""Time-outs in a row that give a rung up, whether it has answered before or not: each costs the whole limit."""
 FAILURES_PER_HALVING = 4
 """Failed calls that isolation may cost, once a call has answered, per halving from the batch to one item. A bad item
 costs one per halving, so four of them are found wherever they are in the batch."""
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+"""Its multiples, modulo 1, are spread evenly however many they are: the places of the single items of a rung in doubt."""
 
 
 class WorkingSizes:
@@ -112,29 +119,42 @@ class WorkingSizes:
 
 @dataclass(slots=True)
 class _Budget:
-    """The failed calls that one batch may cost a rung, which is alive once a call has answered.
+    """The failed calls that one batch may cost a rung.
 
-    Where each call carries one item, only a served one proves that: an item's own error may be found before the call
-    of what the rung depends on.
+    A call that answers ends a row of failures. Where each call carries one item, only a served one does: an item's own
+    error may be found before the call of what the rung depends on.
     """
 
     items: int
     failures: int = 0
-    is_alive: bool = False
+    in_a_row: int = 0
+    has_answered: bool = False
+
+    def record_answer(self) -> None:
+        self.in_a_row = 0
+        self.has_answered = True
+
+    def record_failure(self, *, is_time_out: bool) -> None:
+        self.failures += 1
+        self.in_a_row += math.ceil(self._given_up_at / TIMEOUTS_TO_GIVE_UP) if is_time_out else 1
 
     @property
     def is_in_doubt(self) -> bool:
-        """Return whether calls failed and none answered: single items tell a bad item from a broken rung."""
-        return self.failures > 0 and not self.is_alive
+        """Return whether only single items may be called: they tell a bad item from a broken rung."""
+        return self.in_a_row >= (GIVE_UP_AFTER if self.has_answered else 1)
 
     @property
     def is_given_up(self) -> bool:
-        return self.failures >= GIVE_UP_AFTER and not self.is_alive
+        return self.in_a_row >= self._given_up_at
 
     @property
     def can_bisect(self) -> bool:
-        limit = FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))) if self.is_alive else 0
+        limit = FAILURES_PER_HALVING * math.ceil(math.log2(max(2, self.items))) if self.has_answered else 0
         return self.failures < max(GIVE_UP_AFTER, limit)
+
+    @property
+    def _given_up_at(self) -> int:
+        return GIVE_UP_AFTER * (2 if self.has_answered else 1)
 
 
 @dataclass(slots=True)
@@ -222,7 +242,7 @@ class _Calls(Generic[I, V]):
     def next_chunk(self) -> list[ChainInput[I]]:
         if self.budget.is_in_doubt:
             self.waiting.rotate(-1)  # another part of the batch each time: bad items are often neighbours
-            return self._take_one(len(self.waiting[0]) // 2)
+            return self._take_one(int(len(self.waiting[0]) * (self.budget.in_a_row * GOLDEN_RATIO % 1)))
         chunk = self.waiting.popleft()
         limit = 1 if self.per_item else self.sizes.limit(self.name, len(chunk))
         if len(chunk) > limit:
@@ -248,7 +268,8 @@ class _Calls(Generic[I, V]):
         self.sizes.record_fit(self.name, len(chunk))
         self.result.outcomes.update(zip((item.item_id for item in chunk), outcomes, strict=True))
         verdict, _ = verdict_of(outcomes)
-        self.budget.is_alive |= verdict is Verdict.SERVED or (verdict is Verdict.INCONCLUSIVE and not self.per_item)
+        if verdict is Verdict.SERVED or (verdict is Verdict.INCONCLUSIVE and not self.per_item):
+            self.budget.record_answer()
         if verdict is Verdict.FAILED:
             self.count_failure(next(one for one in outcomes if isinstance(one, Failed) and not one.is_item_error))
 
@@ -262,8 +283,10 @@ class _Calls(Generic[I, V]):
         self.fail(chunk, error)  # replaced if a smaller call serves them
         failed = Failed.because(error)
         match error:
+            case ItemError() if self.per_item:
+                pass  # it may be found before the call of what the rung depends on
             case ItemError():
-                self.budget.is_alive |= not self.per_item
+                self.budget.record_answer()
             case OutOfMemory() | MemoryError():
                 clear_traceback_frames(error)
                 self.sizes.record_out_of_memory(self.name, len(chunk))
@@ -277,15 +300,17 @@ class _Calls(Generic[I, V]):
                 self.result.unavailable.update(item.item_id for item in unserved)
                 self.fail(unserved, error)
             case TimedOut():
-                self.count_failure(failed, weight=TIMEOUT_WEIGHT)
+                self.count_failure(failed, is_time_out=True)
             case BadAnswer():
                 self.count_failure(failed)
             case _:
                 self.count_failure(failed, halves=_halves(chunk) if len(chunk) > 1 else ())
 
-    def count_failure(self, failed: Failed, *, weight: int = 1, halves: Iterable[list[ChainInput[I]]] = ()) -> None:
+    def count_failure(
+        self, failed: Failed, *, is_time_out: bool = False, halves: Iterable[list[ChainInput[I]]] = ()
+    ) -> None:
         """Count a failed call. Give the rung up for the waiting items, or bisect its chunk, as the budget says."""
-        self.budget.failures += weight
+        self.budget.record_failure(is_time_out=is_time_out)
         if self.budget.is_given_up:
             waiting = [item.item_id for item in self.drain()]
             self.result.outcomes = {**dict.fromkeys(waiting, failed), **self.result.outcomes}

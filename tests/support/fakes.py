@@ -77,7 +77,7 @@ class ScriptedRung:
     """A rung that follows its script and remembers its calls. An item's input is its id.
 
     `script` says what it does with an item, `fits` how many items a call that carries the item may have at most (0:
-    the item does not fit alone), `always` what every call raises. `calls` are all calls, `answered` those that came
+    the item does not fit alone), `always` what every call after the first `works_for` raises. `calls` are all calls, `answered` those that came
     back with one answer per item.
     """
 
@@ -85,6 +85,7 @@ class ScriptedRung:
     script: Mapping[str, Does] = field(default_factory=dict)
     fits: Mapping[str, int] = field(default_factory=dict)
     always: BaseException | None = None
+    works_for: int = 0
     clock: ManualClock = field(default_factory=ManualClock)
     call_takes_s: float = 0.0
     calls: list[list[str]] = field(default_factory=list)
@@ -93,7 +94,7 @@ class ScriptedRung:
     def __call__(self, inputs: Sequence[str], context: object = None) -> Sequence[Outcome[str]]:
         self.calls.append(list(inputs))
         self.clock.advance(self.call_takes_s)
-        if self.always is not None:
+        if self.always is not None and len(self.calls) > self.works_for:
             raise self.always
         if len(inputs) > min(self.fits.get(item, len(inputs)) for item in inputs):
             raise OutOfMemory("it does not fit")

@@ -207,6 +207,7 @@ class Fleet:
     failures: int
     breaks_after: float = float("inf")
     error: Exception = BROKEN
+    calls_of: int = ITEMS
 
     def __post_init__(self) -> None:
         self.gate = LocalGate("gpu", Breaker(scope="fleet", failures=self.failures), ManualClock())
@@ -218,6 +219,8 @@ class Fleet:
         def worker(rung: ScriptedRung) -> Callable[[Callable[[], None]], list[str]]:
             def works_on(turn: Callable[[], None]) -> list[str]:
                 gate, sizes = WorkersGate(self.gate, turn), WorkingSizes()
+                if self.calls_of < ITEMS:
+                    sizes.record_out_of_memory("gpu", 2 * self.calls_of)
 
                 def call(batch: Any, permit: Permit, running: object) -> Sequence[Outcome[str]]:
                     turn()
@@ -292,19 +295,25 @@ def failed_calls(rungs: Iterable[ScriptedRung]) -> int:
     seed=seeds,
     workers=st.integers(1, 16),
     failures=st.integers(1, 8),
-    error=st.sampled_from([BROKEN, BROKEN, TimedOut("cut off"), Unavailable("no CUDA device")]),
+    error=st.sampled_from([BROKEN, TimedOut("cut off"), Unavailable("no CUDA device"), OutOfMemory("full")]),
     turns=st.integers(0, 6),
+    calls_of=st.sampled_from([ITEMS, 32]),
 )
 def test_a_primary_that_dies_is_called_in_a_bounded_number_of_batches(
-    seed: int, workers: int, failures: int, error: Exception, turns: int
+    seed: int, workers: int, failures: int, error: Exception, turns: int, calls_of: int
 ) -> None:
-    """In those that open the breaker, and those under way then; each costs as many calls as its error takes."""
-    fleet = Fleet(seed, failures, breaks_after=turns * workers, error=error)
+    """In those that open the breaker, and those under way then, each of which costs as many calls as its error takes;
+    and in one a worker in whose midst it died, which costs twice as many. Halving is once a worker."""
+    fleet = Fleet(seed, failures, breaks_after=turns * workers, error=error, calls_of=calls_of)
     rungs = [ScriptedRung("gpu") for _ in range(workers)]
     fleet.work(rungs, batches=40)
     batches = failures + workers - 1
+    is_one_call = calls_of == ITEMS
+    calls = {TimedOut: 1 if is_one_call else 2, Unavailable: 1}.get(type(error), GIVE_UP_AFTER)
+    in_the_midst = 0 if is_one_call else 2 if isinstance(error, TimedOut) else 2 * calls
+    halvings = calls_of.bit_length() - 1 if isinstance(error, OutOfMemory) else 0
     assert failures <= fleet.gate.verdicts.count(FAILED) <= batches
-    assert failures <= failed_calls(rungs) <= batches * (GIVE_UP_AFTER if error is BROKEN else 1)
+    assert failures <= failed_calls(rungs) <= batches * calls + workers * (halvings + in_the_midst)
     assert fleet.gate.state.position is Position.OPEN
     assert fleet.gate.state.cause is Cause.TOO_MANY_FAILURES
 

@@ -121,7 +121,7 @@ def test_broken_rung_costs_a_few_calls() -> None:
     rung = ScriptedRung("gpu", always=RuntimeError("no driver"))
     replies = call(rung)
     assert rung.sizes == [128, 1, 1, 1, 1]
-    assert rung.calls[1:] == [["96"], ["32"], ["95"], ["31"]]
+    assert rung.calls[1:] == [["103"], ["15"], ["118"], ["30"]]
     assert len(not_served(replies)) == 128
     assert {error_type(outcome) for outcome in replies.outcomes.values()} == {"RuntimeError"}
 
@@ -145,12 +145,54 @@ def test_one_by_one_a_rung_that_serves_is_not_given_up() -> None:
 
 def test_one_by_one_a_rung_that_serves_nothing_is_given_up() -> None:
     """After five failed calls; an item's own error in between proves nothing, because it may be found before the call
-    of what the rung depends on. The next item is drawn from the middle, away from its bad neighbours."""
-    rung = ScriptedRung("api", {work.item_id: Does.BREAK for work in BATCH} | {"0": Does.FAIL, "64": Does.FAIL})
+    of what the rung depends on. The next items are from all over the batch, away from their bad neighbours."""
+    rung = ScriptedRung("api", {work.item_id: Does.BREAK for work in BATCH} | {"0": Does.FAIL, "31": Does.FAIL})
     replies = call(rung, per_item=True)
-    assert len(rung.calls) == GIVE_UP_AFTER + 2
+    assert rung.calls == [["0"], ["1"], ["79"], ["31"], ["32"], ["110"], ["61"]]
     assert error_type(replies.outcomes["127"]) == "RuntimeError"
-    assert rung.calls[:3] == [["0"], ["1"], ["65"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (OutOfMemory("full"), 2 * GIVE_UP_AFTER),
+        (RuntimeError("no driver"), 2 * GIVE_UP_AFTER),
+        (BadAnswer("nonsense"), 2 * GIVE_UP_AFTER),
+        (TimedOut("cut off"), 2),
+        (Unavailable("no CUDA device"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("works_for", [1, 3])
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_rung_that_breaks_in_the_midst_of_a_batch_is_given_up(
+    error: Exception, calls: int, works_for: int, size: int
+) -> None:
+    """After twice as many failed calls in a row, whatever was served before; what was served stays."""
+    sizes = WorkingSizes()
+    sizes.record_out_of_memory("gpu", 2 * size)
+    rung = ScriptedRung("gpu", always=error, works_for=works_for)
+    replies = call(rung, sizes=sizes, per_item=size == 1)
+    halvings = [8, 4, 2] if size > 1 and isinstance(error, OutOfMemory) else []
+    assert rung.sizes[: works_for + len(halvings)] == [*[size] * works_for, *halvings]
+    assert len(rung.calls) == works_for + len(halvings) + calls
+    assert sum(isinstance(outcome, Served) for outcome in replies.outcomes.values()) == works_for * size
+    assert replies.outcomes.keys() == {work.item_id for work in BATCH}
+    assert {error_type(one) for one in replies.outcomes.values() if isinstance(one, Failed)} == {type(error).__name__}
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    bad=st.sets(st.integers(0, 127), max_size=24),
+    first=st.integers(0, 104),
+    together=st.booleans(),
+    does=st.sampled_from([Does.BREAK, Does.FAIL]),
+)
+def test_bad_items_do_not_give_a_rung_up(bad: set[int], first: int, together: bool, does: Does) -> None:
+    """A fifth of the batch may be bad, neighbours or not, and every other item is served, one by one."""
+    bad = set(range(first, first + len(bad))) if together else bad
+    replies = call(ScriptedRung("api", {str(item): does for item in bad}), per_item=True)
+    assert not_served(replies) == [str(item) for item in sorted(bad)]
 
 
 def test_a_rung_that_hangs_for_single_items_is_given_up_sooner() -> None:
