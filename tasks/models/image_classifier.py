@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 #   pixels a side, the calibration errors are 0.026 (0.020 to 0.048) and 0.016 (0.014 to 0.039). That of lite1 is fitted
 #   on half of these, and its error on the other half is 0.023 (0.024 to 0.054), 0.271 without.
 # - `least_side` is half of the input's side. `SMALL_EXPONENT` has, in steps of 0.05, the least log-loss of lite0 and
-#   lite2 on one half of these photos, scaled down to 32, 64 and 96 pixels. On the other half the calibration errors of lite0, lite1 and lite2 are 0.021,
-#   0.067 and 0.031 at 32 pixels (0.175, 0.260 and 0.212 with one temperature for all sizes), 0.043, 0.052 and 0.058 at
-#   64 (0.088, 0.103 and 0.108), 0.048, 0.053 and 0.038 at 96 (0.041, 0.059 and 0.057). From 128 pixels on nothing
-#   changes. What is small, dark or blurred as well is still overrated: of 510 such variants with 64 pixels lite0 and
-#   lite2 say 0.026 and 0.072 more than are right (0.105 and 0.175), of 390 of another source 0.075 and 0.111.
+#   lite2 on one half of these photos, scaled down to 32, 64 and 96 pixels. On the other half the calibration errors of
+#   lite0, lite1 and lite2 are 0.021, 0.067 and 0.031 at 32 pixels (0.175, 0.260 and 0.212 with one temperature for all
+#   sizes), 0.043, 0.052 and 0.058 at 64 (0.088, 0.103 and 0.108), 0.048, 0.053 and 0.038 at 96 (0.041, 0.059 and
+#   0.057). From 130 pixels on nothing changes. What is small, dark or blurred as well is still overrated: of 510 such
+#   variants with 64 pixels lite0 and lite2 say 0.026 and 0.072 more than are right (0.105 and 0.175), of 390 of another
+#   source 0.075 and 0.111.
 # - The thresholds of lite0 and lite2 let almost the same pictures pass as 0.3 and 0.25 did without a temperature; lite1
 #   has that of lite2. Of the 1,300 photos 0.935, 0.889 and 0.898 pass, and of these 0.874, 0.895 and 0.884 are right.
 _PACKAGES = {
