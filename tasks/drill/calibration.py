@@ -19,11 +19,13 @@ from repli.tasks.fallback import AttemptOutcome, StepResult
 MIN_AGREED = 10
 """The items with one answer in common from which on confidences are compared."""
 MIN_APART = 10
-"""The items with different answers from which on confidences are added up."""
+"""The items with different answers from which on confidences are added up. In drills of 200 of 1,300 photos, which have
+18 of such on average, a temperature of a third of the right one is found in 94 to 98 %, of a half in 78 to 83 %, and
+the right one suspected in none of 200. On small, dark, cut and blurred pictures, of which models claim less, a third is
+found in 57 to 64 %, a half hardly ever."""
 TOLERANCE = 0.3
 """How far mean confidences may be apart: those of the default models are 0.04 apart on 53 photos, and 0.11 without
-their temperatures; a temperature of 3 sets them 0.74 apart. And how far confidences in different answers may add up to
-more than 1: of tiny pictures sound models claim too much, 1.19 on 10 items of the demo's catalogue."""
+their temperatures; a temperature of 3 sets them 0.74 apart."""
 _BEST_GUESS = re.compile(r"best guess (.+) at (\d\.\d+)")
 
 
@@ -59,7 +61,7 @@ def are_too_high(own: Sequence[float], other: Sequence[float]) -> bool:
     if len(own) < MIN_APART or not (has_confidences(own) and has_confidences(other)):
         return False
     sums = [a + b for a, b in zip(own, other, strict=True)]
-    return fmean(own) > fmean(other) and fmean(sums) - 1.96 * stdev(sums) / len(sums) ** 0.5 > 1 + TOLERANCE
+    return fmean(own) > fmean(other) and fmean(sums) - 1.96 * stdev(sums) / len(sums) ** 0.5 > 1
 
 
 def overconfident(own: Mapping[str, tuple[str, float]], others: Mapping[str, Mapping[str, tuple[str, float]]]) -> str:

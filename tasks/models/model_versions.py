@@ -54,7 +54,8 @@ def image_version(source: str) -> str | None:
         model, outputs = _image_model(source)
     except (RungError, OSError):
         return None
-    return model and f"{model}, t={outputs.temperature:g}, from {outputs.threshold:g}"
+    small = f" (more below {outputs.least_side} px)" if outputs.least_side else ""
+    return model and f"{model}, t={outputs.temperature:g}{small}, from {outputs.threshold:g}"
 
 
 def _image_model(source: str) -> tuple[str | None, OutputSettings]:

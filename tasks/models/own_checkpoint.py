@@ -35,8 +35,9 @@ class OutputSettings:
 
     Args:
         vocabulary: the labels; None for a checkpoint without a file of labels.
-        threshold: the confidence below which the rung declines.
+        threshold: the score below which the rung declines, see `repli.tasks.models.image_reading`.
         temperature: the divisor of the logits. Above 1 it lowers confidences, below 1 it raises them.
+        least_side: the shorter side of a picture in pixels below which it is small. No file sets it.
 
     Example:
         >>> read_settings(Path("pets.safetensors")).vocabulary.name
@@ -46,6 +47,7 @@ class OutputSettings:
     vocabulary: Vocabulary | None = None
     threshold: float = DEFAULT_THRESHOLD
     temperature: float = 1.0
+    least_side: int = 0
 
 
 def read_settings(checkpoint: Path) -> OutputSettings:

@@ -47,9 +47,8 @@ def _enrich(batch: Sequence[Listed], *, with_pages: bool) -> dict[str, int | Non
     models = ModelSettings()
     classifier = image_classifier.load(models.image_cpu, "cpu")
     embedder = text_embedder.load(models.text)
-    answers = [
-        answer for answer, _ in classifier.classify([classifier.prepare(item.photo.read_bytes()) for item in batch])
-    ]
+    prepared = [classifier.prepare(item.photo.read_bytes()) for item in batch]
+    answers = [answer.label for answer in classifier.classify(prepared)]
     texts = [_main_text(item) if with_pages else item.text() for item in batch]
     embedder.embed(
         [f"{item.name}. {answer.label}. {text}" for item, answer, text in zip(batch, answers, texts, strict=True)]

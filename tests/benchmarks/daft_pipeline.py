@@ -39,7 +39,7 @@ class Classifier:
     def classify(self, photos: daft.Series) -> list[int | None]:
         prepared = [self._prepared(photo) for photo in photos.to_pylist()]
         answers = iter(self._model.classify([image for image in prepared if image is not None]))
-        return [None if image is None else next(answers)[0].top[0].label_index for image in prepared]
+        return [None if image is None else next(answers).label.top[0].label_index for image in prepared]
 
     def _prepared(self, photo: bytes | None) -> Any:
         try:

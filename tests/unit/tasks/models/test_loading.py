@@ -176,7 +176,7 @@ def test_image_model_whose_file_hangs_is_told(pipe: Path) -> None:
         load(source, "cpu")
     pipe.write_text("cat\ndog\n", encoding="utf-8")
     model = once_loaded(lambda: load(source, "cpu"))
-    [(label, _)] = model.classify([model.prepare(png())])
+    [(label, *_)] = model.classify([model.prepare(png())])
     assert label.label == "dog"
 
 

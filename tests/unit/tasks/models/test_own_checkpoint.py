@@ -23,7 +23,8 @@ def answer(source: str) -> tuple[Label, float]:
     """What the model says of a picture."""
     model = image_classifier.load(source, "cpu")
     [result] = model.classify([model.prepare(files.png())])
-    return result
+    assert result.confidence == result.score
+    return result.label, result.confidence
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
@@ -271,8 +272,8 @@ def test_pixels_are_scaled_as_timm_configures_the_architecture(tmp_path: Path) -
     source = save_checkpoint(model, tmp_path / "a.pt", labels=LABELS, options='{"threshold": 0}')
     mine = image_classifier.load(source.replace(ARCHITECTURE, "test_vit"), "cpu")
     prepared = mine.prepare(files.encoded(Image.new("RGB", (300, 200), (200, 60, 90))))
-    assert prepared.shape == (160, 160, 3)
-    [(label, _)] = mine.classify([prepared])
+    assert prepared.pixels.shape == (160, 160, 3)
+    [(label, *_)] = mine.classify([prepared])
     channels = zip((200, 60, 90), config["mean"], config["std"], strict=True)
     pixels = torch.tensor([(value / 255 - mean) / std for value, mean, std in channels])
     with torch.inference_mode():

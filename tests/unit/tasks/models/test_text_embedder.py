@@ -166,7 +166,7 @@ from repli.tasks.models import image_classifier, text_embedder
 texts = text_embedder.load(sys.argv[1])
 pictures = image_classifier.load(sys.argv[2], "cpu")
 print(texts.space, texts.embed(["a red boat"]).shape)
-[(answer, _)] = pictures.classify([pictures.prepare(open(sys.argv[3], "rb").read())])
+[(answer, *_)] = pictures.classify([pictures.prepare(open(sys.argv[3], "rb").read())])
 print(answer.label)
 heavy = ("torch", "torchvision", "timm", "transformers", "sentence_transformers", "openvino_telemetry", "sklearn")
 print([name for name in heavy if sys.modules.get(name)])

@@ -21,7 +21,7 @@ def answer(folder: Path, logits: list[float], **config: Any) -> Label:
 
     save_for_hf(model, str(folder), model_config={"num_classes": len(logits), **config})
     loaded = image_classifier.load(f"timm:local-dir:{folder}", "cpu")
-    [(label, _)] = loaded.classify([loaded.prepare(files.png())])
+    [(label, *_)] = loaded.classify([loaded.prepare(files.png())])
     return label
 
 

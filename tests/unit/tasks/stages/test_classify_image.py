@@ -34,9 +34,10 @@ from repli.tasks.fallback import (
 from repli.tasks.items import Guess, Item, ItemState, Label
 from repli.tasks.models import image_classifier, torchvision_ops
 from repli.tasks.models.cards import has_card
+from repli.tasks.models.image_classifier import PreparedPicture
 from repli.tasks.models.masters import MasterMemory, Masters
 from repli.tasks.models.memory_errors import raise_out_of_memory
-from repli.tasks.models.pictures import MASTER_SIDE, Preparation, open_image
+from repli.tasks.models.pictures import MASTER_SIDE, open_image
 from repli.tasks.pipeline import Stage, StageContext
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import Settings
@@ -46,6 +47,7 @@ from tests.support import files
 from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import open_context, run_rungs
 from tests.support.own_models import save_checkpoint
+from tests.support.photos import originals
 
 CHAIN = STAGE.chain
 check = CHAIN.check
@@ -191,10 +193,13 @@ def new_threads(before: set[threading.Thread]) -> set[str]:
 class BrokenCard:
     """A classifier on a card that fails at every call."""
 
-    preparation = Preparation(size=64, crop=1.0)
+    master_side = 64
 
     def __init__(self, error: Exception) -> None:
         self._error = error
+
+    def prepare_master(self, master: Any) -> PreparedPicture:
+        return PreparedPicture(master, len(master))
 
     def classify(self, images: Sequence[Any]) -> NoReturn:
         raise self._error
@@ -320,7 +325,7 @@ class TestPixels:
     def test_a_strip_is_cut_before_it_is_scaled(self, context: StageContext) -> None:
         """What the model sees has its own size, whatever the shape of the file."""
         classifier = image_classifier.load(context.settings.models.image_cpu, "cpu")
-        shapes = {classifier.prepare(content).shape for content in odd_files().values()}
+        shapes = {classifier.prepare(content).pixels.shape for content in odd_files().values()}
         assert len(shapes) == 1
 
 
@@ -344,17 +349,40 @@ class TestModels:
         outcomes = run([picture(strict, files.png(seed)) for seed in range(8)], strict)
         for outcome in outcomes:
             if isinstance(outcome, Served):
-                assert outcome.confidence >= THRESHOLDS[rung]
                 assert len(outcome.value.top) == 5
                 check(outcome.value)
             else:
                 assert outcome.is_declined
                 found = re.fullmatch(
-                    r"best guess \S.* at (0\.\d{2,3}), below the threshold of (\S+)", outcome.error.message
+                    r"best guess \S.* at (0\.\d{2,3}), its score of (0\.\d\d) below the threshold of (\S+)",
+                    outcome.error.message,
                 )
                 assert found
-                assert float(found[1]) <= float(found[2]) == THRESHOLDS[rung]
+                assert float(found[1]) <= float(found[2]) <= float(found[3]) == THRESHOLDS[rung]
         assert any(isinstance(outcome, Failed) for outcome in outcomes)
+
+    @pytest.mark.parametrize("side", [48, 300])
+    def test_whether_a_picture_passes_does_not_depend_on_its_size(self, strict: StageContext, side: int) -> None:
+        """It passes by its score, and is served with the confidence, which is lower if the picture is small."""
+        model = image_classifier.load(strict.settings.models.image_cpu, "cpu")
+        with Image.open(originals()[0]) as photo:
+            content = files.encoded(photo.resize((side, side)))
+        [(label, confidence, score)] = model.classify([model.prepare(content)])
+        assert (confidence < score - 0.01) == (side == 48)
+
+        def outcome(threshold: float) -> Outcome[Label]:
+            reading = replace(model._reading, threshold=threshold)
+            strung = image_classifier.ImageClassifier(model._network, reading, "cpu")
+            [found] = classify_by(strung, "cpu", [picture(strict, content)], strict.settings, keeps_masters=False)
+            return found
+
+        assert outcome(score) == Served(label, confidence)
+        declined = outcome(score + 0.0001)
+        assert isinstance(declined, Failed)
+        of_size = f"its score of {score:.2f} " if side == 48 else ""
+        assert declined.error.message == (
+            f"best guess {label.label} at {confidence:.2f}, {of_size}below the threshold of {score + 0.0001:g}"
+        )
 
     def test_where_no_rung_is_sure_the_item_is_skipped(self, strict: StageContext) -> None:
         """With no value, no confidence, every rung's best guess in the trail, and no place in the retry queue."""
