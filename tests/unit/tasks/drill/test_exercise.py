@@ -49,7 +49,7 @@ HASHED = rung_of("embed_text.hashed")
 
 pytestmark = pytest.mark.timeout(300)
 
-PHOTOS = 100
+PHOTOS = 60
 FEW = 8
 Run = Callable[[Sequence[Any], StageContext], Sequence[Outcome[Any]]]
 
