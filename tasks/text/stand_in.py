@@ -5,7 +5,7 @@ Such a page says what it is in its title, a heading or a line of its own, and ha
 text and a second sign. An article about log-ins or missing pages has more to say. Beside words there are marks of the
 programs that make such pages, in any language.
 
-Of 2,319 public pages, the four sets of `main_text_share` and 27 more of theirs, it declines 3, and these are such pages;
+Of 2,319 public pages, the four sets of `main_text_share` and 27 more of theirs, it declines 3, which are such pages;
 of 5,249 pages of documentation none. Of 20 pages that were written after the rules, as 20 programs serve them, it
 declined 17, and with what the others taught 19.
 """
