@@ -47,6 +47,7 @@ _PAGE = "(?:page|site|website|document|article|story|url|address)"
 def _missing(thing: str) -> Iterator[str]:
     """Yield the patterns of sentences that say that there is no such thing."""
     asked = r"(?: (?:that )?you(?:re| are| were| have|ve)? (?:looking for|request\w*|trying to \w+|asked for))?"
+    asked += r"(?: (?:in|on) (?:this|our|the) \w+)?"
     oops = (
         r"(?:(?:oops|whoops|sorry|uh oh|oh no|hmm|http|error|status|code|404|410|but|the|this|that|your|requested) )*"
     )
@@ -68,7 +69,7 @@ NOT_FOUND = Kind(
     advice="correct the address",
     named=_any(
         *_missing(_ANYTHING),
-        r"(?:(?:oops|sorry|http|error|404) )*not found(?: error)?(?: 404)?",
+        r"(?:(?:oops|sorry|http|error|404) )*(?:file or directory )?not found(?: error)?(?: 404)?",
         r"(?:http |status )?error 404|404 (?:error|page)(?: page)?|(?:http )?410 gone",
     ),
     told=_any(
@@ -84,12 +85,12 @@ NOT_FOUND = Kind(
     ),
     second=_any(
         r"\byou(?:r|re| are| were|ve| have)? (?:looking|request|trying|tried|follow|typed|enter|search)",
-        r"\btry (?:one of|a search|searching|again|our|using)",
+        r"\bon this server\b|\btry (?:one of|a search|searching|again|our|using)",
         r"\b(?:back|return|go|take me|visit) (?:to )?(?:the |our )?(?:home|front|main|start)",
     ),
     marks=re.compile(
         r"""<body\s[^<>]*?["'\s](?:error-?404|template-404|page-404|page-not-found)(?=["'\s>])"""
-        r"""|prerender-status-code["']\s+content=["']404""",
+        r"""|prerender-status-code["']\s+content=["']404|<h3>Apache Tomcat/\d""",
     ),
 )
 
@@ -118,21 +119,26 @@ LOG_IN = Kind(
         rf"(?: (?:to|before|in order to) (?:continue|proceed|{_VIEW}){_TAIL})",
         rf"(?:in order )?to (?:continue|proceed|{_VIEW}) (?:please|you (?:must|need to|have to)(?: be)?) "
         rf"{_LOGGED}{_TAIL}",
+        r"you are not logged in or you do not have permission to access this page.{0,200}",
         rf".{{0,60}}requires you to be (?:registered and )?{_LOGGED}{_TAIL}",
         r"(?:this|the) (?:page|content|area|forum|section) (?:is (?:only )?(?:available|visible|accessible) (?:only )?"
         rf"(?:to|for) (?:registered|logged in|members){_TAIL}|requires (?:you to|a) ?log ?in{_TAIL})",
     ),
-    second=_any(r"\b(?:forgot(?:ten)?(?: your)? password|remember me|stay signed in|keep me (?:logged|signed) in)\b"),
+    second=_any(
+        r"\b(?:forgot(?:ten)?(?: your)? password|remember me|stay signed in|keep me (?:logged|signed) in)\b",
+        rf"\bplease {_LOGGED}\b|\balready (?:a member|have an account|on \w+)\b|\b(?:dont have an|no) account\b",
+        rf"\b{_LOGGED} with your\b",
+    ),
     marks=_NONE,
 )
 
 _HUMAN = r"you(?:re| are)(?: a)? (?:not a (?:ro)?bot|(?:ro)?bot|human)(?: and not a (?:ro)?bot)?"
 _PROVE = r"(?:please )?(?:let us know|verify(?:ing)?|confirm|prove|(?:were )?making sure|checking)(?: that| if)?"
 _CHECKED = _any(
-    rf"{_PROVE} {_HUMAN}|are you (?:a |an )?(?:human|(?:ro)?bot)(?: or a (?:ro)?bot)?",
-    rf"sorry we just need to make sure {_HUMAN}.{{0,200}}|to continue please .{{0,60}}{_HUMAN}",
+    rf"{_PROVE} {_HUMAN}|sorry we just need to make sure {_HUMAN}.{{0,200}}|to continue please .{{0,60}}{_HUMAN}",
     r"(?:please wait while we )?(?:are )?check(?:ing)? your browser(?: before .{0,60})?|ddos protection by .{0,40}",
     r"please (?:enable|turn on|allow) (?:js|java ?script|cookies) and .{0,60}",
+    r"robot challenge screen|checking the site connection security|were verifying your browser|"
     r"enable java ?script and cookies to continue|request unsuccessful incapsula incident id .{0,60}",
     r".{0,60}unusual (?:traffic|activity) from your computer network.{0,200}",
 )
@@ -142,7 +148,8 @@ BOT_CHECK = Kind(
     named=_any(
         r"(?:just a|one) moment(?: please)?|please wait|attention required|before we continue|client challenge",
         r"(?:robot|bot|human|captcha|browser|security) (?:check|verification|challenge|checkpoint)",
-        r"\w+ security checkpoint|pardon our interruption|ddos guard|captcha",
+        r"are you (?:a |an )?(?:human|(?:ro)?bot)(?: or a (?:ro)?bot)?|\w+ security checkpoint",
+        r"pardon our interruption|ddos guard",
         r"(?:please )?enable cookies|cookies (?:are )?(?:required|disabled)",
     ),
     told=_CHECKED,
@@ -162,6 +169,7 @@ DENIED = Kind(
     named=_any(
         r"(?:(?:error|http|403|401) )*(?:your )?access (?:is |has been |was )?(?:denied|blocked|restricted|forbidden)",
         r"(?:(?:error|http|403|401) )*(?:forbidden|unauthori[sz]ed)|403 error|error 403|permission denied",
+        r"(?:(?:error|http|429) )*too many requests",
         r"request (?:blocked|rejected)|zugriff verweigert|accès (?:refusé|interdit)|acceso (?:denegado|prohibido)",
         r"accesso negato|acesso negado|toegang geweigerd|доступ запрещ[её]н",
     ),
@@ -170,7 +178,7 @@ DENIED = Kind(
         r"(?:sorry )?(?:you have been|youve been|your (?:access|ip|ip address|request) (?:has been|is|was)) blocked"
         r"(?: by .{1,40})?",
         r"your access to this (?:site|service|page) has been limited.{0,40}",
-        r"you(?: are|re) not (?:authori[sz]ed|allowed) to (?:access|view) this (?:page|site|resource|document)",
+        r"(?:sorry )?you(?: are|re) not (?:authori[sz]ed|allowed) to (?:access|view) this (?:page|site|resource)",
         r"you (?:do not|dont) have permission to (?:access|view) .{0,80}|the requested url was rejected.{0,120}",
     ),
     second=_any(
@@ -189,8 +197,11 @@ ERROR = Kind(
     is_what="an error of its server",
     advice="run again with --refresh once the server is well",
     named=_ERROR_WORDS,
-    told=_NONE,
-    second=_any(r"\btry (?:again|later)|\bagain later\b|\bsorry\b|\binconvenience\b|\bbe back\b|\bbeing worked on\b"),
+    told=_any(r"whitelabel error page|our services arent available right now"),
+    second=_any(
+        r"\btry (?:again|later)|\bagain later\b|\bsorry\b|\binconvenience\b",
+        r"\b(?:be (?:right )?|check )back\b|\bbeing worked on\b",
+    ),
     marks=_NONE,
 )
 KINDS = (BOT_CHECK, NOT_FOUND, LOG_IN, DENIED, ERROR)

@@ -1,7 +1,8 @@
 """Pages that servers send with status 200 in the place of a document, as real programs and sites write them; and pages
 about such.
 
-`FIRST` and `SECOND` differ in when they were written: before the rules of `repli.tasks.text.stand_in`, and after them.
+`FIRST` was written before the rules of `repli.tasks.text.stand_in`, `SECOND` and `THIRD` after them. As first seen, the
+rules declined 17 of `SECOND` and 11 of `THIRD`; what was missed then taught them more, and so did 12 of `ABOUT`.
 """
 
 from __future__ import annotations
@@ -507,6 +508,148 @@ are logged in when you go from page to page.</p><p>To allow this site to use coo
 to your
 browser, then open the article again.</p></main>{FOOTER}</body></html>""",
 }
+THIRD: dict[str, str] = {
+    "code host": """<!DOCTYPE html><html><head><meta http-equiv="Content-type" content="text/html;
+charset=utf-8"><title>Page not found &middot; Git
+Pages</title><style>body{background:#f1f1f1}</style></head><body><div
+class="container"><h1>404</h1><p><strong>File not found</strong></p><p>The site configured at this address does
+not contain the requested file.</p><p>If this is your site, make sure that the filename case matches the URL as
+well as any file permissions.<br>For root URLs (like <code>http://example.com/</code>) you must provide an
+<code>index.html</code> file.</p><p><a href="https://help.example/pages/">Read the full documentation</a> for
+more information about using <strong>Git Pages</strong>.</p><div id="suggestions"><a
+href="https://status.example">Site Status</a></div></div></body></html>""",
+    "ghost": f"""<!DOCTYPE html><html lang="en"><head><title>404 — Page not found</title>{STYLE}</head><body
+class="error-template"><div class="site-wrapper"><header class="site-header"><a href="/">The Night
+Baker</a></header><main class="outer error-content"><div class="inner"><section class="error-message"><h1
+class="error-code">404</h1><p class="error-description">Page not found</p><a class="error-link" href="/">Go to
+the front page →</a></section></div></main><aside class="outer"><div class="post-feed"><article
+class="post-card"><h2>Rye in winter</h2><p>What the cold does to a sour dough, and how to help it along with an
+old lamp.</p></article></div></aside></div></body></html>""",
+    "blogger": """<!DOCTYPE html><html dir='ltr' lang='en'><head><title>Lamps and Lanterns: Page not
+found</title><meta content='blogger' name='generator'/></head><body class='error_page'><div class='header'><h1
+class='title'><a href='/'>Lamps and Lanterns</a></h1><p class='description'>Notes of a collector</p></div><div
+class='main'><div class='status-msg-wrap'><div class='status-msg-body'>Sorry, the page you were looking for in
+this blog does not exist.</div></div></div><div class='sidebar'><h2>About me</h2><p>Collector of lamps since
+1988, from Leeds.</p></div></body></html>""",
+    "joomla": """<!DOCTYPE html><html lang="en-gb"><head><title>404 - Article not
+found</title></head><body><div class="error"><div id="outline"><div id="errorboxoutline"><div
+id="errorboxheader">404 - Article not found</div><div id="errorboxbody"><p><strong>You may not be able to visit
+this page because of:</strong></p><ol><li>an out-of-date bookmark/favourite</li><li>a search engine that has an
+out-of-date listing for this site</li><li>a mistyped address</li><li>you have no access to this page</li><li>The
+requested resource was not found.</li><li>An error has occurred while processing your
+request.</li></ol><p><strong>Please try one of the following pages:</strong></p><ul><li><a href="/">Home
+Page</a></li></ul><p>If difficulties persist, please contact the System Administrator of this site and report
+the error below.</p><div id="techinfo"><p>Article not found</p></div></div></div></div></div></body></html>""",
+    "magento": f"""<!doctype html><html lang="en"><head><title>404 Not Found</title><meta name="robots"
+content="INDEX,FOLLOW">{STYLE}</head><body class="cms-no-route cms-noroute-index">{NAVIGATION}<main
+id="maincontent"><h1 class="page-title"><span>Whoops, our bad...</span></h1><dl><dt>The page you requested was
+not found, and we have a fine guess why.</dt><dd><ul><li>If you typed the URL directly, please make sure the
+spelling is correct.</li><li>If you clicked on a link to get here, the link is
+outdated.</li></ul></dd></dl><dl><dt>What can you do?</dt><dd>Have no fear, help is near! There are many ways
+you can get back on track with our store.</dd><dd><ul><li><a href="#">Go back</a> to the previous
+page.</li><li>Use the search bar at the top of the page to search for your
+products.</li></ul></dd></dl></main>{FOOTER}</body></html>""",
+    "polish shop": f"""<!doctype html><html lang="pl"><head><title>404 Nie znaleziono strony - Lampy
+Kowalski</title>{STYLE}</head><body id="pagenotfound" class="lang-pl"><div class="top"><a href="/">Lampy
+Kowalski</a> <a href="/koszyk">Koszyk</a></div><section id="content" class="page-content page-not-found"><h4>Nie
+znaleziono strony</h4><p>Przepraszamy za niedogodności. Wyszukaj ponownie to, czego szukasz.</p></section><div
+class="stopka">Lampy Kowalski, ul. Długa 5, Kraków. Infolinia od poniedziałku do piątku w godzinach
+9-17.</div></body></html>""",
+    "tomcat": """<!doctype html><html lang="en"><head><title>HTTP Status 404 – Not Found</title><style
+type="text/css">h1 {color:white}</style></head><body><h1>HTTP Status 404 – Not Found</h1><hr class="line"
+/><p><b>Type</b> Status Report</p><p><b>Message</b> The requested resource [&#47;lamps&#47;7] is not
+available</p><p><b>Description</b> The origin server did not find a current representation for the target
+resource or is not willing to disclose that one exists.</p><hr class="line" /><h3>Apache Tomcat/9.0.58
+(Ubuntu)</h3></body></html>""",
+    "spring": """<html><body><h1>Whitelabel Error Page</h1><p>This application has no explicit mapping for
+/error, so you are seeing this as a fallback.</p><div id='created'>Tue May 05 10:11:12 UTC 2026</div><div>There
+was an unexpected error (type=Not Found, status=404).</div><div>No message available</div></body></html>""",
+    "keycloak": """<!DOCTYPE html><html class="login-pf"><head><meta charset="utf-8"><meta name="robots"
+content="noindex, nofollow"><title>Sign in to Harbour Lab</title></head><body><div class="login-pf-page"><div
+id="kc-header"><div id="kc-header-wrapper">Harbour Lab</div></div><div class="card-pf"><header
+class="login-pf-header"><h1 id="kc-page-title">Sign in to your account</h1></header><div id="kc-content"><form
+id="kc-form-login" method="post"><label for="username">Username or email</label><input id="username"
+name="username" type="text"><label for="password">Password</label><input id="password" name="password"
+type="password"><input name="login" id="kc-login" type="submit" value="Sign In"></form><div
+id="kc-registration"><span>New user? <a href="#">Register</a></span></div></div></div></div></body></html>""",
+    "okta": """<!DOCTYPE html><html lang="en"><head><title>Coast University - Sign In</title><meta
+name="robots" content="none"></head><body class="auth okta-container"><div class="content"><div
+class="applogin-banner"><div class="applogin-app-title">Connecting to <b>Library Reader</b></div><p>Sign in with
+your Coast University account to access Library Reader</p></div><div id="okta-login-container"></div><div
+id="okta-sign-in"><noscript><h1>JavaScript Required</h1><p>Javascript is disabled on your browser. Please enable
+Javascript and refresh this page.</p></noscript></div></div><div class="footer">Powered by <a
+href="#">Okta</a></div></body></html>""",
+    "nextcloud": """<!DOCTYPE html><html class="ng-csp" lang="de"><head><title>Anmelden – Nordlicht
+Cloud</title><meta name="robots" content="noindex, nofollow"></head><body id="body-login"><noscript><div
+id="nojavascript"><div>Diese Anwendung benötigt JavaScript zum ordnungsgemäßen
+Betrieb.</div></div></noscript><div class="wrapper"><header><div id="header"><h1
+class="hidden-visually">Nordlicht Cloud</h1></div></header><main><div id="login"></div></main></div><footer
+class="guest-box"><p class="info"><a href="#">Nordlicht Cloud</a> – Ein sicherer Ort für all deine
+Daten</p></footer></body></html>""",
+    "xenforo": """<!DOCTYPE html><html id="XF" lang="en-US"><head><title>Log in | Radio Amateurs
+Forum</title><meta name="robots" content="noindex"></head><body data-template="error"><div
+class="p-pageWrapper"><header class="p-header"><a href="/">Radio Amateurs Forum</a></header><div
+class="p-nav"><a href="/login">Log in</a> <a href="/register">Register</a></div><div class="p-body"><h1
+class="p-title-value">Log in</h1><div class="blockMessage blockMessage--error">You must be logged-in to do
+that.</div><form action="/login/login" method="post"><label>Your name or email address</label><input
+name="login"><label>Password</label><input type="password" name="password"><label>Stay logged
+in</label><button>Log in</button></form></div></div></body></html>""",
+    "vbulletin": """<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN"><html><head><title>Old
+Tractors Forum</title></head><body><div class="above_body"><a href="/">Old Tractors Forum</a></div><div
+class="standard_error"><form class="block vbform" action="login.php?do=login" method="post"><h2
+class="blockhead">vBulletin Message</h2><div class="blockbody formcontrols"><p class="blockrow restore">You are
+not logged in or you do not have permission to access this page. This could be due to one of several
+reasons:</p><ol><li>You are not logged in. Fill in the form at the bottom of this page and try
+again.</li><li>You may not have sufficient privileges to access this page. Are you trying to edit someone else's
+post?</li><li>If you are trying to post, the administrator may have disabled your account, or it may be awaiting
+activation.</li></ol><h3>Log in</h3><label>User Name:</label><input type="text"
+name="vb_login_username"><label>Password:</label><input type="password"
+name="vb_login_password"></div></form></div></body></html>""",
+    "photo network": """<!DOCTYPE html><html lang="en"><head><title>Login • Photogram</title><meta
+name="robots" content="noimageindex, noarchive"><meta property="og:type" content="profile"></head><body><div
+id="react-root"><section><main role="main"><article><div><h1>Photogram</h1><div><form method="post"><label>Phone
+number, username, or email</label><input name="username"><label>Password</label><input name="password"
+type="password"><button>Log in</button></form><div>OR</div><a href="#">Log in with Friendbook</a><a
+href="#">Forgot password?</a></div></div><div>Don't have an account? <a href="#">Sign
+up</a></div></article></main></section></div></body></html>""",
+    "cloudflare, captcha": """<!DOCTYPE html><html lang="en-US"><head><title>Attention Required! |
+Cloudflare</title></head><body><div id="cf-wrapper"><div class="cf-wrapper cf-header cf-error-overview"><h1
+data-translate="challenge_headline">One more step</h1><h2 class="cf-subheadline">Please complete the security
+check to access tractors.example</h2></div><div class="cf-section cf-highlight cf-captcha-container"><form
+class="challenge-form" id="challenge-form" action="/x" method="get"><div class="g-recaptcha"
+data-sitekey="x"></div></form></div><div class="cf-section"><h2>Why do I have to complete a
+CAPTCHA?</h2><p>Completing the CAPTCHA proves you are a human and gives you temporary access to the web
+property.</p><h2>What can I do to prevent this in the future?</h2><p>If you are on a personal connection, like
+at home, you can run an anti-virus scan on your device to make sure it is not infected with
+malware.</p></div><div class="cf-error-footer">Cloudflare Ray ID: 5f • Your IP:
+203.0.113.9</div></div></body></html>""",
+    "siteground": """<html><head><title>Robot Challenge Screen</title><meta name="viewport"
+content="width=device-width"><script>const sgchallenge="20:1690";</script></head><body><div
+class="spinner-container"><div class="spinner"></div></div><div class="content"><h1>Checking the site connection
+security</h1><p>www.tractors.example needs to review the security of your connection before
+proceeding.</p><noscript>The server has asked your browser to run a small script.</noscript></div></body></html>""",
+    "too many": """<html>
+<head><title>429 Too Many Requests</title></head>
+<body>
+<center><h1>429 Too Many Requests</h1></center>
+<hr><center>openresty</center>
+</body>
+</html>""",
+    "azure": """<!DOCTYPE html><html lang="en"><head><title>Service unavailable</title></head><body><div
+id="content"><div id="message"><h2>Our services aren't available right now</h2><p>We're working to restore all
+services as soon as possible. Please check back soon.</p></div><div
+id="info"><span>0aXg7Yg</span></div></div></body></html>""",
+    "wordpress, not allowed": """<!DOCTYPE html><html lang="en-US"><head><meta name='robots'
+content='max-image-preview:large, noindex, follow' /><title>WordPress &rsaquo; Error</title></head><body
+id="error-page"><div class="wp-die-message">Sorry, you are not allowed to access this page.</div></body></html>""",
+    "italian portal": f"""<!DOCTYPE html><html lang="it"><head><title>Pagina non trovata - Comune di
+Vallescura</title>{STYLE}</head><body><div class="skiplinks"><a href="#main">Vai ai contenuti</a></div><div
+class="it-header"><a href="/">Comune di Vallescura</a></div><div class="container" id="main"><h1>Pagina non
+trovata</h1><p>Oops! La pagina che cerchi non è stata trovata. Potrebbe essere stata spostata o rimossa.</p><a
+href="/">Torna alla home</a></div><div class="it-footer"><p>Piazza Garibaldi 1, 12010 Vallescura. Codice fiscale
+00412345678. Posta certificata: protocollo@pec.vallescura.example. Ufficio relazioni con il pubblico aperto dal
+lunedì al venerdì dalle 9 alle 12.</p></div></body></html>""",
+}
 ABOUT: dict[str, str] = {
     "glossary 404": """<!DOCTYPE html><html lang="en"><head><title>404 Not Found - HTTP | Web
 Docs</title></head><body><nav><a>References</a></nav><header><input type=search></header><main><h1>404 Not
@@ -581,4 +724,67 @@ again, kindly, as one says it to a child who has added up wrong.</p><p>The lift 
 and the voice in the wall said the word again, kindly, as one says it to a child who has added up
 wrong.</p><p>The lift had stopped between two floors, and the voice in the wall said the word again, kindly, as
 one says it to a child who has added up wrong.</p></article></body></html>""",
+    "film": """<!doctype html><html><head><title>Forbidden - Film
+Archive</title></head><body><nav><a>Films</a></nav><h1>Forbidden</h1><p>1932, 85 min. Directed by Frank Capra.
+With Barbara Stanwyck and Adolphe Menjou.</p><p>A librarian falls for a married politician, and keeps his secret
+for eighteen years.</p></body></html>""",
+    "dictionary": """<!doctype html><html><head><title>error -
+Wordbook</title></head><body><h1>error</h1><p>noun. A mistake. From Latin error, a wandering about.</p><p>The
+report had an error on its first page.</p></body></html>""",
+    "candle": """<!doctype html><html><head><title>Just a Moment | Candles | Wick &
+Co</title></head><body><h1>Just a Moment</h1><p>A candle of soy wax that smells of bergamot and fig. Burns for
+40 hours.</p><p>18.00 EUR</p><button>Add to basket</button></body></html>""",
+    "job": """<!doctype html><html><head><title>Site maintenance technician - Harbour
+Jobs</title></head><body><h1>Site maintenance technician</h1><p>Full time, Rotterdam. You keep cranes
+running.</p></body></html>""",
+    "api reference": """<!doctype html><html><head><title>Access denied | Errors | API
+reference</title></head><body><h1>Access denied</h1><p>Code 1042. Returned by <code>GET /files</code> where the
+token lacks the scope <code>files.read</code>.</p><p>Ask for the scope when you make the
+token.</p></body></html>""",
+    "issue": """<!doctype html><html><head><title>Page not found after deploy · Issue #42 ·
+lamp/site</title></head><body><h1>Page not found after deploy #42</h1><p>After deploying to a subfolder each
+link gives 404. Works on localhost.</p><p>Set the base path.</p></body></html>""",
+    "support": """<!doctype html><html><head><title>Sign in with a passkey - Lantern
+Help</title></head><body><h1>Sign in with a passkey</h1><p>On the log-in page choose Passkey, and touch the
+reader. No password is needed.</p></body></html>""",
+    "poem": """<!doctype html><html><head><title>Not found</title></head><body><h1>Not found</h1><p>I looked
+for you in every drawer,<br>the keys were there, the gloves, the score,<br>the letter I had folded small;<br>the
+one who wrote it, not at all.</p></body></html>""",
+    "event": """<!doctype html><html><head><title>Anmeldung zum Workshop Brotbacken -
+Volkshochschule</title></head><body><h1>Anmeldung zum Workshop Brotbacken</h1><p>Samstag, 14. März, 10 bis 16
+Uhr. Kursgebühr 40 Euro. Bitte melden Sie sich bis zum 1. März an.</p></body></html>""",
+    "status page": """<!doctype html><html><head><title>Scheduled maintenance - Status of
+Lantern</title></head><body><h1>Scheduled maintenance</h1><p>On 3 May from 02:00 to 04:00 UTC searches may be
+slow.</p></body></html>""",
+    "band": """<!doctype html><html><head><title>Access Denied | Bands | Metal
+Index</title></head><body><h1>Access Denied</h1><p>Thrash metal from Gdańsk, since 1999. Albums: Gates (2002),
+Keyhole (2006), Warden (2014).</p></body></html>""",
+    "product with price wall": """<!doctype html><html><head><title>Brass fittings 1/2 inch | Trade
+Depot</title></head><body><h1>Brass fittings 1/2 inch</h1><p>Pack of 50. Please log in to see prices.</p><p>In
+stock.</p></body></html>""",
+    "video page": """<!doctype html><html><head><title>Harbour at night | Clips</title></head><body><h1>Harbour
+at night</h1><p>This video is no longer available.</p><p>Filmed in June from the north pier.</p></body></html>""",
+    "cookies recipe": """<!doctype html><html><head><title>Cookies required: a list of Christmas
+baking</title></head><body><h1>Cookies required: a list of Christmas baking</h1><p>Vanilla crescents, pepper
+nuts, almond moons.</p></body></html>""",
+    "captcha museum": """<!doctype html><html><head><title>CAPTCHA | Museum of the
+Web</title></head><body><h1>CAPTCHA</h1><p>A test that tells people from programs. The word was coined in 2003
+at Carnegie Mellon University.</p></body></html>""",
+    "login docs tiny": """<!doctype html><html><head><title>login(1) -
+Manual</title></head><body><h1>login(1)</h1><p>login - begin a session on the system</p><pre>login [-p] [-h
+host] [username]</pre></body></html>""",
+    "wiki stub": """<!doctype html><html><head><title>410 Gone - Glossary</title></head><body><h1>410
+Gone</h1><p>A status that says that a resource is away for good.</p></body></html>""",
+    "forum german": """<!doctype html><html><head><title>Seite nicht gefunden nach Update -
+Forum</title></head><body><h1>Seite nicht gefunden nach Update</h1><p>Seit heute zeigt mein Blog nur noch 404.
+Was tun?</p><p>Permalinks neu speichern.</p></body></html>""",
+    "thesaurus": """<!doctype html><html><head><title>Unauthorized |
+Synonyms</title></head><body><h1>Unauthorized</h1><p>illicit, unsanctioned, unlicensed,
+wildcat</p></body></html>""",
+    "news short": """<!doctype html><html><head><title>Site has been moved to the harbour, says mayor | Coast
+News</title><meta property='og:type' content='article'></head><body><h1>Site has been moved to the harbour, says
+mayor</h1><p>The market moves in May.</p></body></html>""",
+    "small book": """<!doctype html><html><head><title>Are You a Robot? | Corner
+Bookshop</title></head><body><h1>Are You a Robot?</h1><p>For children from three. Hardback, 32
+pages.</p></body></html>""",
 }

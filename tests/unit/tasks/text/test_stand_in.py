@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from repli.tasks.fallback import Declined
-from repli.tasks.text.stand_in import HARDLY_ANY, LITTLE, check_is_no_stand_in
-from tests.support.stand_in_pages import ABOUT, FIRST, SECOND
+from repli.tasks.text.stand_in import HARDLY_ANY, LITTLE, NOTHING_ELSE, check_is_no_stand_in
+from tests.support.stand_in_pages import ABOUT, FIRST, SECOND, THIRD
 
+PAGES = {**FIRST, **SECOND, **THIRD}
 MISSED = {"facebook-like"}
 """It says so in a line alone, and of "content": a line that a post with a film that is gone has too."""
 
@@ -16,7 +17,7 @@ REASONS = {
     "drupal, access denied in a whole page": 'a refusal: it says "Access denied"; give a copy that may be read',
     "board that asks to log in": 'a log-in: it says "Login"; give a copy that opens without one',
     "french town": 'one that says there is no such page: it says "Page introuvable"; correct the address',
-    "iis": 'an error of its server: it says "Server Error"; run again with --refresh once the server is well',
+    "azure": 'an error of its server: it says "Service unavailable"; run again with --refresh once the server is well',
 }
 PROSE = "<p>The lift had stopped between two floors, and the voice in the wall said the word again, kindly.</p>"
 
@@ -30,10 +31,10 @@ def declined(page: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", [name for name in [*FIRST, *SECOND] if name not in MISSED])
+@pytest.mark.parametrize("name", [name for name in PAGES if name not in MISSED])
 def test_a_page_in_the_place_of_a_document_is_declined(name: str) -> None:
     """With what it is, what was seen, and what to do."""
-    reason = declined({**FIRST, **SECOND}[name])
+    reason = declined(PAGES[name])
     assert reason is not None
     assert reason.startswith("the page is no document but " + REASONS.get(name, ""))
 
@@ -48,16 +49,32 @@ def page(title: str, body: str, head: str = "") -> str:
     return f"<!doctype html><html><head><title>{title}</title>{head}</head><body>{body}</body></html>"
 
 
-@pytest.mark.parametrize("title", ["Sign in", "Page not found | Lamps", "Just a moment...", "403 Forbidden", "Error"])
-def test_a_page_with_a_text_is_what_the_text_is(title: str) -> None:
-    """Whatever its title says: beyond the limit nothing is declined, below it a second sign is needed."""
-    few, many = (count * PROSE for count in (HARDLY_ANY // 100, LITTLE // 50))
-    unlisted = '<meta content="noindex, follow" name="robots">'
-    assert declined(page(title, few)) is not None
-    assert declined(page(title, 2 * few)) is None
-    assert declined(page(title, 2 * few, unlisted)) is not None
-    assert declined(page(title, many, unlisted)) is None
-    assert declined(page(title, few, '<meta property="og:type" content="article">')) is None
+UNLISTED = '<meta content="noindex, follow" name="robots">'
+ARTICLE = '<meta property="og:type" content="article">'
+FEW, SOME, MANY = (PROSE[:NOTHING_ELSE], HARDLY_ANY // 100 * PROSE, LITTLE // 50 * PROSE)
+
+
+@pytest.mark.parametrize("title", ["Sign in", "Not found | Lamps", "Just a moment...", "403 Forbidden", "Error"])
+def test_a_name_alone_is_not_enough(title: str) -> None:
+    """Films and words are called so: there is nothing else, or little and a second sign, and the page is no article."""
+    assert declined(page(title, FEW)) is not None
+    assert declined(page(title, SOME)) is None
+    assert declined(page(title, SOME, UNLISTED)) is not None
+    assert declined(page(title, SOME, UNLISTED + ARTICLE)) is None
+    assert declined(page(title, MANY, UNLISTED)) is None
+
+
+@pytest.mark.parametrize(
+    "sentence", ["This page could not be found", "Please log in to continue", "Seite nicht gefunden"]
+)
+def test_a_sentence_is_enough_where_there_is_hardly_any_other_text(sentence: str) -> None:
+    """In the title, or in a line of its own; with more text, a second sign is needed."""
+    for title, line in ((sentence, ""), ("Lamps", f"<p>{sentence}.</p>")):
+        assert declined(page(title, line + SOME)) is not None
+        assert declined(page(title, line + 2 * SOME)) is None
+        assert declined(page(title, line + 2 * SOME, UNLISTED)) is not None
+        assert declined(page(title, line + MANY, UNLISTED)) is None
+    assert declined(page("Lamps", f"<p>The voice in the wall said: {sentence}.</p>")) is None
 
 
 def test_text_that_shows_without_scripts_counts() -> None:
