@@ -64,7 +64,8 @@ class _Page:
         names = [title, *_PARTS.split(title), *(node.text() for node in tree.css("h1"))]
         has_password = bool(tree.css("input[type=password]"))
         for node in tree.css(_AROUND):
-            node.decompose()
+            if node.tag not in {"html", "body"}:
+                node.decompose()
         lines = lines_of(tree)
         for node in tree.css("a"):
             node.decompose()

@@ -94,6 +94,12 @@ def test_words_around_a_page_do_not_make_it_one() -> None:
     assert declined(page("Rye with caraway", around + "<h1>Rye</h1><p>Mix flour and water.</p>" + below)) is None
 
 
+@pytest.mark.parametrize("tag", ["html", "body"])
+def test_a_page_that_is_hidden_until_a_script_runs_has_its_text(tag: str) -> None:
+    """It says `hidden` of all of itself; what is in it counts all the same."""
+    assert declined(page("Error", SOME).replace(f"<{tag}>", f"<{tag} hidden role=dialog>")) is None
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "repeated",
