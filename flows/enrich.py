@@ -52,7 +52,7 @@ from repli.tasks.reporting import events
 from repli.tasks.reporting.run_report import Report, build_report, markdown
 from repli.tasks.runtime.timeline import timed
 from repli.tasks.settings import Settings
-from repli.tasks.sources.manifest import ManifestOptions
+from repli.tasks.sources.manifest import ManifestOptions, ShortRows
 from repli.tasks.sources.manifest.remembered import remembered_options
 from repli.tasks.storage import catalogue, counts, outdated, runs
 from repli.tasks.storage.accuracy import refresh_expected_accuracy
@@ -176,8 +176,10 @@ class _EnrichRun:
         self.store_error = dispatcher.store_error
 
     def _register(self) -> None:
-        records = keep_contents(self.request.records(), Blobs(self._settings.blobs))
+        short_rows = ShortRows()
+        records = keep_contents(self.request.records(short_rows), Blobs(self._settings.blobs))
         registered = catalogue.register(self._database, self.run_id, records)
+        self.notes += short_rows.explained(f"the manifest {self.request.source}")
         self.progress = Progress(items=registered.items, stages=self._counts.as_mapping())
         if not self.request.refresh:
             earlier = sum(registered.stored.values()) + registered.failed

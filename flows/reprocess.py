@@ -162,7 +162,9 @@ class _ReprocessRun:
         begin_phase(FIRST_STAGE)
         problems = self._dispatch(self._unfinished(), self._improvable(), self._pipeline.stages)
         self._progress = dict.fromkeys(self._improving, StageProgress())
+        self.progress = replace(self.progress, is_probing=True)
         probed, probe_problems = self._probe()
+        self.progress = replace(self.progress, is_probing=False)
         problems += probe_problems
         if stages := self._stages_that_are(RetryDecision.CONTINUE):
             problems += self._dispatch(self._batches(), stages, self._from(stages))

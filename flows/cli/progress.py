@@ -31,6 +31,8 @@ LINE_EVERY_S = 10.0
 """Seconds between two lines without a terminal."""
 RATE_WINDOW_S = 30.0
 """Seconds over which the rate is a mean."""
+RATE_KNOWN_AFTER_S = 5.0
+"""Seconds from the first results on, before which there is no rate: results come in batches."""
 QUALITIES_SHOWN = 5
 REFRESHES_PER_S = 4
 SEPARATOR = " · "
@@ -119,9 +121,11 @@ class Activity:
 
     def update(self, progress: Progress) -> None:
         """Note the progress, which takes the place of the phase once an item is through a stage."""
-        if self._progress is None:
-            self._rate.begin(self._began_at)
-        self._rate.add(self._timer(), sum(progress.stages.values()), len(progress.stages))
+        results = sum(progress.stages.values())
+        if progress.is_probing:
+            self._rate.begin(results)
+        else:
+            self._rate.add(self._timer(), results, len(progress.stages))
         if any(progress.stages.values()):
             self._progress = progress
 
@@ -167,36 +171,43 @@ class Activity:
 class Rate:
     """The items per second, by results of stages: an item counts in parts, one for each of its stages.
 
+    It is measured from the first results on. The time before them is that of loading models, which is spent once.
+
     Example:
         >>> rate = Rate()
-        >>> rate.begin(0.0)
-        >>> rate.add(10.0, results=80, stages=4)
+        >>> for now, results in ((0.0, 0), (60.0, 8), (70.0, 88)):
+        ...     rate.add(now, results, stages=4)
         >>> rate.per_s()
         2.0
     """
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque()
+        self._earlier = 0
         self._stages = 1
 
-    def begin(self, now: float) -> None:
-        """Begin to measure; nothing is done yet."""
+    def begin(self, results: int) -> None:
+        """Begin to measure anew, with the next results after these."""
         self._samples.clear()
-        self._samples.append((now, 0))
+        self._earlier = results
 
     def add(self, now: float, results: int, stages: int) -> None:
         """Note how many results there are, for items with this many stages."""
         self._stages = max(1, stages)
+        if not self._samples and results <= self._earlier:
+            return
         self._samples.append((now, results))
         while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW_S:
             self._samples.popleft()
 
     def per_s(self) -> float | None:
-        """Return the rate over the last `RATE_WINDOW_S`; None where nothing was done in them."""
+        """Return the rate over the last `RATE_WINDOW_S`; None where it is not known, or nothing was done in them."""
         if not self._samples:
             return None
         (began, before), (now, results) = self._samples[0], self._samples[-1]
-        return (results - before) / (now - began) / self._stages if results > before and now > began else None
+        if now - began < RATE_KNOWN_AFTER_S or results == before:
+            return None
+        return (results - before) / (now - began) / self._stages
 
 
 def describe_stages(stages: Mapping[str, int]) -> str:

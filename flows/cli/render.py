@@ -14,7 +14,7 @@ from rich.text import Text
 
 from repli.flows.cli.gist import gist
 from repli.tasks.drill.proposals import describe
-from repli.tasks.drill.report import HEADERS, questions_line, rows
+from repli.tasks.drill.report import HEADERS, explain_penalties, questions_line, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
 from repli.tasks.fallback.chain import FIRST_VERSION
@@ -134,6 +134,7 @@ def drill_page(drills: Sequence[Drill]) -> RenderableType:
         table.add_row(*(Text(_short(text, 200), style=style) for text in ("  " + name.partition(".")[2], *cells)))
         reasons += [Text(f"{name}: {cells[0]}: {_short(why, 200)}", style=style)] if why else []
     parts: list[RenderableType] = [Text(headline(last), style="bold"), "", table, "", *reasons]
+    parts += [Text(line) for line in explain_penalties(last)]
     for rule in last["rules"]:
         parts.append(Text(f"{rule['verdict']}: {_short(rule['rule'], 160)} {_short(rule['reason'], 160)}"))
     parts += [Text(f"proposed: {describe(proposal)}", style="yellow") for proposal in last["proposals"]]

@@ -15,7 +15,7 @@ from repli.tasks.fallback.policy import Policy
 from repli.tasks.items import Item
 from repli.tasks.pipeline import Pipeline
 from repli.tasks.settings import ModelSettings, Settings
-from repli.tasks.sources.manifest import Manifest, ManifestOptions, open_manifest
+from repli.tasks.sources.manifest import Manifest, ManifestOptions, ShortRows, open_manifest
 from repli.tasks.storage.runs import TEXT_MODEL, TEXT_MODEL_OF_BLOCK
 
 MAX_BATCH_SIZE = 10_000
@@ -55,9 +55,9 @@ class RunRequest:
             raise UsageError("--prune needs the whole manifest, to know what is missing from it; omit --limit")
         object.__setattr__(self, "manifest", open_manifest(self.source, self.manifest_options))
 
-    def records(self) -> Iterator[Item]:
-        """Return the manifest's items, up to the limit."""
-        return islice(self.manifest.items(), None if self.limit is None else min(self.limit, sys.maxsize))
+    def records(self, short_rows: ShortRows | None = None) -> Iterator[Item]:
+        """Return the manifest's items, up to the limit; `short_rows` counts the short rows among them."""
+        return islice(self.manifest.items(short_rows), None if self.limit is None else min(self.limit, sys.maxsize))
 
     def batches(self, at_most: int) -> int:
         """Return how many batches the items make, counted up to `at_most`; the rest of the manifest is not read."""

@@ -58,6 +58,36 @@ def _measured(value: float, ends: Sequence[float] | None) -> str:
     return f"{value:.2f}" + (f" ({ends[0]:.2f}–{ends[1]:.2f})" if ends else "")
 
 
+def explain_penalties(report: Mapping[str, Any]) -> list[str]:
+    """Return what the column "penalty → justified" says, and what to do where it lies below a declared penalty.
+
+    Nothing where no rung of the report is measured below its penalty.
+    """
+    lower: dict[str, list[str]] = {}
+    for rung in report["rungs"]:
+        if rung["penalty_justified"] is not None and rung["penalty_justified"] < rung["penalty"]:
+            lower.setdefault(rung["basis"], []).append(f"{rung['stage']}.{rung['rung']}")
+    if not lower:
+        return []
+    said = [f"{WHAT_TO_DO[Basis(basis)]} ({', '.join(rungs)})" for basis, rungs in lower.items()]
+    return [WHAT_IS_JUSTIFIED, *said]
+
+
+WHAT_IS_JUSTIFIED = (
+    "penalty → justified: the declared penalty, and the accuracy relative to the primary's that this drill measured. "
+    "Nothing changes by itself: the quality of an item is the product of the declared ones"
+)
+WHAT_TO_DO = {
+    Basis.ANSWERS: "below its penalty by people's answers: a second drill that says so too proposes a number",
+    Basis.CONFIDENCES: "below its penalty by the confidences of the models, which may be off: answer "
+    "`repli drill --questions`",
+    Basis.AGREEMENT: "below its penalty by the mere agreement with the primary, which is no accuracy: a fallback that "
+    "finds other words or neighbours is not wrong for that. Keep the penalty; answer `repli drill --questions` where "
+    "there are some, and trust `expected_accuracy`, which goes by measured rates",
+}
+"""By what a measurement below the declared penalty rests on, what it means and what to do."""
+
+
 def questions_line(report: Mapping[str, Any]) -> str:
     """Return how many disagreements wait for an answer, and how to see them."""
     return f"{len(report['questions'])} disagreements to decide: see `repli drill --questions`, or the dashboard"
@@ -74,6 +104,8 @@ def markdown(headline: str, drills: Sequence[Drill]) -> str:
     lines = [f"| {' | '.join(HEADERS)} |", f"| {' | '.join('---' for _ in HEADERS)} |"]
     lines += [f"| {' | '.join(cell(text) for text in row)} |" for row in rows(last, before)]
     sections = [f"# {cell(headline)}", "\n".join(lines)]
+    if explained := explain_penalties(last):
+        sections.append("\n".join(f"- {cell(line)}" for line in explained))
     if last["rules"]:
         rules = "\n".join(f"- {rule['verdict']}: {cell(rule['rule'])} {cell(rule['reason'])}" for rule in last["rules"])
         sections.append(f"## Forbidden pairs, which must be refused\n\n{rules}")

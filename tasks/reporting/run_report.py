@@ -91,6 +91,7 @@ class Report:
             "emulated": self.is_emulated,
             "outages": [outage.as_json() for outage in self.outages],
             "usage": [used.as_json() for used in self.usage],
+            "notes": list(self.run.notes or ()),
         }
 
 

@@ -1,6 +1,7 @@
 """Extract text: the main content of an HTML page or PDF, all of its text, or the item's name; or skip.
 
-No rung serves a text that nobody can read: `repli.tasks.text.readable` looks at each answer, and declines it.
+No rung serves a text that nobody can read, or a page that stands in for the document: `repli.tasks.text.readable` and
+`repli.tasks.text.stand_in` look at each answer, and decline it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from repli.tasks.text.main_text_share import OF_ARTICLES, of_all_text, of_main_c
 from repli.tasks.text.pdf import by_pypdf
 from repli.tasks.text.pdfium import by_pdfium
 from repli.tasks.text.readable import check_is_text
+from repli.tasks.text.stand_in import check_is_no_stand_in
 from repli.tasks.text.xml_text import text_of_xml
 
 
@@ -56,13 +58,13 @@ STAGE = Stage(
 )
 
 
-@STAGE.rung(time_limit_s=20, per_item=True, version=2)
+@STAGE.rung(time_limit_s=20, per_item=True, version=3)
 def full(document: Document, context: StageContext) -> Served[Text]:
     """Extract the main content: trafilatura for HTML, PDFium for PDF. Of XML it is all text; plain text is decoded."""
     return _text(document, context, main_content, by_pdfium, of_page=of_main_content)
 
 
-@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True, version=2)
+@STAGE.rung(penalty="0.95", time_limit_s=20, per_item=True, version=3)
 def plain(document: Document, context: StageContext) -> Served[Text]:
     """Extract all visible text: selectolax for HTML, pypdf for PDF; plain text is only decoded."""
     return _text(document, context, all_text, by_pypdf, of_page=of_all_text)
@@ -120,7 +122,9 @@ def _text(
             text = text_of_xml(text)
         elif is_markup(media_type):
             check_is_text(text, "the page", needs_words=False)  # before a parser drops what cannot be read
-            page, text = text, from_html(text) or ""
+            if is_page(page := text):
+                check_is_no_stand_in(page)
+            text = from_html(page) or ""
             confidence = of_page(page, text) if is_page(page) else 1.0
     except RungError:
         raise

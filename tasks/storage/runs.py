@@ -68,6 +68,7 @@ class Progress:
         earlier: How many were done before the run began.
         quality: How many are stored, by quality.
         stages: How many of the items that the run works on are through each stage, in the pipeline's order.
+        is_probing: Whether the run still tries a few items at a time, which says nothing of its speed.
 
     Example:
         >>> Progress(items=10, earlier=4, stages={"fetch": 6, "store": 0}).share
@@ -80,6 +81,7 @@ class Progress:
     earlier: int = 0
     quality: Mapping[float, int] = field(default_factory=dict)
     stages: Mapping[str, int] = field(default_factory=dict)
+    is_probing: bool = False
 
     @property
     def share(self) -> float:

@@ -73,21 +73,26 @@ _LOOKED_AT = 50
 
 def all_text(markup: str) -> str | None:
     """Return all text that a page shows, a line for each block; None where there is none."""
-    tree = _shown(markup)
+    tree = _shown_tree(markup)
+    return None if tree.body is None else "\n".join(lines_of(tree))
+
+
+def lines_of(tree: LexborHTMLParser) -> list[str]:
+    """Return the lines that a page shows, one for each block. Changes the tree."""
     if tree.body is None:
-        return None
+        return []
     for node in tree.body.css(_BLOCKS):
-        node.insert_before(_BREAK)
-        node.insert_after(_BREAK)
+        node.insert_before(BREAK)
+        node.insert_after(BREAK)
     for node in tree.body.css("td, th"):
         node.insert_after(" ")
-    lines = (" ".join(line.split()) for line in tree.body.text().split(_BREAK))
-    return "\n".join(line for line in lines if line)
+    lines = (" ".join(line.split()) for line in tree.body.text().split(BREAK))
+    return [line for line in lines if line]
 
 
 def text_outside_links(markup: str) -> str:
     """Return what a page shows and does not link, in no form for a reader. What is no main text is mostly links."""
-    tree = _shown(markup)
+    tree = _shown_tree(markup)
     if tree.body is None:
         return ""
     for node in tree.body.css("a"):
@@ -101,17 +106,26 @@ def says_article(markup: str) -> bool:
     return any("og:type" in meta and "article" in meta for meta in metas) or bool(_SCHEMA_ARTICLE.search(markup))
 
 
-def _shown(markup: str) -> LexborHTMLParser:
-    """Return the tree of a page, without what it does not show."""
+def page_tree(markup: str) -> LexborHTMLParser:
+    """Return the tree of a page."""
     from selectolax.lexbor import LexborHTMLParser
 
-    tree = LexborHTMLParser(markup)
+    return LexborHTMLParser(markup)
+
+
+def drop_unseen(tree: LexborHTMLParser) -> None:
+    """Take out of a tree what its page does not show."""
     for node in tree.css("script, style, noscript, template"):
         node.decompose()
+
+
+def _shown_tree(markup: str) -> LexborHTMLParser:
+    tree = page_tree(markup)
+    drop_unseen(tree)
     return tree
 
 
-_BREAK = "\x00"  # the parser replaces it where the page itself has one
+BREAK = "\x00"  # the parser replaces it where the page itself has one
 _BLOCKS = (
     "address, article, aside, blockquote, body, br, caption, center, dd, details, div, dl, dt, fieldset, figcaption, "
     "figure, footer, form, h1, h2, h3, h4, h5, h6, header, hr, li, main, nav, ol, option, p, pre, section, summary, "

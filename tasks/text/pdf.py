@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from repli.tasks.fallback import Declined
 
 if TYPE_CHECKING:
-    from pypdf import PdfReader
+    from pypdf import PageObject, PdfReader
 
 SCAN_CHARACTERS = 10
 """Letters and digits a page, on average, below which a PDF of pictures is a scan: it has page numbers and stamps."""
@@ -36,12 +38,35 @@ def by_pypdf(content: bytes) -> str:
     reader = PdfReader(BytesIO(content))
     if reader.is_encrypted and not reader.decrypt(""):
         raise Declined(ENCRYPTED)
-    text = "\n".join(page.extract_text() for page in reader.pages)
+    text = "\n".join(map(_text_of, reader.pages))
     text = with_notes(text, [*_form_values(reader), *_notes(reader)])
     if is_guessed(content):
         check_guess(text)
     check_not_scanned(text, len(reader.pages), lambda: any(len(page.images) for page in reader.pages))
     return text
+
+
+def _text_of(page: PageObject) -> str:
+    """Return the text of a page; where most of it runs from right to left or down, of the page turned upright.
+
+    pypdf finds no blanks between the words of such lines, where each is drawn by itself.
+    """
+    quarters: Counter[int] = Counter()
+
+    def look(text: str, page_matrix: Sequence[float], text_matrix: Sequence[float], *_font: Any) -> None:
+        along = page_matrix[0] * text_matrix[0] + page_matrix[2] * text_matrix[1]
+        up = page_matrix[1] * text_matrix[0] + page_matrix[3] * text_matrix[1]
+        quarters[round(math.atan2(up, along) / (math.pi / 2)) % 4] += len(text.strip())
+
+    text: str = page.extract_text(visitor_text=look)
+    quarter = max(quarters, key=lambda one: quarters[one], default=0)
+    if quarter < 2:
+        return text
+    from pypdf import PdfWriter, Transformation
+
+    turned = PdfWriter().add_page(page)
+    turned.add_transformation(Transformation().rotate(-90 * quarter))
+    return turned.extract_text()
 
 
 def with_notes(text: str, notes: Iterable[str]) -> str:

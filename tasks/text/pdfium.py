@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ SCAN_AREA = 0.5
 
 _LOCK = threading.Lock()  # PDFium is not thread-safe, and a call that was cut off may still run in it
 _JUDGED_CHARACTERS = 20_000
+_SAMPLED_CHARACTERS = 500
 _HYPHENATION = re.compile("[\x02\ufffe]\\s*")  # how PDFium marks a hyphen at the end of a line, within a word
 
 
@@ -100,11 +103,33 @@ def _read_page(pdf: Any, number: int) -> _Page:
         if raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) == raw.FLATTEN_SUCCESS:
             page.close()
             page = pdf[number]
-    with closing(page), closing(page.get_textpage()) as text:
-        judged = range(min(text.count_chars(), _JUDGED_CHARACTERS))
-        visible = [index for index in judged if raw.FPDFText_GetUnicode(text, index) not in _SPACES]
-        unknown = sum(raw.FPDFText_HasUnicodeMapError(text, index) == 1 for index in visible)
-        return _Page(text=text.get_text_range(), notes=notes, characters=len(visible), unknown=unknown)
+    with closing(page):
+        _turn_upright(raw, page)
+        with closing(page.get_textpage()) as text:
+            visible = _visible(raw, text, range(min(text.count_chars(), _JUDGED_CHARACTERS)))
+            unknown = sum(raw.FPDFText_HasUnicodeMapError(text, index) == 1 for index in visible)
+            return _Page(text=text.get_text_range(), notes=notes, characters=len(visible), unknown=unknown)
+
+
+def _turn_upright(raw: Any, page: Any) -> None:
+    """Turn a page so that most of its letters stand upright, which is how PDFium finds the order of lines and words.
+
+    Of letters that run down the page it reads the last line first, and of those upside down the last word of a line.
+    """
+    with closing(page.get_textpage()) as text:
+        count = text.count_chars()
+        sampled = _visible(raw, text, range(0, count, count // _SAMPLED_CHARACTERS + 1))
+        angles = [raw.FPDFText_GetCharAngle(text, index) for index in sampled]
+    quarters = Counter(round(angle / (math.pi / 2)) % 4 for angle in angles if angle >= 0)  # -1: none
+    for quarter, letters in quarters.most_common(1):
+        clockwise = -quarter % 4 * 90  # what undoes the angle, which is clockwise too
+        if letters > len(sampled) / 2 and clockwise != page.get_rotation():
+            page.set_rotation(clockwise)
+
+
+def _visible(raw: Any, text: Any, places: Iterable[int]) -> list[int]:
+    """Return those of the places in a text that hold a visible character."""
+    return [index for index in places if raw.FPDFText_GetUnicode(text, index) not in _SPACES]
 
 
 _SPACES = frozenset(map(ord, " \t\n\r\xa0"))

@@ -46,6 +46,21 @@ def test_a_spreadsheet_is_read_as_it_was_saved(quick_repli: Repli, tmp_path: Pat
     assert "read as in its last run: --column 'id=Nr'" in again.stderr
 
 
+def test_short_rows_are_said_by_the_run(quick_repli: Repli, tmp_path: Path) -> None:
+    """Their items are enriched; the report and the JSON say what they have no cell for, within the limit."""
+    table = tmp_path / "items.csv"
+    table.write_text("id,name,text\na,Chair,A chair to fold.\nb,Mug\nc,Jug\n\n")
+    said = f"the manifest {table}: {{}} fewer cells than the first line ({{}}), and nothing for 'text' ({{}})"
+    limited = quick_repli("run", table, "--limit", "2", "--json")
+    assert limited.returncode == 0, limited.stderr
+    summary = json.loads(limited.stdout)
+    assert (summary["stored"], summary["failed"]) == (2, 0)
+    assert said.format("1 row has", "line 3", 1) in summary["notes"]
+    done = quick_repli("run", table)
+    assert done.returncode == 0, done.stderr
+    assert said.format("2 rows have", "lines 3, 4", 2) in " ".join(done.stdout.split())
+
+
 def test_standard_input_is_a_manifest(home: Path, tmp_path: Path, standing: dict[str, str]) -> None:
     """Relative paths start in the working directory; a line that cannot be read costs itself alone."""
     clear_photo(0).save(tmp_path / "chair.png")

@@ -484,6 +484,45 @@ def test_a_rung_that_does_not_go_with_another_is_named(
     assert {row["rung"] for key, row in steps_of(shop.store).items() if key[1] == "embed_text"} == {"text_and_label"}
 
 
+LOOKS = f"""
+import time
+import repli
+from repli.tasks.storage import runs
+from repli.tasks.storage.database import Database
+
+spell = repli.Stage("spell", input=lambda item: item.name)
+
+@spell.rung(time_limit_s=120)
+def aloud(names):
+    store = Database("STORE")
+    is_probe = len(names) <= {PROBE_ITEMS}
+    deadline = time.monotonic() + 60
+    while (runs.latest(store, runs.REPROCESS).progress or {{}}).get("is_probing") is not is_probe:
+        if time.monotonic() > deadline:
+            raise repli.Unavailable(f"the progress never said that is_probing is {{is_probe}}")
+        time.sleep(0.1)
+    return [name.upper() for name in names]
+
+@spell.rung(penalty="0.8", time_limit_s=60)
+def quietly(names):
+    return list(names)
+
+pipeline = repli.Pipeline([spell])
+"""
+
+
+def test_the_progress_says_while_a_run_only_probes(preloaded: Preloaded, tmp_path: Path) -> None:
+    """The display measures no speed by the probe; each item is upgraded here once the progress says what it is in."""
+    lines = [json.dumps({"id": f"item {number}", "name": f"Thing {number}"}) for number in range(20)]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    shop = Shop(preloaded, tmp_path / "home", tmp_path)
+    (tmp_path / "looks.py").write_text(LOOKS.replace("STORE", f"sqlite:///{shop.home / 'repli.db'}"))
+    below = {"REPLI_RETRY_BELOW": "1"}
+    shop.json("run", "items.jsonl", "--pipeline", "looks:pipeline", "--force", "spell=quietly", **below)
+    healed = shop.json("reprocess", "--batch-size", "16", **below)
+    assert (healed["claimed"], healed["upgraded"]) == (20, 20)
+
+
 @pytest.mark.campaign
 def test_items_that_nothing_mends_do_not_keep_the_others_waiting(preloaded: Preloaded, tmp_path: Path) -> None:
     """Thirty pictures that no model can open are first in line; those behind them are whole after one run."""

@@ -73,6 +73,30 @@ def pdf_of_lines(pages: Sequence[Sequence[str]]) -> bytes:
     return _assembled(*objects)
 
 
+def turned_pdf(lines: Sequence[str], text_degrees: int, page_degrees: int) -> bytes:
+    """A PDF of a page that is shown turned clockwise, with lines drawn turned counter-clockwise, each word by itself.
+
+    Where both are turned alike, its reader sees the lines upright.
+    """
+    across, up = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[text_degrees]
+    left, top = {0: (72, 700), 90: (100, 72), 180: (540, 92), 270: (500, 720)}[text_degrees]
+    shown = ""
+    for number, line in enumerate(lines):
+        along = 0
+        for word in line.split():
+            x, y = left + across * along + up * 14 * number, top + up * along - across * 14 * number
+            shown += f"BT /F 11 Tf {across} {up} {-up} {across} {x} {y} Tm ({word}) Tj ET\n"
+            along += 8 * len(word) + 8
+    return _assembled(
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Rotate %d /Contents 4 0 R /Resources << /Font << /F 5 0"
+        b" R >> >> >>" % page_degrees,
+        _stream(shown.encode("ascii")),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Courier >>",
+    )
+
+
 def form_pdf(label: str, value: str) -> bytes:
     """A PDF whose page has a label, and a field of a form that is filled in."""
     return _assembled(

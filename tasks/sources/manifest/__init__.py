@@ -6,5 +6,6 @@ is its file and line, so that it is counted, shown and can be corrected. Only an
 
 from repli.tasks.sources.manifest.options import ManifestOptions
 from repli.tasks.sources.manifest.reader import Manifest, open_manifest
+from repli.tasks.sources.manifest.short_rows import ShortRows
 
-__all__ = ["Manifest", "ManifestOptions", "open_manifest"]
+__all__ = ["Manifest", "ManifestOptions", "ShortRows", "open_manifest"]

@@ -88,7 +88,7 @@ def unique_columns(header: Iterable[str]) -> tuple[list[str], list[str]]:
             unique = f"{name} ({seen[name]})"
         columns.append(unique)
     repeated = [
-        f"the column {_shorten(name)!r} stands there {count} times: the first counts, the others are attributes"
+        f"the column {shorten_column(name)!r} stands there {count} times: the first counts, the others are attributes"
         for name, count in counts.items()
         if count > 1
     ]
@@ -114,7 +114,7 @@ def _named(name: str, column: str, present: Sequence[str], shown: str) -> str:
     if len(alike) == 1:
         return alike[0]
     raise UsageError(
-        f"--column {shlex.quote(f'{name}={column}')}: {shown} has no column {_shorten(column)!r}; its columns: "
+        f"--column {shlex.quote(f'{name}={column}')}: {shown} has no column {shorten_column(column)!r}; its columns: "
         f"{_listed(present)}"
     )
 
@@ -173,9 +173,10 @@ def _as_options(meant: Mapping[str, str]) -> str:
 
 
 def _listed(present: Sequence[str]) -> str:
-    names = ", ".join(_shorten(column) for column in present[:MAX_LISTED])
+    names = ", ".join(shorten_column(column) for column in present[:MAX_LISTED])
     return f"{names}, and {len(present) - MAX_LISTED} more" if len(present) > MAX_LISTED else names or "none"
 
 
-def _shorten(column: str) -> str:
+def shorten_column(column: str) -> str:
+    """Return the name of a column, cut off where it is too long for a message."""
     return column if len(column) <= MAX_SHOWN_CHARACTERS else column[: MAX_SHOWN_CHARACTERS - 1] + "…"

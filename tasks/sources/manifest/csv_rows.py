@@ -30,12 +30,15 @@ def read_header(file: BinaryIO, written: CsvFormat, shown: str) -> list[str]:
 def read_rows(file: BinaryIO, written: CsvFormat, columns: Sequence[str], shown: str) -> Iterator[Record]:
     """Yield the records after the header. An empty cell is None, and a row without any other is a blank line.
 
+    A row may be shorter than the header; what it has no cell for is `missing`. A column without a name at the header's
+    end is not missed.
+
     Args:
         columns: The columns, a different name each, in the order of the header.
     """
     with _text(file, written) as text:
         lines = _Lines(text)
-        _header(lines, written, shown)
+        named = _without_blank_end(_header(lines, written, shown))
         while True:
             number = lines.begin_record()
             try:
@@ -47,15 +50,23 @@ def read_rows(file: BinaryIO, written: CsvFormat, columns: Sequence[str], shown:
                 continue
             if row is None:
                 return
-            while len(row) > len(columns) and not row[-1].strip():  # delimiters at the end, as spreadsheets write them
-                row.pop()
+            if len(row) > len(columns):  # delimiters at the end, as spreadsheets write them
+                row = [*row[: len(columns)], *_without_blank_end(row[len(columns) :])]
             if len(row) > len(columns):
                 delimiter = DELIMITERS.get(written.delimiter, repr(written.delimiter))
                 problem = f"has more fields than the first line; quote the fields that contain {delimiter}"
                 yield Record(number=number, problem=problem)
             elif has_cells(row):
                 values = {name: value or None for name, value in zip(columns, row, strict=False)}
-                yield Record(number=number, values=values)
+                yield Record(number=number, values=values, missing=tuple(columns[len(row) : len(named)]))
+
+
+def _without_blank_end(row: Sequence[str]) -> Sequence[str]:
+    """Return a row without the empty cells at its end."""
+    end = len(row)
+    while end and not row[end - 1].strip():
+        end -= 1
+    return row[:end]
 
 
 def _text(file: BinaryIO, written: CsvFormat) -> io.TextIOWrapper:

@@ -22,6 +22,7 @@ from repli.tasks.sources.manifest.jsonl import keys_of, read_jsonl
 from repli.tasks.sources.manifest.options import ManifestOptions
 from repli.tasks.sources.manifest.parquet import read_schema, read_table
 from repli.tasks.sources.manifest.records import Record, RecordReader
+from repli.tasks.sources.manifest.short_rows import ShortRows
 from repli.tasks.sources.manifest.signatures import check_is_text_file
 
 FOLDER = ""
@@ -44,14 +45,17 @@ class Manifest:
     _reader: RecordReader = field(repr=False)
     _records: Callable[[], Iterator[Record]] = field(repr=False)
 
-    def items(self) -> Iterator[Item]:
+    def items(self, short_rows: ShortRows | None = None) -> Iterator[Item]:
         """Yield the items in the manifest's order. An invalid record becomes an item with a `problem`.
+
+        Args:
+            short_rows: Counts the rows with fewer cells than the first, as they are read.
 
         Raises:
             UsageError: The rest of the file cannot be read.
         """
         try:
-            yield from self._reader.items(self._records())
+            yield from self._reader.items((short_rows or ShortRows()).counted(self._records()))
         except _BROKEN as error:
             raise _broken(self.source, error) from None
 

@@ -40,12 +40,14 @@ class Record:
         values: Its values by column. Where it is no record, whatever stands there.
         problem: Why it cannot be read; None where it can.
         repaired: What was changed or left out so that it could be read, a column each.
+        missing: The columns for which a row of a CSV is too short to have a cell.
     """
 
     number: int
     values: Any = None
     problem: str | None = None
     repaired: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

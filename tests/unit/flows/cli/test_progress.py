@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import replace
 from textwrap import dedent
 
 import pytest
@@ -55,12 +56,43 @@ def test_a_phase_is_shown_until_an_item_is_through_a_stage() -> None:
 
 
 def test_the_rate_counts_items_in_parts() -> None:
-    """Long before the first item is stored: eight results of two stages in two seconds are two items a second."""
+    """Before the first item is stored: twenty results of two stages in five seconds are two items a second."""
+    activity = Activity("enriching", clock := Clock())
+    activity.update(Progress(items=40, stages={"fetch": 8, "store": 0}))
+    clock.now += 4.5
+    activity.update(Progress(items=40, stages={"fetch": 26, "store": 0}))
+    assert activity.line().endswith("fetch 26 · store 0")  # too early to tell
+    clock.now += 0.5
+    activity.update(Progress(items=40, stages={"fetch": 28, "store": 0}))
+    assert activity.line().endswith("fetch 28 · store 0 · 2.0 items/s · 0:13 left")
+
+
+def test_loading_the_models_is_no_part_of_the_rate() -> None:
+    """A minute of it, before a thousand items at ten a second, is not a hundred minutes left."""
     activity = Activity("enriching", clock := Clock())
     activity.begin("loading the models")
-    clock.now += 2
-    activity.update(Progress(items=10, stages={"fetch": 8, "store": 0}))
-    assert activity.line().endswith("fetch 8 · store 0 · 2.0 items/s · 0:03 left")
+    activity.update(Progress(items=1000, stages={"fetch": 0, "store": 0}))
+    clock.now += 60
+    activity.update(Progress(items=1000, stages={"fetch": 10, "store": 0}))
+    clock.now += 5
+    activity.update(Progress(items=1000, stages={"fetch": 60, "store": 50}))
+    assert activity.line().endswith("10.0 items/s · 1:34 left")
+
+
+def test_a_probe_is_no_part_of_the_rate() -> None:
+    """A few items at a time, each stage for the first time: the rest is measured by itself."""
+    activity = Activity("reprocessing", clock := Clock())
+    for stages in ({"embed": 4, "store": 0}, {"embed": 4, "store": 4}, {"embed": 12, "store": 12}):
+        clock.now += 20
+        activity.update(Progress(items=1012, stages=stages, is_probing=True))
+        assert "left" not in activity.line()
+    clock.now += 20
+    activity.update(Progress(items=1012, stages={"embed": 12, "store": 12}))
+    clock.now += 1
+    activity.update(Progress(items=1012, stages={"embed": 112, "store": 12}))
+    clock.now += 10
+    activity.update(Progress(items=1012, stages={"embed": 212, "store": 112}))
+    assert activity.line().endswith("embed 212 · store 112 · 10.0 items/s · 1:25 left")
 
 
 def test_the_rate_is_that_of_the_last_half_minute() -> None:
@@ -78,7 +110,7 @@ def test_the_rate_is_that_of_the_last_half_minute() -> None:
 def test_the_bar_fits_its_terminal(columns: int) -> None:
     """What does not fit is left out whole; a stage is named at 60 columns, and all of them where there is room."""
     activity = Activity("enriching", clock := Clock())
-    activity.begin("loading the models")
+    activity.update(replace(BUSY, stages=dict.fromkeys(BUSY.stages, 1)))
     clock.now += 600
     activity.update(BUSY)
     shown = activity.bar(columns).plain

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from repli.flows.cli.render import drill_page
-from repli.tasks.drill.report import markdown
+from repli.tasks.drill.relative_accuracy import Basis, Estimate, Measurement
+from repli.tasks.drill.report import explain_penalties, markdown
 from repli.tasks.drill.verdict import DrillVerdict, RungVerdict
 from repli.tasks.storage import drills
 from repli.tasks.storage.database import Database
@@ -66,3 +67,40 @@ def test_the_same_words_everywhere(database: Database) -> None:
         assert GONE in text
         assert "it declined 12 of 12 items" in text
         assert "not_covered" not in text
+
+
+def measured(rung: str, basis: Basis, justified: float, penalty: float = 0.8) -> RungVerdict:
+    """A rung that was measured, and what that justifies."""
+    relative = Estimate(value=justified, low=justified, high=justified)
+    found = Measurement(basis=basis, relative=relative)
+    return replace(RULES, rung=rung, penalty=penalty, penalty_justified=justified, measured=found)
+
+
+def test_a_justified_penalty_below_the_declared_one_is_explained(database: Database) -> None:
+    """By what it rests on, with the rungs and what to do; in the terminal and in Prefect."""
+    rungs = [
+        measured("primary", Basis.AGREEMENT, 1.0, penalty=1.0),
+        measured("hashed", Basis.AGREEMENT, 0.14),
+        measured("cpu", Basis.CONFIDENCES, 0.7),
+        measured("rules", Basis.ANSWERS, 0.5),
+        measured("better", Basis.ANSWERS, 0.95),
+    ]
+    report = DrillVerdict(sample=12, rungs=rungs, rules=[])
+    _, agreement, confidences, answers = explain_penalties(report.as_json())
+    assert "which is no accuracy" in agreement and agreement.endswith("(classify_image.hashed)")
+    assert "confidences of the models" in confidences and confidences.endswith("(classify_image.cpu)")
+    assert "a second drill" in answers and answers.endswith("(classify_image.rules)")
+    drills.keep(database, "new", NOW, NOW, report.as_json())
+    page = markdown(str(report), drills.latest(database))
+    console = Console(width=400, file=StringIO())
+    with console.capture() as shown:
+        console.print(drill_page(drills.latest(database)))
+    for text in (page.replace("\\", ""), shown.get()):
+        assert "Nothing changes by itself" in text
+        assert "by the mere agreement with the primary, which is no accuracy" in text
+
+
+def test_without_a_lower_measurement_nothing_is_explained() -> None:
+    """A rung as good as declared, or not measured, raises no question."""
+    rungs = [measured("hashed", Basis.ANSWERS, 0.8), replace(RULES, penalty_justified=None)]
+    assert explain_penalties(DrillVerdict(sample=12, rungs=rungs, rules=[]).as_json()) == []

@@ -189,6 +189,17 @@ def test_the_outside_form(report: Report) -> None:
     assert outside["rungs"]["classify_image"] == {"gpu": 2, "cpu": 1}
 
 
+def test_what_the_manifest_s_reading_said_is_in_every_form(report: Report, database: Database) -> None:
+    """On the page, on the terminal, and in `run --json`."""
+    assert report.as_json()["notes"] == []
+    line = "items.csv: 1 row has fewer cells than the first line (line 3), and nothing for 'image' (1)"
+    runs.finish(database, report.run.id, BEGAN + timedelta(seconds=12), [line])
+    told = build_report(database, runs.find(database, report.run.id), STAGE_NAMES)
+    assert told.as_json()["notes"] == [line]
+    assert "## Notes\n\n- items.csv: 1 row has fewer cells" in markdown(told, CHAINS)
+    assert "1 row has fewer cells than the first line (line 3)" in shown(run_summary(told))
+
+
 def test_markdown_has_its_parts(report: Report) -> None:
     """A headline, a chart, both tables with every stage, and the items worth a look."""
     text = markdown(report, CHAINS)

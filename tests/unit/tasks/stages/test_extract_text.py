@@ -17,6 +17,7 @@ from repli.tasks.storage.blobs import Blobs
 from tests.support import files
 from tests.support.default_pipeline import PIPELINE
 from tests.support.in_process import open_context, run_rungs
+from tests.support.stand_in_pages import FIRST, SECOND
 
 CHAIN = STAGE.chain
 check = CHAIN.check
@@ -191,6 +192,19 @@ def test_text_that_nobody_can_read_is_declined(context: StageContext, content: b
     result = between(context, document(context, page, media_type))
     assert (result.rung, result.value.text, result.retryable) == ("name_only", "A brass lamp", False)
     assert [attempt.outcome.value for attempt in result.attempts] == ["declined", "declined", "served"]
+
+
+def test_a_page_in_the_place_of_the_document_is_declined(context: StageContext) -> None:
+    """By both rungs, with what was seen; the item goes on by its name. A fragment is no such page."""
+    walls = "board that asks to log in", "shop"
+    for name, reason in zip(walls, ("a log-in: it says", "one that says there is no such page: it"), strict=True):
+        result = between(context, document(context, {**FIRST, **SECOND}[name].encode()))
+        assert (result.status, result.rung, result.value.text) == (Status.DEGRADED, "name_only", "A brass lamp")
+        assert [message[: len(reason) + 28] for message in reasons(result)] == [
+            f"the page is no document but {reason}"
+        ] * 2
+    [result] = run_rungs(CHAIN, [document(context, b"<h1>Access denied</h1> is the name of a lamp")], context)
+    assert result.rung == "full"
 
 
 def test_where_no_rung_has_text_the_item_is_skipped(context: StageContext) -> None:

@@ -48,6 +48,28 @@ def with_field(content: bytes, name: str, kind: str, value: str | list[str], fla
 
 
 @READERS
+@pytest.mark.parametrize("page_degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("text_degrees", [0, 90, 180, 270])
+def test_lines_and_words_keep_their_order_however_a_page_is_turned(
+    read: Reader, text_degrees: int, page_degrees: int
+) -> None:
+    """A table set sideways, a scan that was turned or put in upside down; text is drawn turned, the page, or both."""
+    lines = ["Alpha one two", "Beta three four", "Gamma five six"]
+    text = read(files.turned_pdf(lines, text_degrees, page_degrees))
+    assert text.split() == " ".join(lines).split()
+
+
+@READERS
+def test_a_line_in_the_margin_does_not_turn_its_page(read: Reader) -> None:
+    """As the stamp of a preprint server, which runs up or down beside the text and is drawn first."""
+    for degrees in (90, 270):
+        stamp, page = files.turned_pdf(["stamp"], degrees, 0), files.turned_pdf(["the text", "of a page"], 0, 0)
+        writer = PdfWriter(clone_from=PdfReader(BytesIO(stamp)))
+        writer.pages[0].merge_page(PdfReader(BytesIO(page)).pages[0])
+        assert read(written(writer)).split() == ["stamp", "the", "text", "of", "a", "page"]
+
+
+@READERS
 def test_values_of_a_form_are_text(read: Reader) -> None:
     """As its reader would see them: the case that a form holds its words in its fields alone."""
     text = read(files.form_pdf("Product:", "Brass desk lamp with green shade"))
