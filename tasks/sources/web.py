@@ -8,8 +8,10 @@ ignored, because a proxy would resolve the name again.
 
 from __future__ import annotations
 
+import math
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +31,7 @@ from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.limited_pool import restart_limit
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.content_coding import CODINGS, DamagedBody, decoded
 from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
 from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
 
@@ -45,11 +48,13 @@ _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, de
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _6TO4_RELAYS = IPv4Network("192.88.99.0/24")  # RFC 7526 took it out of use; ipaddress calls it global
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
-_RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-# At most one known coding: a chain of codings can expand a few kilobytes to terabytes.
-_ALLOWED_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
-_SECONDS = re.compile(r"[0-9]{1,9}")
+_WHOLE_STATUSES = frozenset({200, 201, 203})
+"""The others that are no errors have no content, a part of it, or a page that says that it is not ready."""
+_ASKED_TO_WAIT = {"retry-after": 1.0, "retry-after-ms": 0.001}
+"""Headers, and the seconds in one of their units. OpenAI and Azure send the second, which is more exact."""
+_LONGEST_ASKED_S = 1e9
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -154,8 +159,6 @@ class Web:
             raise InvalidItem(f"{shown} is not a URL ({error}); correct it in the manifest") from error
         except TimedOut as error:
             raise with_keys(timeout_error(shown, self._limits), keys_of(error)) from error
-        except httpx.DecodingError as error:
-            raise ItemError(f"{shown} sent a body that cannot be decoded ({error}); report it to the site") from error
 
     def _follow_redirects(self, declared: str, url: httpx.URL) -> Content:
         seen: list[httpx.URL] = []
@@ -214,7 +217,7 @@ class Web:
         except httpcore.TimeoutException as error:
             raise TimedOut(f"{origin_of(url)} did not answer within {self._limits.time_limit_s:g} s") from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise TransientError(f"it did not answer ({_reason(error)}); check that the server is up") from error
+            raise TransientError(_no_answer(error)) from error
 
     def _request(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
         """Request `url` once. Return its body, or the URL that it redirects to."""
@@ -228,21 +231,27 @@ class Web:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
             if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
                 return _join_location(url, response.headers["location"])
-            if response.status_code in _RETRYABLE_STATUSES:
-                asked_s = retry_after_s(response.headers.get("retry-after", ""))
+            if may_pass(response.status_code):
+                asked_s = retry_after_s(response.headers)
                 raise TransientError(
                     f"it answered {_status(response)}{_asked(asked_s)}; try later", retry_after_s=asked_s
                 )
             if not response.is_success:
                 raise ItemError(f"it answered {_status(response)}; correct it or check its access rights")
-            if response.headers.get("content-encoding", "").strip().lower() not in _ALLOWED_CODINGS:
+            if response.status_code not in _WHOLE_STATUSES:
+                raise ItemError(f"it answered {_status(response)}, which is not its whole content; try later")
+            coding = response.headers.get("content-encoding", "").strip().lower()
+            if coding not in CODINGS:
                 raise ItemError("it is sent in a content coding that was not requested; report it to the site")
             length = response.headers.get("content-length", "")
             check_size(int(length) if _CONTENT_LENGTH.fullmatch(length) else 0, "the body", self._limits)
             body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                check_size(len(body), "the body", self._limits)
+            try:
+                for piece in decoded(response.iter_raw(), coding):
+                    body += piece
+                    check_size(len(body), "the body", self._limits)
+            except DamagedBody as error:
+                raise ItemError(f"it sent a body that cannot be decoded: {error}; report it to the site") from error
             media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             return Content(bytes(body), media_type or None, response.charset_encoding)
 
@@ -257,16 +266,35 @@ def origin_of(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
-def retry_after_s(header: str) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks for, which has seconds or a date; None where it is neither.
+def may_pass(status: int) -> bool:
+    """Return whether a status is a failure of the server that a later request may not meet.
+
+    501 and 505 are its answer to each request of that kind.
+    """
+    return status in {408, 425, 429} or (500 <= status < 600 and status not in {501, 505})
+
+
+def retry_after_s(headers: httpx.Headers) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for, in seconds or by a date; None where it says nothing of it.
+
+    Where it is there more than once, the longest time counts. Fractions of a second are no standard, and are sent.
 
     Source: RFC 9110, 10.2.3.
+
+    Example:
+        >>> retry_after_s(httpx.Headers({"Retry-After": "120"}))
+        120.0
     """
-    if _SECONDS.fullmatch(header.strip()):
-        return float(header)
+    asked = [_seconds(value.strip(), unit) for name, unit in _ASKED_TO_WAIT.items() for value in headers.get_list(name)]
+    return max((seconds for seconds in asked if seconds is not None), default=None)
+
+
+def _seconds(value: str, unit: float) -> float | None:
+    if _NUMBER.fullmatch(value):
+        return min(float(value) * unit, _LONGEST_ASKED_S)
     try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
+        at = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
@@ -275,8 +303,8 @@ def retry_after_s(header: str) -> float | None:
 def _asked(asked_s: float | None) -> str:
     if not asked_s:
         return ""
-    kept = f", of which {LONGEST_WAIT_S:g} s are kept" if asked_s > LONGEST_WAIT_S else ""
-    return f", and asked to wait for {asked_s:.0f} s{kept}"
+    kept = f", of which {LONGEST_WAIT_S:.0f} s are kept" if asked_s > LONGEST_WAIT_S else ""
+    return f", and asked to wait for {math.ceil(asked_s)} s{kept}"
 
 
 def resolve_addresses(host: str, port: int) -> Sequence[str]:
@@ -332,11 +360,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
     def _resolve_allowed(self, host: str, port: int, limit_s: float) -> Sequence[str]:
         try:  # the system's resolver knows no limit
             addresses = self._within(lambda: self._resolve(host, port), limit_s, f"the resolver, asked for {host},")
-        except socket.gaierror as error:
-            kind = TransientError if error.errno == socket.EAI_AGAIN else ItemError
-            raise kind(f"the name {host} has no address ({error.strerror}); correct it or check the network") from error
+        except socket.gaierror as error:  # also where this machine is off the network
+            why = f"the name {host} has no address ({error.strerror}); correct it or check the network"
+            raise TransientError(why) from error
         except OSError as error:
-            raise ItemError(f"the name {host} cannot be resolved ({error}); check the network") from error
+            raise TransientError(f"the name {host} cannot be resolved ({error}); check the network") from error
         except UnicodeError as error:
             raise InvalidItem(f"{host} is not a valid host name ({error}); correct it") from error
         if self._limits.allow_private_addresses:
@@ -361,5 +389,8 @@ def _status(response: httpx.Response) -> str:
     return f"{response.status_code} {response.reason_phrase}".strip()
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _no_answer(error: Exception) -> str:
+    if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        why = error.__context__.verify_message
+        return f"its certificate is not to be trusted ({why}); check its host and scheme, or report it to the site"
+    return f"it did not answer ({str(error) or type(error).__name__}); check that the server is up"
