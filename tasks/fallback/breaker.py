@@ -184,6 +184,17 @@ def short_key(key: str) -> str:
     return f"{key[: MAX_KEY_CHARACTERS - 1 - len(digest)]} {digest}"
 
 
+def clock_time(at: datetime, now: datetime, *, seconds: bool = True) -> str:
+    """Return a time for people, with its date where that is not the day of `now`.
+
+    Example:
+        >>> clock_time(datetime(2026, 11, 28, 3, 12), datetime(2026, 11, 27, 23, 5))
+        '2026-11-28 03:12:00'
+    """
+    date = "" if at.date() == now.date() else f"{at:%Y-%m-%d} "
+    return f"{date}{at:%H:%M:%S}" if seconds else f"{date}{at:%H:%M}"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One failed batch in the window, identified by the token of its permit."""

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -39,6 +39,9 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 2.0
+"""The longest time between two tries. A server that asks for more is left alone: its breaker opens."""
+MAX_DRAINED_BYTES, DRAIN_LIMIT_S = 64 * 1024, 1.0
+"""What is read of the page that comes with a redirect or an error: its connection can be used again then."""
 SLOT_LIMIT_S = 1500.0
 """Seconds after which a read that waits for a slot of its origin is cut off."""
 GRACE_S = 2.0
@@ -143,9 +146,9 @@ class Web:
     def read(self, place: Place) -> Content:
         """Return the body at `place`, with the media type that the server declares.
 
-        Transient failures (no connection, 429, 5xx) are retried with jitter, up to `MAX_ATTEMPTS` requests within the
-        time limit, by one request of an origin at a time, until its breaker is open. The time that a request waits for
-        a slot of its origin does not count.
+        Transient failures (no connection, 429, 5xx) are retried with jitter, or after the time that the server asks for
+        if that is short, up to `MAX_ATTEMPTS` requests within the time limit, by one request of an origin at a time,
+        until its breaker is open. The time that a request waits for a slot of its origin does not count.
 
         Raises:
             ItemError: Reading failed; the message names the URI without its password, and the next step.
@@ -193,13 +196,17 @@ class Web:
     def _try(self, url: httpx.URL, origin: str, deadline: float) -> Content | httpx.URL:
         """Request `url`, and again after a transient error, unless other requests of its origin just failed."""
         with self._further_tries.of(origin, deadline) as is_allowed:
+
+            def may_try_again(error: Exception) -> bool | float:
+                """Return whether there is another try; the seconds to wait where the server asks for some."""
+                if not isinstance(error, TransientError):
+                    return False
+                asked_s = error.retry_after_s or 0.0
+                is_soon = asked_s <= MAX_WAIT_S and time.monotonic() + asked_s < deadline
+                return (is_soon and is_allowed() and not self._call.is_refused(origin)) and (asked_s or True)
+
             tries = stamina.retry_context(
-                on=lambda error: (
-                    isinstance(error, TransientError)
-                    and not error.retry_after_s
-                    and is_allowed()
-                    and not self._call.is_refused(origin)
-                ),
+                on=may_try_again,
                 attempts=MAX_ATTEMPTS,
                 timeout=max(0.001, deadline - time.monotonic()),
                 wait_initial=0.1,
@@ -229,6 +236,9 @@ class Web:
         timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}
         with self._pool.stream("GET", target, headers=request.headers.raw, extensions=timeouts) as answer:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
+            if not response.is_success:
+                timeouts["timeout"]["read"] = min(deadline, time.monotonic() + DRAIN_LIMIT_S)
+                _drain(response)
             if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
                 return _join_location(url, response.headers["location"])
             if may_pass(response.status_code):
@@ -387,6 +397,16 @@ def _join_location(url: httpx.URL, location: str) -> httpx.URL:
 
 def _status(response: httpx.Response) -> str:
     return f"{response.status_code} {response.reason_phrase}".strip()
+
+
+def _drain(response: httpx.Response) -> None:
+    """Read a short page to its end. One that is long, slow or broken is left, and its connection is closed."""
+    with suppress(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        size = 0
+        for chunk in response.iter_raw():
+            size += len(chunk)
+            if size > MAX_DRAINED_BYTES:
+                return
 
 
 def _no_answer(error: Exception) -> str:

@@ -28,6 +28,7 @@ from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
 from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public, retry_after_s
 from tests.support.odd_servers import http_server, own_certificate, says
+from tests.support.origins import origins
 
 OPEN = FetchLimits(allow_private_addresses=True, time_limit_s=20)
 CHECKED = FetchLimits(time_limit_s=20)
@@ -91,6 +92,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(200, b"x", {"Content-Encoding": "gzip, gzip"})
             case "/not-gzip":
                 self.answer(200, b"this is no gzip", {"Content-Encoding": "gzip"})
+            case "/slow-404":
+                self.answer(404, headers={"Content-Length": "1000"})
+                self.until_closed(b"x", every_s=0.05)
+            case "/soon" if self.server.requests[self.path] < 2:
+                self.answer(429, headers={"Retry-After": "1"})
+            case "/soon":
+                self.answer(200, b"now")
             case "/cut-gzip":
                 self.answer(200, gzip.compress(b"A brass lamp. " * 99)[:-9], {"Content-Encoding": "gzip"})
             case "/x-gzip":
@@ -339,6 +347,35 @@ def test_any_failure_of_a_server_counts_for_its_breaker(site: Site, status: int,
 def test_how_long_a_server_asks_to_wait(headers: list[str], seconds: float | None) -> None:
     """What is no time is none; of two times the longer counts."""
     assert retry_after_s(httpx.Headers([("Retry-After", value) for value in headers])) == seconds
+
+
+def test_a_short_time_that_a_server_asks_for_is_waited(site: Site) -> None:
+    """As a server does that counts requests by the second; its breaker need not open for it."""
+    verdicts: list[Verdict] = []
+    started = time.monotonic()
+    assert read(f"{site.url}/soon", call=noting(verdicts)).data == b"now"
+    assert time.monotonic() - started >= 1
+    assert verdicts == [Verdict.SERVED]
+
+
+def test_a_connection_is_used_again_after_an_error() -> None:
+    """The page that comes with it is read, where it is short."""
+    with origins("dead") as [dead], closing(Web(OPEN)) as web:
+        for path in ("/a", "/b"):
+            place = locate(dead.url + path, "", OPEN, may_be_text=False)
+            assert isinstance(place, Place)
+            with pytest.raises(TransientError):
+                web.read(place)
+        assert dead.requests > 2
+        assert dead.connections == 1
+
+
+def test_an_error_page_that_drips_is_left(site: Site) -> None:
+    """The answer stands, whatever comes after it."""
+    started = time.monotonic()
+    with pytest.raises(ItemError, match="it answered 404 Not Found"):
+        read(f"{site.url}/slow-404")
+    assert time.monotonic() - started < 10
 
 
 def test_milliseconds_are_read_as_well() -> None:
