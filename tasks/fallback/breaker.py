@@ -17,6 +17,7 @@ given back, forced states) and interlock-cb (one leased probe for all workers).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -34,6 +35,7 @@ PROBE_SHARE_OF_LEASE = 0.8
 LONGEST_WAIT_S = 24 * 3600.0
 """The longest time that a dependency may ask to be left alone for, in seconds."""
 _MOST_DOUBLINGS = 30
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
 _YEAR_S = 365 * 24 * 3600.0
 
 
@@ -96,8 +98,9 @@ class Breaker:
         scope: `fleet` for a service that all workers share, `host` for a device: each host, and
             each set of devices that a process of it sees, then has its own breaker. `key` for many dependencies of one
             kind, such as the origins of URIs: each key has its own breaker.
-        key: With scope `key`: returns the key of an input. A batch is called group by group, and items whose key is
-            refused cost no call. Without it the rung names the key of each call itself, with ``context.call(key)``.
+        key: With scope `key`: returns the key of an input, within the time limit of the rung. A batch is called group
+            by group, and items whose key is refused cost no call. An item whose key cannot be told, or is None, goes to
+            the next rung. Without it the rung names the key of each call itself, with ``context.call(key)``.
         at_once: With scope `key`: calls of one key at a time, in all workers together.
         per_second: With scope `key`: calls of one key in a second, in all workers together; None for any number.
         failures: The breaker opens after this many failures within `within_s`. A batch of which nothing was served is
@@ -168,16 +171,35 @@ class Breaker:
         return PROBE_SHARE_OF_LEASE * self.lease_s
 
 
+def key_text(key: object) -> str:
+    """Return what a pipeline names as a key, as breakers are kept by it.
+
+    Raises:
+        ValueError: It is nothing, so that it names no dependency.
+
+    Example:
+        >>> key_text(7)
+        '7'
+    """
+    text = "" if key is None else short_key(str(key))
+    if not text:
+        raise ValueError(f"a key is a text such as an origin or an account, not {key!r}")
+    return text
+
+
 def short_key(key: str) -> str:
-    """Return the key as breakers are kept by it, on one line.
+    """Return the key as breakers are kept by it and shown: on one line, and without credentials before a host.
 
     Example:
         >>> short_key("https://shop.example")
         'https://shop.example'
+        >>> short_key("https://user:secret@shop.example/v1")
+        'https://***@shop.example/v1'
         >>> len(short_key("a" * 1000))
         255
     """
-    key = " ".join(key.split())
+    key = "".join(one if one.isprintable() else "\ufffd" for one in " ".join(key.split()))  # no store keeps them all
+    key = _CREDENTIALS.sub("***@", key)
     if len(key) <= MAX_KEY_CHARACTERS:
         return key
     digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

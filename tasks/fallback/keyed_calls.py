@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from repli.tasks.fallback.breaker import Breaker, Verdict, short_key
+from repli.tasks.fallback.breaker import Breaker, Verdict, key_text
 from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
 from repli.tasks.fallback.errors import BreakerOpen, ItemError, NotHere, RungError, StoreError, with_keys
 from repli.tasks.fallback.result import StepError
@@ -88,11 +88,12 @@ class KeyedCalls:
 
         Raises:
             BreakerOpen: The breaker of the key refuses the call; the body did not run.
+            ValueError: `key` is None or blank.
         """
         if self.breaker is None:
             yield
             return
-        key = short_key(key)
+        key = key_text(key)
         client = self.breaker_of(self.name, self.breaker, key)
         slot = self.slot_of(self.name, self.breaker, key)
         if refused := client.refusal():
