@@ -99,8 +99,8 @@ class Breaker:
             each set of devices that a process of it sees, then has its own breaker. `key` for many dependencies of one
             kind, such as the origins of URIs: each key has its own breaker.
         key: With scope `key`: returns the key of an input, within the time limit of the rung. A batch is called group
-            by group, and items whose key is refused cost no call. An item whose key cannot be told, or is None, goes to
-            the next rung. Without it the rung names the key of each call itself, with ``context.call(key)``.
+            by group, and items whose key is refused cost no call. An item whose key cannot be told goes to the next
+            rung; those whose key is None share one. Without it the rung names the key of each call itself, with ``context.call(key)``.
         at_once: With scope `key`: calls of one key at a time, in all workers together.
         per_second: With scope `key`: calls of one key in a second, in all workers together; None for any number.
         failures: The breaker opens after this many failures within `within_s`. A batch of which nothing was served is
@@ -172,19 +172,13 @@ class Breaker:
 
 
 def key_text(key: object) -> str:
-    """Return what a pipeline names as a key, as breakers are kept by it.
-
-    Raises:
-        ValueError: It is nothing, so that it names no dependency.
+    """Return what a pipeline names as a key, as breakers are kept by it. What names nothing shares one breaker.
 
     Example:
-        >>> key_text(7)
-        '7'
+        >>> key_text(7), key_text(None), key_text(" ")
+        ('7', 'None', '(blank)')
     """
-    text = "" if key is None else short_key(str(key))
-    if not text:
-        raise ValueError(f"a key is a text such as an origin or an account, not {key!r}")
-    return text
+    return short_key(str(key)) or "(blank)"
 
 
 def short_key(key: str) -> str:

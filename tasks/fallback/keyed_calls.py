@@ -45,14 +45,20 @@ def without_slots(name: str, breaker: Breaker, key: str) -> Slot:
 
 @contextmanager
 def waited_for(slot: Slot | None, *, while_waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the slot during the body of the `with` statement. `while_waiting` is called from time to time before."""
-    while slot and not slot.acquire(LOOK_EVERY_S):
+    """Hold the slot during the body of the `with` statement.
+
+    `while_waiting` is called from time to time before, and once the slot is there; what it raises ends the wait.
+    """
+    if slot is None:
+        yield
+        return
+    while not slot.acquire(LOOK_EVERY_S):
         while_waiting()
     try:
+        while_waiting()
         yield
     finally:
-        if slot:
-            slot.release()
+        slot.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +94,6 @@ class KeyedCalls:
 
         Raises:
             BreakerOpen: The breaker of the key refuses the call; the body did not run.
-            ValueError: `key` is None or blank.
         """
         if self.breaker is None:
             yield

@@ -28,7 +28,7 @@ from repli.tasks.fallback.faults import Fault, inject
 from repli.tasks.fallback.keyed_calls import KeyedCalls, Slot, SlotOf, waited_for, without_slots
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from repli.tasks.fallback.splitting import RungResult, RunningCall, WorkingSizes, call_rung
+from repli.tasks.fallback.splitting import OpenedMeanwhile, RungResult, RunningCall, WorkingSizes, call_rung
 from repli.tasks.fallback.status import Status
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -448,7 +448,13 @@ def _run_rung(
     ) -> Sequence[Outcome[V]]:
         limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
         faulty = partial(inject(faults, partial(call, answers={} if faults else running.answers)), inputs)
-        with waited_for(slot, while_waiting=running.look):
+
+        def look() -> None:
+            running.look()
+            if not permit.is_probe and (why := breaker.refusal()):
+                raise OpenedMeanwhile(why)
+
+        with waited_for(slot, while_waiting=look):
             outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
         return outcomes
 

@@ -119,14 +119,12 @@ class _Unreadable:
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        (lambda text: None, "not None"),
-        (lambda text: " \n", "not ' "),
         (lambda text: _Unreadable(), "RuntimeError: no text"),
         (_exits, "SystemExit: 3"),
     ],
 )
-def test_a_key_that_names_nothing_fails_its_item(key: Callable[[str], Any], why: str) -> None:
-    """It would be a breaker of nothing; and no function of a key ends a worker."""
+def test_a_key_that_cannot_be_told_fails_its_item(key: Callable[[str], Any], why: str) -> None:
+    """No function of a key ends a worker."""
     api = Api(breaker=replace(BY_LETTER, key=lambda text: text[0] if text[0] == "a" else key(text)))
     first, second = api.run("a1", "b1")
     assert first.rung == "api"
@@ -146,13 +144,16 @@ def test_a_key_that_takes_too_long_fails_its_item() -> None:
     assert "its breaker's key was cut off at its time limit" in second.attempts[0].error.message
 
 
-@pytest.mark.parametrize("key", [7, 1.5, "a\0\udcff", "k" * 1_000_000, "https://bob:hunter2@shop.example/x"])
+@pytest.mark.parametrize(
+    "key", [7, 1.5, None, "", " \n", "a\0\udcff", "k" * 1_000_000, "https://bob:hunter2@shop.example/x"]
+)
 def test_any_key_is_kept_as_a_text_that_every_store_takes(key: object) -> None:
     """Of a rung that names it, and of one whose breaker does: short, printable, and without a password."""
     api = Api(breaker=replace(BY_LETTER, key=lambda text: key))
     assert api.outcomes("a1") == ["served"]
     [kept] = api.gates.by_name
     assert kept.isprintable()
+    assert not kept.endswith("@"), "that would be the breaker of all keys"
     assert kept.encode()
     assert len(kept) < 300
     assert "hunter2" not in kept
@@ -310,6 +311,36 @@ def test_so_many_calls_of_a_key_run_at_once_and_what_opens_is_not_waited_for() -
     assert len(refused) == 3
     leave.set()
     holder.join(20)
+
+
+@pytest.mark.timeout(60)
+def test_what_opens_while_a_batch_waits_for_its_turn_is_not_called() -> None:
+    """A key that hangs costs its first call, however many batches wait for one of its slots."""
+    breaker = replace(BY_LETTER, failures=1, at_once=1)
+    gates, calls, may_end = LocalGates(ManualClock()), [], threading.Event()
+
+    def hangs(inputs: Sequence[str], context: None) -> Sequence[Outcome[str]]:
+        calls.append(list(inputs))
+        may_end.wait(30)
+        raise TimedOut("it was cut off")
+
+    chain: Chain[str, str, None] = Chain("stage", Rung("api", hangs, time_limit_s=60, breaker=breaker))
+    parts = replace(runtime(breaker_of=gates.of), slot_of=CallSlots().of)
+    results: list[StepResult] = []
+
+    def run(text: str) -> None:
+        results.extend(run_chain(chain, [ChainInput(text, text)], None, run_id=RUN_ID, runtime=parts))
+
+    threads = [threading.Thread(target=run, args=(f"a{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.6)  # all but one wait for the slot
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert len(calls) <= 2, "the slot may be taken before the waiting ones look again"
+    outcomes = [result.attempts[0].outcome.value for result in results]
+    assert outcomes.count("refused") >= 2
 
 
 def test_without_a_breaker_every_call_is_made() -> None:
