@@ -100,7 +100,8 @@ class Breaker:
             kind, such as the origins of URIs: each key has its own breaker.
         key: With scope `key`: returns the key of an input, within the time limit of the rung. A batch is called group
             by group, and items whose key is refused cost no call. An item whose key cannot be told goes to the next
-            rung; those whose key is None share one. Without it the rung names the key of each call itself, with ``context.call(key)``.
+            rung; those whose key is None share one. Without it the rung names the key of each call itself, with
+            ``context.call(key)``.
         at_once: With scope `key`: calls of one key at a time, in all workers together.
         per_second: With scope `key`: calls of one key in a second, in all workers together; None for any number.
         failures: The breaker opens after this many failures within `within_s`. A batch of which nothing was served is

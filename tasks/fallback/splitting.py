@@ -81,7 +81,7 @@ FAILURES_PER_HALVING = 4
 """Failed calls that isolation may cost, once a call has answered, per halving from the batch to one item. A bad item
 costs one per halving, so four of them are found wherever they are in the batch."""
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-"""Its multiples, modulo 1, are spread evenly however many they are: the places of the single items of a rung in doubt."""
+"""Its multiples, modulo 1, are spread evenly however many they are: the places of single items of a rung in doubt."""
 
 
 class OpenedMeanwhile(BreakerOpen):

@@ -77,8 +77,8 @@ class ScriptedRung:
     """A rung that follows its script and remembers its calls. An item's input is its id.
 
     `script` says what it does with an item, `fits` how many items a call that carries the item may have at most (0:
-    the item does not fit alone), `always` what every call after the first `works_for` raises. `calls` are all calls, `answered` those that came
-    back with one answer per item.
+    the item does not fit alone), `always` what every call after the first `works_for` raises. `calls` are all calls,
+    `answered` those that came back with one answer per item.
     """
 
     name: str
