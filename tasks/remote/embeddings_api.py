@@ -120,7 +120,7 @@ class EmbeddingsApi:
             try:
                 return self._checked(self._post(body, deadline), len(texts))
             except TransientError as error:
-                wait_s = error.retry_after_s or FIRST_WAIT_S * 2**attempt
+                wait_s = error.retry_after_s or max(error.pause_s, FIRST_WAIT_S * 2**attempt)
                 is_last = attempt == MAX_ATTEMPTS - 1 or time.monotonic() + wait_s >= deadline
                 if is_last or not may_try_again():
                     raise
@@ -184,7 +184,7 @@ class EmbeddingsApi:
         if status in _INTERNAL or may_pass(status):
             asked_s = retry_after_s(response.headers)
             kind = InternalError if status in _INTERNAL and not asked_s else TransientError
-            return kind(f"{said}; try later", retry_after_s=asked_s)
+            return kind(f"{said}; try later", retry_after_s=asked_s).pausing(status)
         if status in (401, 403):
             return Unavailable(f"{said}; set {TEXT_MODEL_KEY} to a key that it takes")
         if response.has_redirect_location:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Self
 
 import httpcore
 import httpx
@@ -62,7 +63,17 @@ _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class TransientError(Unavailable):
-    """A failure of the origin, not of the item, that may pass: a retry can succeed. The origin's breaker counts it."""
+    """A failure of the origin, not of the item, that may pass: a retry can succeed. The origin's breaker counts it.
+
+    `pause_s` is the shortest time to the next try: servers that answer 429 mostly count requests by the second.
+    """
+
+    pause_s: float = 0.0
+
+    def pausing(self, status: int) -> Self:
+        """Note the status that the origin answered, and return the error."""
+        self.pause_s = 1.0 if status == 429 else 0.0
+        return self
 
 
 class FurtherTries:
@@ -201,7 +212,7 @@ class Web:
                 """Return whether there is another try; the seconds to wait where the server asks for some."""
                 if not isinstance(error, TransientError):
                     return False
-                asked_s = error.retry_after_s or 0.0
+                asked_s = error.retry_after_s or error.pause_s
                 is_soon = asked_s <= MAX_WAIT_S and time.monotonic() + asked_s < deadline
                 return (is_soon and is_allowed() and not self._call.is_refused(origin)) and (asked_s or True)
 
@@ -243,9 +254,8 @@ class Web:
                 return _join_location(url, response.headers["location"])
             if may_pass(response.status_code):
                 asked_s = retry_after_s(response.headers)
-                raise TransientError(
-                    f"it answered {_status(response)}{_asked(asked_s)}; try later", retry_after_s=asked_s
-                )
+                said = f"it answered {_status(response)}{_asked(asked_s)}; try later"
+                raise TransientError(said, retry_after_s=asked_s).pausing(response.status_code)
             if not response.is_success:
                 raise ItemError(f"it answered {_status(response)}; correct it or check its access rights")
             if response.status_code not in _WHOLE_STATUSES:

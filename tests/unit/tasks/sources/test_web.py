@@ -97,7 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.until_closed(b"x", every_s=0.05)
             case "/soon" if self.server.requests[self.path] < 2:
                 self.answer(429, headers={"Retry-After": "1"})
-            case "/soon":
+            case "/often" if self.server.requests[self.path] < 2:
+                self.answer(429)
+            case "/soon" | "/often":
                 self.answer(200, b"now")
             case "/cut-gzip":
                 self.answer(200, gzip.compress(b"A brass lamp. " * 99)[:-9], {"Content-Encoding": "gzip"})
@@ -349,11 +351,12 @@ def test_how_long_a_server_asks_to_wait(headers: list[str], seconds: float | Non
     assert retry_after_s(httpx.Headers([("Retry-After", value) for value in headers])) == seconds
 
 
-def test_a_short_time_that_a_server_asks_for_is_waited(site: Site) -> None:
-    """As a server does that counts requests by the second; its breaker need not open for it."""
+@pytest.mark.parametrize("path", ["/soon", "/often"])
+def test_a_server_that_counts_requests_by_the_second_is_waited_for(site: Site, path: str) -> None:
+    """Whether it asks for a second or just says that there are too many: its breaker need not open for it."""
     verdicts: list[Verdict] = []
     started = time.monotonic()
-    assert read(f"{site.url}/soon", call=noting(verdicts)).data == b"now"
+    assert read(site.url + path, call=noting(verdicts)).data == b"now"
     assert time.monotonic() - started >= 1
     assert verdicts == [Verdict.SERVED]
 
