@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -17,6 +17,7 @@ from repli.tasks.drill.proposals import describe
 from repli.tasks.drill.report import HEADERS, explain_penalties, questions_line, rows
 from repli.tasks.drill.verdict import FAILED, headline
 from repli.tasks.fallback import Attempt, AttemptOutcome, Position, Status
+from repli.tasks.fallback.breaker import clock_time
 from repli.tasks.fallback.chain import FIRST_VERSION
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
 from repli.tasks.reporting.retry_report import RetryReport
@@ -65,8 +66,8 @@ def run_summary(report: Report) -> RenderableType:
         parts += ["", quality_bars(report.tally.quality)]
     for note in report.run.notes or ():
         parts += ["", Text(_short(note, 400))]
-    if report.outages:
-        parts += ["", "Out of reach (times are UTC)", *(Text(_short(f"  {one}", 400)) for one in report.outages)]
+    if report.outages.listed:
+        parts += ["", "Out of reach (times are UTC)", *(Text(_short(f"  {one}", 400)) for one in report.outages.lines)]
     if report.moves:
         parts += ["", moves_table(report.moves)]
     if report.failed:
@@ -258,7 +259,7 @@ def moves_table(moves: Sequence[Move]) -> Table:
 
 def breakers_page(views: Sequence[BreakerView], *, show_all: bool = False) -> RenderableType:
     """Return every declared breaker with its state; the closed ones of single keys on request."""
-    hidden = 0 if show_all else sum(view.is_of_closed_key for view in views)
+    hidden, now = 0 if show_all else sum(view.is_of_closed_key for view in views), datetime.now(UTC)
     views = [view for view in views if show_all or not view.is_of_closed_key]
     table = Table(box=None)
     for header in ("breaker", "scope", "state", "failures"):
@@ -271,7 +272,7 @@ def breakers_page(views: Sequence[BreakerView], *, show_all: bool = False) -> Re
             "next probe": state.probe_at,
             "probing until": state.lease and state.lease.until,
         }
-        details = [f"{name} {at:%H:%M:%S}" for name, at in times.items() if at]
+        details = [f"{name} {clock_time(at, now)}" for name, at in times.items() if at]
         table.add_row(
             view.key.name + (f"\n  at {_short(view.key.place, 60)}" if view.key.place else ""),
             view.breaker.scope,

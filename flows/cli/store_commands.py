@@ -14,7 +14,7 @@ from repli.flows.server.dask_cluster import known_server
 from repli.flows.server.prefect_requests import CHECK_ADDRESS, CHECK_SERVE, send_breaker_moves
 from repli.tasks.execution.run_pipeline import store_pipeline, store_versions
 from repli.tasks.fallback import Breaker, Rate, RepliError, UsageError
-from repli.tasks.fallback.breaker import Override
+from repli.tasks.fallback.breaker import Override, short_key
 from repli.tasks.items import clean_text
 from repli.tasks.search import Query, SearchResult
 from repli.tasks.settings import Settings
@@ -136,6 +136,7 @@ def override_breaker(
     if place and declared[rung].scope == "fleet":
         raise UsageError(f"the breaker {rung} has the scope fleet, and no keys; omit @{place[:200]}")
     database.migrate()
+    place = short_key(place) if declared[rung].scope == "key" else place  # as its calls name it
     moves = breakers.override(database, declared[rung], Key(rung, place), override)
     remedy = CHECK_ADDRESS if os.environ.get("PREFECT_API_URL") else CHECK_SERVE
     with known_server(settings):

@@ -12,6 +12,7 @@ from repli.tasks.fallback import AnyChain, StoreError
 from repli.tasks.fallback.chain import breakers_of
 from repli.tasks.settings import Settings
 from repli.tasks.storage import runs
+from repli.tasks.storage.breakers import sweep
 from repli.tasks.storage.clock import shorten_waits
 from repli.tasks.storage.database import Database
 from repli.tasks.storage.retry import claims
@@ -68,6 +69,7 @@ class _Heart:
             runs.beat(self.database, self._run_id, self._progress())
             if time.monotonic() >= self._renew_at:
                 shorten_waits(self.database, self._retry, self._breakers)
+                sweep(self.database, self._breakers)
                 claims.renew(self.database, self._run_id, self._retry.lease_s)
                 self._renew_at = time.monotonic() + self._retry.lease_s / RENEWALS_PER_LEASE
         except StoreError:

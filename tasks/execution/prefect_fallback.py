@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Completed, Failed
 
+from repli.tasks.execution.dask_slots import fleet_slots
 from repli.tasks.execution.shared_breakers import STORE_RETRY_S, BreakerRegistry, process_breakers
 from repli.tasks.execution.stage_task import as_subtask, report_move
 from repli.tasks.fallback import (
@@ -32,6 +33,7 @@ from repli.tasks.fallback import (
     run_chain,
 )
 from repli.tasks.fallback.breaker_client import without_breakers
+from repli.tasks.fallback.keyed_calls import without_slots
 from repli.tasks.pipeline.declaration import refused_in_place
 from repli.tasks.pipeline.rung_functions import own_copy, run_of
 from repli.tasks.pipeline.stage import name_of_function
@@ -97,10 +99,11 @@ def fallback(
             name = name_of_function(decorated.fn, "task")
             for function in fallbacks:
                 _check_parameters(name, function, decorated.fn)
-            rungs = [(decorated.fn, "1"), *fallbacks.items()]
+            by_key, by_any_key = _of_arguments(breaker), _of_arguments(breaker, is_fallback=True)
             chain = Chain(
                 name,
-                *(_rung(name, function, penalty, time_limit_s, breaker) for function, penalty in rungs),
+                _rung(name, decorated.fn, "1", time_limit_s, by_key),
+                *(_rung(name, function, penalty, time_limit_s, by_any_key) for function, penalty in fallbacks.items()),
                 *([Skip(penalty=str(skip))] if skip is not None else []),
             )
         return _with_chain(decorated, chain, breaker is not None, store)
@@ -118,18 +121,27 @@ def _rung(
     if inspect.isgeneratorfunction(plain):
         raise ValueError(f"{stage}.{name} is a generator; return a list, so that an error in it is seen in the rung")
     called = run_of(_spread(function), f"{stage}.{name}", per_item=True, convert=lambda value: value, takes_none=True)
-    return Rung(
-        name, called, penalty=str(penalty), time_limit_s=time_limit_s, per_item=True, breaker=_of_arguments(breaker)
-    )
+    return Rung(name, called, penalty=str(penalty), time_limit_s=time_limit_s, per_item=True, breaker=breaker)
 
 
-def _of_arguments(breaker: Breaker | None) -> Breaker | None:
-    """Return the breaker with a key that is told by the arguments of a call of the task."""
+def _of_arguments(breaker: Breaker | None, *, is_fallback: bool = False) -> Breaker | None:
+    """Return the breaker with a key that is told by the arguments of a call of the task.
+
+    A fallback is called as well where the key cannot be told: that is no reason to give up.
+    """
     if not isinstance(breaker, Breaker) or breaker.scope != "key":
         return breaker
     if breaker.key is None:
         raise ValueError("a task's breaker of scope 'key' needs key=..., a function of what the task takes")
-    return replace(breaker, key=_spread(breaker.key))
+    key = _spread(breaker.key)
+
+    def any_key(arguments: _Call) -> Any:
+        try:
+            return key(arguments)
+        except Exception:  # noqa: BLE001  the error is that of the primary
+            return None
+
+    return replace(breaker, key=any_key if is_fallback else key)
 
 
 def _check_parameters(stage: str, function: Callable[..., Any], primary: Callable[..., Any]) -> None:
@@ -162,7 +174,8 @@ def _with_chain(decorated: Task[..., Any], chain: AnyChain, has_breakers: bool, 
     def run(*args: Any, **kwargs: Any) -> State[StepResult]:
         breakers = _breakers(store, chain) if has_breakers else None
         breaker_of = breakers.of if breakers else without_breakers
-        runtime = process_runtime(may_exit=False, around_fallback=as_subtask, breaker_of=breaker_of)
+        slot_of = fleet_slots().of if breakers else without_slots
+        runtime = process_runtime(may_exit=False, around_fallback=as_subtask, breaker_of=breaker_of, slot_of=slot_of)
         call = ChainInput(str(task_run.get_id() or task_run.get_name()), _Call(args, kwargs))
         [result] = run_chain(chain, [call], None, run_id=str(flow_run.get_id() or NO_FLOW), runtime=runtime)
         for note in breakers.drain_notes() if breakers else ():

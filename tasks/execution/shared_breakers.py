@@ -27,6 +27,7 @@ from repli.tasks.fallback.breaker import (
     Event,
     PermitRequested,
     Verdict,
+    clock_time,
     short_key,
     step,
 )
@@ -364,7 +365,8 @@ def _refusal_message(name: str, state: BreakerState) -> str:
         return f"{name} was not called: its breaker is forced open; undo it with `repli breakers reset {name}`"
     why = f" ({state.why})" if state.why else ""
     since = f", opened at {state.opened_at:%H:%M:%S} UTC" if state.opened_at else ""
-    again = f", next probe at {state.probe_at:%H:%M:%S}" if state.probe_at else ", a probe is in flight"
+    next_at = state.probe_at and clock_time(state.probe_at, state.opened_at or state.probe_at)
+    again = f", next probe at {next_at}" if next_at else ", a probe is in flight"
     return f"{name} was not called: its breaker is open{why}{since}{again}"
 
 

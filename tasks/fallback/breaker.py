@@ -17,6 +17,7 @@ given back, forced states) and interlock-cb (one leased probe for all workers).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -34,6 +35,7 @@ PROBE_SHARE_OF_LEASE = 0.8
 LONGEST_WAIT_S = 24 * 3600.0
 """The longest time that a dependency may ask to be left alone for, in seconds."""
 _MOST_DOUBLINGS = 30
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
 _YEAR_S = 365 * 24 * 3600.0
 
 
@@ -96,8 +98,10 @@ class Breaker:
         scope: `fleet` for a service that all workers share, `host` for a device: each host, and
             each set of devices that a process of it sees, then has its own breaker. `key` for many dependencies of one
             kind, such as the origins of URIs: each key has its own breaker.
-        key: With scope `key`: returns the key of an input. A batch is called group by group, and items whose key is
-            refused cost no call. Without it the rung names the key of each call itself, with ``context.call(key)``.
+        key: With scope `key`: returns the key of an input, within the time limit of the rung. A batch is called group
+            by group, and items whose key is refused cost no call. An item whose key cannot be told goes to the next
+            rung; those whose key is None share one. Without it the rung names the key of each call itself, with
+            ``context.call(key)``.
         at_once: With scope `key`: calls of one key at a time, in all workers together.
         per_second: With scope `key`: calls of one key in a second, in all workers together; None for any number.
         failures: The breaker opens after this many failures within `within_s`. A batch of which nothing was served is
@@ -168,20 +172,44 @@ class Breaker:
         return PROBE_SHARE_OF_LEASE * self.lease_s
 
 
+def key_text(key: object) -> str:
+    """Return what a pipeline names as a key, as breakers are kept by it. What names nothing shares one breaker.
+
+    Example:
+        >>> key_text(7), key_text(None), key_text(" ")
+        ('7', 'None', '(blank)')
+    """
+    return short_key(str(key)) or "(blank)"
+
+
 def short_key(key: str) -> str:
-    """Return the key as breakers are kept by it, on one line.
+    """Return the key as breakers are kept by it and shown: on one line, and without credentials before a host.
 
     Example:
         >>> short_key("https://shop.example")
         'https://shop.example'
+        >>> short_key("https://user:secret@shop.example/v1")
+        'https://***@shop.example/v1'
         >>> len(short_key("a" * 1000))
         255
     """
-    key = " ".join(key.split())
+    key = "".join(one if one.isprintable() else "\ufffd" for one in " ".join(key.split()))  # no store keeps them all
+    key = _CREDENTIALS.sub("***@", key)
     if len(key) <= MAX_KEY_CHARACTERS:
         return key
     digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{key[: MAX_KEY_CHARACTERS - 1 - len(digest)]} {digest}"
+
+
+def clock_time(at: datetime, now: datetime, *, seconds: bool = True) -> str:
+    """Return a time for people, with its date where that is not the day of `now`.
+
+    Example:
+        >>> clock_time(datetime(2026, 11, 28, 3, 12), datetime(2026, 11, 27, 23, 5))
+        '2026-11-28 03:12:00'
+    """
+    date = "" if at.date() == now.date() else f"{at:%Y-%m-%d} "
+    return f"{date}{at:%H:%M:%S}" if seconds else f"{date}{at:%H:%M}"
 
 
 @dataclass(frozen=True, slots=True)

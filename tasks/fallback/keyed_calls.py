@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from repli.tasks.fallback.breaker import Breaker, Verdict, short_key
+from repli.tasks.fallback.breaker import Breaker, Verdict, key_text
 from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
 from repli.tasks.fallback.errors import BreakerOpen, ItemError, NotHere, RungError, StoreError, with_keys
 from repli.tasks.fallback.result import StepError
@@ -45,14 +45,20 @@ def without_slots(name: str, breaker: Breaker, key: str) -> Slot:
 
 @contextmanager
 def waited_for(slot: Slot | None, *, while_waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the slot during the body of the `with` statement. `while_waiting` is called from time to time before."""
-    while slot and not slot.acquire(LOOK_EVERY_S):
+    """Hold the slot during the body of the `with` statement.
+
+    `while_waiting` is called from time to time before, and once the slot is there; what it raises ends the wait.
+    """
+    if slot is None:
+        yield
+        return
+    while not slot.acquire(LOOK_EVERY_S):
         while_waiting()
     try:
+        while_waiting()
         yield
     finally:
-        if slot:
-            slot.release()
+        slot.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +98,7 @@ class KeyedCalls:
         if self.breaker is None:
             yield
             return
-        key = short_key(key)
+        key = key_text(key)
         client = self.breaker_of(self.name, self.breaker, key)
         slot = self.slot_of(self.name, self.breaker, key)
         if refused := client.refusal():

@@ -9,17 +9,26 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeVar
 
-from repli.tasks.fallback.breaker import Breaker, Verdict, short_key
+from repli.tasks.fallback.breaker import Breaker, Verdict, key_text
 from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, NoBreaker, Permit, without_breakers
 from repli.tasks.fallback.chain import AnyChain, AnyRung, Chain, Rung
 from repli.tasks.fallback.conclusion import conclude
 from repli.tasks.fallback.devices import DEFAULT_DEVICE
-from repli.tasks.fallback.errors import BadAnswer, Incompatible, ItemError, NotHere, RungError, Unavailable, message_of
+from repli.tasks.fallback.errors import (
+    BadAnswer,
+    Incompatible,
+    ItemError,
+    NotHere,
+    RungError,
+    TimedOut,
+    Unavailable,
+    message_of,
+)
 from repli.tasks.fallback.faults import Fault, inject
 from repli.tasks.fallback.keyed_calls import KeyedCalls, Slot, SlotOf, waited_for, without_slots
 from repli.tasks.fallback.outcome import Answers, ChainInput, Failed, Outcome, Served
 from repli.tasks.fallback.result import SKIP, Attempt, AttemptOutcome, StepError, StepResult
-from repli.tasks.fallback.splitting import RungResult, RunningCall, WorkingSizes, call_rung
+from repli.tasks.fallback.splitting import OpenedMeanwhile, RungResult, RunningCall, WorkingSizes, call_rung
 from repli.tasks.fallback.status import Status
 
 I = TypeVar("I")  # noqa: E741  as in chain.py
@@ -331,7 +340,7 @@ def _run_keys(
     if breaker.key is None:
         return run(inputs, context, breaker=runtime.breaker_of(name, breaker), let_go=let_go)
     result: RungResult[V] = RungResult()
-    waiting = _by_key(breaker, name, inputs, result)
+    waiting = _by_key(breaker, rung, name, inputs, result, runtime.call_within)
 
     def let_go_of_all(answered: RungResult[V], of_key: Sequence[ChainInput[Any]]) -> set[str]:
         others = [item for group in waiting.values() for item in group]
@@ -350,19 +359,40 @@ def _run_keys(
 
 
 def _by_key(
-    breaker: Breaker, name: str, inputs: Iterable[ChainInput[I]], result: RungResult[Any]
+    breaker: Breaker,
+    rung: AnyRung,
+    name: str,
+    inputs: Sequence[ChainInput[I]],
+    result: RungResult[Any],
+    call_within: CallWithin,
 ) -> dict[str, list[ChainInput[I]]]:
-    """Return the inputs by their keys. An input whose key cannot be told fails, in `result`."""
+    """Return the inputs by their keys. An input whose key cannot be told, or takes too long, fails, in `result`."""
+    keys: dict[str, str | ItemError] = {}
+
+    def tell() -> None:
+        for item in inputs:
+            keys[item.item_id] = _key_of(breaker, name, item.input)
+
+    try:
+        call_within(tell, rung.time_limit_s, f"{name}: its breaker's key", while_waiting=lambda: None)
+    except TimedOut as error:
+        late = ItemError(message_of(error))
+        keys = {item.item_id: keys.get(item.item_id, late) for item in inputs}
     groups: dict[str, list[ChainInput[I]]] = {}
     for item in inputs:
-        try:
-            key = breaker.key(item.input) if breaker.key else ""
-        except Exception as error:  # noqa: BLE001  a function of the pipeline, called with input that it may not expect
-            why = ItemError(f"{name}: its breaker's key cannot be told ({StepError.of(error).line})")
-            result.outcomes[item.item_id], result.seconds[item.item_id] = Failed.because(why), 0.0
+        key = keys[item.item_id]
+        if isinstance(key, str):
+            groups.setdefault(key, []).append(item)
         else:
-            groups.setdefault(short_key(str(key)), []).append(item)
+            result.outcomes[item.item_id], result.seconds[item.item_id] = Failed.because(key), 0.0
     return groups
+
+
+def _key_of(breaker: Breaker, name: str, value: Any) -> str | ItemError:
+    try:
+        return key_text(breaker.key(value) if breaker.key else "")
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  a function of the pipeline's
+        return ItemError(f"{name}: its breaker's key cannot be told ({StepError.of(error).line})")
 
 
 def _with_key(result: RungResult[V], key: str) -> RungResult[V]:
@@ -418,7 +448,13 @@ def _run_rung(
     ) -> Sequence[Outcome[V]]:
         limit_s = rung.probe_limit_s if permit.is_probe else rung.time_limit_s
         faulty = partial(inject(faults, partial(call, answers={} if faults else running.answers)), inputs)
-        with waited_for(slot, while_waiting=running.look):
+
+        def look() -> None:
+            running.look()
+            if not permit.is_probe and (why := breaker.refusal()):
+                raise OpenedMeanwhile(why)
+
+        with waited_for(slot, while_waiting=look):
             outcomes: Sequence[Outcome[V]] = runtime.call_within(faulty, limit_s, name, while_waiting=running.look)
         return outcomes
 

@@ -84,6 +84,10 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Its multiples, modulo 1, are spread evenly, however many they are. They place the single items of a rung in doubt."""
 
 
+class OpenedMeanwhile(BreakerOpen):
+    """The breaker has opened while an allowed call waited for its turn: the rung was not called."""
+
+
 class WorkingSizes:
     """The number of items that a call of each rung may carry in this process, learnt from running out of memory.
 
@@ -395,6 +399,11 @@ def call_rung(
         try:
             with noting(note):
                 outcomes = call(chunk, permit, running)
+        except OpenedMeanwhile as error:
+            calls.waiting.appendleft(chunk)
+            batch.record(permit, Verdict.INCONCLUSIVE)
+            calls.refuse(BreakerOpen(str(error)))
+            break
         except StoreError:  # no rung can do without the store: the stage fails, and runs again
             batch.cancel(permit)
             raise

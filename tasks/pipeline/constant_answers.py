@@ -1,4 +1,4 @@
-"""Find a rung that ignores its input: one answer for every item of a large mixed batch."""
+"""Find a rung that ignores its input: one answer for every item of a mixed batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from repli.tasks.items import Embedding, Label
 from repli.tasks.json_values import fingerprint
 
 LARGE_BATCH = 32
-"""Answers to inputs that all differ from which on one answer for all of them is suspect."""
+"""Answers to inputs that all differ from which on one answer for all of them is suspect. Two vectors are where the
+rung can be asked for one of another input: few texts have the same, but many pictures the same label."""
 _ROUNDING = 1e-6  # how far the numbers of one vector may be apart from one place in a batch to another
 
 
@@ -34,12 +35,13 @@ def check_not_constant(
         unrelated_input: see `Comparison`.
     """
     served = [(given, one) for given, one in zip(inputs, outcomes, strict=True) if isinstance(one, Served)]
-    if len(served) < LARGE_BATCH or any(isinstance(one, Failed) and one.is_declined for one in outcomes):
+    if not served or any(isinstance(one, Failed) and one.is_declined for one in outcomes):
         return
     first = served[0][1]
-    if not all(_is_same(first, one) for _, one in served[1:]):
+    fewest = 2 if unrelated_input and isinstance(first.value, Embedding) else LARGE_BATCH
+    if len(served) < fewest or not all(_is_same(first, one) for _, one in served[1:]):
         return
-    if len({fingerprint(given) for given, _ in served}) < LARGE_BATCH:
+    if len({fingerprint(given) for given, _ in served}) < fewest:
         return
     if unrelated_input:
         other = answer(unrelated_input(served[0][0], context))

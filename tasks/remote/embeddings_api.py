@@ -9,6 +9,7 @@ Source: OpenAI, "Create embeddings", https://platform.openai.com/docs/api-refere
 from __future__ import annotations
 
 import json
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from repli.tasks.items import clean_text
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import MIB, TEXT_MODEL, TEXT_MODEL_KEY, TEXT_MODEL_TIME_LIMIT_S, TextApi
 from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
-from repli.tasks.sources.web import TransientError, retry_after_s
+from repli.tasks.sources.web import TransientError, may_pass, retry_after_s
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,11 +39,21 @@ MAX_ANSWER_BYTES = 64 * MIB
 MAX_SHOWN_CHARACTERS = 200
 
 _REFUSED_TEXT = frozenset({400, 413, 422})
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_INTERNAL = frozenset({424, 500})
+"""Statuses of a model that failed, which one of the texts may have caused. TEI answers 424."""
+_TOO_LONG = re.compile(
+    r"\b(inputs?|prompt|texts?|tokens?|context|sequence)\b.*\b(too (large|long|big|many)|exceeds?|maximum)\b",
+    re.IGNORECASE,
+)
+"""How servers on llama.cpp say with status 500 that a text is too long."""
 
 
 class TextRefused(ItemError):
     """The API refuses one of the texts of a request, such as one with more tokens than its model reads."""
+
+
+class InternalError(TransientError):
+    """The model behind the API failed, which may pass, or be because of one of the texts of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +109,7 @@ class EmbeddingsApi:
 
         Raises:
             TextRefused: the API refuses one of the texts.
-            TransientError: the API failed, which may pass.
+            TransientError: the API failed, which may pass; `InternalError` where a text may have been the cause.
             Unavailable: the API refuses the key, does not know the model, or is at another address.
             TimedOut: there was no answer within the time limit.
             BadAnswer: the answer is none that can be used.
@@ -109,7 +120,7 @@ class EmbeddingsApi:
             try:
                 return self._checked(self._post(body, deadline), len(texts))
             except TransientError as error:
-                wait_s = error.retry_after_s or FIRST_WAIT_S * 2**attempt
+                wait_s = error.retry_after_s or max(error.pause_s, FIRST_WAIT_S * 2**attempt)
                 is_last = attempt == MAX_ATTEMPTS - 1 or time.monotonic() + wait_s >= deadline
                 if is_last or not may_try_again():
                     raise
@@ -159,7 +170,8 @@ class EmbeddingsApi:
         try:
             vectors = _vectors(document, texts)
         except ValueError as error:
-            raise BadAnswer(f"{self._named} answered {error}") from None
+            said = self._shown(_message(body))
+            raise BadAnswer(f"{self._named} answered {error}{f' ({said})' if said else ''}") from None
         dimensions = next(len(vector) for vector in vectors if vector is not None)
         return Answer(vectors=vectors, dimensions=dimensions, tokens=_tokens(document))
 
@@ -167,11 +179,12 @@ class EmbeddingsApi:
         status = response.status_code
         why = self._shown(_message(body)) or httpx.codes.get_reason_phrase(status)
         said = f"{self._named} answered {status} ({why})"
-        if status in _REFUSED_TEXT:
+        if status in _REFUSED_TEXT or (status in _INTERNAL and _TOO_LONG.search(why)):
             return TextRefused(said)
-        if status in _TRANSIENT:
-            asked_s = retry_after_s(response.headers.get("retry-after", ""))
-            return TransientError(f"{said}; try later", retry_after_s=asked_s)
+        if status in _INTERNAL or may_pass(status):
+            asked_s = retry_after_s(response.headers)
+            kind = InternalError if status in _INTERNAL and not asked_s else TransientError
+            return kind(f"{said}; try later", retry_after_s=asked_s).pausing(status)
         if status in (401, 403):
             return Unavailable(f"{said}; set {TEXT_MODEL_KEY} to a key that it takes")
         if response.has_redirect_location:
@@ -225,11 +238,12 @@ def _vectors(document: Any, texts: int) -> list[npt.NDArray[np.float32] | None]:
         raise ValueError("JSON without a list `data`")
     if len(entries) != texts:
         raise ValueError(f"{len(entries)} vectors for {texts} texts")
-    order = [entry.get("index", position) for position, entry in enumerate(entries)]
+    indexes = [entry.get("index") for entry in entries]
+    order = [position if index is None else index for position, index in enumerate(indexes)]
     if not all(isinstance(index, int) for index in order) or sorted(order) != list(range(texts)):
         raise ValueError("vectors whose `index` is not that of a text each")
     listed = [entry.get("embedding") for _, entry in sorted(zip(order, entries, strict=True), key=lambda pair: pair[0])]
-    if not all(isinstance(vector, list) and vector for vector in listed):
+    if not all(isinstance(vector, list) and vector and not any(one is True for one in vector) for vector in listed):
         raise ValueError("vectors that are no lists of numbers")
     if len(lengths := {len(vector) for vector in listed}) > 1:
         raise ValueError(f"vectors of {min(lengths)} and of {max(lengths)} numbers")
@@ -261,8 +275,8 @@ def _message(body: bytes) -> str:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return "" if text.lstrip().startswith("<") else text
-    error = (
-        document.get("error", document.get("message", document.get("detail"))) if isinstance(document, dict) else None
-    )
-    said = error.get("message") if isinstance(error, dict) else error
-    return said if isinstance(said, str) else ""
+    if not isinstance(document, dict):
+        return ""
+    error = document.get("error", document.get("message", document.get("detail")))
+    said = error.get("message", error) if isinstance(error, dict) else error
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from repli.tasks.fallback import Declined, RungError
+from repli.tasks.fallback import Declined, ItemError, RungError
 from repli.tasks.fallback.errors import BadAnswer
 from repli.tasks.fallback.keyed_calls import KeyedCalls
-from repli.tasks.remote.embeddings_api import Answer, TextRefused, connect
+from repli.tasks.remote.embeddings_api import Answer, InternalError, TextRefused, connect
 from repli.tasks.settings import TextApi
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ REQUESTS_AT_ONCE = 4
 """Of one batch. How many a whole fleet sends at once is the breaker's setting."""
 PROBE = "a"
 """A text that every model reads."""
+
+
+class _Suspected(ItemError):
+    """The model failed, perhaps on one of the texts of the request: what it answers for `PROBE` decides."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,8 +105,9 @@ class TextVectors:
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32] | RungError]:
         """Return a unit vector for each text, or why there is none.
 
-        A request that is refused for one of its texts is sent again in halves, until that text is alone: it is
-        `Declined`, and the others are served. Where no text at all is accepted, that is the API's failure.
+        A request that is refused for one of its texts, or breaks the model, is sent again in halves, until that text is
+        alone: it is `Declined` where the API refuses it, an `ItemError` where the model breaks, and the others are
+        served. Where no text at all is accepted, that is the API's failure.
         """
         requests = list(_split(texts))
         if len(requests) < 2:
@@ -110,50 +115,69 @@ class TextVectors:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="embeddings") as pool:
             return [answer for answers in pool.map(self._embed, requests) for answer in answers]
 
-    def _embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32] | RungError]:
+    def _embed(self, texts: Sequence[str], *, tries: bool = True) -> list[npt.NDArray[np.float32] | RungError]:
         if len(texts) == 1 and len(texts[0]) > CHARACTERS_PER_REQUEST:
             return [Declined(f"the text has more than {CHARACTERS_PER_REQUEST} characters, which no model reads whole")]
         try:
-            answer = self._request(texts)
-        except TextRefused as error:
+            answer = self._request(texts, tries=tries)
+        except (TextRefused, _Suspected) as error:
             return self._divide(texts, error)
         except RungError as error:
             return [error] * len(texts)
         bad = BadAnswer(f"{self._api.model} answered a vector that is zero, infinite or not a number")
         return [bad if vector is None else vector for vector in answer.vectors]
 
-    def _divide(self, texts: Sequence[str], error: TextRefused) -> list[npt.NDArray[np.float32] | RungError]:
-        """Return the answers of texts of which the API refuses one, if it accepts any text."""
+    def _divide(
+        self, texts: Sequence[str], error: TextRefused | _Suspected
+    ) -> list[npt.NDArray[np.float32] | RungError]:
+        """Return the answers of texts of which one is refused or breaks the model, if the API accepts any text."""
+        is_refused = isinstance(error, TextRefused)
         try:
-            self._check_accepts_texts()
+            self._check_accepts_texts(again=not is_refused)
         except RungError as why:
             return [why] * len(texts)
         if len(texts) == 1:
-            return [Declined(f"the text is refused: {error}")]
+            return [
+                Declined(f"the text is refused: {error}")
+                if is_refused
+                else ItemError(f"the model fails on this text: {error}")
+            ]
         middle = len(texts) // 2
-        return [*self._embed(texts[:middle]), *self._embed(texts[middle:])]
+        parts = (texts[:middle], texts[middle:])
+        return [answer for part in parts for answer in self._embed(part, tries=is_refused)]
 
-    def _check_accepts_texts(self) -> None:
-        """Raise what the API says of a text that is short, unless it has answered for another one."""
+    def _check_accepts_texts(self, *, again: bool) -> None:
+        """Raise what the API says of a text that is short, unless it has answered for another one and `again` is off.
+
+        An API that is down fails here, with one request: its breaker counts it.
+        """
         with self._probing:
-            if not self._has_answered:
-                self._request([PROBE])
+            if again or not self._has_answered:
+                self._request([PROBE], tries=not again)
 
-    def _request(self, texts: Sequence[str]) -> Answer:
+    def _request(self, texts: Sequence[str], *, tries: bool = True) -> Answer:
         """Return the answer for some texts. That the API refuses even `PROBE` is its own failure.
+
+        Args:
+            tries: whether a transient failure is tried again.
 
         Raises:
             TextRefused: it refuses one of the texts.
+            _Suspected: the model failed, perhaps on one of the texts.
             RungError: it failed, or its breaker refuses the call.
         """
         key = self._api.url
         with self._call(key):
             try:
-                answer = connect(self._api).embed(texts, may_try_again=lambda: not self._call.is_refused(key))
+                answer = connect(self._api).embed(texts, may_try_again=lambda: tries and not self._call.is_refused(key))
             except TextRefused as error:
                 if texts == [PROBE]:
                     raise BadAnswer(f"it refuses every text: {error}") from error
                 raise
+            except InternalError as error:
+                if texts == [PROBE]:
+                    raise
+                raise _Suspected(str(error)) from error
             with self._counting:
                 self.usage.add(answer)
             self._dimensions.check(answer)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from repli.tasks.fallback import Breaker, Position
-from repli.tasks.fallback.breaker import BreakerState
+from repli.tasks.fallback.breaker import BreakerState, clock_time
 from repli.tasks.storage import breakers, counts
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
@@ -59,14 +59,29 @@ class KeyOutage:
         return f"next try {self._time(self.state.probe_at)}" if self.state.probe_at else "a try is under way"
 
     def _time(self, at: datetime) -> str:
-        return f"{at:%H:%M}" if at.date() == self.now.date() else f"{at:%Y-%m-%d %H:%M}"
+        return clock_time(at, self.now, seconds=False)
 
 
-def key_outages(database: Database, run_id: str) -> Sequence[KeyOutage]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outages:
+    """The keys that items of a run wait for: those of most items, and how many there are besides."""
+
+    listed: Sequence[KeyOutage] = ()
+    others: int = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """Return a line for each listed key, and one that counts the others."""
+        others = f"and {self.others:,} other key{'' if self.others == 1 else 's'}; see `repli breakers`"
+        return [*map(str, self.listed), *([others] if self.others else [])]
+
+
+def key_outages(database: Database, run_id: str) -> Outages:
     """Return the keys that results of a run's items wait for, those of most items first."""
-    waiting = counts.waits(database, run_id).most_common(MAX_LISTED_KEYS)
+    waiting = counts.waits(database, run_id).most_common()
     if not waiting:
-        return []
-    keys = {Key(*breaker.split("@", 1)): count for breaker, count in waiting}
+        return Outages()
+    keys = {Key(*breaker.split("@", 1)): count for breaker, count in waiting[:MAX_LISTED_KEYS]}
     states, now = breakers.read(database, Breaker(scope="key"), list(keys))
-    return [KeyOutage(key=key, items=count, state=states[key], now=now) for key, count in keys.items()]
+    listed = [KeyOutage(key=key, items=count, state=states[key], now=now) for key, count in keys.items()]
+    return Outages(listed=listed, others=len(waiting) - len(listed))

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from repli.tasks.fallback import AnyChain, Status
-from repli.tasks.reporting.key_outages import KeyOutage, key_outages
+from repli.tasks.reporting.key_outages import Outages, key_outages
 from repli.tasks.reporting.markdown import cell, moves_table, table, usage_section
 from repli.tasks.storage import breakers, counts, usage
 from repli.tasks.storage.breakers import Move
@@ -43,7 +43,7 @@ class Report:
     lowest: Sequence[FlaggedItem]
     failed: Sequence[FlaggedItem]
     moves: Sequence[Move]
-    outages: Sequence[KeyOutage]
+    outages: Outages
     queue: QueueTally
     usage: Sequence[ApiUsage] = ()
 
@@ -89,7 +89,8 @@ class Report:
             "seconds": round(self.seconds, 3),
             "duplicates": self.run.duplicates,
             "emulated": self.is_emulated,
-            "outages": [outage.as_json() for outage in self.outages],
+            "outages": [outage.as_json() for outage in self.outages.listed],
+            "other_outages": self.outages.others,
             "usage": [used.as_json() for used in self.usage],
             "notes": list(self.run.notes or ()),
         }
@@ -144,8 +145,8 @@ def markdown(report: Report, chains: Iterable[AnyChain]) -> str:
         sections.append(usage_section(report.usage))
     if report.run.notes:
         sections.append("## Notes\n\n" + "\n".join(f"- {cell(note)}" for note in report.run.notes))
-    if report.outages:
-        outages = "\n".join(f"- {cell(str(outage))}" for outage in report.outages)
+    if report.outages.listed:
+        outages = "\n".join(f"- {cell(line)}" for line in report.outages.lines)
         sections.append(f"## Out of reach\n\n{outages}\n\nTimes are UTC.")
     if report.moves:
         sections.append("## Breakers that moved\n\n" + moves_table(report.moves))

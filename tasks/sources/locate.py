@@ -48,7 +48,9 @@ _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CHAINED = re.compile(r"(?:[a-z][a-z0-9+.-]*::)+[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[^,;\s]+)*),", re.IGNORECASE)
 _CHARSET = re.compile(r";charset=([^;]+)", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
+# Before the last @ of the host. A / ? or # in a password ends the host for a reader of the address: NAME: is then
+# followed by no port, and all before the last @ is taken for the password.
+_PASSWORD = re.compile(r"(?<=://)(?:[^/?#]*@|[^/?#@:\[]*:(?![0-9]*(?:[/?#]|\Z))\S*@)")
 _DOCUMENT_SUFFIX = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)$", re.IGNORECASE)
 _SUFFIX_AND_QUERY = re.compile(r"\.(html?|xhtml|pdf|txt|md|xml)[?#]\S*$", re.IGNORECASE)
 _FILE_SUFFIX = re.compile(

@@ -8,15 +8,18 @@ ignored, because a proxy would resolve the name again.
 
 from __future__ import annotations
 
+import math
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Self
 
 import httpcore
 import httpx
@@ -29,6 +32,7 @@ from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.limited_pool import restart_limit
 from repli.tasks.runtime.time_limit import TimeLimiter
 from repli.tasks.settings import FetchLimits
+from repli.tasks.sources.content_coding import CODINGS, DamagedBody, decoded
 from repli.tasks.sources.deadline import DeadlineStream, remaining_s, ssl_context
 from repli.tasks.sources.locate import WEB_SCHEMES, Content, Place, check_size, hide_password, timeout_error
 
@@ -36,6 +40,9 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 2.0
+"""The longest time between two tries. A server that asks for more is left alone: its breaker opens."""
+MAX_DRAINED_BYTES, DRAIN_LIMIT_S = 64 * 1024, 1.0
+"""What is read of the page that comes with a redirect or an error: its connection can be used again then."""
 SLOT_LIMIT_S = 1500.0
 """Seconds after which a read that waits for a slot of its origin is cut off."""
 GRACE_S = 2.0
@@ -45,16 +52,28 @@ _HEADERS = {"User-Agent": "repli", "Accept": "*/*", "Accept-Encoding": "gzip, de
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _6TO4_RELAYS = IPv4Network("192.88.99.0/24")  # RFC 7526 took it out of use; ipaddress calls it global
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how a network without IPv4 writes an IPv4 address
-_RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-# At most one known coding: a chain of codings can expand a few kilobytes to terabytes.
-_ALLOWED_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
-_SECONDS = re.compile(r"[0-9]{1,9}")
+_WHOLE_STATUSES = frozenset({200, 201, 203})
+"""The others that are no errors have no content, a part of it, or a page that says that it is not ready."""
+_ASKED_TO_WAIT = {"retry-after": 1.0, "retry-after-ms": 0.001}
+"""Headers, and the seconds in one of their units. OpenAI and Azure send the second, which is more exact."""
+_LONGEST_ASKED_S = 1e9
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class TransientError(Unavailable):
-    """A failure of the origin, not of the item, that may pass: a retry can succeed. The origin's breaker counts it."""
+    """A failure of the origin, not of the item, that may pass: a retry can succeed. The origin's breaker counts it.
+
+    `pause_s` is the shortest time to the next try: servers that answer 429 mostly count requests by the second.
+    """
+
+    pause_s: float = 0.0
+
+    def pausing(self, status: int) -> Self:
+        """Note the status that the origin answered, and return the error."""
+        self.pause_s = 1.0 if status == 429 else 0.0
+        return self
 
 
 class FurtherTries:
@@ -138,9 +157,9 @@ class Web:
     def read(self, place: Place) -> Content:
         """Return the body at `place`, with the media type that the server declares.
 
-        Transient failures (no connection, 429, 5xx) are retried with jitter, up to `MAX_ATTEMPTS` requests within the
-        time limit, by one request of an origin at a time, until its breaker is open. The time that a request waits for
-        a slot of its origin does not count.
+        Transient failures (no connection, 429, 5xx) are retried with jitter, or after the time that the server asks for
+        if that is short, up to `MAX_ATTEMPTS` requests within the time limit, by one request of an origin at a time,
+        until its breaker is open. The time that a request waits for a slot of its origin does not count.
 
         Raises:
             ItemError: Reading failed; the message names the URI without its password, and the next step.
@@ -154,8 +173,6 @@ class Web:
             raise InvalidItem(f"{shown} is not a URL ({error}); correct it in the manifest") from error
         except TimedOut as error:
             raise with_keys(timeout_error(shown, self._limits), keys_of(error)) from error
-        except httpx.DecodingError as error:
-            raise ItemError(f"{shown} sent a body that cannot be decoded ({error}); report it to the site") from error
 
     def _follow_redirects(self, declared: str, url: httpx.URL) -> Content:
         seen: list[httpx.URL] = []
@@ -190,13 +207,17 @@ class Web:
     def _try(self, url: httpx.URL, origin: str, deadline: float) -> Content | httpx.URL:
         """Request `url`, and again after a transient error, unless other requests of its origin just failed."""
         with self._further_tries.of(origin, deadline) as is_allowed:
+
+            def may_try_again(error: Exception) -> bool | float:
+                """Return whether there is another try; the seconds to wait where the server asks for some."""
+                if not isinstance(error, TransientError):
+                    return False
+                asked_s = error.retry_after_s or error.pause_s
+                is_soon = asked_s <= MAX_WAIT_S and time.monotonic() + asked_s < deadline
+                return (is_soon and is_allowed() and not self._call.is_refused(origin)) and (asked_s or True)
+
             tries = stamina.retry_context(
-                on=lambda error: (
-                    isinstance(error, TransientError)
-                    and not error.retry_after_s
-                    and is_allowed()
-                    and not self._call.is_refused(origin)
-                ),
+                on=may_try_again,
                 attempts=MAX_ATTEMPTS,
                 timeout=max(0.001, deadline - time.monotonic()),
                 wait_initial=0.1,
@@ -214,7 +235,7 @@ class Web:
         except httpcore.TimeoutException as error:
             raise TimedOut(f"{origin_of(url)} did not answer within {self._limits.time_limit_s:g} s") from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise TransientError(f"it did not answer ({_reason(error)}); check that the server is up") from error
+            raise TransientError(_no_answer(error)) from error
 
     def _request(self, url: httpx.URL, deadline: float) -> Content | httpx.URL:
         """Request `url` once. Return its body, or the URL that it redirects to."""
@@ -226,23 +247,31 @@ class Web:
         timeouts = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline)}
         with self._pool.stream("GET", target, headers=request.headers.raw, extensions=timeouts) as answer:
             response = httpx.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
+            if not response.is_success:
+                timeouts["timeout"]["read"] = min(deadline, time.monotonic() + DRAIN_LIMIT_S)
+                _drain(response)
             if response.status_code in _REDIRECT_STATUSES and "location" in response.headers:
                 return _join_location(url, response.headers["location"])
-            if response.status_code in _RETRYABLE_STATUSES:
-                asked_s = retry_after_s(response.headers.get("retry-after", ""))
-                raise TransientError(
-                    f"it answered {_status(response)}{_asked(asked_s)}; try later", retry_after_s=asked_s
-                )
+            if may_pass(response.status_code):
+                asked_s = retry_after_s(response.headers)
+                said = f"it answered {_status(response)}{_asked(asked_s)}; try later"
+                raise TransientError(said, retry_after_s=asked_s).pausing(response.status_code)
             if not response.is_success:
                 raise ItemError(f"it answered {_status(response)}; correct it or check its access rights")
-            if response.headers.get("content-encoding", "").strip().lower() not in _ALLOWED_CODINGS:
+            if response.status_code not in _WHOLE_STATUSES:
+                raise ItemError(f"it answered {_status(response)}, which is not its whole content; try later")
+            coding = response.headers.get("content-encoding", "").strip().lower()
+            if coding not in CODINGS:
                 raise ItemError("it is sent in a content coding that was not requested; report it to the site")
             length = response.headers.get("content-length", "")
             check_size(int(length) if _CONTENT_LENGTH.fullmatch(length) else 0, "the body", self._limits)
             body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                check_size(len(body), "the body", self._limits)
+            try:
+                for piece in decoded(response.iter_raw(), coding):
+                    body += piece
+                    check_size(len(body), "the body", self._limits)
+            except DamagedBody as error:
+                raise ItemError(f"it sent a body that cannot be decoded: {error}; report it to the site") from error
             media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             return Content(bytes(body), media_type or None, response.charset_encoding)
 
@@ -257,16 +286,35 @@ def origin_of(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
-def retry_after_s(header: str) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks for, which has seconds or a date; None where it is neither.
+def may_pass(status: int) -> bool:
+    """Return whether a status is a failure of the server that a later request may not meet.
+
+    501 and 505 are its answer to each request of that kind.
+    """
+    return status in {408, 425, 429} or (500 <= status < 600 and status not in {501, 505})
+
+
+def retry_after_s(headers: httpx.Headers) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for, in seconds or by a date; None where it says nothing of it.
+
+    Where it is there more than once, the longest time counts. Fractions of a second are no standard, and are sent.
 
     Source: RFC 9110, 10.2.3.
+
+    Example:
+        >>> retry_after_s(httpx.Headers({"Retry-After": "120"}))
+        120.0
     """
-    if _SECONDS.fullmatch(header.strip()):
-        return float(header)
+    asked = [_seconds(value.strip(), unit) for name, unit in _ASKED_TO_WAIT.items() for value in headers.get_list(name)]
+    return max((seconds for seconds in asked if seconds is not None), default=None)
+
+
+def _seconds(value: str, unit: float) -> float | None:
+    if _NUMBER.fullmatch(value):
+        return min(float(value) * unit, _LONGEST_ASKED_S)
     try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
+        at = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
@@ -275,8 +323,8 @@ def retry_after_s(header: str) -> float | None:
 def _asked(asked_s: float | None) -> str:
     if not asked_s:
         return ""
-    kept = f", of which {LONGEST_WAIT_S:g} s are kept" if asked_s > LONGEST_WAIT_S else ""
-    return f", and asked to wait for {asked_s:.0f} s{kept}"
+    kept = f", of which {LONGEST_WAIT_S:.0f} s are kept" if asked_s > LONGEST_WAIT_S else ""
+    return f", and asked to wait for {math.ceil(asked_s)} s{kept}"
 
 
 def resolve_addresses(host: str, port: int) -> Sequence[str]:
@@ -332,11 +380,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
     def _resolve_allowed(self, host: str, port: int, limit_s: float) -> Sequence[str]:
         try:  # the system's resolver knows no limit
             addresses = self._within(lambda: self._resolve(host, port), limit_s, f"the resolver, asked for {host},")
-        except socket.gaierror as error:
-            kind = TransientError if error.errno == socket.EAI_AGAIN else ItemError
-            raise kind(f"the name {host} has no address ({error.strerror}); correct it or check the network") from error
+        except socket.gaierror as error:  # also where this machine is off the network
+            why = f"the name {host} has no address ({error.strerror}); correct it or check the network"
+            raise TransientError(why) from error
         except OSError as error:
-            raise ItemError(f"the name {host} cannot be resolved ({error}); check the network") from error
+            raise TransientError(f"the name {host} cannot be resolved ({error}); check the network") from error
         except UnicodeError as error:
             raise InvalidItem(f"{host} is not a valid host name ({error}); correct it") from error
         if self._limits.allow_private_addresses:
@@ -361,5 +409,18 @@ def _status(response: httpx.Response) -> str:
     return f"{response.status_code} {response.reason_phrase}".strip()
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _drain(response: httpx.Response) -> None:
+    """Read a short page to its end. One that is long, slow or broken is left, and its connection is closed."""
+    with suppress(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        size = 0
+        for chunk in response.iter_raw():
+            size += len(chunk)
+            if size > MAX_DRAINED_BYTES:
+                return
+
+
+def _no_answer(error: Exception) -> str:
+    if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        why = error.__context__.verify_message
+        return f"its certificate is not to be trusted ({why}); check its host and scheme, or report it to the site"
+    return f"it did not answer ({str(error) or type(error).__name__}); check that the server is up"

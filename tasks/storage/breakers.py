@@ -209,8 +209,13 @@ def views(database: Database, declared: Mapping[str, Breaker], *, clock: Clock =
             keys = sorted(Key(*row) for row in rows if row.name == name) or [Key(name)]
             for key, (state, _) in _load(connection, breaker, None if len(keys) > 1 else keys, now, name=name).items():
                 is_removed = breaker.scope != "fleet" and key.place == FLEET and not state.position.is_forced
-                if not (is_removed and len(keys) > 1):  # a removed override of all hosts has no effect any more
-                    found.append(BreakerView(key=key, breaker=breaker, state=state))
+                if is_removed and len(keys) > 1:  # a removed override of all hosts has no effect any more
+                    continue
+                view = BreakerView(key=key, breaker=breaker, state=state)
+                if not (view.is_of_closed_key and state.is_blank):  # it has not failed lately, and will be swept
+                    found.append(view)
+            if not any(view.key.name == name for view in found):
+                found.append(BreakerView(key=Key(name), breaker=breaker, state=BreakerState()))
     return sorted(found, key=lambda view: view.is_closed)
 
 
@@ -338,6 +343,17 @@ def _swap(
         return connection.execute(written).first() is not None
     swapped = sa.update(breakers).where(_of(breakers, key), breakers.c.version == version).values(**values)
     return connection.execute(swapped).rowcount == 1
+
+
+@retried
+def sweep(database: Database, declared: Mapping[str, Breaker], *, clock: Clock = database_time) -> None:
+    """Remove the breakers that are closed, and whose failures have all left the window; without one, write nothing."""
+    with database.read() as connection:
+        is_closed = breakers.c.position == Position.CLOSED.value
+        closed = set(connection.scalars(sa.select(breakers.c.name).where(is_closed).distinct()))
+    for name in closed & declared.keys():
+        with database.write() as connection:
+            _sweep(connection, declared[name], name, clock(connection))
 
 
 def _sweep(connection: sa.Connection, breaker: Breaker, name: str, now: datetime) -> None:

@@ -45,6 +45,11 @@ class Columns:
         """Return whether an item may have a document, a text or an image."""
         return any(name in self.by_field for name in CONTENTS)
 
+    def with_later_keys(self) -> Columns:
+        """Return the columns with those of a document, text or image that only a later record may have, by its name."""
+        free = [name for name in CONTENTS if name not in self.by_field and name not in self.by_field.values()]
+        return Columns(by_field={**self.by_field, **{name: name for name in free}})
+
 
 def choose_columns(present: Sequence[str], options: ManifestOptions, shown: str) -> Columns:
     """Return the column of each field: the one that the options name, else the one of its own name.

@@ -80,6 +80,8 @@ def open_manifest(source: Path, options: ManifestOptions = ManifestOptions()) ->
     columns = choose_columns(present, options, shown) if present else Columns(by_field={})
     if present:
         notes = [*notes, *explain_contents(columns, present, shown)]
+    if _openers[suffix] is _open_jsonl:  # whose first records may lack what later ones have
+        columns = columns.with_later_keys()
     folder = Path(options.folder or (source if source.is_dir() else source.parent)).absolute()
     reader = RecordReader(source=source, columns=columns, folder=folder)
     return Manifest(source=source, notes=tuple(notes), _reader=reader, _records=records)

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -306,6 +307,10 @@ class TestInAFlow:
         assert (outline(result), calls) == (("degraded", "chat", "slow", Decimal("0.8")), ["cat", "cat"])
 
 
+def store_in(folder: Path) -> str:
+    return f"sqlite:///{folder / 'breakers.db'}"
+
+
 @pytest.mark.usefixtures("server")
 class TestAnswers:
     """What the functions return or raise."""
@@ -510,6 +515,41 @@ class TestBreaker:
         rungs = [service("cat", account=account).rung for account in ("down", "down", "up", "down", "up")]
         assert rungs == ["dictionary", "dictionary", "service", "dictionary", "service"]
         assert calls == ["down", "up", "up"]
+
+    def test_its_calls_at_once_are_bounded(self, server: dict[str, str], tmp_path: Path) -> None:
+        """In all tasks of the process together, as in a pipeline."""
+        running, most = [], []
+
+        @repli.fallback(
+            {}, time_limit_s=30, breaker=repli.Breaker(scope="key", key=str.upper, at_once=2), store=store_in(tmp_path)
+        )
+        def service(name: str) -> str:
+            running.append(name)
+            most.append(len(running))
+            time.sleep(0.2)
+            running.remove(name)
+            return "le chat"
+
+        @flow
+        def nightly() -> list[StepResult]:
+            return service.map(["cat"] * 6).result()
+
+        assert {result.rung for result in nightly()} == {"service"}
+        assert max(most) == 2
+
+    def test_a_fallback_needs_no_key(self, server: dict[str, str], tmp_path: Path) -> None:
+        """That the key of a call cannot be told is an error of the primary alone."""
+
+        def dictionary(name: str) -> str:
+            return "chat"
+
+        by_prefix = repli.Breaker(scope="key", key=lambda name: name.split(":")[1])
+
+        @repli.fallback({dictionary: "0.8"}, skip="0.7", time_limit_s=30, breaker=by_prefix, store=store_in(tmp_path))
+        def service(name: str) -> str:
+            return "le chat"
+
+        assert [service(name).rung for name in ("a:cat", "cat")] == ["service", "dictionary"]
 
     def test_it_is_shared_through_the_store(self, server: dict[str, str], tmp_path: Path) -> None:
         """Another process, of another flow, does not call what failed here; the move of the breaker is logged."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +32,8 @@ from repli.tasks.fallback.breaker import CallEnded, Verdict
 from repli.tasks.fallback.errors import BreakerOpen, keys_of
 from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.call_slots import CallSlots
-from tests.support.fakes import RUN_ID, LocalGates, ManualClock, runtime, works
+from repli.tasks.runtime.time_limit import TimeLimiter
+from tests.support.fakes import RUN_ID, LocalGates, ManualClock, at_once, runtime, works
 
 BY_LETTER = Breaker(scope="key", key=lambda text: text[0], failures=2)
 SERVED, FAILED, INCONCLUSIVE = Verdict.SERVED, Verdict.FAILED, Verdict.INCONCLUSIVE
@@ -42,6 +46,7 @@ class Api:
         self.down = down
         self.calls: list[list[str]] = []
         self.gates = LocalGates(ManualClock())
+        self.within: Callable[..., Any] = at_once
         self.chain: Chain[str, str, None] = Chain(
             "stage", Rung("api", self, time_limit_s=60, breaker=breaker), Skip(penalty="0.7")
         )
@@ -54,7 +59,8 @@ class Api:
 
     def run(self, *inputs: str) -> list[StepResult]:
         batch = [ChainInput(text, text) for text in inputs]
-        return run_chain(self.chain, batch, None, run_id=RUN_ID, runtime=runtime(breaker_of=self.gates.of))
+        parts = runtime(breaker_of=self.gates.of, call_within=self.within)
+        return run_chain(self.chain, batch, None, run_id=RUN_ID, runtime=parts)
 
     def outcomes(self, *inputs: str) -> list[str]:
         return [result.attempts[0].outcome.value for result in self.run(*inputs)]
@@ -99,6 +105,61 @@ def test_an_input_without_a_key_fails_alone() -> None:
     assert second.attempts[0].error
     assert "its breaker's key cannot be told (IndexError" in second.attempts[0].error.message
     assert list(api.gates.by_name) == ["stage.api@a"]
+
+
+def _exits(text: str) -> str:
+    sys.exit(3)
+
+
+class _Unreadable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (lambda text: _Unreadable(), "RuntimeError: no text"),
+        (_exits, "SystemExit: 3"),
+    ],
+)
+def test_a_key_that_cannot_be_told_fails_its_item(key: Callable[[str], Any], why: str) -> None:
+    """No function of a key ends a worker."""
+    api = Api(breaker=replace(BY_LETTER, key=lambda text: text[0] if text[0] == "a" else key(text)))
+    first, second = api.run("a1", "b1")
+    assert first.rung == "api"
+    assert second.attempts[0].error
+    assert "its breaker's key cannot be told" in second.attempts[0].error.message
+    assert why in second.attempts[0].error.message
+
+
+def test_a_key_that_takes_too_long_fails_its_item() -> None:
+    """The limit is that of the rung; the items whose keys are told by then are called."""
+    api = Api(breaker=replace(BY_LETTER, key=lambda text: text[0] if text[0] == "a" else time.sleep(20)))
+    api.chain = api.chain.with_rungs(replace(api.chain.rungs[0], time_limit_s=0.5))
+    api.within = TimeLimiter()
+    first, second = api.run("a1", "b1")
+    assert first.rung == "api"
+    assert second.attempts[0].error
+    assert "its breaker's key was cut off at its time limit" in second.attempts[0].error.message
+
+
+@pytest.mark.parametrize(
+    "key", [7, 1.5, None, "", " \n", "a\0\udcff", "k" * 1_000_000, "https://bob:hunter2@shop.example/x"]
+)
+def test_any_key_is_kept_as_a_text_that_every_store_takes(key: object) -> None:
+    """Of a rung that names it, and of one whose breaker does: short, printable, and without a password."""
+    api = Api(breaker=replace(BY_LETTER, key=lambda text: key))
+    assert api.outcomes("a1") == ["served"]
+    [kept] = api.gates.by_name
+    assert kept.isprintable()
+    assert not kept.endswith("@"), "that would be the breaker of all keys"
+    assert kept.encode()
+    assert len(kept) < 300
+    assert "hunter2" not in kept
+    gates = LocalGates(ManualClock())
+    with KeyedCalls(name="stage.api", breaker=BY_LETTER, breaker_of=gates.of)(key):  # type: ignore[arg-type]
+        assert list(gates.by_name) == [kept]
 
 
 def test_what_waits_behind_a_slow_key_is_let_go() -> None:
@@ -250,6 +311,36 @@ def test_so_many_calls_of_a_key_run_at_once_and_what_opens_is_not_waited_for() -
     assert len(refused) == 3
     leave.set()
     holder.join(20)
+
+
+@pytest.mark.timeout(60)
+def test_what_opens_while_a_batch_waits_for_its_turn_is_not_called() -> None:
+    """A key that hangs costs its first call, however many batches wait for one of its slots."""
+    breaker = replace(BY_LETTER, failures=1, at_once=1)
+    gates, calls, may_end = LocalGates(ManualClock()), [], threading.Event()
+
+    def hangs(inputs: Sequence[str], context: None) -> Sequence[Outcome[str]]:
+        calls.append(list(inputs))
+        may_end.wait(30)
+        raise TimedOut("it was cut off")
+
+    chain: Chain[str, str, None] = Chain("stage", Rung("api", hangs, time_limit_s=60, breaker=breaker))
+    parts = replace(runtime(breaker_of=gates.of), slot_of=CallSlots().of)
+    results: list[StepResult] = []
+
+    def run(text: str) -> None:
+        results.extend(run_chain(chain, [ChainInput(text, text)], None, run_id=RUN_ID, runtime=parts))
+
+    threads = [threading.Thread(target=run, args=(f"a{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.6)  # all but one wait for the slot
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert len(calls) <= 2, "the slot may be taken before the waiting ones look again"
+    outcomes = [result.attempts[0].outcome.value for result in results]
+    assert outcomes.count("refused") >= 2
 
 
 def test_without_a_breaker_every_call_is_made() -> None:

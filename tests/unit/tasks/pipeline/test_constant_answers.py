@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import repli
-from repli.tasks.comparison.metrics import LABELS
+from repli.tasks.comparison.metrics import LABELS, VECTORS
 from repli.tasks.fallback import ChainInput, Directives, ItemError, Position, Status, StepResult, run_chain
 from repli.tasks.items import Guess
 from repli.tasks.pipeline import StageContext
@@ -191,6 +191,23 @@ class TestUnrelatedInput:
     def test_a_rung_that_answers_it_as_all_others_has_failed(self, first: Rung) -> None:
         """It ignores what it is shown."""
         assert self.run(first) == {"second"}
+
+    @pytest.mark.parametrize(("count", "served"), [(1, True), (2, False), (LARGE_BATCH, False)])
+    def test_two_texts_with_one_vector_are_suspect(self, count: int, served: bool) -> None:
+        """So the last batch of a catalogue, and a small one, hold no vector of a model that ignores its input."""
+        comparison = replace(VECTORS, unrelated_input=lambda given, context: "unlike all others")
+        stage = stage_of(constant_vector, repli.Embedding, comparison=comparison)
+        assert rungs_of(stage.try_on(NAMES[:count])) == {"constant_vector" if served else "second"}
+
+    def test_two_texts_that_are_rightly_the_same_are_served(self) -> None:
+        """Such as two that differ in their capitals alone."""
+
+        def first(inputs: Sequence[Any]) -> Sequence[Any]:
+            return [vector(0.5 if given == "unlike all others" else 0.0) for given in inputs]
+
+        comparison = replace(VECTORS, unrelated_input=lambda given, context: "unlike all others")
+        stage = stage_of(first, repli.Embedding, comparison=comparison)
+        assert rungs_of(stage.try_on(NAMES[:2])) == {"first"}
 
     def test_sure_of_everything_is_no_answer(self) -> None:
         """A bare label is suspect where the rung gives it to anything at all."""

@@ -78,6 +78,15 @@ def test_answers_are_put_in_the_order_of_the_texts(api: TextApi, server: Embeddi
     np.testing.assert_array_equal(np.array(EmbeddingsApi(api).embed(TEXTS).vectors), np.array(straight))
 
 
+def test_vectors_without_an_index_are_in_the_order_of_the_texts(api: TextApi, server: EmbeddingsServer) -> None:
+    """Where it is left out, or null."""
+    for entries in ([{"embedding": [1.0, 0.0]}, {"embedding": [0.0, 1.0]}], [vector_of(1, 0, index=None)] * 2):
+        server.fault = lambda texts, entries=entries: said(entries)
+        first, _ = EmbeddingsApi(api).embed(["a", "b"]).vectors
+        assert first is not None
+        assert first.tolist() == [1, 0]
+
+
 def test_an_api_that_counts_no_tokens_is_not_taken_for_free(api: TextApi, server: EmbeddingsServer) -> None:
     """That it does not say is something else than none."""
     server.fault = lambda texts: Said({"data": [{"index": 0, "embedding": [1.0, 2.0]}]})
@@ -109,6 +118,9 @@ NAN, INF = float("nan"), float("inf")
         (said([vector_of(None, 1), vector_of(None, 1, index=1)]), "zero, infinite or not a number"),
         (said([vector_of(10**400, 1), vector_of(1, 1, index=1)]), "no lists of numbers"),
         (said([{"index": 0, "embedding": "AACAPw=="}, {"index": 1, "embedding": "AACAPw=="}]), "no lists of numbers"),
+        (said([vector_of(True, True), vector_of(True, False, index=1)]), "no lists of numbers"),
+        (Said({"error": {"message": "the model is loading"}}), "without a list `data` .the model is loading."),
+        (Said({"error": "the model is loading"}), "without a list `data` .the model is loading."),
         (said([1, 2]), "JSON without a list `data`"),
         (Said([]), "JSON without a list `data`"),
         (Said({"data": {"embedding": [1]}}), "JSON without a list `data`"),
@@ -145,6 +157,7 @@ def test_one_vector_that_is_none_leaves_the_others(api: TextApi, server: Embeddi
         (refusal(413, "too large"), TextRefused, "too large"),
         (Said({"detail": "bad input"}, 422), TextRefused, "bad input"),
         (Said({"message": "Input validation error"}, 413), TextRefused, "Input validation error"),
+        (Said({"detail": [{"msg": "too many texts"}]}, 422), TextRefused, "too many texts"),
         (Said("<html>nginx</html>", 413), TextRefused, "413 .Request Entity Too Large"),
     ],
 )
@@ -160,7 +173,7 @@ def test_a_refusal_is_not_tried_again(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 529])
+@pytest.mark.parametrize("status", [424, 429, 500, 502, 503, 522, 529])
 def test_a_failure_that_may_pass_is_tried_again(api: TextApi, server: EmbeddingsServer, status: int) -> None:
     """One that passes costs nothing; one that stays ends after a few tries."""
     answers = [refusal(status, "busy"), refusal(status, "busy"), None]
@@ -173,9 +186,10 @@ def test_a_failure_that_may_pass_is_tried_again(api: TextApi, server: Embeddings
     assert len(server.requests) == MAX_ATTEMPTS
 
 
-def test_the_time_that_it_asks_for_is_waited(api: TextApi, server: EmbeddingsServer) -> None:
+@pytest.mark.parametrize("asked", [{"Retry_After": "1"}, {"Retry_After": "1.2"}, {"retry_after_ms": "1100"}])
+def test_the_time_that_it_asks_for_is_waited(api: TextApi, server: EmbeddingsServer, asked: dict[str, str]) -> None:
     """Where that is within the time limit; else the error says how long to leave it alone, at once."""
-    answers = [refusal(429, "busy", Retry_After="1"), None]
+    answers = [refusal(429, "busy", **asked), None]
     server.fault = lambda texts: answers.pop(0)
     began = time.monotonic()
     assert EmbeddingsApi(api).embed(["a"]).dimensions == 384

@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from repli.tasks.fallback import Breaker, Declined, RungError, TimedOut
+from repli.tasks.fallback import Breaker, Declined, ItemError, RungError, TimedOut
 from repli.tasks.fallback.breaker import Verdict
 from repli.tasks.fallback.breaker_client import NoBreaker, Permit
 from repli.tasks.fallback.errors import BadAnswer, BreakerOpen
 from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.models import text_embedder
+from repli.tasks.remote.embeddings_api import MAX_ATTEMPTS
 from repli.tasks.remote.text_vectors import CHARACTERS_PER_REQUEST, REQUESTS_AT_ONCE, TEXTS_PER_REQUEST, TextVectors
 from repli.tasks.settings import TextApi
 from repli.tasks.sources.web import TransientError
@@ -114,6 +115,53 @@ def test_a_batch_of_texts_that_are_all_too_long(api: TextApi, server: Embeddings
     answers = TextVectors(api).embed([LONG, LONG])
     assert errors(answers) == ["Declined", "Declined"]
     assert sorted(map(len, server.requests)) == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "the input length exceeds the context length",
+        "input is too large to process. increase the physical batch size",
+        "Requested tokens (992) exceed context window of 512",
+    ],
+)
+def test_a_text_that_is_too_long_is_declined_alone_whatever_the_status(
+    api: TextApi, server: EmbeddingsServer, message: str
+) -> None:
+    """Servers on llama.cpp answer 500, which would pass for a failure of the API."""
+    server.fault = lambda texts: refusal(500, message) if TEXTS[7] in texts else None
+    client, calls = counted()
+    answers = TextVectors(api, call=calls).embed(TEXTS[:20])
+    assert [position for position, answer in enumerate(answers) if isinstance(answer, RungError)] == [7]
+    assert isinstance(answers[7], Declined)
+    assert message in str(answers[7])
+    assert Verdict.FAILED not in client.verdicts
+
+
+@pytest.mark.parametrize("status", [424, 500])
+def test_a_text_that_breaks_the_model_fails_alone(api: TextApi, server: EmbeddingsServer, status: int) -> None:
+    """The API answers for a short text, so it is up; it may read the text later, and the breaker counts no failure."""
+    server.fault = lambda texts: refusal(status, "tensor size mismatch") if TEXTS[7] in texts else None
+    client, calls = counted()
+    answers = TextVectors(api, call=calls).embed(TEXTS[:20])
+    assert [position for position, answer in enumerate(answers) if isinstance(answer, RungError)] == [7]
+    assert type(answers[7]) is ItemError
+    assert "fails on this text" in str(answers[7])
+    assert "tensor size mismatch" in str(answers[7])
+    assert Verdict.FAILED not in client.verdicts
+    halvings = 5
+    assert len(server.requests) <= MAX_ATTEMPTS + 3 * halvings + 1
+
+
+def test_a_model_that_fails_for_every_text_costs_one_request_more(api: TextApi, server: EmbeddingsServer) -> None:
+    """Also where it dies in the midst of the batch, after other texts were answered."""
+    vectors = TextVectors(api, call=(found := counted())[1])
+    assert errors(vectors.embed(TEXTS[:1])) == []
+    server.fault, server.requests = lambda texts: refusal(500, "out of memory"), []
+    answers = vectors.embed(TEXTS[:30])
+    assert errors(answers) == ["InternalError"] * 30
+    assert list(map(len, server.requests)) == [30] * MAX_ATTEMPTS + [1]
+    assert found[0].verdicts == [Verdict.SERVED, Verdict.INCONCLUSIVE, Verdict.FAILED]
 
 
 def test_an_api_that_refuses_every_text_has_failed(api: TextApi, server: EmbeddingsServer) -> None:

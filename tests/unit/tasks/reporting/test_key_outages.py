@@ -11,7 +11,7 @@ import pytest
 from repli.tasks.fallback import Attempt, AttemptOutcome, Breaker, Position, Status, StepError, StepResult
 from repli.tasks.fallback.breaker import BreakerState, CallEnded, Cause, Overridden, Verdict
 from repli.tasks.items import Item
-from repli.tasks.reporting.key_outages import KeyOutage, key_outages
+from repli.tasks.reporting.key_outages import MAX_LISTED_KEYS, KeyOutage, Outages, key_outages
 from repli.tasks.storage import breakers, catalogue, results, runs
 from repli.tasks.storage.breakers import Key
 from repli.tasks.storage.database import Database
@@ -77,7 +77,9 @@ def test_the_items_of_a_run_are_counted_by_key(database: Database) -> None:
     by_key = Breaker(scope="key", failures=1)
     breakers.apply(database, by_key, Key("fetch.origin", "one"), CallEnded("call", Verdict.FAILED, WHY))
     breakers.apply(database, by_key, Key("fetch.origin", "two"), Overridden(Cause.FORCED_OPEN))
-    one, two = key_outages(database, run_ids[0])
+    found = key_outages(database, run_ids[0])
+    one, two = found.listed
+    assert found.others == 0
     assert [(told.key.place, told.items, told.state.position) for told in (one, two)] == [
         ("one", 3, Position.OPEN),
         ("two", 1, Position.FORCED_OPEN),
@@ -100,4 +102,15 @@ def test_what_is_served_at_last_waits_for_nothing(database: Database) -> None:
     results.save(database, [waiting("a", run_id, "one")])
     served = {"status": Status.SUCCEEDED, "rung": "origin", "penalty": Decimal(1)}
     results.save(database, [StepResult(item_id="a", stage="fetch", run_id=run_id, finished_at=NIGHT, **served)])
-    assert key_outages(database, run_id) == []
+    assert key_outages(database, run_id) == Outages()
+
+
+def test_keys_beyond_the_list_are_counted(database: Database) -> None:
+    """A night with a thousand dead origins does not look like one with twenty."""
+    run_id = runs.start(database, str(uuid.uuid4()), "items.jsonl", {}, NIGHT)
+    names = [f"item-{number}" for number in range(MAX_LISTED_KEYS + 3)]
+    catalogue.register(database, run_id, [Item(id=name, name=name) for name in names])
+    results.save(database, [waiting(name, run_id, f"https://{name}.test") for name in names])
+    found = key_outages(database, run_id)
+    assert (len(found.listed), found.others) == (MAX_LISTED_KEYS, 3)
+    assert found.lines[-1] == "and 3 other keys; see `repli breakers`"

@@ -365,6 +365,10 @@ def test_a_missing_driver_is_named() -> None:
         ("s3://:hush@bucket/a", "s3://***@bucket/a"),
         ("http://shop.test:80/a:b@c", "http://shop.test:80/a:b@c"),
         ("http://token@shop.test/", "http://***@shop.test/"),
+        ("http://me:hu/s#h?@shop.test/a", "http://***@shop.test/a"),
+        ("http://shop.test/@me", "http://shop.test/@me"),
+        ("http://shop.test:/a@b", "http://shop.test:/a@b"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
     ],
 )
 def test_passwords_are_hidden(uri: str, shown: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpcore
+import httpx
 import pytest
 
 from repli.tasks.fallback import Breaker, InvalidItem, ItemError, TimedOut
@@ -22,7 +26,9 @@ from repli.tasks.fallback.keyed_calls import KeyedCalls
 from repli.tasks.runtime.limited_pool import LimitedPool
 from repli.tasks.settings import FetchLimits
 from repli.tasks.sources.locate import Content, Place, locate
-from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public
+from repli.tasks.sources.web import MAX_ATTEMPTS, TransientError, Web, is_public, retry_after_s
+from tests.support.odd_servers import http_server, own_certificate, says
+from tests.support.origins import origins
 
 OPEN = FetchLimits(allow_private_addresses=True, time_limit_s=20)
 CHECKED = FetchLimits(time_limit_s=20)
@@ -86,6 +92,21 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(200, b"x", {"Content-Encoding": "gzip, gzip"})
             case "/not-gzip":
                 self.answer(200, b"this is no gzip", {"Content-Encoding": "gzip"})
+            case "/slow-404":
+                self.answer(404, headers={"Content-Length": "1000"})
+                self.until_closed(b"x", every_s=0.05)
+            case "/soon" if self.server.requests[self.path] < 2:
+                self.answer(429, headers={"Retry-After": "1"})
+            case "/often" if self.server.requests[self.path] < 2:
+                self.answer(429)
+            case "/soon" | "/often":
+                self.answer(200, b"now")
+            case "/cut-gzip":
+                self.answer(200, gzip.compress(b"A brass lamp. " * 99)[:-9], {"Content-Encoding": "gzip"})
+            case "/x-gzip":
+                self.answer(200, gzip.compress(b"A brass lamp."), {"Content-Encoding": "X-GZIP"})
+            case path if path.startswith("/status/"):
+                self.answer(int(path[8:]), b"a part of it")
             case path if path.startswith("/step"):
                 self.answer(302, headers={"Location": f"/step{int(path[5:]) + 1}"})
             case _:
@@ -170,6 +191,20 @@ def read(uri: str, limits: FetchLimits = OPEN, **parts: Any) -> Content:
     assert isinstance(place, Place)
     with closing(Web(limits, **parts)) as web:
         return web.read(place)
+
+
+def noting(verdicts: list[Verdict]) -> KeyedCalls:
+    """Calls whose verdicts go into the list."""
+
+    class Client(NoBreaker):
+        def record(
+            self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None
+        ) -> None:
+            verdicts.append(verdict)
+
+    return KeyedCalls(
+        name="fetch.origin", breaker=Breaker(scope="key"), breaker_of=lambda name, breaker, key="": Client()
+    )
 
 
 def test_a_page_comes_with_its_declared_type(site: Site) -> None:
@@ -261,11 +296,116 @@ def test_a_dripping_server_is_cut_at_the_deadline(site: Site, path: str) -> None
     assert site.requests[path] == 1
 
 
-@pytest.mark.parametrize("path", ["/coded", "/not-gzip"])
+@pytest.mark.parametrize("path", ["/coded", "/not-gzip", "/cut-gzip"])
 def test_a_body_in_an_unknown_coding_is_told(site: Site, path: str) -> None:
-    """Neither a chain of codings, which could be a bomb, nor a broken one is taken for content."""
+    """Neither a chain of codings, a possible bomb, nor a broken one is taken for content. No breaker counts it."""
+    verdicts: list[Verdict] = []
     with pytest.raises(ItemError, match="cod"):
-        read(site.url + path)
+        read(site.url + path, call=noting(verdicts))
+    assert verdicts == [Verdict.INCONCLUSIVE]
+
+
+def test_a_coding_goes_by_its_old_name_too(site: Site) -> None:
+    """`x-gzip` is gzip."""
+    assert read(f"{site.url}/x-gzip").data == b"A brass lamp."
+
+
+@pytest.mark.parametrize("status", [202, 204, 205, 206, 226])
+def test_an_answer_that_is_no_whole_content_is_none(site: Site, status: int) -> None:
+    """A page that says that the content is not ready, a part of it, or nothing."""
+    with pytest.raises(ItemError, match=f"it answered {status} .*, which is not its whole content; try later"):
+        read(f"{site.url}/status/{status}")
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [(404, Verdict.INCONCLUSIVE), (501, Verdict.INCONCLUSIVE), (507, Verdict.FAILED), (521, Verdict.FAILED)],
+)
+def test_any_failure_of_a_server_counts_for_its_breaker(site: Site, status: int, verdict: Verdict) -> None:
+    """Also those that are no standard, as of the proxies in front of a dead server."""
+    verdicts: list[Verdict] = []
+    with pytest.raises((ItemError, TransientError), match=f"it answered {status}"):
+        read(f"{site.url}/status/{status}", call=noting(verdicts))
+    assert verdicts == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([], None),
+        (["0"], 0),
+        ([" 120 "], 120),
+        (["1.5"], 1.5),
+        (["1000000000"], 1e9),
+        (["9" * 400], 1e9),
+        (["5", "90"], 90),
+        (["5", "soon"], 5),
+        (["-5"], None),
+        (["soon"], None),
+        (["Wed, 21 Oct 2015 07:28:00 GMT"], 0),
+        (["Wed, 21 Oct 99999 07:28:00 GMT"], None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: list[str], seconds: float | None) -> None:
+    """What is no time is none; of two times the longer counts."""
+    assert retry_after_s(httpx.Headers([("Retry-After", value) for value in headers])) == seconds
+
+
+@pytest.mark.parametrize("path", ["/soon", "/often"])
+def test_a_server_that_counts_requests_by_the_second_is_waited_for(site: Site, path: str) -> None:
+    """Whether it asks for a second or just says that there are too many: its breaker need not open for it."""
+    verdicts: list[Verdict] = []
+    started = time.monotonic()
+    assert read(site.url + path, call=noting(verdicts)).data == b"now"
+    assert time.monotonic() - started >= 1
+    assert verdicts == [Verdict.SERVED]
+
+
+def test_a_connection_is_used_again_after_an_error() -> None:
+    """The page that comes with it is read, where it is short."""
+    with origins("dead") as [dead], closing(Web(OPEN)) as web:
+        for path in ("/a", "/b"):
+            place = locate(dead.url + path, "", OPEN, may_be_text=False)
+            assert isinstance(place, Place)
+            with pytest.raises(TransientError):
+                web.read(place)
+        assert dead.requests > 2
+        assert dead.connections == 1
+
+
+def test_an_error_page_that_drips_is_left(site: Site) -> None:
+    """The answer stands, whatever comes after it."""
+    started = time.monotonic()
+    with pytest.raises(ItemError, match="it answered 404 Not Found"):
+        read(f"{site.url}/slow-404")
+    assert time.monotonic() - started < 10
+
+
+def test_milliseconds_are_read_as_well() -> None:
+    """OpenAI's header."""
+    assert retry_after_s(httpx.Headers({"retry-after-ms": "1500"})) == 1.5
+
+
+def test_a_certificate_that_is_not_trusted_is_told(tmp_path: Path) -> None:
+    """That a server is up says nothing about its certificate."""
+    context, _ = own_certificate(tmp_path)
+    with (
+        http_server(says(200, "a page"), context) as url,
+        pytest.raises(TransientError, match=r"its certificate is not to be trusted \(self-signed certificate\)"),
+    ):
+        read(url)
+
+
+def test_a_name_without_an_address_is_a_failure_of_its_origin() -> None:
+    """It may be the network's, or pass; thousands of items of it cost a few questions."""
+    verdicts: list[Verdict] = []
+
+    def unknown(host: str, port: int) -> Sequence[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(TransientError, match=r"the name gone\.test has no address .*; correct it or check the network"):
+        read("http://gone.test/a", CHECKED, resolve=unknown, call=noting(verdicts))
+    assert verdicts == [Verdict.FAILED]
 
 
 @pytest.mark.parametrize(
@@ -379,20 +519,10 @@ def test_a_resolver_that_hangs_is_given_up_at_the_deadline() -> None:
     """The system's knows no limit of ours; the origin's breaker counts it as any other time-out."""
     hangs = threading.Event()
     verdicts: list[Verdict] = []
-
-    class Client(NoBreaker):
-        def record(
-            self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None
-        ) -> None:
-            verdicts.append(verdict)
-
-    call = KeyedCalls(
-        name="fetch.origin", breaker=Breaker(scope="key"), breaker_of=lambda name, breaker, key="": Client()
-    )
     limits = FetchLimits(time_limit_s=0.5)
     started = time.monotonic()
     with pytest.raises(ItemError, match=r"took longer than 0\.5 s") as caught:
-        read("http://slow.test/a", limits, resolve=lambda host, port: [str(hangs.wait(60))], call=call)
+        read("http://slow.test/a", limits, resolve=lambda host, port: [str(hangs.wait(60))], call=noting(verdicts))
     hangs.set()
     assert time.monotonic() - started < 10
     assert verdicts == [Verdict.FAILED]

@@ -202,6 +202,27 @@ class TestOneBreaker:
             places = connection.scalars(sa.text("SELECT place FROM breakers ORDER BY place")).all()
         assert places == ["late", "open"]
 
+    def test_a_night_that_is_over_leaves_no_keys(self, shared: Shared) -> None:
+        """Where nothing fails any more, nothing is written: runs sweep, and the list leaves out what has not failed."""
+        declared = {"stage.rung": replace(BREAKER, scope="key"), "stage.other": BREAKER}
+        shared.fail("a", "b", "c", key=Key("stage.rung", "open"))
+        shared.fail("early", key=Key("stage.rung", "once"))
+
+        def listed() -> list[str]:
+            views = breakers.views(shared.database, declared, clock=shared.now)
+            return [view.key.place for view in views if view.key.name == "stage.rung"]
+
+        breakers.sweep(shared.database, declared, clock=shared.now)
+        assert listed() == ["open", "once"]
+        shared.clock.advance(BREAKER.within_s)
+        assert listed() == ["open"]
+        breakers.sweep(shared.database, declared, clock=shared.now)
+        with shared.database.read() as connection:
+            assert connection.scalars(sa.text("SELECT place FROM breakers")).all() == ["open"]
+            assert connection.scalar(sa.text("SELECT count(*) FROM breaker_failures WHERE place = 'once'")) == 0
+        breakers.override(shared.database, declared["stage.rung"], Key("stage.rung"), Cause.RESET, clock=shared.now)
+        assert listed() == [""]
+
     def test_of_many_dead_keys_a_few_are_probed_at_a_time(self, shared: Shared) -> None:
         """Those that are due the longest; the others are held back, as are those that cool down or are forced open."""
         breaker = Breaker(scope="key", failures=1, open_for_s=60)

@@ -33,6 +33,17 @@ def test_keys_of_jsonl_are_columns(tmp_path: Path) -> None:
     assert manifest.notes == ()
 
 
+def test_a_key_that_only_a_late_record_has_is_its_field(tmp_path: Path) -> None:
+    """However many records lack it; a column that is another field stays that one."""
+    source = tmp_path / "items.jsonl"
+    early = "".join(f'{{"id": "{number}", "name": "Lamp", "text": "a page"}}\n' for number in range(1100))
+    source.write_text(early + '{"id": "last", "name": "Lamp", "text": "a page", "image": "lamp.jpg"}\n')
+    *_, last = open_manifest(source).items()
+    assert (last.id, last.image, last.text, last.attributes) == ("last", "lamp.jpg", "a page", {})
+    *_, last = open_manifest(source, ManifestOptions(columns={"document": "text"})).items()
+    assert (last.document, last.text, last.image) == ("a page", None, "lamp.jpg")
+
+
 def test_a_manifest_of_names_alone_says_so(tmp_path: Path) -> None:
     """Before the run, with what looks meant."""
     path = tmp_path / "items.jsonl"
