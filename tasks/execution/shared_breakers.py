@@ -25,6 +25,7 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
+    FailureTakenBack,
     PermitRequested,
     Verdict,
     clock_time,
@@ -232,6 +233,11 @@ class SharedBreaker:
             with self._lock:
                 self._apply_event(CallEnded(permit.token, verdict, why, retry_after_s))
 
+    def take_back(self, permit: Permit) -> None:
+        """Take back the recorded failure of the call that `permit` allowed: a later call was served."""
+        with self._lock:
+            self._apply_event(FailureTakenBack(permit.token))
+
     def refusal_elsewhere(self) -> str | None:
         """Return why the rung is refused at other places, where it is; None where it is not, or the store is away."""
         if self._breaker.scope == "key":
@@ -312,6 +318,8 @@ class SharedBreaker:
         known = self._last_known()
         state, decision = step(self._breaker, known.own, event, self._now(known))
         self._cached = replace(known, own=state)
+        if self._outage and isinstance(event, FailureTakenBack):
+            self._outage.failures = [one for one in self._outage.failures if one[0].token != event.token]
         if self._outage and isinstance(event, CallEnded):
             if event.verdict is Verdict.FAILED:
                 self._outage.failures.append((event, self._registry.timer()))

@@ -4,12 +4,13 @@
 lists every move and its cause; the diagram in docs/concepts/breakers.md is generated from it.
 
 While **closed**, calls go through, and N failures within a window open the breaker; a batch of which nothing is served
-is one failure. While **open**, calls are refused until the cool-down ends. Then the breaker is **half-open**: one
-caller at a time holds the lease of a probe, and all other calls are refused. A served probe closes the breaker. A
-failed probe opens it for twice as long, up to a limit. An inconclusive probe (a bad item, a cancelled call) gives its
-lease back. A dependency that asked to be left alone (``Retry-After``) opens its breaker at once, for as long as it
-asked. If a probe is not reported by the end of its lease, the next request reopens the breaker for the same cool-down,
-counted from that end. An operator **forces** a breaker open or closed; only an operator resets it.
+is one failure. The failure of a single call of a key is **taken back** when a call that began later is served: a server
+that fails now and then stays in use. While **open**, calls are refused until the cool-down ends. Then the breaker is
+**half-open**: one caller at a time holds the lease of a probe, and all other calls are refused. A served probe closes
+the breaker. A failed probe opens it for twice as long, up to a limit. An inconclusive probe (a bad item, a cancelled
+call) gives its lease back. A dependency that asked to be left alone (``Retry-After``) opens its breaker at once, for as
+long as it asked. If a probe is not reported by the end of its lease, the next request reopens the breaker for the same
+cool-down, counted from that end. An operator **forces** a breaker open or closed; only an operator resets it.
 
 The design borrows from Polly (outcomes as values, a failure threshold in a window), resilience4j (permits that are
 given back, forced states) and interlock-cb (one leased probe for all workers).
@@ -309,6 +310,13 @@ class CallEnded:
     retry_after_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FailureTakenBack:
+    """A later call has shown that the failed call `token` was not the end of the dependency."""
+
+    token: str
+
+
 Override = Literal[Cause.FORCED_OPEN, Cause.FORCED_CLOSED, Cause.RESET]
 
 
@@ -322,7 +330,7 @@ class Overridden:
     cause: Override
 
 
-Event = PermitRequested | CallEnded | Overridden
+Event = PermitRequested | CallEnded | FailureTakenBack | Overridden
 
 
 def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> tuple[BreakerState, Decision]:
@@ -339,6 +347,8 @@ def step(breaker: Breaker, state: BreakerState, event: Event, now: datetime) -> 
             if state.lease and state.lease.token == token:
                 return _probe_ended(breaker, state, event, now), Decision.NOTED
             return _call_ended(breaker, state, event, now), Decision.NOTED
+        case FailureTakenBack(token):
+            return _failure_taken_back(state, token), Decision.NOTED
         case Overridden(cause):
             return _overridden(state, cause, now), Decision.NOTED
 
@@ -391,6 +401,13 @@ def _call_ended(breaker: Breaker, state: BreakerState, event: CallEnded, now: da
     cause = Cause.TOO_MANY_FAILURES if is_full else Cause.ASKED_TO_WAIT
     probe_at = max(now + breaker.cool_down(0), _asked_until(breaker, event, now))
     return _moved(state, cause, opened_at=now, probe_at=probe_at, failed_probes=0, why=event.why)
+
+
+def _failure_taken_back(state: BreakerState, token: str) -> BreakerState:
+    """Return the state without the failure, while it has not opened the breaker."""
+    if state.position is not Position.CLOSED:
+        return state
+    return replace(state, failures=tuple(failure for failure in state.failures if failure.token != token))
 
 
 def _asked_until(breaker: Breaker, event: CallEnded, now: datetime) -> datetime:

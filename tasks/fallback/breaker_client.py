@@ -49,6 +49,9 @@ class BreakerClient(Protocol):
     def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         """Record the end of the call that `permit` allowed."""
 
+    def take_back(self, permit: Permit) -> None:
+        """Take back the recorded failure of the call that `permit` allowed: a later call was served."""
+
     def refusal_elsewhere(self) -> str | None:
         """Return why the rung is refused on other workers, where it is; None where it may be called on one."""
 
@@ -72,6 +75,9 @@ class NoBreaker:
 
     def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         """Record nothing."""
+
+    def take_back(self, permit: Permit) -> None:
+        """Take nothing back."""
 
     def refusal_elsewhere(self) -> str | None:
         """Return None: the rung is refused nowhere."""

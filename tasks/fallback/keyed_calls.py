@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from repli.tasks.fallback.breaker import Breaker, Verdict, key_text
-from repli.tasks.fallback.breaker_client import BreakerOf, without_breakers
-from repli.tasks.fallback.errors import BreakerOpen, ItemError, NotHere, RungError, StoreError, with_keys
+from repli.tasks.fallback.breaker_client import BreakerClient, BreakerOf, Permit, without_breakers
+from repli.tasks.fallback.errors import BreakerOpen, ItemError, NotHere, RungError, StoreError, TimedOut, with_keys
 from repli.tasks.fallback.result import StepError
 
 LOOK_EVERY_S = 0.25
@@ -61,11 +64,60 @@ def waited_for(slot: Slot | None, *, while_waiting: Callable[[], None]) -> Itera
         slot.release()
 
 
+class _Doubts:
+    """What the calls of one batch have seen of each key. Thread-safe.
+
+    A key is in doubt from a failed call on until as many calls that began later have been served. A key in doubt is
+    called one at a time, and a call that was under way when another failed is no second failure: however many are under
+    way at once, a key that fails now and then stays in use, and one that is dead is soon refused.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._under_way: Counter[str] = Counter()
+        self._failures: defaultdict[str, deque[Permit]] = defaultdict(deque)
+        self._failed_at: dict[str, float] = {}
+
+    def begin(self, key: str, wait_s: float) -> bool:
+        """Wait until a call of the key may begin, for `wait_s` seconds at most. Return whether it has begun."""
+        with self._changed:
+            may_begin = self._changed.wait_for(
+                lambda: not (self._failures.get(key) and self._under_way[key]), timeout=wait_s
+            )
+            self._under_way[key] += may_begin
+            return may_begin
+
+    def end(self, key: str) -> None:
+        """Note the end of a call that has begun."""
+        with self._changed:
+            self._under_way[key] -= 1
+            self._changed.notify_all()
+
+    def is_news(self, key: str, permit: Permit, began: float) -> bool:
+        """Note a failed call. Return whether it is a failure of its own."""
+        with self._changed:
+            is_news = self._failed_at.get(key, began) <= began
+            self._failed_at[key] = time.monotonic()
+            if is_news:
+                self._failures[key].append(permit)
+            return is_news
+
+    def disproved(self, key: str, began: float) -> Permit | None:
+        """Note a served call. Return the failed one that it disproves, the first of those before it began."""
+        with self._changed:
+            failures = self._failures.get(key)
+            if not failures or began < self._failed_at[key]:
+                return None
+            self._changed.notify_all()
+            return failures.popleft()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedCalls:
     """The calls of a rung that names the key of each call itself; a rung gets them as ``context.call``.
 
-    Threads may share it.
+    A served call takes back one failure of its key, among the calls of the batch, see `_Doubts`. A time-out stays, and
+    so does a failure that names a time to wait. Threads may share it.
 
     Args:
         name: The rung, as `stage.rung`.
@@ -81,6 +133,7 @@ class KeyedCalls:
     breaker: Breaker | None = None
     breaker_of: BreakerOf = without_breakers
     slot_of: SlotOf = without_slots
+    _doubts: _Doubts = field(default_factory=_Doubts, init=False, repr=False, compare=False)
 
     def is_refused(self, key: str) -> bool:
         """Return whether a call of `key` would be refused for sure. It asks for no permit."""
@@ -101,28 +154,47 @@ class KeyedCalls:
         key = key_text(key)
         client = self.breaker_of(self.name, self.breaker, key)
         slot = self.slot_of(self.name, self.breaker, key)
+        self._check_allowed(client, key)
+        while not self._doubts.begin(key, LOOK_EVERY_S):
+            self._check_allowed(client, key)
+        try:
+            while not slot.acquire(LOOK_EVERY_S):
+                self._check_allowed(client, key)
+            try:
+                with self._recorded(client, key):
+                    yield
+            finally:
+                slot.release()
+        finally:
+            self._doubts.end(key)
+
+    def _check_allowed(self, client: BreakerClient, key: str) -> None:
         if refused := client.refusal():
             raise with_keys(BreakerOpen(refused), [key], breaker=self.name)
-        while not slot.acquire(LOOK_EVERY_S):
-            if refused := client.refusal():
-                raise with_keys(BreakerOpen(refused), [key], breaker=self.name)
+
+    @contextmanager
+    def _recorded(self, client: BreakerClient, key: str) -> Iterator[None]:
+        """Ask for a permit, and record how the body of the `with` statement ended."""
+        permit = client.acquire()
+        if permit.is_refused:
+            raise with_keys(BreakerOpen(permit.why), [key], breaker=self.name)
+        began = time.monotonic()
         try:
-            permit = client.acquire()
-            if permit.is_refused:
-                raise with_keys(BreakerOpen(permit.why), [key], breaker=self.name)
-            try:
-                yield
-            except Exception as error:
-                if isinstance(error, ItemError | NotHere | StoreError):
-                    client.record(permit, Verdict.INCONCLUSIVE)
-                else:
-                    asked_s = error.retry_after_s if isinstance(error, RungError) else None
-                    client.record(permit, Verdict.FAILED, StepError.of(error).line, retry_after_s=asked_s)
-                    with_keys(error, [key], breaker=self.name)
-                raise
-            except BaseException:  # cancelled: it proves nothing
+            yield
+        except Exception as error:
+            if isinstance(error, ItemError | NotHere | StoreError):
                 client.record(permit, Verdict.INCONCLUSIVE)
-                raise
-            client.record(permit, Verdict.SERVED)
-        finally:
-            slot.release()
+            else:
+                asked_s = error.retry_after_s if isinstance(error, RungError) else None
+                stays = permit.is_probe or asked_s or isinstance(error, TimedOut)
+                counts = stays or self._doubts.is_news(key, permit, began)
+                verdict = Verdict.FAILED if counts else Verdict.INCONCLUSIVE
+                client.record(permit, verdict, StepError.of(error).line, retry_after_s=asked_s)
+                with_keys(error, [key], breaker=self.name)
+            raise
+        except BaseException:  # cancelled: it proves nothing
+            client.record(permit, Verdict.INCONCLUSIVE)
+            raise
+        client.record(permit, Verdict.SERVED)
+        if failed := self._doubts.disproved(key, began):
+            client.take_back(failed)

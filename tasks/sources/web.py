@@ -59,6 +59,8 @@ _ASKED_TO_WAIT = {"retry-after": 1.0, "retry-after-ms": 0.001}
 """Headers, and the seconds in one of their units. OpenAI and Azure send the second, which is more exact."""
 _LONGEST_ASKED_S = 1e9
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
+FAILED_IN_A_ROW = 3
+"""Requests in a row that fail for good until no other is tried again, of an origin that has served before."""
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -79,14 +81,16 @@ class TransientError(Unavailable):
 class FurtherTries:
     """The further tries of requests that met a transient error, over all batches of a process. Thread-safe.
 
-    One request of an origin makes them at a time, and none after an origin's last one has failed for good: however many
-    requests meet an origin that is down, one of them finds out whether the error passes.
+    One request of an origin makes them at a time, and none after requests of the origin have failed for good: one, or
+    `FAILED_IN_A_ROW` in a row of an origin that has served before. However many requests meet an origin that is down, a
+    few of them find out whether the error passes.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
-        self._failed_at: dict[str, float] = {}
+        self._served: set[str] = set()
+        self._failed: dict[str, tuple[int, float]] = {}  # how many in a row, and when the last
 
     @contextmanager
     def of(self, origin: str, deadline: float) -> Iterator[Callable[[], bool]]:
@@ -100,14 +104,20 @@ class FurtherTries:
                     its_turn = self._turns.setdefault(origin, threading.Lock())
                 if its_turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     turn = its_turn
-            return turn is not None and origin not in self._failed_at
+            in_a_row, _ = self._failed.get(origin, (0, began))
+            return turn is not None and in_a_row < (FAILED_IN_A_ROW if origin in self._served else 1)
 
         try:
             yield is_allowed
-            if self._failed_at.get(origin, began) < began:  # an answer to an earlier request proves nothing
-                self._failed_at.pop(origin, None)
+            with self._lock:
+                _, failed_at = self._failed.get(origin, (0, began))
+                if failed_at <= began:  # an answer to an earlier request proves nothing
+                    self._served.add(origin)
+                    self._failed.pop(origin, None)
         except TransientError:
-            self._failed_at[origin] = time.monotonic()
+            with self._lock:
+                in_a_row, _ = self._failed.get(origin, (0, began))
+                self._failed[origin] = in_a_row + 1, time.monotonic()
             raise
         finally:
             if turn:

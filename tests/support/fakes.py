@@ -28,6 +28,7 @@ from repli.tasks.fallback.breaker import (
     CallEnded,
     Decision,
     Event,
+    FailureTakenBack,
     PermitRequested,
     Verdict,
     step,
@@ -147,6 +148,7 @@ class LocalGate:
     state: BreakerState = field(default_factory=BreakerState)
     permits: list[Permit] = field(default_factory=list)
     ends: list[tuple[str, Verdict]] = field(default_factory=list)
+    taken_back: list[str] = field(default_factory=list)
     elsewhere: str | None = None
 
     def acquire(self) -> Permit:
@@ -159,6 +161,10 @@ class LocalGate:
     def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         self.ends.append((permit.token, verdict))
         self.happens(CallEnded(permit.token, verdict, why, retry_after_s))
+
+    def take_back(self, permit: Permit) -> None:
+        self.taken_back.append(permit.token)
+        self.happens(FailureTakenBack(permit.token))
 
     def refusal(self) -> str | None:
         return self.state.why if self.state.refuses(self.clock.now()) else None

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Any
 
 HANGS_FOR_S = 600.0
@@ -24,8 +25,8 @@ class Origin:
     """A server that answers by its `kind`, and counts its requests by path, its connections, and the most at once.
 
     Args:
-        kind: `well`, `quick` (without the delay of `well`), `dead` (503), `flaky` (3 of 10), `hanging`, `busy for
-            seconds`, `busy until a date`, or `to URL`.
+        kind: `well`, `quick` (without the delay of `well`), `dead` (503), `flaky` (503 to 30 %, by chance), `hanging`,
+            `busy for seconds`, `busy until a date`, or `to URL`.
         page: what it says at a path.
         delay_s: seconds that it takes for an answer while it is `well` or `flaky`.
         looks_at: called with each path that is asked for, before the answer, which may be by another kind then.
@@ -48,6 +49,7 @@ class Origin:
         self._at_once = 0
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._chance = Random(0)
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,12 +64,12 @@ class Origin:
                 with origin._lock:
                     looks_at(self.path)
                     origin.paths[self.path] += 1
-                    number = origin.requests
+                    fails = origin._chance.random() < 0.3
                     origin._at_once += 1
                     origin.most_at_once = max(origin.most_at_once, origin._at_once)
                 try:
                     with suppress(OSError):  # the client does not wait for it
-                        origin._answer(self, number)
+                        origin._answer(self, fails)
                 finally:
                     with origin._lock:
                         origin._at_once -= 1
@@ -96,14 +98,14 @@ class Origin:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, request: BaseHTTPRequestHandler, number: int) -> None:
+    def _answer(self, request: BaseHTTPRequestHandler, fails: bool) -> None:
         kind = self.kind
         if kind == "hanging":
             self._over.wait(HANGS_FOR_S)
             request.close_connection = True
             return
         status, headers, body = 200, {"Content-Type": "text/html"}, self._page(request.path)
-        if kind == "dead" or (kind == "flaky" and number % 10 in {1, 4, 7}):
+        if kind == "dead" or (kind == "flaky" and fails):
             status = 503
         if kind.startswith("busy"):
             status = 429

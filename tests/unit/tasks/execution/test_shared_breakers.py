@@ -657,6 +657,19 @@ class TestOutOfReach:
         assert [move.cause for move in there.told] == [Cause.TOO_MANY_FAILURES]
         assert (there.told, here.told) == (site.moves(), [])
 
+    def test_what_is_taken_back_meanwhile_is_not_told_on_return(self, site: Site, outage: Outage) -> None:
+        """The others stay."""
+        process = site.process()
+        outage.begin()
+        permits = [process.shared_breaker().acquire() for _ in range(2)]
+        for permit in permits:
+            process.shared_breaker().record(permit, Verdict.FAILED, "down")
+        process.shared_breaker().take_back(permits[0])
+        site.clock.advance(5)
+        outage.end()
+        assert process.asks() is Decision.CALL
+        assert site.failures() == 1
+
     def test_what_failed_long_ago_is_not_told_on_return(self, site: Site, outage: Outage) -> None:
         """As many failures as open it, but never so many in one window: it stays closed for everybody."""
         process = site.process()

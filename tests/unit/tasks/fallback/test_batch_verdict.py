@@ -195,6 +195,9 @@ class WorkersGate:
     def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         self.shared.record(permit, verdict, why, retry_after_s=retry_after_s)
 
+    def take_back(self, permit: Permit) -> None:
+        self.shared.take_back(permit)
+
     def refusal_elsewhere(self) -> str | None:
         return None
 

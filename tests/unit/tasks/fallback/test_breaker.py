@@ -20,6 +20,7 @@ from repli.tasks.fallback.breaker import (
     Decision,
     Event,
     Failure,
+    FailureTakenBack,
     Lease,
     Overridden,
     Override,
@@ -275,6 +276,19 @@ def test_service_between_failures_forgives_nothing() -> None:
         play.ended(f"good {number}", SERVED)
         play.ended(f"bad item {number}", INCONCLUSIVE)
         play.fails(f"bad {number}")
+    assert play.position is Position.OPEN
+
+
+def test_a_failure_that_is_taken_back_does_not_count() -> None:
+    """One that is unknown is no news, and an open breaker stays open, whichever is taken back."""
+    play = closed()
+    play.fails("one", "two")
+    for token in ("one", "nobody's"):
+        assert play.happens(FailureTakenBack(token)) is NOTED
+    assert play.tokens == ["two"]
+    play.fails(*(str(number) for number in range(play.breaker.failures - 1)))
+    assert play.position is Position.OPEN
+    play.happens(FailureTakenBack("two"))
     assert play.position is Position.OPEN
 
 

@@ -18,6 +18,7 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
+    FailureTakenBack,
     Overridden,
     PermitRequested,
     Verdict,
@@ -44,6 +45,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(CallEnded, tokens, st.sampled_from(Verdict), st.text(max_size=3)),
     st.builds(CallEnded, tokens, st.just(FAILED)),
     st.builds(CallEnded, tokens, st.just(FAILED), st.just("busy"), st.sampled_from([0.5, 7.0, 1e6])),
+    st.builds(FailureTakenBack, tokens),
     st.sampled_from(ORDERS),
 )
 jumps = st.sampled_from([0.0, 0.0, 0.0, 1.0, 10.0, 20.0, 1e3, 1e8, -5.0, -1e4])
@@ -138,6 +140,10 @@ class Oracle:
             if self.probe_from is None and len(self.failed) >= self.breaker.failures:
                 self.probe_from = now + self.waits[0]
 
+    def taken_back(self, token: str) -> None:
+        if self.position == "closed":
+            self.failed.pop(token, None)
+
     def forget(self, now: float) -> None:
         self.failed = {token: at for token, at in self.failed.items() if at > now - self.breaker.within_s}
 
@@ -220,6 +226,14 @@ class ManyCallers(RuleBasedStateMachine):
     def end_is_told_again(self, data: st.DataObject, verdict: Verdict) -> None:
         self.end(data.draw(st.sampled_from(self.over)), verdict)
 
+    @precondition(lambda self: self.over)
+    @rule(data=st.data())
+    def failure_is_taken_back(self, data: st.DataObject) -> None:
+        """Whatever became of it: a failure, a service, or one that opened the breaker."""
+        token = data.draw(st.sampled_from(self.over))
+        self.oracle.taken_back(token)
+        assert self.happens(FailureTakenBack(token)) is NOTED
+
     @precondition(lambda self: self.calls)
     @rule(data=st.data())
     def caller_dies(self, data: st.DataObject) -> None:
@@ -257,7 +271,7 @@ class ManyCallers(RuleBasedStateMachine):
 
     @invariant()
     def no_failure_of_the_window_is_lost(self) -> None:
-        """Each failure since it was last closed or ordered, that is young enough, is in the state;
+        """Each failure since it was last closed or ordered, that is young enough and not taken back, is in the state;
         while it is forced there is none."""
         found = {failure.token: (failure.at - NIGHT).total_seconds() for failure in self.state.failures}
         self.oracle.forget(self.now)

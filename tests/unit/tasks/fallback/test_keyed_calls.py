@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from repli.tasks.fallback import (
     ChainInput,
     Declined,
     Outcome,
+    Position,
     Rung,
     Served,
     Skip,
@@ -263,6 +265,108 @@ def test_a_refused_key_raises_and_others_go_on() -> None:
     assert keys_of(refusal.value) == ("dead.example",)
     with call("good.example"):
         pass
+
+
+def fail(call: KeyedCalls, key: str, error: Exception | None = None) -> None:
+    """A call that is let through, and fails."""
+    error = error or Unavailable("503")
+    with pytest.raises(type(error)) as raised, call(key):
+        raise error
+    assert raised.value is error
+
+
+def test_a_served_call_takes_back_a_failure_of_its_key() -> None:
+    """One for one: a key that fails more often than it is served is refused in the end."""
+    gates = LocalGates()
+    call = calls(gates)  # two failures open it
+    for _ in range(20):
+        fail(call, "flaky.example")
+        with call("other.example"), call("flaky.example"):
+            pass
+    gate = gates.by_name["fetch.origin@flaky.example"]
+    assert len(gate.taken_back) == 20
+    assert gate.state.failures == ()
+    fail(call, "flaky.example")
+    fail(call, "flaky.example")
+    assert gate.state.position is Position.OPEN
+
+
+@pytest.mark.parametrize(
+    "error", [TimedOut("cut off"), Unavailable("429", retry_after_s=0.001)], ids=["no answer", "asked to wait"]
+)
+def test_what_cost_the_whole_limit_or_asked_to_wait_stays(error: Exception) -> None:
+    """However many calls are served between: a page in ten that hangs would make a night of it."""
+    gates = LocalGates()
+    call = calls(gates)
+    fail(call, "slow.example", error)
+    gate = gates.by_name["fetch.origin@slow.example"]
+    gate.clock.advance(61)
+    for _ in range(3):
+        with call("slow.example"):
+            pass
+    assert gate.taken_back == []
+    assert len(gate.state.failures) == (1 if isinstance(error, TimedOut) else 0), "a probe that is served clears all"
+
+
+class Threads:
+    """Calls of one key in threads of their own: each ends as it is told to."""
+
+    def __init__(self, call: KeyedCalls) -> None:
+        self.call = call
+        self.inside: dict[str, threading.Event] = {}
+        self._ends: dict[str, threading.Event] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def begin(self, name: str, error: Exception | None = None) -> None:
+        inside, ends = self.inside[name], self._ends[name] = threading.Event(), threading.Event()
+
+        def run() -> None:
+            with suppress(Unavailable, BreakerOpen), self.call("one.example"):
+                inside.set()
+                ends.wait(20)
+                if error:
+                    raise error
+
+        self._threads[name] = threading.Thread(target=run)
+        self._threads[name].start()
+
+    def end(self, *names: str) -> None:
+        for name in names:
+            self._ends[name].set()
+            self._threads[name].join(20)
+
+
+def test_calls_that_were_under_way_at_a_failure_are_no_failures_of_their_own() -> None:
+    """Nor does one that is served then take it back: it began before. After that the key is called one at a time."""
+    gates = LocalGates()
+    threads = Threads(calls(gates))
+    down = Unavailable("503")
+    for name in ("one", "two", "three"):
+        threads.begin(name, down)
+    threads.begin("four")
+    assert all(inside.wait(20) for inside in threads.inside.values())
+    threads.end("one", "two")
+    threads.begin("five", down)
+    threads.begin("six", down)
+    threads.end("three", "four")
+    gate = gates.by_name["fetch.origin@one.example"]
+    assert gate.verdicts == [FAILED, INCONCLUSIVE, INCONCLUSIVE, SERVED]
+    assert gate.taken_back == []
+    first, second = ("five", "six") if _is_set_soon(threads.inside["five"], threads.inside["six"]) else ("six", "five")
+    assert not threads.inside[second].wait(0.3), "it is called one at a time"
+    threads.end(first)
+    assert gate.state.position is Position.OPEN
+    threads.end(second)
+    assert not threads.inside[second].is_set(), "and refused once its breaker is open"
+
+
+def _is_set_soon(one: threading.Event, other: threading.Event) -> bool:
+    """Wait for one of two events. Return whether it is the first."""
+    deadline = time.monotonic() + 20
+    while not (one.is_set() or other.is_set()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return one.is_set()
 
 
 def test_what_asks_to_wait_is_left_alone_at_once() -> None:

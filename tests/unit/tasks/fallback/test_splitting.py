@@ -598,6 +598,9 @@ class ProbeOnly:
     def record(self, permit: Permit, verdict: Verdict, why: str = "", *, retry_after_s: float | None = None) -> None:
         pass
 
+    def take_back(self, permit: Permit) -> None:
+        pass
+
     def refusal_elsewhere(self) -> str | None:
         return None
 

@@ -148,10 +148,12 @@ def test_an_origin_that_asks_to_wait_is_left_alone_as_long(reader: Reader, kind:
 
 
 def test_a_flaky_origin_stays_in_use(reader: Reader) -> None:
-    """Three of ten requests fail: tries mend them, and the breaker stays closed."""
-    with origins("flaky") as [flaky]:
-        errors, _ = reader.read(*pages(flaky))
-        assert Counter(error is None for error in errors)[True] >= 36
+    """Three of ten requests fail, by chance: tries mend most of them, and what is served takes back the other failures,
+    so that the breaker stays closed."""
+    with origins("flaky", delay_s=0.0) as [flaky]:
+        errors, _ = reader.read(*pages(flaky, 400))
+        assert Counter(error is None for error in errors)[True] >= 360
+        assert Counter(error is None for error in errors)[False] > BREAKER.failures
         assert reader.position(flaky.url) is Position.CLOSED
 
 

@@ -23,6 +23,7 @@ from repli.tasks.fallback.breaker import (
     Cause,
     Decision,
     Event,
+    FailureTakenBack,
     Lease,
     Overridden,
     Override,
@@ -511,6 +512,11 @@ class Twins(RuleBasedStateMachine):
     def end_late(self, key: int, verdict: Verdict, ago: int) -> None:
         for token in self.tokens[self.keys[key]][-ago:][:1]:
             self.happens(self.keys[key], CallEnded(token, verdict, "late"))
+
+    @rule(key=st.integers(0, KEYS - 1), ago=st.integers(1, 4))
+    def take_back(self, key: int, ago: int) -> None:
+        for token in self.tokens[self.keys[key]][-ago:][:1]:
+            self.happens(self.keys[key], FailureTakenBack(token))
 
     @rule(key=st.integers(0, KEYS - 1), seconds=st.sampled_from([1.0, 40.0, 1e6]))
     def asks_to_wait(self, key: int, seconds: float) -> None:
