@@ -68,8 +68,9 @@ class _Doubts:
     """What the calls of one batch have seen of each key. Thread-safe.
 
     A key is in doubt from a failed call on until as many calls that began later have been served. A key in doubt is
-    called one at a time, and a call that was under way when another failed is no second failure: however many are under
-    way at once, a key that fails now and then stays in use, and one that is dead is soon refused.
+    called one at a time. A call that was under way when another failed is no second failure; nor is one a failure while
+    which another began and was served. So however many are under way at once, a key that fails now and then stays in
+    use, and one that is dead is soon refused.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,7 @@ class _Doubts:
         self._under_way: Counter[str] = Counter()
         self._failures: defaultdict[str, deque[Permit]] = defaultdict(deque)
         self._failed_at: dict[str, float] = {}
+        self._served: dict[str, float] = {}  # when the last call that was served had begun
 
     def begin(self, key: str, wait_s: float) -> bool:
         """Wait until a call of the key may begin, for `wait_s` seconds at most. Return whether it has begun."""
@@ -96,6 +98,8 @@ class _Doubts:
     def is_news(self, key: str, permit: Permit, began: float) -> bool:
         """Note a failed call. Return whether it is a failure of its own."""
         with self._changed:
+            if self._served.get(key, began) > began:
+                return False
             is_news = self._failed_at.get(key, began) <= began
             self._failed_at[key] = time.monotonic()
             if is_news:
@@ -105,6 +109,7 @@ class _Doubts:
     def disproved(self, key: str, began: float) -> Permit | None:
         """Note a served call. Return the failed one that it disproves, the first of those before it began."""
         with self._changed:
+            self._served[key] = max(began, self._served.get(key, began))
             failures = self._failures.get(key)
             if not failures or began < self._failed_at[key]:
                 return None

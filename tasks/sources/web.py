@@ -59,8 +59,6 @@ _ASKED_TO_WAIT = {"retry-after": 1.0, "retry-after-ms": 0.001}
 """Headers, and the seconds in one of their units. OpenAI and Azure send the second, which is more exact."""
 _LONGEST_ASKED_S = 1e9
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
-FAILED_IN_A_ROW = 3
-"""Requests in a row that fail for good until no other is tried again, of an origin that has served before."""
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -81,43 +79,42 @@ class TransientError(Unavailable):
 class FurtherTries:
     """The further tries of requests that met a transient error, over all batches of a process. Thread-safe.
 
-    One request of an origin makes them at a time, and none after requests of the origin have failed for good: one, or
-    `FAILED_IN_A_ROW` in a row of an origin that has served before. However many requests meet an origin that is down, a
-    few of them find out whether the error passes.
+    One request of an origin makes them at a time, and none after an origin's last one has failed for good: however many
+    requests meet an origin that is down, one of them finds out whether the error passes. If another request that was
+    sent after its first error has been answered, the origin is not down.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
-        self._served: set[str] = set()
-        self._failed: dict[str, tuple[int, float]] = {}  # how many in a row, and when the last
+        self._failed_at: dict[str, float] = {}
+        self._answered: dict[str, float] = {}  # when the last request that was answered had begun
 
     @contextmanager
     def of(self, origin: str, deadline: float) -> Iterator[Callable[[], bool]]:
         """Yield a function that returns whether the request may be tried again, now or after others had their turn."""
-        began, turn = time.monotonic(), None
+        began, turn, first_error = time.monotonic(), None, math.inf
 
         def is_allowed() -> bool:
-            nonlocal turn
+            nonlocal turn, first_error
+            first_error = min(first_error, time.monotonic())
             if turn is None:
                 with self._lock:
                     its_turn = self._turns.setdefault(origin, threading.Lock())
                 if its_turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     turn = its_turn
-            in_a_row, _ = self._failed.get(origin, (0, began))
-            return turn is not None and in_a_row < (FAILED_IN_A_ROW if origin in self._served else 1)
+            return turn is not None and origin not in self._failed_at
 
         try:
             yield is_allowed
             with self._lock:
-                _, failed_at = self._failed.get(origin, (0, began))
-                if failed_at <= began:  # an answer to an earlier request proves nothing
-                    self._served.add(origin)
-                    self._failed.pop(origin, None)
+                self._answered[origin] = max(began, self._answered.get(origin, began))
+                if self._failed_at.get(origin, began) < began:  # an answer to an earlier request proves nothing
+                    self._failed_at.pop(origin, None)
         except TransientError:
             with self._lock:
-                in_a_row, _ = self._failed.get(origin, (0, began))
-                self._failed[origin] = in_a_row + 1, time.monotonic()
+                if self._answered.get(origin, -math.inf) < first_error:
+                    self._failed_at[origin] = time.monotonic()
             raise
         finally:
             if turn:

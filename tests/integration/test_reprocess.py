@@ -517,7 +517,7 @@ def test_the_progress_says_while_a_run_only_probes(preloaded: Preloaded, tmp_pat
     (tmp_path / "items.jsonl").write_text("\n".join(lines))
     shop = Shop(preloaded, tmp_path / "home", tmp_path)
     (tmp_path / "looks.py").write_text(LOOKS.replace("STORE", f"sqlite:///{shop.home / 'repli.db'}"))
-    below = {"REPLI_RETRY_BELOW": "1"}
+    below = {"REPLI_RETRY_BELOW": "1", "REPLI_PIPELINE": ""}  # this store has a pipeline of its own
     shop.json("run", "items.jsonl", "--pipeline", "looks:pipeline", "--force", "spell=quietly", **below)
     healed = shop.json("reprocess", "--batch-size", "16", **below)
     assert (healed["claimed"], healed["upgraded"]) == (20, 20)

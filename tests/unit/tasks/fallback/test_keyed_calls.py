@@ -360,6 +360,17 @@ def test_calls_that_were_under_way_at_a_failure_are_no_failures_of_their_own() -
     assert not threads.inside[second].is_set(), "and refused once its breaker is open"
 
 
+def test_what_is_served_while_another_call_fails_shows_that_the_key_is_up() -> None:
+    """The call that fails had begun before: it is no failure."""
+    gates = LocalGates()
+    threads = Threads(calls(gates))
+    for name, error in (("one", Unavailable("503")), ("two", None)):
+        threads.begin(name, error)
+        assert threads.inside[name].wait(20)
+    threads.end("two", "one")
+    assert gates.by_name["fetch.origin@one.example"].verdicts == [SERVED, INCONCLUSIVE]
+
+
 def _is_set_soon(one: threading.Event, other: threading.Event) -> bool:
     """Wait for one of two events. Return whether it is the first."""
     deadline = time.monotonic() + 20
