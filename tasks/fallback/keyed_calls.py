@@ -68,9 +68,9 @@ class _Doubts:
     """What the calls of one batch have seen of each key. Thread-safe.
 
     A key is in doubt from a failed call on until as many calls that began later have been served. A key in doubt is
-    called one at a time. A call that was under way when another failed is no second failure; nor is one a failure while
-    which another began and was served. So however many are under way at once, a key that fails now and then stays in
-    use, and one that is dead is soon refused.
+    called one at a time. A failed call does not count if it was under way when another failed, or if one that began
+    later was served before it ended. So a key that fails now and then stays in use, and one that is dead is soon
+    refused, however many calls are under way at once.
     """
 
     def __init__(self) -> None:
@@ -95,16 +95,16 @@ class _Doubts:
             self._under_way[key] -= 1
             self._changed.notify_all()
 
-    def is_news(self, key: str, permit: Permit, began: float) -> bool:
-        """Note a failed call. Return whether it is a failure of its own."""
+    def is_failure(self, key: str, permit: Permit, began: float) -> bool:
+        """Note a failed call. Return whether it counts as a failure of its key."""
         with self._changed:
             if self._served.get(key, began) > began:
                 return False
-            is_news = self._failed_at.get(key, began) <= began
+            counts = self._failed_at.get(key, began) <= began
             self._failed_at[key] = time.monotonic()
-            if is_news:
+            if counts:
                 self._failures[key].append(permit)
-            return is_news
+            return counts
 
     def disproved(self, key: str, began: float) -> Permit | None:
         """Note a served call. Return the failed one that it disproves, the first of those before it began."""
@@ -192,7 +192,7 @@ class KeyedCalls:
             else:
                 asked_s = error.retry_after_s if isinstance(error, RungError) else None
                 stays = permit.is_probe or asked_s or isinstance(error, TimedOut)
-                counts = stays or self._doubts.is_news(key, permit, began)
+                counts = stays or self._doubts.is_failure(key, permit, began)
                 verdict = Verdict.FAILED if counts else Verdict.INCONCLUSIVE
                 client.record(permit, verdict, StepError.of(error).line, retry_after_s=asked_s)
                 with_keys(error, [key], breaker=self.name)
