@@ -187,14 +187,16 @@ def test_an_api_that_refuses_every_text_has_failed(api: TextApi, server: Embeddi
 def test_a_request_that_fails_costs_its_own_texts(
     api: TextApi, server: EmbeddingsServer, answer: Said, error: type[RungError]
 ) -> None:
-    """The other requests of the batch serve theirs, and the breaker counts one failure."""
+    """The other requests of the batch serve theirs. The breaker counts one failure, or none if one that was sent later was
+    served meanwhile."""
     server.fault = lambda texts: answer if TEXTS[40] in texts else None
     client, calls = counted()
     answers = TextVectors(api, call=calls).embed(TEXTS)
     failed = [position for position, answer in enumerate(answers) if isinstance(answer, RungError)]
     assert failed == list(range(TEXTS_PER_REQUEST, 2 * TEXTS_PER_REQUEST))
     assert all(type(answers[position]) is error for position in failed)
-    assert client.verdicts.count(Verdict.FAILED) == 1
+    assert client.verdicts.count(Verdict.FAILED) <= 1
+    assert client.verdicts.count(Verdict.SERVED) == 3
 
 
 def test_a_server_that_hangs_costs_one_time_limit(api: TextApi, server: EmbeddingsServer) -> None:
