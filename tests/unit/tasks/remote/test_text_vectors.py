@@ -187,7 +187,7 @@ def test_an_api_that_refuses_every_text_has_failed(api: TextApi, server: Embeddi
 def test_a_request_that_fails_costs_its_own_texts(
     api: TextApi, server: EmbeddingsServer, answer: Said, error: type[RungError]
 ) -> None:
-    """The other requests of the batch serve theirs. The breaker counts one failure, or none if one that was sent later was
+    """The other requests of the batch serve theirs. The breaker counts one failure; none if one that was sent later was
     served meanwhile."""
     server.fault = lambda texts: answer if TEXTS[40] in texts else None
     client, calls = counted()
