@@ -175,14 +175,17 @@ class KeyedCalls:
 
     def _check_allowed(self, client: BreakerClient, key: str) -> None:
         if refused := client.refusal():
-            raise with_keys(BreakerOpen(refused), [key], breaker=self.name)
+            raise self._refusal(refused, key)
+
+    def _refusal(self, why: str, key: str) -> BreakerOpen:
+        return with_keys(BreakerOpen(why), [key], breaker=self.name)
 
     @contextmanager
     def _recorded(self, client: BreakerClient, key: str) -> Iterator[None]:
         """Ask for a permit, and record how the body of the `with` statement ended."""
         permit = client.acquire()
         if permit.is_refused:
-            raise with_keys(BreakerOpen(permit.why), [key], breaker=self.name)
+            raise self._refusal(permit.why, key)
         began = time.monotonic()
         try:
             yield

@@ -122,10 +122,11 @@ def _text(
             text = text_of_xml(text)
         elif is_markup(media_type):
             check_is_text(text, "the page", needs_words=False)  # before a parser drops what cannot be read
-            if is_page(page := text):
+            page, is_whole_page = text, is_page(text)
+            if is_whole_page:
                 check_is_no_stand_in(page)
             text = from_html(page) or ""
-            confidence = of_page(page, text) if is_page(page) else 1.0
+            confidence = of_page(page, text) if is_whole_page else 1.0
     except RungError:
         raise
     except Exception as error:
